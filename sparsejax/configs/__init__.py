@@ -1,0 +1,38 @@
+"""Named experiments. This table is read before any of them, so that names are listed and checked at once."""
+
+import difflib
+import importlib
+from typing import TYPE_CHECKING
+
+from sparsejax.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sparsejax.training.config import Config
+
+# name -> (module, what it is). Numbers are the paper's: test accuracy, noise score of 110,000.
+CONFIGS: dict[str, tuple[str, str]] = {
+    "mnist_kwinners": ("mnist_kwinners", "Sparse CNN-2, k-winners and sparse weights (paper: 99.09 %, 103,764)"),
+    "mnist_sparse_cnn1": ("mnist_kwinners", "Sparse CNN-1 (paper: 98.41 %, 100,306)"),
+    "mnist_dense_cnn1": ("mnist_kwinners", "Dense CNN-1 (paper: 99.14 %, 74,569)"),
+    "mnist_dense_cnn2": ("mnist_kwinners", "Dense CNN-2 (paper: 99.31 %, 97,040)"),
+    "mnist_dense_cnn2_sp3": ("mnist_kwinners", "dense convolutions, sparse hidden layer (paper: 99.13 %, 100,318)"),
+    "mnist_sparse_cnn2_d3": ("mnist_kwinners", "sparse convolutions, dense hidden layer (paper: 98.89 %, 102,328)"),
+    "mnist_sparse_cnn2_w1": ("mnist_kwinners", "Sparse CNN-2 with dense weights (paper: 98.2 %, 100,322)"),
+    "mnist_sparse_cnn2_dsw": ("mnist_kwinners", "sparse convolutions and weights, ReLU (paper: 98.92 %, 70,566)"),
+    "digits_kwinners": ("digits", "Sparse CNN-2 on scikit-learn's 1,797 digits: no download, half a minute"),
+    "digits_mlp": ("digits", "one sparse hidden layer on scikit-learn's digits: a few seconds"),
+}
+
+
+def get(name: str) -> "Config":
+    """Returns a named configuration.
+
+    Raises:
+      ConfigError: there is none of that name; the closest ones are given.
+    """
+    if name not in CONFIGS:
+        close = difflib.get_close_matches(name, CONFIGS, n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(close)}? " if close else ""
+        raise ConfigError(f"There is no configuration {name!r}; {hint}There are: {', '.join(CONFIGS)}.")
+    module, _ = CONFIGS[name]
+    return getattr(importlib.import_module(f"sparsejax.configs.{module}"), name)()

@@ -1,0 +1,64 @@
+"""python -m sparsejax.data: lists what data is there, downloads MNIST, prepares it for TFDS."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from sparsejax.data.download import download_mnist
+from sparsejax.data.folders import tfds_folder
+from sparsejax.data.sources import load_mnist
+from sparsejax.data.survey import survey, table
+from sparsejax.data.tfds_source import is_prepared, prepare_tfds
+from sparsejax.errors import ConfigError, DataDamagedError, DataMissingError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns 0, 1 when the data is missing or damaged, 2 when the command is wrong."""
+    options = _parser().parse_args(arguments)
+    try:
+        match options.command:
+            case "list":
+                print(table(survey()))
+            case "download":
+                print(f"MNIST is in {download_mnist()}, its MD5s are right.")
+            case "prepare-tfds":
+                _prepare(options.data_dir)
+    except (DataMissingError, DataDamagedError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; nothing incomplete was kept", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _prepare(data_dir: str | None) -> None:
+    """Prepares MNIST for TFDS, unless it is prepared there."""
+    folder = tfds_folder(data_dir)
+    if is_prepared("mnist", folder):
+        print(f"MNIST is prepared for TFDS in {folder / 'mnist'} already.")
+        return
+    dataset = load_mnist()
+    count = len(dataset.train.labels) + len(dataset.test.labels)
+    print(f"Writing {count:,} images to {folder} (about {count / 8000:.0f} s)")
+    print(f"MNIST is prepared for TFDS in {prepare_tfds(dataset, folder)}")
+    if folder != tfds_folder():
+        print(f"To have it found: export TFDS_DATA_DIR={folder.absolute()}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Describes the command line."""
+    parser = argparse.ArgumentParser(prog="python -m sparsejax.data", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("list", help="show which data is there, its path and size")
+    commands.add_parser("download", help="download the four files of MNIST and check their MD5s")
+    prepare = commands.add_parser("prepare-tfds", help="write MNIST as TFDS prepares it, without TensorFlow")
+    prepare.add_argument("--data-dir", metavar="D", help="TFDS's folder (default: $TFDS_DATA_DIR)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""What every reader returns: two splits of uint8 images with labels, and what a report must say of them."""
+
+import dataclasses
+import functools
+import hashlib
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from sparsejax.errors import ConfigError
+
+# The figures everybody normalises MNIST with, to the digits everybody writes.
+MNIST_MEAN, MNIST_STD = (0.1307,), (0.3081,)
+
+_CHUNK = 4096  # images per histogram: numpy widens each pixel to 8 bytes while it counts
+
+
+class Split(NamedTuple):
+    """Images uint8 [n, height, width, channels] and labels int32 [n]."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A data set in memory, with where it came from.
+
+    Args:
+      name: what the images are ("mnist", "fashion_mnist", "digits"), whatever was asked for.
+      source: how they were reached: "files", "download", "tfds" or "digits".
+      train: the training split.
+      test: the test split.
+      classes: labels run from 0 to classes - 1.
+      mean: of the training pixels in [0, 1], one per channel.
+      std: likewise.
+      notice: a sentence for the reader when the data stands in for other data, else "".
+
+    Raises:
+      ValueError: a split is not uint8 [n, h, w, c] with int32 [n], or a label is outside the classes.
+    """
+
+    name: str
+    source: str
+    train: Split
+    test: Split
+    classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    notice: str = ""
+
+    def __post_init__(self) -> None:
+        for word, split in (("train", self.train), ("test", self.test)):
+            problem = split_problem(split, self.classes)
+            if problem:
+                raise ValueError(f"The {word} split of {self.name!r} cannot be used: {problem}.")
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Names the data by the SHA-256 of all arrays' types, shapes and bytes (64 hex digits)."""
+        digest = hashlib.sha256()
+        for array, dtype in zip((*self.train, *self.test), ("u1", "<i4") * 2, strict=True):
+            digest.update(f"{dtype}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array, dtype).data)
+        return digest.hexdigest()
+
+    def limited(self, train: int | None = None, test: int | None = None) -> "Dataset":
+        """Keeps the first examples of each split (None keeps all); mean and std stay those of the whole.
+
+        Raises:
+          ConfigError: a limit below 1 or above the number of examples.
+        """
+        return dataclasses.replace(
+            self, train=_first(self.train, train, "train"), test=_first(self.test, test, "test")
+        )
+
+
+def split_problem(split: Split, classes: int) -> str:
+    """Says in half a sentence what is wrong with a split, "" when nothing is."""
+    images, labels = split
+    if images.dtype != np.uint8 or images.ndim != 4:
+        return f"images are {images.dtype} {list(images.shape)} where uint8 [n, h, w, c] is expected"
+    if labels.dtype != np.int32 or labels.ndim != 1:
+        return f"labels are {labels.dtype} {list(labels.shape)} where int32 [n] is expected"
+    if len(images) != len(labels):
+        return f"there are {len(images)} images and {len(labels)} labels"
+    if 0 in images.shape:
+        return f"it is empty, its images are {list(images.shape)}"
+    if labels.min() < 0 or labels.max() >= classes:
+        return f"labels run from {labels.min()} to {labels.max()} where 0 to {classes - 1} is expected"
+    return ""
+
+
+def pixel_moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns mean and standard deviation per channel of uint8 images [n, h, w, c], as pixels in [0, 1].
+
+    Counted in integers, so that the result depends on no summation order.
+    """
+    values = np.arange(256) / 255
+    means, stds = [], []
+    for channel in range(images.shape[-1]):
+        histogram = np.zeros(256, np.int64)
+        for start in range(0, len(images), _CHUNK):
+            part = images[start : start + _CHUNK, ..., channel]
+            histogram += np.bincount(part.ravel(), minlength=256)
+        share = histogram / histogram.sum()
+        mean = float((share * values).sum())
+        means.append(mean)
+        stds.append(float((share * (values - mean) ** 2).sum() ** 0.5))
+    return tuple(means), tuple(stds)
+
+
+def _first(split: Split, count: int | None, word: str) -> Split:
+    """Keeps a split's first examples (None keeps all)."""
+    if count is None:
+        return split
+    if not 1 <= count <= len(split.labels):
+        raise ConfigError(
+            f"{count} {word} examples were asked for, but there are {len(split.labels)}; take a number from "
+            f"1 to {len(split.labels)}, or leave the limit out to take all."
+        )
+    return Split(split.images[:count], split.labels[:count])

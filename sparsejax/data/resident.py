@@ -1,0 +1,63 @@
+"""Data that lies on the device as uint8, and the shuffled batches that a compiled chunk takes from it."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+
+from sparsejax.data.dataset import Dataset, Split
+from sparsejax.errors import ConfigError
+
+
+class Resident(NamedTuple):
+    """One split on the device, passed to a compiled function as an argument (closed over, it would be copied in)."""
+
+    images: UInt8[Array, "n height width channels"]
+    labels: Int[Array, "n"]
+    mean: Float[Array, "channels"]
+    std: Float[Array, "channels"]
+
+
+class Batch(NamedTuple):
+    """Normalised images, their labels, and each example's row in the whole batch (over all devices)."""
+
+    images: Float[Array, "batch height width channels"]
+    labels: Int[Array, "batch"]
+    rows: Int[Array, "batch"]
+
+
+def resident(dataset: Dataset, split: Split) -> Resident:
+    """Returns a split with the data set's mean and standard deviation, of pixels in [0, 1]."""
+    mean, std = np.asarray(dataset.mean, np.float32), np.asarray(dataset.std, np.float32)
+    return Resident(jnp.asarray(split.images), jnp.asarray(split.labels), jnp.asarray(mean), jnp.asarray(std))
+
+
+def steps_per_epoch(examples: int, batch_size: int) -> int:
+    """Returns the number of batches that show every example at least once.
+
+    Raises:
+      ConfigError: the batch is larger than the data.
+    """
+    if batch_size > examples:
+        raise ConfigError(
+            f"The batch size is {batch_size}, but the training set has {examples} examples; take "
+            f"--training.batch-size {examples} or less, or more data."
+        )
+    return -(-examples // batch_size)
+
+
+def epoch_order(key: PRNGKeyArray, epoch: Int[Array, ""], examples: int, batch_size: int) -> Int[Array, "steps batch"]:
+    """Returns the example indices of every batch of an epoch, shuffled by the key and the epoch's number.
+
+    The last batch is filled up with the first examples of the same order, so that all batches have one shape.
+    """
+    order = jax.random.permutation(jax.random.fold_in(key, epoch), examples)
+    steps = steps_per_epoch(examples, batch_size)
+    return jnp.concatenate([order, order[: steps * batch_size - examples]]).reshape(steps, batch_size)
+
+
+def normalised(data: Resident, images: UInt8[Array, "batch height width channels"]) -> Float[Array, "batch h w c"]:
+    """Turns bytes into pixels in [0, 1], then to mean 0 and standard deviation 1 over the training set."""
+    return (images.astype(jnp.float32) / 255 - data.mean) / data.std

@@ -1,0 +1,227 @@
+"""One experiment, from its configuration to a run folder with checkpoints, figures and a report."""
+
+import dataclasses
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sparsejax import data
+from sparsejax.data.dataset import Dataset
+from sparsejax.data.resident import resident, steps_per_epoch
+from sparsejax.errors import ConfigError
+from sparsejax.evaluation.accuracy import make_evaluation, make_noise_evaluation
+from sparsejax.evaluation.report import layer_report, noise_report, summary
+from sparsejax.figures.run import write_figures
+from sparsejax.hyper import stack_hyper, static_fields
+from sparsejax.training import checkpoints, loop
+from sparsejax.training.config import Config
+from sparsejax.training.devices import carry, place, put_members, put_shared
+from sparsejax.training.log import MetricsLog, Terminal
+from sparsejax.training.objectives import cross_entropy
+from sparsejax.training.run_folder import RunFolder, describe
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Networks to be trained together: one configuration each, alike but for traced fields and the seed.
+
+    `points` names what each was swept to, e.g. `{"model.boost_strength": 1.0}`; empty without a sweep.
+    """
+
+    name: str
+    configs: tuple[Config, ...]
+    points: tuple[dict[str, Any], ...]
+
+    def __post_init__(self):
+        first = static_fields(self.configs[0])
+        for config in self.configs[1:]:
+            other = static_fields(config)
+            differing = [name for name in first if first[name] != other.get(name) and name != "training.seed"]
+            if differing:
+                raise ConfigError(
+                    f"{', '.join(differing)} changes the shape of the program, so its values cannot share one; a sweep "
+                    "takes numbers such as training.learning_rate, model.boost_strength or model.hidden_k. Run one "
+                    "command per value instead."
+                )
+
+    @property
+    def config(self) -> Config:
+        """The configuration of the first network, whose untraced fields hold for all."""
+        return self.configs[0]
+
+    @property
+    def seeds(self) -> list[int]:
+        """Seeds of all networks."""
+        return [config.training.seed for config in self.configs]
+
+
+def run(
+    experiment: Experiment, folder: RunFolder, *, fresh: bool = False, resume_step: int | None = None
+) -> dict[str, Any]:
+    """Trains, or goes on training, and writes the run folder.
+
+    Args:
+      experiment: the networks.
+      folder: where; a folder that holds the same run is gone on with.
+      fresh: throw away what the folder holds of an earlier run.
+      resume_step: go on from this checkpoint rather than from the latest.
+
+    Returns:
+      What is written to `result.json`.
+
+    Raises:
+      ConfigError, DataMissingError, DataDamagedError, RunFolderError, CheckpointError: as their messages say; all
+        but the last before anything is compiled.
+    """
+    started = time.perf_counter()
+    config = experiment.config
+    dataset = load_data(config)
+    placement = place(config.devices, len(experiment.configs), _batch_sizes(config))
+    description = describe(
+        config, name=experiment.name, seeds=experiment.seeds, points=experiment.points, data=_origin(dataset)
+    )
+    if fresh:
+        folder.discard()
+    folder.claim(description)
+
+    hyper = put_members(stack_hyper(experiment.configs), placement)
+    job = loop.Job(
+        config.model, cross_entropy, config.training, placement, hyper,
+        put_shared(resident(dataset, dataset.train), placement),
+    )  # fmt: skip
+    test = put_shared(resident(dataset, dataset.test), placement)
+    spread = {"axis_name": placement.axis_name, "shards": placement.shards}
+    sizes = {"examples": len(dataset.test.labels), "batch_size": config.evaluation.batch_size}
+    count = carry(make_evaluation(config.model, **sizes, **spread), placement)
+
+    def evaluate(variables, epoch):
+        counts = count(variables, hyper, epoch, test)
+        return {"test_accuracy": counts.correct / len(dataset.test.labels),
+                "test_loss": counts.loss / len(dataset.test.labels)}  # fmt: skip
+
+    with checkpoints.opened(folder.checkpoints, keep=config.training.keep_checkpoints) as saved:
+        progress = loop.start(job, experiment.seeds)
+        restored = saved.restore(progress, resume_step)
+        if restored is not None:
+            progress = put_members(restored.tree, placement)
+        epoch, position, step = (int(getattr(progress.state, name)[0]) for name in ("epoch", "position", "step"))
+        total, done = (
+            loop.examples_done(config.training, len(dataset.train.labels), *at)
+            for at in ((config.training.epochs, 0), (epoch, position))
+        )
+        log = MetricsLog(folder.metrics, folder.tensorboard, resumed_step=step)
+        terminal = Terminal(total, done)
+        for line in _headline(experiment, dataset, placement, step):
+            terminal.say(line)
+        training_started = time.perf_counter()
+        try:
+            progress = loop.train(job, progress, evaluate=evaluate, saved=saved, log=log, terminal=terminal)
+        finally:
+            terminal.close()
+            log.close()
+        training_seconds = time.perf_counter() - training_started
+
+    noise = None
+    if config.evaluation.noise:
+        noise = carry(
+            make_noise_evaluation(config.model, **sizes, seed=config.evaluation.noise_seed, **spread), placement
+        )
+    members = _final_figures(experiment, dataset, progress, lambda v, e: count(v, hyper, e, test),
+                             lambda v, e: noise(v, hyper, e, test) if noise else None)  # fmt: skip
+    result = {
+        "name": experiment.name,
+        **summary(members),
+        "dataset": dataset.name,
+        "source": dataset.source,
+        "notice": dataset.notice,
+        "training_seconds": round(training_seconds, 2),
+        "seconds": round(time.perf_counter() - started, 2),
+        "members": members,
+        **{name: description[name] for name in ("command", "versions", "device", "data", "config")},
+    }
+    folder.write(folder.result, result)
+    write_figures(folder, result, jax.tree.map(np.asarray, progress.state.variables))
+    return result
+
+
+def load_data(config: Config) -> Dataset:
+    """Loads the configured data and checks that network and batches fit it.
+
+    Raises:
+      ConfigError: they do not fit.
+      DataMissingError, DataDamagedError: the data cannot be had.
+    """
+    dataset = data.load(config.data.name, config.data.source)
+    dataset = dataset.limited(config.data.train_examples, config.data.test_examples)
+    for batch_size in sorted(_batch_sizes(config)):
+        steps_per_epoch(len(dataset.train.labels), batch_size)
+    if config.model.classes < dataset.classes:
+        raise ConfigError(
+            f"model.classes is {config.model.classes}, but {dataset.name} has {dataset.classes} classes; take "
+            f"--model.classes {dataset.classes}."
+        )
+    shape = dataset.train.images.shape[1:]
+    jax.eval_shape(config.model.init, jax.random.key(0), jnp.zeros((1, *shape)))  # k and densities against the layers
+    return dataset
+
+
+def _batch_sizes(config: Config) -> set[int]:
+    return {config.training.batch_size_in(epoch) for epoch in range(min(2, config.training.epochs))}
+
+
+def _origin(dataset: Dataset) -> dict[str, Any]:
+    return {
+        "name": dataset.name,
+        "source": dataset.source,
+        "notice": dataset.notice,
+        "train": len(dataset.train.labels),
+        "test": len(dataset.test.labels),
+        "fingerprint": dataset.fingerprint,
+    }
+
+
+def _headline(experiment: Experiment, dataset: Dataset, placement, step: int) -> list[str]:
+    """Returns the lines that open a run."""
+    networks = len(experiment.configs)
+    devices = 1 if placement.mesh is None else placement.mesh.size
+    lines = [f"NOTE: {dataset.notice}"] if dataset.notice else []
+    lines.append(
+        f"{experiment.name}: {networks} network{'s' if networks > 1 else ''} on {dataset.name} ({dataset.source}; "
+        f"{len(dataset.train.labels):,} training, {len(dataset.test.labels):,} test images), "
+        f"{devices} {jax.default_backend()} device{'s' if devices > 1 else ''}, {placement.carrier}"
+    )
+    if step:
+        lines.append(f"going on from the checkpoint of step {step:,}")
+    return lines
+
+
+def _final_figures(experiment, dataset, progress, count, noise) -> list[dict[str, Any]]:
+    """Evaluates the last and the best network of every member and describes them."""
+    examples = len(dataset.test.labels)
+    layers = [config.model.layers(dataset.train.images.shape[1:]) for config in experiment.configs]
+    rules = {
+        "last": (progress.state.variables, progress.state.epoch.astype(jnp.float32)),
+        "best": (progress.best.variables, progress.best.epoch.astype(jnp.float32)),
+    }
+    figures = {
+        rule: jax.tree.map(np.asarray, (count(*at), noise(*at))) for rule, at in rules.items()
+    }  # fmt: skip
+    epochs = {rule: np.asarray(epoch) for rule, (_, epoch) in rules.items()}
+    members = []
+    for i, config in enumerate(experiment.configs):
+        member: dict[str, Any] = {"seed": config.training.seed, **experiment.points[i]}
+        for rule, (counts, correct) in figures.items():
+            entry = {"epoch": int(epochs[rule][i]), "test_accuracy": float(counts.correct[i]) / examples,
+                     "test_loss": float(counts.loss[i]) / examples}  # fmt: skip
+            if correct is not None:
+                entry |= noise_report(correct[i], examples)
+            if rule == "last":
+                variables, one = jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), (progress.state.variables, counts))
+                member |= entry | {"layers": layer_report(layers[i], variables, one, examples)}
+            else:
+                member["best"] = entry
+        members.append(member)
+    return members

@@ -1,0 +1,206 @@
+"""k-winners with boosting: the k most active units of a layer fire, units that fired seldom being favoured."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from sparsejax.functional.selection import Ties, winners
+
+
+class BoostState(NamedTuple):
+    """How often each unit has won of late.
+
+    `duty_cycle` [units] is a fraction in [0, 1]; `samples` [] counts the examples seen: until there are `period` of
+    them, the average is the plain mean over all.
+    """
+
+    duty_cycle: Float[Array, "units"]
+    samples: Float[Array, ""]
+
+
+def init_boost_state(units: int) -> BoostState:
+    """Returns the state of a layer that has seen nothing: all duty cycles 0.
+
+    Args:
+      units: number of units; for images the number of channels.
+
+    Raises:
+      ValueError: units is not positive.
+    """
+    if units < 1:
+        raise ValueError(f"units is {units}; expected at least one unit (for images: the number of channels).")
+    return BoostState(jnp.zeros(units, jnp.float32), jnp.zeros((), jnp.float32))
+
+
+def k_winners(
+    x: Float[Array, "*batch units"],
+    state: BoostState,
+    *,
+    k: int | Int[Array, ""],
+    boost_strength: float | Float[Array, ""] = 0.0,
+    ties: Ties = "all",
+    relu: bool = False,
+) -> Float[Array, "*batch units"]:
+    r"""Keeps the k most active units of each example, idle units being favoured.
+
+    .. math:: \mathrm{winners} = \mathrm{top}_k\, x_i\, e^{\beta (\hat a - d_i)}
+
+    The boost only ranks: winners keep their own value, and the gradient is 1 on winners, 0 elsewhere.
+
+    Args:
+      x: activations `[..., units]`.
+      state: duty cycles d `[units]`.
+      k: winners per example, 0 <= k <= units; may be traced.
+      boost_strength: beta >= 0; 0 is plain Top-K; may be traced.
+      ties: "all" keeps every unit tied at the threshold, "first" exactly k (the paper's rule), lower index first.
+      relu: also zero the winners that are negative (their gradient too). Without it, negative winners pass when
+        fewer than k units are positive, and on them the boost works backwards.
+
+    Returns:
+      Array like x. NaN in, NaN out.
+
+    Raises:
+      ValueError: k is a Python int outside [0, units], the state is of another number of units, boost_strength is a
+        negative Python number, or ties is unknown.
+
+    References:
+      Ahmad & Scheinkman, How Can We Be So Dense? The Benefits of Using Highly Sparse Representations, 2019, Eq. 6-7
+      and Algorithm 1.
+    """
+    _check(x.shape[-1], state, boost_strength)
+    return _keep(x, winners(boost(x, state, k / x.shape[-1], boost_strength), k, ties=ties), relu)
+
+
+def k_winners_2d(
+    x: Float[Array, "*batch height width channels"],
+    state: BoostState,
+    *,
+    k: int | Int[Array, ""],
+    boost_strength: float | Float[Array, ""] = 0.0,
+    local: bool = False,
+    ties: Ties = "all",
+    relu: bool = False,
+) -> Float[Array, "*batch height width channels"]:
+    """Keeps the k most active units of each image; a channel shares one duty cycle over all its positions.
+
+    Args:
+      x: activations `[..., H, W, C]`.
+      state: duty cycles `[C]`.
+      k: winners per image out of H * W * C; with `local`, winners per position out of C. May be traced.
+      boost_strength: as in `k_winners`.
+      local: let the channels of each position compete among themselves.
+      ties: as in `k_winners`; "first" counts in row-major order of H, W, C.
+      relu: as in `k_winners`.
+
+    Returns:
+      Array like x.
+
+    Raises:
+      ValueError: as `k_winners`; also when x has fewer than three axes.
+
+    References:
+      Ahmad & Scheinkman, 2019, section 3.2.
+    """
+    if x.ndim < 3:
+        raise ValueError(f"x has shape {x.shape}; k_winners_2d expects [..., height, width, channels].")
+    _check(x.shape[-1], state, boost_strength)
+    competitors = x.shape[-1] if local else x.shape[-3] * x.shape[-2] * x.shape[-1]
+    rank = boost(x, state, k / competitors, boost_strength)
+    groups = rank.shape[:-1] if local else rank.shape[:-3]
+    won = winners(rank.reshape(*groups, competitors), k, ties=ties).reshape(x.shape)
+    return _keep(x, won, relu)
+
+
+def boost(
+    x: Float[Array, "*batch units"],
+    state: BoostState,
+    target: float | Float[Array, ""],
+    boost_strength: float | Float[Array, ""],
+) -> Float[Array, "*batch units"]:
+    r"""Returns the values that compete, :math:`x_i e^{\beta (\hat a - d_i)}`; no gradient passes.
+
+    Args:
+      x: activations `[..., units]`.
+      state: duty cycles d `[units]`.
+      target: the duty cycle aimed at, k / units; it scales all units alike and keeps the exponential near 1.
+      boost_strength: beta.
+    """
+    exponent = boost_strength * (jnp.asarray(target, jnp.float32) - state.duty_cycle)
+    factor = jnp.exp(exponent).astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+    return lax.stop_gradient(x * factor)
+
+
+def update_boost_state(
+    state: BoostState,
+    y: Float[Array, "*batch units"],
+    *,
+    period: int = 1000,
+    axis_name: str | None = None,
+) -> BoostState:
+    r"""Averages the winners of a batch into the duty cycles.
+
+    .. math:: d \leftarrow \frac{(p - B)\, d + \sum_b [y_b > 0]}{p}, \qquad p = \min(\mathrm{period}, \mathrm{samples} + B)
+
+    A winner counts when it is positive. For images a channel's count is the mean over its positions. A batch larger
+    than the period replaces the average by its own mean.
+
+    Args:
+      state: the state before the batch, the one the winners were chosen with.
+      y: the layer's output, `[batch, units]` or `[batch, H, W, channels]`.
+      period: number of examples averaged over.
+      axis_name: mesh axis the batch is spread over; counts are summed over it, so all replicas agree.
+
+    Returns:
+      The new state; no gradient passes.
+
+    Raises:
+      ValueError: period is not positive, or y does not fit the state.
+
+    References:
+      Ahmad & Scheinkman, 2019, Eq. 6, with alpha = B / 1000 per batch of B, as in the authors' code.
+    """
+    if period < 1:
+        raise ValueError(f"period is {period}; expected a positive number of examples.")
+    if y.ndim < 2 or y.shape[-1] != state.duty_cycle.shape[-1]:
+        raise ValueError(
+            f"y has shape {y.shape}, but the state has {state.duty_cycle.shape[-1]} units; expected "
+            "[batch, units] or [batch, height, width, channels]."
+        )
+    positions = y[0, ..., 0].size
+    fired = lax.stop_gradient(y > 0).astype(jnp.float32)
+    count = jnp.sum(fired, axis=tuple(range(y.ndim - 1))) / positions
+    batch = jnp.asarray(y.shape[0], jnp.float32)
+    if axis_name is not None:
+        count, batch = lax.psum((count, batch), axis_name)
+    samples = state.samples + batch
+    window = jnp.minimum(jnp.maximum(period, batch), samples)
+    duty_cycle = (state.duty_cycle * (window - batch) + count) / window
+    return BoostState(duty_cycle, samples)
+
+
+def inference_k(k: int | Int[Array, ""], factor: float, units: int) -> Int[Array, ""]:
+    """Returns the number of winners at inference: factor * k, rounded half to even, at most all units.
+
+    References:
+      Ahmad & Scheinkman, 2019, section 3: "During inference we increase k by 50%".
+    """
+    return jnp.minimum(jnp.round(jnp.asarray(k, jnp.float32) * factor), units).astype(jnp.int32)
+
+
+def _keep(x, won, relu: bool):
+    if relu:
+        # "not <= 0" rather than "> 0" lets NaN through.
+        won = won & ~(lax.stop_gradient(x) <= 0)
+    return jnp.where(won, x, jnp.zeros_like(x))
+
+
+def _check(units: int, state: BoostState, boost_strength: float | Float[Array, ""]) -> None:
+    if state.duty_cycle.shape[-1] != units:
+        raise ValueError(
+            f"The boost state has {state.duty_cycle.shape[-1]} units, but x has {units}; make it with "
+            f"init_boost_state({units})."
+        )
+    if isinstance(boost_strength, (int, float)) and not boost_strength >= 0:
+        raise ValueError(f"boost_strength is {boost_strength}; expected 0 (no boosting) or more.")

@@ -1,0 +1,7 @@
+"""Networks: frozen dataclasses of hyperparameters with pure `init` and `apply`."""
+
+from sparsejax.models.base import Layer, Model, Output, Variables
+from sparsejax.models.mlp import SparseMLP
+from sparsejax.models.sparse_cnn import SparseCNN
+
+__all__ = ["Layer", "Model", "Output", "SparseCNN", "SparseMLP", "Variables"]

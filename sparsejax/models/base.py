@@ -1,0 +1,107 @@
+"""What a model is: a frozen dataclass of hyperparameters with two pure methods, `init` and `apply`."""
+
+from typing import Any, NamedTuple, Protocol
+
+from jaxtyping import Array, Float, Key, PRNGKeyArray, PyTree
+
+from sparsejax.errors import ConfigError
+from sparsejax.hyper import Hyper
+
+
+class Variables(NamedTuple):
+    """What a network is made of: `params` are trained by gradients, `state` (duty cycles, masks, ...) is not."""
+
+    params: PyTree
+    state: PyTree
+
+
+class Output(NamedTuple):
+    """What a forward pass returns.
+
+    `activations` maps the name of a layer to its output, for penalties, measures and figures.
+    """
+
+    prediction: Array
+    state: PyTree
+    activations: dict[str, Array]
+
+
+class Layer(NamedTuple):
+    """What a report says of a hidden layer.
+
+    `k` winners in training and `k_inference` at inference are out of `units`, or with `local` out of the channels of
+    each position; both are None for ReLU. `positions` units share a duty cycle.
+    """
+
+    name: str
+    units: int
+    k: int | None = None
+    k_inference: int | None = None
+    positions: int = 1
+    local: bool = False
+
+
+class Model(Protocol):
+    """The contract every network keeps; see `SparseCNN` for one."""
+
+    def init(self, key: PRNGKeyArray, example: Float[Array, "batch *shape"]) -> Variables:
+        """Draws a network for inputs shaped like the example."""
+        ...
+
+    def apply(
+        self,
+        variables: Variables,
+        x: Float[Array, "batch *shape"],
+        *,
+        key: Key[Array, "batch"] | None = None,
+        train: bool = False,
+        hyper: Hyper | None = None,
+        axis_name: str | None = None,
+    ) -> Output:
+        """Runs the network; `hyper` overrides the traced fields, `key` holds one key per example."""
+        ...
+
+    def scheduled(self, hyper: Hyper, *, epoch: Array, step: Array) -> Hyper:
+        """Returns the hyperparameters in force after `epoch` whole epochs and `step` steps."""
+        ...
+
+    def layers(self, example_shape: tuple[int, ...]) -> list[Layer]:
+        """Describes the hidden layers, in order, for inputs of that shape."""
+        ...
+
+
+def merged(model: Any, hyper: Hyper | None, default: Hyper) -> Hyper:
+    """Returns the default hyperparameters with those given put over them.
+
+    Raises:
+      ValueError: a name is unknown to the model.
+    """
+    unknown = set(hyper or ()) - set(default)
+    if unknown:
+        raise ValueError(
+            f"{type(model).__name__} has no traced field {sorted(unknown)}; it has {sorted(default)}."
+        )
+    return {**default, **(hyper or {})}
+
+
+def expect(name: str, value: object, expected: str, holds: bool) -> None:
+    """Raises a ConfigError that names the value and what was expected, unless it holds."""
+    if not holds:
+        raise ConfigError(f"{name} is {value}; expected {expected}.")
+
+
+def check_boosting(model: Any) -> None:
+    """Checks the fields that every network with k-winners has."""
+    expect("model.boost_strength", model.boost_strength, "0 (no boosting) or more", model.boost_strength >= 0)
+    expect("model.boost_decay", model.boost_decay, "a factor in [0, 1]", 0 <= model.boost_decay <= 1)
+    expect("model.k_inference_factor", model.k_inference_factor, "a positive factor", model.k_inference_factor > 0)
+    expect("model.duty_period", model.duty_period, "a positive number of examples", model.duty_period > 0)
+    expect("model.dropout", model.dropout, "None or a probability in [0, 1)",
+           model.dropout is None or 0 <= model.dropout < 1)  # fmt: skip
+
+
+def needed(key: Key[Array, "batch"] | None) -> Key[Array, "batch"]:
+    """Returns the keys, or says that they are missing."""
+    if key is None:
+        raise ValueError("Training with dropout needs `key`: one PRNG key per example [batch].")
+    return key

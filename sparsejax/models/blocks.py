@@ -1,0 +1,93 @@
+"""The parts that the networks share: a weight with its mask, and the activation that follows it."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from sparsejax.functional import (
+    conv2d,
+    inference_k,
+    init_boost_state,
+    k_winners,
+    k_winners_2d,
+    sparse_mask,
+    uniform_fan_in,
+    update_boost_state,
+)
+from sparsejax.functional.masks import fan_in_of
+from sparsejax.functional.selection import Ties
+
+Params = dict[str, Array]
+State = dict[str, Any]
+
+
+def init_weights(key: PRNGKeyArray, shape: tuple[int, ...], density: float) -> tuple[Params, State]:
+    """Draws a kernel and bias as PyTorch does, and the mask of a sparse kernel; a dense one has no state."""
+    kernel_key, bias_key, mask_key = jax.random.split(key, 3)
+    kernel = uniform_fan_in(kernel_key, shape)
+    bias = uniform_fan_in(bias_key, shape[-1:], fan_in=fan_in_of(shape))
+    if density == 1:
+        return {"kernel": kernel, "bias": bias}, {}
+    mask = sparse_mask(mask_key, shape, density)
+    return {"kernel": jnp.where(mask, kernel, 0.0), "bias": bias}, {"mask": mask}
+
+
+def linear(params: Params, state: State, x: Float[Array, "batch ..."]) -> Float[Array, "batch ..."]:
+    """Applies a convolution (four-dimensional kernel) or a dense layer; masked weights count as zero."""
+    kernel = params["kernel"]
+    if "mask" in state:
+        kernel = jnp.where(state["mask"], kernel, 0.0)
+    y = conv2d(x, kernel) if kernel.ndim == 4 else x @ kernel
+    return y + params["bias"].reshape((1,) * (y.ndim - 1) + (-1,))
+
+
+def init_batch_norm(features: int) -> State:
+    """Returns running statistics of mean 0 and variance 1."""
+    return {"mean": jnp.zeros(features), "var": jnp.ones(features)}
+
+
+def batch_norm(
+    state: State, x: Float[Array, "batch ..."], *, train: bool, axis_name: str | None
+) -> tuple[Float[Array, "batch ..."], State]:
+    """Normalises each feature without scale or offset, as in the paper; Flax's running variance is the biased one."""
+    norm = nn.BatchNorm(
+        use_running_average=not train, momentum=0.9, use_scale=False, use_bias=False, axis_name=axis_name
+    )
+    y, updated = norm.apply({"batch_stats": state}, x, mutable=["batch_stats"])
+    return y, updated["batch_stats"]
+
+
+def activate(
+    state: State,
+    x: Float[Array, "batch ..."],
+    *,
+    k: Int[Array, ""] | None,
+    k_factor: float | Array,
+    boost_strength: float | Array,
+    period: int,
+    local: bool,
+    ties: Ties,
+    train: bool,
+    axis_name: str | None,
+) -> tuple[Float[Array, "batch ..."], State]:
+    """Applies k-winners, or ReLU when k is None, and in training counts the winners."""
+    if k is None:
+        return jax.nn.relu(x), state
+    if not train:
+        k = inference_k(k, k_factor, x.shape[-1] if local or x.ndim == 2 else x[0].size)
+    if x.ndim == 2:
+        y = k_winners(x, state["boost"], k=k, boost_strength=boost_strength, ties=ties)
+    else:
+        y = k_winners_2d(x, state["boost"], k=k, boost_strength=boost_strength, local=local, ties=ties)
+    if not train:
+        return y, state
+    boost = update_boost_state(state["boost"], y, period=period, axis_name=axis_name)
+    return y, {**state, "boost": boost}
+
+
+def init_activation(features: int, k: float | None) -> State:
+    """Returns the boost state of a k-winners layer; ReLU has none."""
+    return {} if k is None else {"boost": init_boost_state(features)}

@@ -1,0 +1,150 @@
+"""Checkpoints: what is saved, how it is verified, and the one place that knows Orbax."""
+
+import dataclasses
+import shutil
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from sparsejax.errors import CheckpointError
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """A checkpoint read back: its step, and the tree as it was saved."""
+
+    step: int
+    tree: Any
+
+
+class Checkpoints:
+    """The checkpoints of one run; use `opened`, which closes them: an unclosed manager loses the last one."""
+
+    def __init__(self, manager: ocp.CheckpointManager, folder: Path):
+        self._manager = manager
+        self._folder = folder
+
+    def steps(self) -> list[int]:
+        """Returns the steps that have a checkpoint, in order."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, tree: Any, *, accuracy: float) -> None:
+        """Saves a tree of arrays in the background; `accuracy` decides which is the best."""
+        leaves = _plain(tree)
+        items = ocp.args.Composite(
+            tree=ocp.args.StandardSave(leaves),
+            checksums=ocp.args.JsonSave(_checksums(leaves)),
+        )
+        self._manager.save(step, args=items, metrics={"accuracy": accuracy}, force=True)
+
+    def restore(self, like: Any, step: int | None = None) -> Restored | None:
+        """Reads a checkpoint back, the latest unless a step is named; None when there is none.
+
+        Args:
+          like: a tree of the same structure, shapes and dtypes.
+          step: which; later ones are then removed, for the run goes on from here.
+
+        Raises:
+          CheckpointError: it is damaged, is of another network, or there is none of that step.
+        """
+        steps = self.steps()
+        if step is None and not steps:
+            return None
+        if step is not None and step not in steps:
+            raise CheckpointError(f"There is no checkpoint of step {step} in {self._folder}; there are {steps}.")
+        chosen = steps[-1] if step is None else step
+        abstract = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(_plain(like))]
+        try:
+            items = ocp.args.Composite(tree=ocp.args.StandardRestore(), checksums=ocp.args.JsonRestore())
+            restored = self._manager.restore(chosen, args=items)
+            leaves = {name: np.asarray(leaf) for name, leaf in restored["tree"].items()}
+            expected, found = restored["checksums"], _checksums(leaves)
+        except Exception as error:  # Orbax and TensorStore raise bare exceptions with pages of specification
+            raise self._damaged(chosen, _first_line(error)) from error
+        wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        if wrong:
+            raise self._damaged(chosen, f"the checksum of {', '.join(wrong)} is wrong")
+        ordered = [leaves[name] for name in sorted(leaves)]
+        if [(leaf.shape, leaf.dtype) for leaf in ordered] != [(leaf.shape, leaf.dtype) for leaf in abstract]:
+            raise CheckpointError(
+                f"The checkpoint of step {chosen} in {self._folder} is of another network: its arrays have other "
+                "shapes. Take the configuration it was made with, or another --out."
+            )
+        for later in (s for s in steps if s > chosen):
+            self._manager.delete(later)
+        return Restored(chosen, _like(like, ordered))
+
+    def _damaged(self, step: int, reason: str) -> CheckpointError:
+        earlier = [s for s in self.steps() if s < step]
+        way_out = f"--resume-step {earlier[-1]} goes on from the one before it" if earlier else "there is none before it"
+        return CheckpointError(
+            f"The checkpoint of step {step} in {self._folder} is damaged: {reason}. It is not used; {way_out}, "
+            "and --fresh starts the run anew."
+        )
+
+
+@contextmanager
+def opened(folder: Path, *, keep: int) -> Iterator[Checkpoints]:
+    """Opens the checkpoints of a run and, on leaving, waits until all are written.
+
+    Args:
+      folder: made when it is missing; Orbax needs it absolute and fails in the background otherwise.
+      keep: how many of the latest are kept; the best one is kept besides.
+    """
+    folder = folder.absolute()
+    policies = [
+        preservation_policy.LatestN(keep),
+        preservation_policy.BestN(get_metric_fn=lambda metrics: metrics["accuracy"], n=1),
+    ]
+    options = ocp.CheckpointManagerOptions(
+        create=True,
+        enable_async_checkpointing=True,
+        preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
+    )
+    with ocp.CheckpointManager(folder, options=options) as manager:
+        yield Checkpoints(manager, folder)
+
+
+def remove(folder: Path) -> None:
+    """Deletes all checkpoints of a run."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _plain(tree: Any) -> dict[str, np.ndarray]:
+    """Flattens a tree to named arrays; PRNG keys become their data."""
+    leaves = jax.tree.leaves_with_path(tree)
+    return {f"{i:04d}{jax.tree_util.keystr(path)}": np.asarray(_raw(leaf)) for i, (path, leaf) in enumerate(leaves)}
+
+
+def _like(like: Any, leaves: list[np.ndarray]) -> Any:
+    """Puts plain leaves back into the structure of `like`."""
+    originals, structure = jax.tree.flatten(like)
+    wrapped = [
+        jax.random.wrap_key_data(leaf) if _is_key(original) else leaf
+        for leaf, original in zip(leaves, originals, strict=True)
+    ]
+    return jax.tree.unflatten(structure, wrapped)
+
+
+def _is_key(leaf: Any) -> bool:
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _raw(leaf: Any) -> Any:
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def _checksums(leaves: dict[str, np.ndarray]) -> dict[str, int]:
+    return {name: zlib.crc32(np.ascontiguousarray(leaf).tobytes()) for name, leaf in leaves.items()}
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return f"{type(error).__name__}: {lines[0][:200]}"

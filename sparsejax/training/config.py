@@ -1,0 +1,134 @@
+"""What a run is made of: the configuration's dataclasses, validated before anything is compiled."""
+
+import dataclasses
+from typing import Literal
+
+from sparsejax.errors import ConfigError
+from sparsejax.hyper import traced
+from sparsejax.models.mlp import SparseMLP
+from sparsejax.models.sparse_cnn import SparseCNN
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Which data, and from where."""
+
+    name: Literal["mnist", "fashion_mnist", "digits"] = "mnist"
+    """Data set."""
+    source: Literal["auto", "files", "tfds", "download", "digits"] = "auto"
+    """Where it comes from; auto tries files, TFDS and a download, and falls back on the bundled digits."""
+    train_examples: int | None = None
+    """Use only the first so many training examples."""
+    test_examples: int | None = None
+    """Use only the first so many test examples."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """How a network is trained."""
+
+    seed: int = 42
+    """Seed of the weights, the masks and the order of the examples."""
+    epochs: int = 10
+    """Passes over the training set."""
+    batch_size: int = 64
+    """Examples a step, over all devices."""
+    first_epoch_batch_size: int | None = None
+    """Batch size of the first epoch, where a small one lets the duty cycles settle."""
+    optimizer: Literal["sgd", "adam", "rmsprop"] = "sgd"
+    """Update rule."""
+    learning_rate: float = traced(0.01)
+    """Learning rate of the first epoch."""
+    momentum: float | None = traced(None)
+    """Momentum of sgd and rmsprop; None for none."""
+    weight_decay: float | None = traced(None)
+    """L2 penalty added to the gradient of every parameter; None for none."""
+    clip_norm: float | None = traced(None)
+    """Largest norm of a gradient; None for no clipping."""
+    schedule: Literal["constant", "step", "cosine"] = "step"
+    """Learning rate over the epochs: step multiplies it by lr_decay, cosine takes it to 0."""
+    lr_decay: float = traced(1.0)
+    """Factor of the step schedule."""
+    lr_decay_every: int = 1
+    """Epochs between two steps of the step schedule."""
+    checkpoint_every: int | None = None
+    """Also save a checkpoint after so many steps (at the end of a chunk); None for after each epoch only."""
+    keep_checkpoints: int = 2
+    """Latest checkpoints kept, besides the best one."""
+
+    def __post_init__(self):
+        positive = ("epochs", "batch_size", "first_epoch_batch_size", "learning_rate", "clip_norm", "lr_decay_every",
+                    "checkpoint_every", "keep_checkpoints")  # fmt: skip
+        for name in positive:
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"training.{name} is {value}; expected more than 0.")
+        for name, low, high in (("momentum", 0, 1), ("lr_decay", 0, 1), ("weight_decay", 0, float("inf"))):
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise ConfigError(f"training.{name} is {value}; expected a number in [{low}, {high}].")
+        if self.momentum is not None and self.optimizer == "adam":
+            raise ConfigError(
+                f"training.momentum is {self.momentum}, but adam keeps its own averages; take --training.momentum None "
+                "or --training.optimizer sgd."
+            )
+        if not 0 <= self.seed < 2**31:
+            raise ConfigError(f"training.seed is {self.seed}; expected a whole number in [0, 2^31).")
+
+    def batch_size_in(self, epoch: int) -> int:
+        """Returns the batch size of an epoch, counted from 0."""
+        return self.first_epoch_batch_size if epoch == 0 and self.first_epoch_batch_size else self.batch_size
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """What is measured on the test set."""
+
+    batch_size: int = 250
+    """Examples at a time."""
+    noise: bool = True
+    """Measure the noise score of the last and of the best network."""
+    noise_seed: int = 0
+    """Seed of the noise: the same for all networks, so that they are compared on the same images."""
+
+    def __post_init__(self):
+        if self.batch_size < 1:
+            raise ConfigError(f"evaluation.batch_size is {self.batch_size}; expected a positive number.")
+
+
+@dataclasses.dataclass(frozen=True)
+class DevicesConfig:
+    """How the work is spread."""
+
+    carrier: Literal["auto", "jit", "shard_map", "pmap"] = "auto"
+    """How the step is run; auto is jit on one device and shard_map on several."""
+    data: int | None = None
+    """Devices each batch is spread over; None for all that members leave."""
+    member: int = 1
+    """Devices the networks of a grid are spread over."""
+    members_at_once: int | None = None
+    """Networks computed side by side on a device; None for 1 on a CPU, all elsewhere."""
+
+    def __post_init__(self):
+        for name in ("data", "member", "members_at_once"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"devices.{name} is {value}; expected 1 or more.")
+        if self.carrier == "pmap" and self.member > 1:
+            raise ConfigError("devices.carrier pmap spreads batches only; take devices.member 1 or carrier shard_map.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One experiment."""
+
+    model: SparseCNN | SparseMLP
+    """The network."""
+    data: DataConfig = DataConfig()
+    """The data."""
+    training: TrainingConfig = TrainingConfig()
+    """The training."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """The evaluation."""
+    devices: DevicesConfig = DevicesConfig()
+    """The devices."""

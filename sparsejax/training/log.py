@@ -1,0 +1,108 @@
+"""What a run tells: metrics.jsonl, TensorBoard events, and the terminal."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from sparsejax.training.run_folder import finite
+
+
+class MetricsLog:
+    """Appends one JSON object a line to a file, and mirrors its numbers to TensorBoard.
+
+    On resuming, lines beyond the restored step are cut off first: those steps are done again.
+    """
+
+    def __init__(self, path: Path, tensorboard: Path, *, resumed_step: int):
+        kept = [line for line in read_metrics(path) if line["step"] <= resumed_step] if resumed_step else []
+        self._file = open(path, "w", encoding="utf-8", buffering=1)
+        for line in kept:
+            self._file.write(json.dumps(line) + "\n")
+        self._writer = _tensorboard_writer(tensorboard, purge_step=resumed_step + 1 if resumed_step else None)
+
+    def write(self, step: int, epoch: float, values: dict[str, Any]) -> None:
+        """Appends a line; a value is a number, or a list with one number per network."""
+        line = finite({"step": step, "epoch": epoch, "time": time.time(), **values})
+        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        if self._writer is not None:
+            for name, value in values.items():
+                mean = sum(value) / len(value) if isinstance(value, list) else value
+                self._writer.add_scalar(name, mean, step)
+
+    def close(self) -> None:
+        """Writes out what is buffered."""
+        self._file.close()
+        if self._writer is not None:
+            self._writer.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Returns the lines of a metrics file; a last line cut short by a kill is left out."""
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            break
+    return lines
+
+
+class Terminal:
+    """Shows how far a run is: a bar on a terminal, one line an epoch elsewhere."""
+
+    def __init__(self, total_examples: int, done_examples: int):
+        self._console = Console(soft_wrap=True, highlight=False)
+        self._progress: Progress | None = None
+        self._done, self._total = done_examples, total_examples
+        self._clock, self._measured, self._rate = time.perf_counter(), done_examples, 0.0
+        if self._console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rate]}"),
+                       TimeRemainingColumn(elapsed_when_finished=True))  # fmt: skip
+            self._progress = Progress(*columns, console=self._console)
+            self._task = self._progress.add_task("training", total=total_examples, completed=done_examples, rate="")
+            self._progress.start()
+
+    def say(self, text: str) -> None:
+        """Prints a line."""
+        self._console.print(text, markup=False)
+
+    def advance(self, examples: int, description: str) -> None:
+        """Notes that so many more examples were seen."""
+        now = time.perf_counter()
+        self._done += examples
+        self._rate = examples / max(now - self._clock, 1e-9)
+        self._clock = now
+        if self._progress is not None:
+            self._progress.update(
+                self._task, completed=self._done, description=description, rate=f"{self._rate:,.0f} examples/s"
+            )
+
+    def restart_clock(self) -> None:
+        """Leaves the time since the last call out of the examples per second."""
+        self._clock = time.perf_counter()
+
+    @property
+    def pace(self) -> str:
+        """Returns the speed and the time left, in words."""
+        left = (self._total - self._done) / self._rate if self._rate else 0
+        return f"{self._rate:,.0f} examples/s, {left:.0f} s left"
+
+    def close(self) -> None:
+        """Leaves the terminal as it should be."""
+        if self._progress is not None:
+            self._progress.stop()
+
+
+def _tensorboard_writer(folder: Path, *, purge_step: int | None) -> Any:
+    """Returns a TensorBoard writer, or None where the package is not installed."""
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder), purge_step=purge_step)

@@ -1,0 +1,126 @@
+"""The loop over epochs and chunks: what is due between two compiled calls."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from sparsejax.data.resident import Resident, steps_per_epoch
+from sparsejax.hyper import Hyper
+from sparsejax.models.base import Model, Variables
+from sparsejax.training.checkpoints import Checkpoints
+from sparsejax.training.config import TrainingConfig
+from sparsejax.training.devices import Placement, carry, put_members
+from sparsejax.training.log import MetricsLog, Terminal
+from sparsejax.training.objectives import Objective
+from sparsejax.training.state import Best, TrainState, init_best, init_state, update_best
+from sparsejax.training.step import chunk_length, make_chunk
+
+# evaluate(variables, epoch) -> name -> one number per network; "test_accuracy" is among them.
+Evaluate = Callable[[Variables, Float[Array, "members"]], dict[str, Float[Array, "members"]]]
+
+
+class Progress(NamedTuple):
+    """Networks in training and each one's best so far; all arrays have a leading member axis."""
+
+    state: TrainState
+    best: Best
+
+
+class Job(NamedTuple):
+    """What stays fixed while networks are trained."""
+
+    model: Model
+    objective: Objective
+    config: TrainingConfig
+    placement: Placement
+    hyper: Hyper
+    data: Resident
+
+    @property
+    def examples(self) -> int:
+        """Size of the training set."""
+        return self.data.labels.shape[0]
+
+
+def start(job: Job, seeds: list[int]) -> Progress:
+    """Returns untrained networks, one per seed."""
+
+    def init(hyper: Hyper, seed: Int[Array, ""], images: Array) -> Progress:
+        state = init_state(job.model, job.config, hyper, seed, images)
+        return Progress(state, init_best(state))
+
+    example = np.zeros((1, *job.data.images.shape[1:]), np.float32)
+    return carry(init, job.placement)(job.hyper, put_members(np.asarray(seeds, np.int32), job.placement), example)
+
+
+def train(
+    job: Job, progress: Progress, *, evaluate: Evaluate, saved: Checkpoints, log: MetricsLog, terminal: Terminal
+) -> Progress:
+    """Trains to the last epoch, from wherever `progress` stands.
+
+    After each epoch the networks are evaluated, the best ones noted and a checkpoint saved; within an epoch, after
+    every `checkpoint_every` steps, at the end of a chunk.
+    """
+    chunks: dict[int, tuple[Any, int]] = {}
+    better = jax.jit(jax.vmap(update_best))
+    position = {name: int(getattr(progress.state, name)[0]) for name in ("epoch", "position", "step")}
+    saved_step = position["step"]
+    for epoch in range(position["epoch"], job.config.epochs):
+        batch_size = job.config.batch_size_in(epoch)
+        steps = steps_per_epoch(job.examples, batch_size)
+        if batch_size not in chunks:
+            chunks[batch_size] = _compiled_chunk(job, batch_size, steps)
+        chunk, length = chunks[batch_size]
+        done, step = (position["position"] if epoch == position["epoch"] else 0), int(progress.state.step[0])
+        collected = []
+        while done < steps:
+            state, metrics = chunk(progress.state, job.hyper, job.data)
+            metrics = {name: np.asarray(values) for name, values in metrics.items()}
+            progress = progress._replace(state=state)
+            done, step = done + length, step + length
+            collected.append(metrics)
+            terminal.advance(length * batch_size, f"epoch {epoch + 1}/{job.config.epochs}")
+            log.write(step, epoch + done / steps, {name: values.tolist() for name, values in metrics.items()})
+            due = job.config.checkpoint_every is not None and step - saved_step >= job.config.checkpoint_every
+            if done < steps and due:
+                saved.save(step, progress, accuracy=-1.0)
+                saved_step = step
+        scores = evaluate(progress.state.variables, progress.state.epoch.astype(np.float32))
+        progress = progress._replace(best=better(progress.best, progress.state, scores["test_accuracy"]))
+        scores = {name: np.asarray(values) for name, values in scores.items()}
+        log.write(step, epoch + 1, {name: values.tolist() for name, values in scores.items()})
+        saved.save(step, progress, accuracy=float(scores["test_accuracy"].mean()))
+        saved_step = step
+        terminal.say(_epoch_line(epoch, job.config.epochs, collected, scores, terminal.pace))
+        terminal.restart_clock()
+    return progress
+
+
+def examples_done(config: TrainingConfig, examples: int, epoch: int, position: int) -> int:
+    """Returns how many examples, repeats included, a network has seen at a position of an epoch."""
+    sizes = [config.batch_size_in(i) for i in range(epoch + 1)]
+    whole = sum(steps_per_epoch(examples, size) * size for size in sizes[:-1])
+    return whole + position * sizes[-1]
+
+
+def _compiled_chunk(job: Job, batch_size: int, steps: int) -> tuple[Any, int]:
+    """Returns the chunk for a batch size, compiled when it is first called, and its number of steps."""
+    length = chunk_length(steps)
+    function = make_chunk(
+        job.model, job.objective, job.config, examples=job.examples, batch_size=batch_size, length=length,
+        axis_name=job.placement.axis_name, shards=job.placement.shards,
+    )  # fmt: skip
+    return carry(function, job.placement, donate=True), length
+
+
+def _epoch_line(epoch: int, epochs: int, collected: list[dict[str, Any]], scores: dict[str, Any], pace: str) -> str:
+    loss = np.mean([metrics["loss"] for metrics in collected])
+    accuracy = scores["test_accuracy"]
+    spread = f" ± {accuracy.std():.2%}" if len(accuracy) > 1 else ""
+    return (
+        f"epoch {epoch + 1:>{len(str(epochs))}}/{epochs}  loss {loss:.4f}  "
+        f"test accuracy {accuracy.mean():.2%}{spread}  {pace}"
+    )

@@ -1,0 +1,47 @@
+"""Update rules and learning-rate schedules with traced hyperparameters."""
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from sparsejax.hyper import Hyper
+from sparsejax.training.config import TrainingConfig
+
+
+def optimizer(config: TrainingConfig, hyper: Hyper, learning_rate: Float[Array, ""]) -> optax.GradientTransformation:
+    """Returns the configured update rule; what is None in the configuration is left out of the program.
+
+    It is made anew in each step, from that step's numbers: an optax transformation is only a pair of functions.
+    """
+    stages = []
+    if config.clip_norm is not None:
+        stages.append(optax.clip_by_global_norm(hyper["clip_norm"]))
+    if config.weight_decay is not None:
+        stages.append(optax.add_decayed_weights(hyper["weight_decay"]))
+    if config.optimizer == "adam":
+        stages.append(optax.scale_by_adam())
+    elif config.optimizer == "rmsprop":
+        stages.append(optax.scale_by_rms())
+    if config.momentum is not None:
+        stages.append(optax.trace(decay=hyper["momentum"]))
+    stages.append(optax.scale(-learning_rate))
+    return optax.chain(*stages)
+
+
+def learning_rate(
+    config: TrainingConfig, hyper: Hyper, epoch: Float[Array, ""], fraction: Float[Array, ""]
+) -> Float[Array, ""]:
+    """Returns the learning rate in force.
+
+    Args:
+      config: names the schedule.
+      hyper: the traced fields of the configuration.
+      epoch: whole epochs done.
+      fraction: of all epochs, the part that is done, in [0, 1].
+    """
+    base = hyper["learning_rate"]
+    if config.schedule == "step":
+        return base * hyper["lr_decay"] ** (epoch // config.lr_decay_every)
+    if config.schedule == "cosine":
+        return base * 0.5 * (1 + jnp.cos(jnp.pi * fraction))
+    return base

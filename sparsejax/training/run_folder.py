@@ -1,0 +1,171 @@
+"""The run folder: what is in it, whose it is, and whether a command may go on in it."""
+
+import dataclasses
+import json
+import math
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from sparsejax.errors import RunFolderError
+from sparsejax.training.config import Config
+
+# Where a run computes and how often it saves changes no result, so these may differ when it is resumed.
+_FREE_FIELDS = ("devices.", "training.checkpoint_every", "training.keep_checkpoints", "data.source")
+_PACKAGES = ("sparsejax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+class RunFolder:
+    """Paths and files of one run; nothing of a run is written outside its folder."""
+
+    def __init__(self, path: Path):
+        self.path = path.absolute()
+        self.config = self.path / "config.json"
+        self.metrics = self.path / "metrics.jsonl"
+        self.result = self.path / "result.json"
+        self.checkpoints = self.path / "checkpoints"
+        self.tensorboard = self.path / "tensorboard"
+        self.figures = self.path / "figures"
+        self.report = self.path / "report.html"
+
+    def claim(self, description: Mapping[str, Any]) -> bool:
+        """Makes the folder this run's; returns whether an earlier run of the same configuration is there.
+
+        Args:
+          description: the resolved configuration and all else that `config.json` holds.
+
+        Raises:
+          RunFolderError: it cannot be written, holds something else, or a run of another configuration.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunFolderError(self._unwritable(error)) from None
+        if self.config.exists():
+            self._compare(description)
+            return True
+        foreign = sorted(entry.name for entry in self.path.iterdir())
+        if foreign:
+            raise RunFolderError(
+                f"{self.path} is not a run folder: it holds {', '.join(foreign[:5])} but no config.json. Name an empty "
+                "or new folder with --out."
+            )
+        self.write(self.config, description)
+        return False
+
+    def discard(self) -> None:
+        """Deletes what an earlier run left; other files in the folder stay, and then `claim` refuses it."""
+        for path in (self.checkpoints, self.tensorboard, self.figures):
+            shutil.rmtree(path, ignore_errors=True)
+        for path in (self.config, self.metrics, self.result, self.report):
+            path.unlink(missing_ok=True)
+
+    def write(self, path: Path, content: Mapping[str, Any]) -> None:
+        """Writes a JSON file whole or not at all.
+
+        Raises:
+          RunFolderError: the folder cannot be written.
+        """
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            with open(temporary, "w", encoding="utf-8") as file:
+                json.dump(finite(content), file, indent=2, allow_nan=False)
+                file.write("\n")
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise RunFolderError(self._unwritable(error)) from None
+
+    def _compare(self, description: Mapping[str, Any]) -> None:
+        try:
+            earlier = json.loads(self.config.read_text(encoding="utf-8"))
+            before, now = _flat(earlier["config"]), _flat(json.loads(json.dumps(finite(description["config"]))))
+            before |= {"seeds": earlier["seeds"], "points": earlier["points"], "data": earlier["data"]["fingerprint"]}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunFolderError(
+                f"{self.config} cannot be read ({error!r}), so it is unknown what run {self.path} holds. Name a new "
+                "folder with --out."
+            ) from None
+        now |= {
+            "seeds": description["seeds"],
+            "points": json.loads(json.dumps(description["points"])),
+            "data": description["data"]["fingerprint"],
+        }
+        differing = [
+            f"{name} (was {before.get(name)}, now {now.get(name)})"
+            for name in sorted(before.keys() | now.keys())
+            if before.get(name) != now.get(name) and not name.startswith(_FREE_FIELDS)
+        ]
+        if differing:
+            raise RunFolderError(
+                f"{self.path} holds a run of another configuration; these differ: {'; '.join(differing)}. Give the "
+                "same options to go on with it, another --out for a new run, or --fresh to replace it."
+            )
+
+    def _unwritable(self, error: OSError) -> str:
+        return f"The run folder {self.path} cannot be written: {error.strerror or error}. Name another with --out."
+
+
+def describe(
+    config: Config, *, name: str, seeds: list[int], points: Sequence[dict[str, Any]], data: dict[str, Any]
+) -> dict[str, Any]:
+    """Returns what `config.json` records of a run."""
+    return {
+        "name": name,
+        "config": dataclasses.asdict(config),
+        "seeds": seeds,
+        "points": list(points),
+        "data": data,
+        **environment(),
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Returns the command, the versions and the device that made a figure."""
+    return {
+        "command": " ".join(["python -m sparsejax.launch", *sys.argv[1:]]),
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
+        "device": {
+            "kind": jax.devices()[0].device_kind,
+            "platform": jax.default_backend(),
+            "count": jax.device_count(),
+            "cores": os.cpu_count(),
+        },
+    }
+
+
+def finite(value: Any) -> Any:
+    """Replaces numbers that JSON does not know (NaN, infinities) by null, and tuples by lists."""
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat

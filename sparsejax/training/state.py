@@ -1,0 +1,56 @@
+"""Everything that the next step depends on."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+
+from sparsejax.hyper import Hyper
+from sparsejax.models.base import Model, Variables
+from sparsejax.training.config import TrainingConfig
+from sparsejax.training.optimizers import optimizer
+
+# Streams of random numbers of one network; its key itself never changes.
+INIT, ORDER, NOISE = range(3)
+
+
+class TrainState(NamedTuple):
+    """A network in training: `position` counts the steps done in the present epoch, `step` those in all."""
+
+    variables: Variables
+    opt_state: PyTree
+    key: PRNGKeyArray
+    epoch: Int[Array, ""]
+    position: Int[Array, ""]
+    step: Int[Array, ""]
+
+
+class Best(NamedTuple):
+    """The network as it was after the epoch with the best test accuracy so far; `epoch` counts from 1."""
+
+    accuracy: Float[Array, ""]
+    epoch: Int[Array, ""]
+    variables: Variables
+
+
+def init_state(
+    model: Model, config: TrainingConfig, hyper: Hyper, seed: Int[Array, ""], example: Float[Array, "batch *shape"]
+) -> TrainState:
+    """Returns an untrained network; pure in the seed, so that it can be mapped over members."""
+    key = jax.random.key(seed)
+    variables = model.init(jax.random.fold_in(key, INIT), example)
+    opt_state = optimizer(config, hyper["training"], jnp.float32(0)).init(variables.params)
+    return TrainState(variables, opt_state, key, jnp.int32(0), jnp.int32(0), jnp.int32(0))
+
+
+def init_best(state: TrainState) -> Best:
+    """Returns the record of a network that has not been evaluated yet."""
+    return Best(jnp.float32(-1), jnp.int32(0), jax.tree.map(jnp.copy, state.variables))
+
+
+def update_best(best: Best, state: TrainState, accuracy: Float[Array, ""]) -> Best:
+    """Replaces the record when the accuracy beats it."""
+    better = accuracy > best.accuracy
+    candidate = Best(accuracy, state.epoch, state.variables)
+    return jax.tree.map(lambda new, old: jnp.where(better, new, old), candidate, best)

@@ -1,0 +1,124 @@
+"""The training step, and the chunk of steps that one compiled call runs."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from sparsejax.data.resident import Batch, Resident, epoch_order, normalised, steps_per_epoch
+from sparsejax.functional import example_keys
+from sparsejax.hyper import Hyper
+from sparsejax.models.base import Model
+from sparsejax.training.config import TrainingConfig
+from sparsejax.training.objectives import Metrics, Objective
+from sparsejax.training.optimizers import learning_rate, optimizer
+from sparsejax.training.state import NOISE, ORDER, TrainState
+
+Step = Callable[[TrainState, Batch, Hyper], tuple[TrainState, Metrics]]
+Chunk = Callable[[TrainState, Hyper, Resident], tuple[TrainState, Metrics]]
+
+
+def make_step(
+    model: Model, objective: Objective, config: TrainingConfig, steps: int, *, axis_name: str | None = None
+) -> Step:
+    """Returns the pure function `step(state, batch, hyper) -> (state, metrics)`.
+
+    Args:
+      model: the network.
+      objective: what is minimised.
+      config: optimiser and schedule.
+      steps: steps of the present epoch; the last of them begins the next epoch.
+      axis_name: mesh axis the batch is spread over, None on one device. Gradients, metrics and counts then are those
+        of the whole batch, on every device.
+    """
+
+    def step(state: TrainState, batch: Batch, hyper: Hyper) -> tuple[TrainState, Metrics]:
+        params = state.variables.params
+        epoch = state.epoch.astype(jnp.float32)
+        if axis_name is not None:
+            # Differentiated as they are, replicated parameters would get the sum of the gradients under shard_map
+            # and the local one under pmap; made device-varying they get the local one under both.
+            params = lax.pcast(params, axis_name, to="varying")
+        # Keyed by the row in the whole batch, noise does not depend on how the batch is spread.
+        noise_key = jax.random.fold_in(jax.random.fold_in(state.key, NOISE), state.step)
+        keys = example_keys(noise_key, batch.rows)
+        model_hyper = model.scheduled(hyper["model"], epoch=epoch, step=state.step)
+
+        def loss_of(params):
+            variables = state.variables._replace(params=params)
+            output = model.apply(
+                variables, batch.images, key=keys, train=True, hyper=model_hyper, axis_name=axis_name
+            )
+            loss, metrics = objective(output, batch)
+            return loss, (metrics, output.state)
+
+        (loss, (metrics, new_state)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
+        metrics = {"loss": loss, **metrics}
+        if axis_name is not None:
+            grads, metrics = lax.pmean((grads, metrics), axis_name)
+        fraction = (epoch + state.position / steps) / config.epochs
+        rate = learning_rate(config, hyper["training"], epoch, fraction)
+        updates, opt_state = optimizer(config, hyper["training"], rate).update(
+            grads, state.opt_state, state.variables.params
+        )
+        variables = state.variables._replace(
+            params=optax.apply_updates(state.variables.params, updates), state=new_state
+        )
+        metrics |= {"grad_norm": optax.global_norm(grads), "learning_rate": rate}
+        position = state.position + 1
+        return TrainState(
+            variables, opt_state, state.key, state.epoch + position // steps, position % steps, state.step + 1
+        ), metrics
+
+    return step
+
+
+def make_chunk(
+    model: Model,
+    objective: Objective,
+    config: TrainingConfig,
+    *,
+    examples: int,
+    batch_size: int,
+    length: int,
+    axis_name: str | None = None,
+    shards: int = 1,
+) -> Chunk:
+    """Returns `chunk(state, hyper, data) -> (state, mean metrics)`, a scan over `length` steps of one epoch.
+
+    Args:
+      model, objective, config: as in `make_step`.
+      examples: size of the training set.
+      batch_size: examples a step, over all shards.
+      length: steps; it must divide those of an epoch.
+      axis_name: mesh axis of the shards.
+      shards: parts of a batch; each takes its rows of it.
+    """
+    steps = steps_per_epoch(examples, batch_size)
+    step = make_step(model, objective, config, steps, axis_name=axis_name)
+    share = batch_size // shards
+
+    def chunk(state: TrainState, hyper: Hyper, data: Resident) -> tuple[TrainState, Metrics]:
+        order = epoch_order(jax.random.fold_in(state.key, ORDER), state.epoch, examples, batch_size)
+        first_row = 0 if axis_name is None else share * lax.axis_index(axis_name)
+
+        def body(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
+            indices = lax.dynamic_slice(order, (state.position, first_row), (1, share))[0]
+            images = normalised(data, data.images[indices])
+            batch = Batch(images, data.labels[indices], first_row + jnp.arange(share))
+            return step(state, batch, hyper)
+
+        state, metrics = lax.scan(body, state, None, length=length)
+        return state, jax.tree.map(lambda values: jnp.mean(values, axis=0), metrics)
+
+    return chunk
+
+
+def chunk_length(steps: int, most_chunks: int = 16) -> int:
+    """Returns the steps of a chunk: an epoch is cut into as many equal chunks as divide it, at most `most_chunks`.
+
+    Chunks of one length need one compilation; between them progress is shown and checkpoints are saved.
+    """
+    return steps // max(count for count in range(1, most_chunks + 1) if steps % count == 0)

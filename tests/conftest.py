@@ -1,0 +1,23 @@
+"""Settings of every test: eight CPU devices, and no silent broadcasting or promotion of types."""
+
+import itertools
+
+import hypothesis
+import jax
+import pytest
+
+# Before anything uses JAX: devices cannot be added once a backend has started.
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+# Compiling takes longer than hypothesis' deadline; shapes are fixed, so each property compiles once.
+hypothesis.settings.register_profile("sparsejax", deadline=None, max_examples=40, derandomize=True)
+hypothesis.settings.load_profile("sparsejax")
+
+
+@pytest.fixture
+def fresh_key():
+    """Returns a function that gives another PRNG key at every call, the same ones in every run."""
+    seeds = itertools.count(1234)
+    return lambda: jax.random.key(next(seeds))
