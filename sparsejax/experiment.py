@@ -95,10 +95,10 @@ def run(
     test = put_shared(resident(dataset, dataset.test), placement)
     spread = {"axis_name": placement.axis_name, "shards": placement.shards}
     sizes = {"examples": len(dataset.test.labels), "batch_size": config.evaluation.batch_size}
-    count = carry(make_evaluation(config.model, **sizes, **spread), placement)
+    score = carry(make_evaluation(config.model, units=False, **sizes, **spread), placement)
 
     def evaluate(variables, epoch):
-        counts = count(variables, hyper, epoch, test)
+        counts = score(variables, hyper, epoch, test)
         return {"test_accuracy": counts.correct / len(dataset.test.labels),
                 "test_loss": counts.loss / len(dataset.test.labels)}  # fmt: skip
 
@@ -124,13 +124,15 @@ def run(
             log.close()
         training_seconds = time.perf_counter() - training_started
 
-    noise = None
-    if config.evaluation.noise:
-        noise = carry(
-            make_noise_evaluation(config.model, **sizes, seed=config.evaluation.noise_seed, **spread), placement
-        )
-    members = _final_figures(experiment, dataset, progress, lambda v, e: count(v, hyper, e, test),
-                             lambda v, e: noise(v, hyper, e, test) if noise else None)  # fmt: skip
+    count = carry(make_evaluation(config.model, units=True, **sizes, **spread), placement)
+    noise = carry(make_noise_evaluation(config.model, **sizes, seed=config.evaluation.noise_seed, **spread), placement)
+    members = _final_figures(
+        experiment,
+        dataset,
+        progress,
+        count=lambda variables, epoch: count(variables, hyper, epoch, test),
+        noise=(lambda variables, epoch: noise(variables, hyper, epoch, test)) if config.evaluation.noise else None,
+    )
     result = {
         "name": experiment.name,
         **summary(members),
@@ -187,41 +189,42 @@ def _headline(experiment: Experiment, dataset: Dataset, placement, step: int) ->
     """Returns the lines that open a run."""
     networks = len(experiment.configs)
     devices = 1 if placement.mesh is None else placement.mesh.size
-    lines = [f"NOTE: {dataset.notice}"] if dataset.notice else []
-    lines.append(
+    lines = [
         f"{experiment.name}: {networks} network{'s' if networks > 1 else ''} on {dataset.name} ({dataset.source}; "
         f"{len(dataset.train.labels):,} training, {len(dataset.test.labels):,} test images), "
         f"{devices} {jax.default_backend()} device{'s' if devices > 1 else ''}, {placement.carrier}"
-    )
+    ]
     if step:
         lines.append(f"going on from the checkpoint of step {step:,}")
     return lines
 
 
-def _final_figures(experiment, dataset, progress, count, noise) -> list[dict[str, Any]]:
-    """Evaluates the last and the best network of every member and describes them."""
+def _final_figures(experiment: Experiment, dataset: Dataset, progress: loop.Progress, *, count, noise):
+    """Describes every network as it is after the last epoch and, under "best", as it was after its best one."""
     examples = len(dataset.test.labels)
-    layers = [config.model.layers(dataset.train.images.shape[1:]) for config in experiment.configs]
-    rules = {
-        "last": (progress.state.variables, progress.state.epoch.astype(jnp.float32)),
-        "best": (progress.best.variables, progress.best.epoch.astype(jnp.float32)),
-    }
-    figures = {
-        rule: jax.tree.map(np.asarray, (count(*at), noise(*at))) for rule, at in rules.items()
-    }  # fmt: skip
-    epochs = {rule: np.asarray(epoch) for rule, (_, epoch) in rules.items()}
+    state, best = progress
+    last_epoch = state.epoch.astype(jnp.float32)
+    counts = jax.tree.map(np.asarray, count(state.variables, last_epoch))
+    correct = best_correct = None
+    if noise is not None:
+        correct = best_correct = np.asarray(noise(state.variables, last_epoch))
+        if not np.array_equal(best.epoch, state.epoch):
+            best_correct = np.asarray(noise(best.variables, best.epoch.astype(jnp.float32)))
     members = []
     for i, config in enumerate(experiment.configs):
-        member: dict[str, Any] = {"seed": config.training.seed, **experiment.points[i]}
-        for rule, (counts, correct) in figures.items():
-            entry = {"epoch": int(epochs[rule][i]), "test_accuracy": float(counts.correct[i]) / examples,
-                     "test_loss": float(counts.loss[i]) / examples}  # fmt: skip
-            if correct is not None:
-                entry |= noise_report(correct[i], examples)
-            if rule == "last":
-                variables, one = jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), (progress.state.variables, counts))
-                member |= entry | {"layers": layer_report(layers[i], variables, one, examples)}
-            else:
-                member["best"] = entry
+        layers = config.model.layers(dataset.train.images.shape[1:])
+        variables, one = jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), (state.variables, counts))
+        member = {
+            "seed": config.training.seed,
+            **experiment.points[i],
+            "epoch": int(state.epoch[i]),
+            "test_accuracy": float(one.correct) / examples,
+            "test_loss": float(one.loss) / examples,
+            "layers": layer_report(layers, variables, one, examples),
+            "best": {"epoch": int(best.epoch[i]), "test_accuracy": float(best.accuracy[i])},
+        }
+        if correct is not None:
+            member |= noise_report(correct[i], examples)
+            member["best"] |= noise_report(best_correct[i], examples)
         members.append(member)
     return members

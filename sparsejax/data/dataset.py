@@ -43,8 +43,8 @@ class Dataset:
 
     name: str
     source: str
-    train: Split
-    test: Split
+    train: Split = dataclasses.field(repr=False)
+    test: Split = dataclasses.field(repr=False)
     classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]

@@ -47,7 +47,7 @@ def user_cache() -> Path:
 
 
 def download_folder() -> Path:
-    """Returns where MNIST is downloaded to: $SPARSEJAX_DATA/mnist if it can be written, else the user's cache."""
+    """Returns where MNIST is downloaded to: $SPARSEJAX_DATA/mnist if writable, else the user's cache."""
     root = data_root()
     if root is not None:
         folder = root / "mnist"

@@ -187,7 +187,7 @@ def _unpacked(raw: bytes) -> tuple[bytes, str]:
     except EOFError:
         return b"".join(parts), "its gzip stream ends early"
     except (gzip.BadGzipFile, zlib.error) as error:
-        return b"".join(parts), f"its gzip stream is damaged, {str(error)[:1].lower()}{str(error)[1:]}"
+        return b"".join(parts), f"its gzip stream is damaged: {error}"
     return b"".join(parts), ""
 
 

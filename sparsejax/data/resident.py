@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 from sparsejax.data.dataset import Dataset, Split
@@ -16,8 +15,8 @@ class Resident(NamedTuple):
 
     images: UInt8[Array, "n height width channels"]
     labels: Int[Array, "n"]
-    mean: Float[Array, "channels"]
-    std: Float[Array, "channels"]
+    mean: Float[Array, "1 1 1 channels"]
+    std: Float[Array, "1 1 1 channels"]
 
 
 class Batch(NamedTuple):
@@ -30,8 +29,8 @@ class Batch(NamedTuple):
 
 def resident(dataset: Dataset, split: Split) -> Resident:
     """Returns a split with the data set's mean and standard deviation, of pixels in [0, 1]."""
-    mean, std = np.asarray(dataset.mean, np.float32), np.asarray(dataset.std, np.float32)
-    return Resident(jnp.asarray(split.images), jnp.asarray(split.labels), jnp.asarray(mean), jnp.asarray(std))
+    mean, std = (jnp.asarray(numbers, jnp.float32).reshape(1, 1, 1, -1) for numbers in (dataset.mean, dataset.std))
+    return Resident(jnp.asarray(split.images), jnp.asarray(split.labels), mean, std)
 
 
 def steps_per_epoch(examples: int, batch_size: int) -> int:

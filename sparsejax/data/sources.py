@@ -32,8 +32,8 @@ def load(name: str, source: str = "auto", *, say: Say = print) -> Dataset:
     """Returns a data set, from the source named or from the first that has it.
 
     "auto" looks for MNIST in $SPARSEJAX_DATA/mnist, in the user's cache, in a prepared TFDS folder, then
-    downloads it; when the network does not answer within 5 s it returns scikit-learn's digits, whose name, source
-    and notice say so. A damaged file is an error wherever it is found.
+    downloads it; when the network does not answer within 5 s it returns scikit-learn's digits, whose name,
+    source and notice say so. A damaged file is an error wherever it is found.
 
     Args:
       name: "mnist", "fashion_mnist" or "digits".

@@ -79,7 +79,7 @@ def summary(members: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-_FIGURES = ("test_accuracy", "test_loss", "noise_score", "noise_score_max", "noise_accuracy", "noise_levels")
+_FIGURES = ("epoch", "test_accuracy", "test_loss", "noise_score", "noise_score_max", "noise_accuracy", "noise_levels")
 
 
 def _averaged(entries: list[dict[str, Any]]) -> dict[str, Any]:

@@ -173,14 +173,15 @@ def update_boost_state(
     count = jnp.sum(fired, axis=tuple(range(y.ndim - 1))) / positions
     batch = jnp.asarray(y.shape[0], jnp.float32)
     if axis_name is not None:
-        count, batch = lax.psum((count, batch), axis_name)
+        count = lax.psum(count, axis_name)
+        batch = batch * lax.axis_size(axis_name)
     samples = state.samples + batch
     window = jnp.minimum(jnp.maximum(period, batch), samples)
     duty_cycle = (state.duty_cycle * (window - batch) + count) / window
     return BoostState(duty_cycle, samples)
 
 
-def inference_k(k: int | Int[Array, ""], factor: float, units: int) -> Int[Array, ""]:
+def inference_k(k: int | Int[Array, ""], factor: float | Float[Array, ""], units: int) -> Int[Array, ""]:
     """Returns the number of winners at inference: factor * k, rounded half to even, at most all units.
 
     References:

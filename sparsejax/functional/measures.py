@@ -1,7 +1,7 @@
 """Measures of how sparse an activation is and how evenly its units are used."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Num
 
 
 def l0(x: Float[Array, "*batch units"]) -> Int[Array, "*batch"]:
@@ -36,7 +36,7 @@ def duty_entropy(duty_cycle: Float[Array, "units"], *, positions: int = 1) -> Fl
     return positions * jnp.sum(binary_entropy(duty_cycle))
 
 
-def max_entropy(units: int, k: int | Float[Array, ""]) -> Float[Array, ""]:
+def max_entropy(units: int, k: int | Num[Array, ""]) -> Float[Array, ""]:
     """Returns the largest entropy, in bits, that a layer of `units` with k winners can have: all equally often.
 
     Args:

@@ -2,7 +2,7 @@
 
 A threshold is built bit by bit: values are mapped to integers of the same order, and each pass counts how many of a
 row lie at or above a probe. That costs the same for every k, so k may be traced; it keeps the rows of a batch apart,
-so a sharded batch needs no collective; and no gradient passes through it.
+so a batch spread over devices is never gathered; and no gradient passes through it.
 """
 
 from typing import Literal

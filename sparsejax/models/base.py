@@ -2,6 +2,8 @@
 
 from typing import Any, NamedTuple, Protocol
 
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PRNGKeyArray, PyTree
 
 from sparsejax.errors import ConfigError
@@ -81,7 +83,7 @@ def merged(model: Any, hyper: Hyper | None, default: Hyper) -> Hyper:
         raise ValueError(
             f"{type(model).__name__} has no traced field {sorted(unknown)}; it has {sorted(default)}."
         )
-    return {**default, **(hyper or {})}
+    return {**jax.tree.map(jnp.asarray, default), **(hyper or {})}
 
 
 def expect(name: str, value: object, expected: str, holds: bool) -> None:

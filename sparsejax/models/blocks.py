@@ -88,6 +88,6 @@ def activate(
     return y, {**state, "boost": boost}
 
 
-def init_activation(features: int, k: float | None) -> State:
+def init_activation(features: int, k: int | None) -> State:
     """Returns the boost state of a k-winners layer; ReLU has none."""
     return {} if k is None else {"boost": init_boost_state(features)}

@@ -1,9 +1,11 @@
 """How a pure function of (networks, ..., shared data) is carried by one device or by a mesh of them."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -90,16 +92,30 @@ def carry(function: Callable[..., Any], placement: Placement, *, donate: bool = 
     if placement.mesh is None:
         return jax.jit(mapped, donate_argnums=donated)
     if placement.carrier == "pmap":
-        devices = list(placement.mesh.devices.flat)
-        return jax.pmap(
-            mapped, axis_name="data", in_axes=None, out_axes=None, devices=devices, donate_argnums=donated
-        )  # fmt: skip
+        return _pmapped(mapped, placement, donated)
 
     def over_mesh(*arguments):
         specs = (P("member"),) * (len(arguments) - 1) + (P(),)
         return jax.shard_map(mapped, mesh=placement.mesh, in_specs=specs, out_specs=P("member"))(*arguments)
 
     return jax.jit(over_mesh, donate_argnums=donated)
+
+
+def _pmapped(mapped: Callable[..., Any], placement: Placement, donated: tuple[int, ...]) -> Callable[..., Any]:
+    """Runs the function on every device with the same arguments, through `jax.pmap`."""
+    devices = list(placement.mesh.devices.flat)
+    indices = jnp.arange(len(devices))  # pmap needs at least one argument that differs between the devices
+    over_devices = jax.pmap(
+        lambda _, first, rest: mapped(first, *rest), axis_name="data", in_axes=(0, None, None), out_axes=None,
+        devices=devices, donate_argnums=tuple(i + 1 for i in donated),
+    )  # fmt: skip
+    call = functools.partial(over_devices, indices)
+
+    def carried(*arguments):
+        return call(arguments[0], arguments[1:])
+
+    carried.lower = lambda *arguments: over_devices.lower(indices, arguments[0], arguments[1:])
+    return carried
 
 
 def put_members(tree: Any, placement: Placement) -> Any:

@@ -1,0 +1,198 @@
+"""Tests of sparsejax.data.sources: the order of auto, and what every source says when it has nothing."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sparsejax.data import download as download_module
+from sparsejax.data import load, load_mnist, prepare_tfds, read_digits, sources
+from sparsejax.errors import ConfigError, DataDamagedError, DataMissingError
+
+Files = dict[str, bytes]
+Start = Callable[[Files], Any]
+
+
+def unheard(message: str) -> None:
+    """Takes what nobody reads."""
+
+
+def put(files: Files, folder: Path) -> Path:
+    """Writes files into a folder."""
+    folder.mkdir(parents=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def test_auto_takes_the_first_that_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_files: Files, start_mirror: Start
+):
+    mirror = start_mirror(small_files)
+    said: list[str] = []
+    monkeypatch.setattr(download_module, "MIRRORS", (mirror.url,))
+    (tmp_path / "data").mkdir()
+    monkeypatch.setenv("SPARSEJAX_DATA", str(tmp_path / "data"))
+
+    # Nothing anywhere: downloaded, into $SPARSEJAX_DATA/mnist.
+    dataset = load("mnist", say=said.append)
+    assert (dataset.name, dataset.source, len(mirror.asked), len(said)) == ("mnist", "download", 4, 1)
+    assert len(list((tmp_path / "data" / "mnist").iterdir())) == 4
+
+    # Now these are files like any others, and nobody is asked.
+    dataset = load("mnist", say=said.append)
+    assert (dataset.source, len(mirror.asked), len(said)) == ("files", 4, 1)
+
+    # Without them a prepared TFDS folder comes before the network.
+    (tmp_path / "data" / "mnist").rename(tmp_path / "away")
+    digits = dataclasses.replace(read_digits().limited(30, 20), name="mnist")
+    prepare_tfds(digits, tmp_path / "data" / "tfds")
+    dataset = load("mnist", say=said.append)
+    assert (dataset.source, len(dataset.train.labels), len(mirror.asked)) == ("tfds", 30, 4)
+
+    # And the user's cache before that.
+    put(small_files, tmp_path / "cache" / "sparsejax" / "mnist")
+    dataset = load("mnist", say=said.append)
+    assert (dataset.source, len(dataset.train.labels), len(mirror.asked), len(said)) == ("download", 40, 4, 1)
+
+
+def test_auto_falls_back_to_the_digits_and_says_so():
+    said: list[str] = []
+    dataset = load("mnist", say=said.append)
+    assert (dataset.name, dataset.source) == ("digits", "digits")
+    assert said == [dataset.notice] and "\n" not in dataset.notice
+    assert dataset.notice.startswith(
+        "MNIST was not found and could not be downloaded: these are the 1,797 hand"
+    )
+    assert "not comparable with MNIST's" in dataset.notice and "SPARSEJAX_OFFLINE" in dataset.notice
+    assert dataset.fingerprint == read_digits().fingerprint
+
+
+def test_auto_without_any_folder_downloads_to_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_files: Files, start_mirror: Start
+):
+    monkeypatch.setattr(download_module, "MIRRORS", (start_mirror(small_files).url,))
+    assert load("mnist", say=unheard).source == "download"
+    monkeypatch.setenv("SPARSEJAX_OFFLINE", "1")
+    assert load("mnist", say=unheard).source == "download"
+    assert len(list((tmp_path / "cache" / "sparsejax" / "mnist").iterdir())) == 4
+
+
+@pytest.mark.parametrize("source", ["auto", "files", "download"])
+def test_a_damaged_file_is_an_error(small_folder: Path, monkeypatch: pytest.MonkeyPatch, source: str):
+    monkeypatch.setenv("SPARSEJAX_DATA", str(small_folder.parent))
+    path = small_folder / "train-images-idx3-ubyte.gz"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(DataDamagedError, match=f"{path} is cut short"):
+        load("mnist", source)
+    with pytest.raises(DataDamagedError):
+        load_mnist()
+
+
+def test_auto_says_when_a_folder_is_incomplete(small_folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SPARSEJAX_DATA", str(small_folder.parent))
+    (small_folder / "t10k-labels-idx1-ubyte.gz").unlink()
+    said: list[str] = []
+    assert load("mnist", say=said.append).source == "digits"
+    assert f"Only 3 of MNIST's 4 files are in {small_folder} (t10k-labels-idx1-ubyte.gz not)" in said[0]
+
+
+def test_auto_does_not_hide_a_corrupt_mirror(
+    monkeypatch: pytest.MonkeyPatch, small_files: Files, start_mirror: Start
+):
+    mirror = start_mirror(dict.fromkeys(small_files, b"<html>please log in</html>"))
+    monkeypatch.setattr(download_module, "MIRRORS", (mirror.url,))
+    with pytest.raises(DataDamagedError, match="sends something else"):
+        load("mnist", say=unheard)
+
+
+def test_named_sources(small_folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SPARSEJAX_DATA", str(small_folder.parent))
+    said: list[str] = []
+    assert load("mnist", "files", say=said.append).source == "files"
+    assert load("mnist", "download", say=said.append).source == "download"
+    assert load("digits", say=said.append).notice == "" and said == []
+    dataset = load("mnist", "digits", say=said.append)
+    assert dataset.name == "digits" and said == [dataset.notice] and "not comparable" in dataset.notice
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "said"),
+    [
+        ("mnist", "files", "SPARSEJAX_DATA is not set"),
+        ("mnist", "download", "SPARSEJAX_OFFLINE forbids"),
+        ("mnist", "tfds", "prepare-tfds"),
+        ("fashion_mnist", "tfds", "prepare_tfds"),
+        ("fashion_mnist", "auto", "dataset-fashion-mnist"),
+        ("fashion_mnist", "files", "dataset-fashion-mnist"),
+    ],
+)
+def test_a_named_source_that_is_missing(monkeypatch: pytest.MonkeyPatch, name: str, source: str, said: str):
+    monkeypatch.setattr(sources, "DEBIAN_FASHION", Path("/nowhere"))
+    with pytest.raises(DataMissingError, match=said):
+        load(name, source)
+
+
+def test_folder_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("SPARSEJAX_DATA", str(tmp_path / "nowhere"))
+    for source in ("auto", "files", "download", "tfds"):
+        with pytest.raises(
+            DataMissingError, match=f"SPARSEJAX_DATA names '{tmp_path}/nowhere', which is no folder"
+        ):
+            load("mnist", source)
+    assert load("digits").source == "digits"  # needs no folder
+
+
+def test_files_source_lists_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("SPARSEJAX_DATA", str(tmp_path))
+    with pytest.raises(
+        DataMissingError, match=f"looked for in {tmp_path}/mnist, but train-images.* are missing"
+    ):
+        load("mnist", "files")
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "said"),
+    [
+        ("minst", "auto", r"'minst' \(did you mean 'mnist'\?\); there are mnist, fashion_mnist, digits"),
+        ("Digits", "auto", r"did you mean 'digits'"),
+        ("imagenet", "auto", r"'imagenet'.*there are"),
+        (
+            "mnist",
+            "fils",
+            r"'fils' \(did you mean 'files'\?\); there are auto, files, download, tfds, digits",
+        ),
+        ("mnist", "", r"no data source ''; there are"),
+        ("digits", "tfds", r"'digits' cannot come from the source 'tfds'; its sources are auto, digits"),
+        ("fashion_mnist", "digits", r"its sources are auto, files, tfds"),
+    ],
+)
+def test_unknown_words(name: str, source: str, said: str):
+    with pytest.raises(ConfigError, match=said):
+        load(name, source)
+
+
+@pytest.mark.parametrize("place", ["data", "debian"])
+def test_fashion_mnist_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_files: Files, place: str
+):
+    if place == "data":
+        put(small_files, tmp_path / "data" / "fashion_mnist")
+        monkeypatch.setenv("SPARSEJAX_DATA", str(tmp_path / "data"))
+    else:
+        monkeypatch.setattr(sources, "DEBIAN_FASHION", put(small_files, tmp_path / "debian"))
+    dataset = load("fashion_mnist")
+    assert (dataset.name, dataset.source, len(dataset.train.labels)) == ("fashion_mnist", "files", 40)
+    assert dataset.mean[0] == pytest.approx(0.5, abs=0.01)
+
+
+def test_real_mnist(real_data: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SPARSEJAX_DATA", str(real_data))
+    dataset = load("mnist")
+    assert (dataset.source, dataset.notice) == ("files", "")
+    assert len(dataset.train.labels) == 60000 and len(dataset.test.labels) == 10000
+    assert dataset.train.labels[:5].tolist() == [5, 0, 4, 1, 9]
+    assert np.isclose(dataset.train.images.mean() / 255, dataset.mean[0], atol=5e-5)
