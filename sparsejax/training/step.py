@@ -66,7 +66,7 @@ def make_step(
         variables = state.variables._replace(
             params=optax.apply_updates(state.variables.params, updates), state=new_state
         )
-        metrics |= {"grad_norm": optax.global_norm(grads), "learning_rate": rate}
+        metrics |= {"grad_norm": optax.tree.norm(grads), "learning_rate": rate}
         position = state.position + 1
         return TrainState(
             variables, opt_state, state.key, state.epoch + position // steps, position % steps, state.step + 1

@@ -1,0 +1,116 @@
+"""What a benchmark returns: rows that are printed as a table and stored as JSON."""
+
+import dataclasses
+import datetime
+import json
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jaxlib
+
+from benchmarks.timing import Timing
+
+COLUMNS = ("case", "ours_ms", "peer", "peer_ms", "ratio", "target")
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One comparison: medians in milliseconds, and peer / ours, above 1 when we are ahead."""
+
+    group: str
+    case: str
+    ours_ms: float
+    peer: str
+    peer_ms: float | None
+    ratio: float | None
+    device: str
+    ours_least_ms: float
+    peer_least_ms: float | None
+    target: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """The rows of one group and the remarks that go with them."""
+
+    rows: tuple[Row, ...]
+    remarks: tuple[str, ...] = ()
+
+
+def row(group: str, case: str, ours: Timing, peer: str, peers: Timing | None, target: float | None = None) -> Row:
+    """Makes a row; without a peer's timing its columns stay empty. `target` is the least ratio aimed at."""
+    return Row(
+        group=group,
+        case=case,
+        ours_ms=_rounded(ours.median),
+        peer=peer,
+        peer_ms=_rounded(peers.median) if peers else None,
+        ratio=round(peers.median / ours.median, 3) if peers else None,
+        device=device(),
+        ours_least_ms=_rounded(ours.least),
+        peer_least_ms=_rounded(peers.least) if peers else None,
+        target=target and round(target, 3),
+    )
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Lays rows out as plain text, one group after the other."""
+    lines = []
+    for group in dict.fromkeys(row.group for row in rows):
+        cells = [[_cell(getattr(row, column)) for column in COLUMNS] for row in rows if row.group == group]
+        widths = [max(map(len, column)) for column in zip(COLUMNS, *cells, strict=True)]
+        lines.append(f"{group} ({rows[0].device})")
+        for line in (COLUMNS, *cells):
+            words = (
+                word.ljust(width) if column in ("case", "peer") else word.rjust(width)
+                for column, word, width in zip(COLUMNS, line, widths, strict=True)
+            )
+            lines.append("  " + "  ".join(words).rstrip())
+    return "\n".join(lines)
+
+
+def write_json(path: Path, report: Report, command: str, versions: dict[str, str]) -> None:
+    """Stores a report with what is needed to repeat it."""
+    description = {
+        "command": command,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "device": device(),
+        "cores": os.cpu_count(),
+        "load_average": [round(load, 2) for load in os.getloadavg()],
+        "versions": versions,
+        "remarks": list(report.remarks),
+        "rows": [dataclasses.asdict(row) for row in report.rows],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions that figures depend on."""
+    return {"python": platform.python_version(), "jax": jax.__version__, "jaxlib": jaxlib.__version__}
+
+
+def device() -> str:
+    """Names the device the figures hold for; a CPU with its model and cores."""
+    kind = jax.devices()[0].device_kind
+    if jax.default_backend() != "cpu":
+        return kind
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        kind = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    return f"{kind}, {os.cpu_count()} cores"
+
+
+def _rounded(value: float) -> float:
+    return round(value, 4)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,238 @@
+"""The paper's Sparse CNN-2 in PyTorch, as fast as it goes on a CPU: what we are compared with.
+
+It imports torch and numpy only and runs under an interpreter of its own (`pip install torch==2.13.0 numpy` in a
+separate environment). By hand: `python torch_twin.py --batch 64 4` prints one JSON line per case. With `--serve` it
+answers one JSON request a line, so that its turns can alternate with those of another program.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+LAYERS = ((4608, 400), (1024, 300), (700, 100))
+
+
+def by_topk(x: torch.Tensor, k: int) -> torch.Tensor:
+    """Returns the k-th largest of each row as the least of the k largest, which are not sorted."""
+    return torch.topk(x, k, dim=1, sorted=False).values.amin(1, keepdim=True)
+
+
+def by_kthvalue(x: torch.Tensor, k: int) -> torch.Tensor:
+    """Returns the k-th largest of each row by quickselect."""
+    return torch.kthvalue(x, x.shape[1] - k + 1, dim=1, keepdim=True).values
+
+
+def by_counting(x: torch.Tensor, k: int) -> torch.Tensor:
+    """Returns the k-th largest of each row bit by bit, counting what lies at or above a probe."""
+    bits = x.view(torch.int32)
+    key = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+    threshold = torch.full((x.shape[0], 1), -(2**31), dtype=torch.int32)
+    for bit in range(31, -1, -1):
+        probe = threshold + (1 << bit if bit < 31 else -(2**31))
+        threshold = torch.where((key >= probe).sum(1, keepdim=True) >= k, probe, threshold)
+    return torch.where(threshold < 0, threshold ^ 0x7FFFFFFF, threshold).view(torch.float32)
+
+
+SELECTIONS: dict[str, Callable[[torch.Tensor, int], torch.Tensor]] = {
+    "topk": by_topk,
+    "kthvalue": by_kthvalue,
+    "counting": by_counting,
+}
+
+
+class KWinners(nn.Module):
+    """Keeps the k units of highest boosted activation, and averages who won into the duty cycles."""
+
+    def __init__(self, units: int, k: int, select: str, boost: float = 1.5, period: int = 1000):
+        super().__init__()
+        self.k, self.select, self.boost, self.period = k, SELECTIONS[select], boost, period
+        self.register_buffer("duty", torch.zeros(units))
+        self.register_buffer("samples", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Takes `[batch, units]` or `[batch, channels, height, width]`."""
+        shape = (1, -1) + (1,) * (x.ndim - 2)
+        with torch.no_grad():
+            rank = x * torch.exp(-self.boost * self.duty).view(shape)
+            threshold = self.select(rank.flatten(1), self.k).view((-1,) + (1,) * (x.ndim - 1))
+            won = rank >= threshold
+        y = x * won
+        with torch.no_grad():
+            axes = [axis for axis in range(x.ndim) if axis != 1]
+            count = (y > 0).sum(axes) / x[0, 0].numel()
+            self.samples += x.shape[0]
+            window = self.samples.clamp(max=self.period)
+            self.duty.mul_((window - x.shape[0]) / window).add_(count / window)
+        return y
+
+
+class Net(nn.Module):
+    """Two convolutions, a hidden layer whose weights are sparse, and an output layer."""
+
+    def __init__(self, sparse: bool, select: tuple[str, ...], mask: str):
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(1, 32, 5), nn.Conv2d(32, 64, 5)
+        self.hidden, self.output = nn.Linear(1024, 700), nn.Linear(700, 10)
+        units = (32, 64, 700)
+        activations = [
+            KWinners(n, k, s) if sparse else nn.ReLU()
+            for n, (_, k), s in zip(units, LAYERS, select, strict=True)
+        ]
+        self.act1, self.act2, self.act3 = activations
+        keep = torch.rand(700, 1024).argsort(1) < round(0.3 * 1024)
+        self.register_buffer("keep", keep.float())
+        self.mask_forward = sparse and mask == "forward"
+        if sparse:
+            self.hidden.weight.data *= self.keep
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns logits of images `[batch, 1, 28, 28]`."""
+        x = self.act1(F.max_pool2d(self.conv1(x), 2))
+        x = self.act2(F.max_pool2d(self.conv2(x), 2))
+        weight = self.hidden.weight * self.keep if self.mask_forward else self.hidden.weight
+        x = self.act3(F.linear(x.flatten(1), weight, self.hidden.bias))
+        return self.output(x)
+
+
+def make_step(
+    sparse: bool, batch: int, select: tuple[str, ...], mask: str, compile: bool, channels_last: bool
+) -> Callable[[], float]:
+    """Returns a function that takes one training step on shuffled images and returns the loss."""
+    torch.manual_seed(0)
+    net = Net(sparse, select, mask)
+    if channels_last:
+        net = net.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.02, fused=True)
+    images = torch.randint(0, 256, (2048, 1, 28, 28), dtype=torch.uint8)
+    labels = torch.randint(0, 10, (2048,))
+    rezero = sparse and mask == "rezero"
+
+    def loss_of(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(net((x.float() / 255 - 0.1307) / 0.3081), y)
+
+    run = torch.compile(loss_of) if compile else loss_of
+    order, position = torch.randperm(2048), 0
+
+    def step() -> float:
+        nonlocal position
+        indices = order[position : position + batch]
+        position = (position + batch) % 2048
+        loss = run(images[indices], labels[indices])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        if rezero:
+            with torch.no_grad():
+                net.hidden.weight.mul_(net.keep)
+        return loss
+
+    return step
+
+
+def milliseconds(function: Callable[[], Any], steps: int) -> float:
+    """Returns the mean time of one of `steps` calls."""
+    started = time.perf_counter()
+    for _ in range(steps):
+        function()
+    return (time.perf_counter() - started) * 1e3 / steps
+
+
+def fastest(candidates: dict[str, Callable[[], Any]], steps: int, rounds: int = 5) -> str:
+    """Names the candidate of the least median, all taking turns."""
+    for function in candidates.values():
+        milliseconds(function, 3)
+    taken = {name: [] for name in candidates}
+    for _ in range(rounds):
+        for name, function in candidates.items():
+            taken[name].append(milliseconds(function, steps))
+    return min(taken, key=lambda name: statistics.median(taken[name]))
+
+
+def fastest_step(sparse: bool, batch: int) -> tuple[Callable[[], Any], str]:
+    """Returns the training step in its fastest form, and that form in words.
+
+    Per layer the fastest selection of eager PyTorch; then memory format, mask and compilation, one after the other.
+    """
+    steps = max(2, 128 // batch)
+    select = []
+    for n, k in LAYERS:
+        x = torch.randn(batch, n)
+        calls = {name: (lambda f=f, x=x, k=k: f(x, k)) for name, f in SELECTIONS.items()}
+        select.append(fastest(calls, 10))
+    forms = {
+        f"{mask}{', channels last' if last else ''}": make_step(sparse, batch, tuple(select), mask, False, last)
+        for mask in (("forward", "rezero") if sparse else ("none",))
+        for last in (False, True)
+    }
+    best = fastest(forms, steps)
+    chosen = {f"eager, {'/'.join(select)}": forms[best]} if sparse else {"eager": forms[best]}
+    mask, last = best.split(",")[0], "last" in best
+    for name, way in {"as eager": tuple(select), "counting": ("counting",) * 3}.items():
+        if name == "as eager" or sparse:
+            try:
+                step = make_step(sparse, batch, way, mask, True, last)
+                milliseconds(step, 3)
+            except Exception as error:  # no working compiler: eager it is
+                print(f"torch.compile failed: {type(error).__name__}", file=sys.stderr)
+                break
+            chosen[f"compiled, {'/'.join(way)}" if sparse else "compiled"] = step
+    name = fastest(chosen, steps)
+    return chosen[name], f"{name}, mask {best}" if sparse else f"{name}{', channels last' if last else ''}"
+
+
+def selection_call(rows: int, n: int, k: int, tied: bool, method: str) -> Callable[[], Any]:
+    """Returns a call that marks the winners of a fixed array."""
+    x = np.random.default_rng(0).standard_normal((rows, n)).astype(np.float32)
+    if tied:
+        x[:, ::2] = 0.5
+    values, select = torch.from_numpy(x), SELECTIONS[method]
+    return lambda: values >= select(values, k)
+
+
+def serve() -> None:
+    """Answers requests: `{"id", "make": {...}}` prepares a case, `{"id", "steps"}` times it."""
+    calls: dict[str, Callable[[], Any]] = {}
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "make" not in request:
+            answer = {"ms": milliseconds(calls[request["id"]], request["steps"])}
+        elif request["make"].pop("what") == "step":
+            calls[request["id"]], form = fastest_step(**request["make"])
+            answer = {"form": form, "torch": torch.__version__}
+        else:
+            calls[request["id"]] = selection_call(**request["make"])
+            answer = {"form": "eager", "torch": torch.__version__}
+        print(json.dumps(answer), flush=True)
+
+
+def main() -> None:
+    """Prints one JSON line per batch size and network."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--batch", type=int, nargs="+", default=[64, 4])
+    parser.add_argument("--repetitions", type=int, default=9)
+    parser.add_argument("--serve", action="store_true", help="answer requests from standard input")
+    arguments = parser.parse_args()
+    if arguments.serve:
+        return serve()
+    for batch in arguments.batch:
+        steps = max(10, 640 // batch)
+        for kind in ("sparse", "dense"):
+            step, form = fastest_step(kind == "sparse", batch)
+            taken = [milliseconds(step, steps) for _ in range(arguments.repetitions)]
+            line = {"case": f"{kind} step, batch {batch}", "median_ms": statistics.median(taken),
+                    "min_ms": min(taken), "form": form, "torch": torch.__version__,
+                    "threads": torch.get_num_threads()}  # fmt: skip
+            print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""A run that is stopped anywhere and started again ends as if it had never stopped."""
+
+import json
+import random
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from sparsejax.launch import main
+from sparsejax.training import checkpoints
+from tests.command import launch, started
+
+RUN = ["--config", "digits_mlp", "--training.epochs", "40", "--data.train-examples", "400",
+       "--data.test-examples", "60", "--training.momentum", "0.5", "--model.dropout", "0.1"]  # fmt: skip
+
+
+def last_networks(folder: Path) -> dict[str, np.ndarray]:
+    """Returns the arrays of the last checkpoint."""
+    with checkpoints.opened(folder / "checkpoints", keep=2) as saved:
+        step = saved.steps()[-1]
+        restored = saved._manager.restore(step)
+    return {name: np.asarray(leaf) for name, leaf in restored["tree"].items()}
+
+
+def assert_same_run(actual: Path, expected: Path) -> None:
+    networks, others = last_networks(actual), last_networks(expected)
+    assert networks.keys() == others.keys()
+    for name, leaf in networks.items():
+        np.testing.assert_array_equal(leaf, others[name], err_msg=name)
+    results = [json.loads((folder / "result.json").read_text()) for folder in (actual, expected)]
+    assert results[0]["members"] == results[1]["members"]
+    metrics = [
+        [{k: v for k, v in json.loads(line).items() if k != "time"} for line in (folder / "metrics.jsonl").open()]
+        for folder in (actual, expected)
+    ]
+    assert metrics[0] == metrics[1]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    process = launch(*RUN, "--out", folder)
+    assert process.returncode == 0, process.stderr
+    return folder
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_killed_at_random_moments_it_ends_bit_equal(uninterrupted, tmp_path, seed):
+    rng, folder = random.Random(seed), tmp_path / "run"
+    kills = 0
+    for _ in range(3):
+        process = started(*RUN, "--training.checkpoint-every", 10, "--out", folder)
+        lines = len((folder / "metrics.jsonl").read_text().splitlines()) if (folder / "metrics.jsonl").exists() else 0
+        target = lines + rng.randrange(1, 120)
+        while process.poll() is None:
+            if (folder / "metrics.jsonl").exists() and (folder / "metrics.jsonl").read_text().count("\n") >= target:
+                break
+            time.sleep(0.005)
+        time.sleep(rng.random() * 0.1)
+        kills += process.poll() is None
+        process.kill()
+        process.wait()
+    assert kills >= 1
+    final = launch(*RUN, "--training.checkpoint-every", 10, "--out", folder)
+    assert final.returncode == 0, final.stderr
+    assert "going on from the checkpoint of step" in final.stdout
+    assert_same_run(folder, uninterrupted)
+
+
+def test_stopped_within_an_epoch_it_goes_on_from_there(uninterrupted, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    saves = []
+    save = checkpoints.Checkpoints.save
+
+    def save_and_stop(self, step, tree, *, accuracy):
+        save(self, step, tree, accuracy=accuracy)
+        saves.append(step)
+        if len(saves) == 33:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoints.Checkpoints, "save", save_and_stop)
+    # Tests have eight devices; the run to compare with had one, and other sums round otherwise.
+    arguments = [*RUN, "--devices.carrier", "jit", "--training.checkpoint-every", "5", "--out", str(folder)]
+    assert main(arguments) == 130
+    assert saves[-1] % 25 != 0, "the checkpoint should lie within an epoch"
+    monkeypatch.undo()
+    assert main(arguments) == 0
+    assert_same_run(folder, uninterrupted)
+
+
+def damaged_copy(folder: Path, target: Path) -> tuple[Path, list[int]]:
+    """Flips one bit in the largest array file of the latest checkpoint of a copy."""
+    import shutil
+
+    shutil.copytree(folder, target)
+    steps = sorted(int(path.name) for path in (target / "checkpoints").iterdir() if path.name.isdigit())
+    files = [path for path in (target / "checkpoints" / str(steps[-1]) / "tree").rglob("*") if path.is_file()]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    return target, steps
+
+
+def test_a_damaged_checkpoint_is_refused_by_name_until_another_is_asked_for(uninterrupted, tmp_path):
+    folder, steps = damaged_copy(uninterrupted, tmp_path / "run")
+    refused = launch(*RUN, "--out", folder)
+    assert refused.returncode == 1
+    assert f"checkpoint of step {steps[-1]}" in refused.stderr
+    assert "is damaged" in refused.stderr
+    assert f"--resume-step {steps[-2]}" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    resumed = launch(*RUN, "--out", folder, "--resume-step", steps[-2])
+    assert resumed.returncode == 0, resumed.stderr
+    assert_same_run(folder, uninterrupted)
+
+
+def test_checkpoints_keep_keys_and_types_and_refuse_other_networks(tmp_path):
+    tree = {"key": jax.random.key(3), "w": np.arange(6, dtype=np.float32).reshape(2, 3), "n": np.int32(4)}
+    with checkpoints.opened(tmp_path / "c", keep=2) as saved:
+        assert saved.restore(tree) is None
+        for step in (1, 2, 3, 4):
+            saved.save(step, tree | {"n": np.int32(step)}, accuracy=1.0 if step == 1 else 0.5)
+    with checkpoints.opened(tmp_path / "c", keep=2) as saved:
+        assert saved.steps() == [1, 3, 4], "the two latest and the best"
+        restored = saved.restore(tree)
+        assert restored.step == 4
+        assert restored.tree["n"] == 4
+        np.testing.assert_array_equal(restored.tree["w"], tree["w"])
+        assert jax.random.key_data(restored.tree["key"]).tolist() == jax.random.key_data(tree["key"]).tolist()
+        with pytest.raises(checkpoints.CheckpointError, match="of another network"):
+            saved.restore(tree | {"w": np.zeros((3, 2), np.float32)})
+        with pytest.raises(checkpoints.CheckpointError, match=r"no checkpoint of step 2 .* there are \[1, 3, 4\]"):
+            saved.restore(tree, 2)
+        assert saved.restore(tree, 3).tree["n"] == 3
+        assert saved.steps() == [1, 3]
