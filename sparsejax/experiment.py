@@ -113,7 +113,7 @@ def run(
             for at in ((config.training.epochs, 0), (epoch, position))
         )
         log = MetricsLog(folder.metrics, folder.tensorboard, resumed_step=step)
-        terminal = Terminal(total, done)
+        terminal = Terminal(total * job.members, done * job.members)
         for line in _headline(experiment, dataset, placement, step):
             terminal.say(line)
         training_started = time.perf_counter()
@@ -205,11 +205,11 @@ def _final_figures(experiment: Experiment, dataset: Dataset, progress: loop.Prog
     state, best = progress
     last_epoch = state.epoch.astype(jnp.float32)
     counts = jax.tree.map(np.asarray, count(state.variables, last_epoch))
-    correct = best_correct = None
+    correct = None  # [rule, member, level]
     if noise is not None:
-        correct = best_correct = np.asarray(noise(state.variables, last_epoch))
-        if not np.array_equal(best.epoch, state.epoch):
-            best_correct = np.asarray(noise(best.variables, best.epoch.astype(jnp.float32)))
+        last = noise(state.variables, last_epoch)
+        same = np.array_equal(best.epoch, state.epoch)
+        correct = np.stack([last, last if same else noise(best.variables, best.epoch.astype(jnp.float32))])
     members = []
     for i, config in enumerate(experiment.configs):
         layers = config.model.layers(dataset.train.images.shape[1:])
@@ -224,7 +224,7 @@ def _final_figures(experiment: Experiment, dataset: Dataset, progress: loop.Prog
             "best": {"epoch": int(best.epoch[i]), "test_accuracy": float(best.accuracy[i])},
         }
         if correct is not None:
-            member |= noise_report(correct[i], examples)
-            member["best"] |= noise_report(best_correct[i], examples)
+            member |= noise_report(correct[0, i], examples)
+            member["best"] |= noise_report(correct[1, i], examples)
         members.append(member)
     return members

@@ -7,11 +7,11 @@ _DATA = DataConfig("digits")
 
 
 def digits_kwinners() -> Config:
-    """Sparse CNN-2 as in `mnist_kwinners`, with the learning rate falling more slowly over 20 short epochs."""
+    """Sparse CNN-2 as in `mnist_kwinners`, with a learning rate fit for fewer examples."""
     return Config(
         SparseCNN(channels=(32, 64), conv_k=(400, 300), hidden=700, hidden_k=100, density=0.3),
         _DATA,
-        TrainingConfig(epochs=20, batch_size=16, first_epoch_batch_size=4, learning_rate=0.02, lr_decay=0.9),
+        TrainingConfig(epochs=12, batch_size=16, first_epoch_batch_size=4, learning_rate=0.1, lr_decay=0.9),
     )
 
 
@@ -20,5 +20,5 @@ def digits_mlp() -> Config:
     return Config(
         SparseMLP(hidden=(256,), k=(32,), density=0.3),
         _DATA,
-        TrainingConfig(epochs=20, batch_size=16, first_epoch_batch_size=4, learning_rate=0.02, lr_decay=0.9),
+        TrainingConfig(epochs=12, batch_size=16, first_epoch_batch_size=4, learning_rate=0.1, lr_decay=0.9),
     )

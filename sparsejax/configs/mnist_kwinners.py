@@ -8,7 +8,6 @@ from sparsejax.models import SparseCNN
 from sparsejax.training.config import Config, DataConfig, TrainingConfig
 
 _DATA = DataConfig("mnist")
-_RELU = {"boost_strength": 0.0}
 
 
 def mnist_kwinners() -> Config:
@@ -35,7 +34,7 @@ def mnist_sparse_cnn1() -> Config:
 def mnist_dense_cnn1() -> Config:
     """Dense CNN-1: one convolution and a dense hidden layer, ReLU."""
     return Config(
-        SparseCNN(channels=(30,), conv_k=(None,), hidden=1000, hidden_k=None, density=1.0, **_RELU),
+        SparseCNN(channels=(30,), conv_k=(None,), hidden=1000, hidden_k=None, density=1.0, boost_strength=0.0),
         _DATA,
         TrainingConfig(epochs=15, learning_rate=0.01, momentum=0.9, lr_decay=0.8),
     )
@@ -44,7 +43,7 @@ def mnist_dense_cnn1() -> Config:
 def mnist_dense_cnn2() -> Config:
     """Dense CNN-2: two convolutions and a dense hidden layer, ReLU."""
     return Config(
-        SparseCNN(channels=(30, 30), conv_k=(None, None), hidden=1000, hidden_k=None, density=1.0, **_RELU),
+        SparseCNN(channels=(30, 30), conv_k=(None, None), hidden=1000, hidden_k=None, density=1.0, boost_strength=0.0),
         _DATA,
         TrainingConfig(epochs=15, learning_rate=0.01, momentum=0.9, lr_decay=0.8),
     )

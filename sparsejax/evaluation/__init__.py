@@ -1,0 +1,1 @@
+"""Evaluation: accuracy, noise score, and how evenly a network uses its units."""

@@ -57,7 +57,7 @@ def batch_norm(
         use_running_average=not train, momentum=0.9, use_scale=False, use_bias=False, axis_name=axis_name
     )
     y, updated = norm.apply({"batch_stats": state}, x, mutable=["batch_stats"])
-    return y, updated["batch_stats"]
+    return y, dict(updated["batch_stats"])
 
 
 def activate(

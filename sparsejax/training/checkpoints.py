@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
@@ -83,7 +84,9 @@ class Checkpoints:
 
     def _damaged(self, step: int, reason: str) -> CheckpointError:
         earlier = [s for s in self.steps() if s < step]
-        way_out = f"--resume-step {earlier[-1]} goes on from the one before it" if earlier else "there is none before it"
+        way_out = "there is none before it"
+        if earlier:
+            way_out = f"--resume-step {earlier[-1]} goes on from the one before it"
         return CheckpointError(
             f"The checkpoint of step {step} in {self._folder} is damaged: {reason}. It is not used; {way_out}, "
             "and --fresh starts the run anew."
@@ -127,14 +130,14 @@ def _like(like: Any, leaves: list[np.ndarray]) -> Any:
     """Puts plain leaves back into the structure of `like`."""
     originals, structure = jax.tree.flatten(like)
     wrapped = [
-        jax.random.wrap_key_data(leaf) if _is_key(original) else leaf
+        jax.random.wrap_key_data(jnp.asarray(leaf)) if _is_key(original) else leaf
         for leaf, original in zip(leaves, originals, strict=True)
     ]
     return jax.tree.unflatten(structure, wrapped)
 
 
 def _is_key(leaf: Any) -> bool:
-    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _raw(leaf: Any) -> Any:

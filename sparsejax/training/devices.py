@@ -1,6 +1,5 @@
 """How a pure function of (networks, ..., shared data) is carried by one device or by a mesh of them."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -91,31 +90,25 @@ def carry(function: Callable[..., Any], placement: Placement, *, donate: bool = 
     donated = (0,) if donate else ()
     if placement.mesh is None:
         return jax.jit(mapped, donate_argnums=donated)
+    mesh = placement.mesh
     if placement.carrier == "pmap":
-        return _pmapped(mapped, placement, donated)
+        return _pmapped(mapped, list(mesh.devices.flat), donated)
 
     def over_mesh(*arguments):
         specs = (P("member"),) * (len(arguments) - 1) + (P(),)
-        return jax.shard_map(mapped, mesh=placement.mesh, in_specs=specs, out_specs=P("member"))(*arguments)
+        return jax.shard_map(mapped, mesh=mesh, in_specs=specs, out_specs=P("member"))(*arguments)
 
     return jax.jit(over_mesh, donate_argnums=donated)
 
 
-def _pmapped(mapped: Callable[..., Any], placement: Placement, donated: tuple[int, ...]) -> Callable[..., Any]:
+def _pmapped(mapped: Callable[..., Any], devices: list[Any], donated: tuple[int, ...]) -> Callable[..., Any]:
     """Runs the function on every device with the same arguments, through `jax.pmap`."""
-    devices = list(placement.mesh.devices.flat)
     indices = jnp.arange(len(devices))  # pmap needs at least one argument that differs between the devices
     over_devices = jax.pmap(
         lambda _, first, rest: mapped(first, *rest), axis_name="data", in_axes=(0, None, None), out_axes=None,
         devices=devices, donate_argnums=tuple(i + 1 for i in donated),
     )  # fmt: skip
-    call = functools.partial(over_devices, indices)
-
-    def carried(*arguments):
-        return call(arguments[0], arguments[1:])
-
-    carried.lower = lambda *arguments: over_devices.lower(indices, arguments[0], arguments[1:])
-    return carried
+    return lambda first, *rest: over_devices(indices, first, rest)
 
 
 def put_members(tree: Any, placement: Placement) -> Any:

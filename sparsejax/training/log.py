@@ -19,7 +19,7 @@ class MetricsLog:
 
     def __init__(self, path: Path, tensorboard: Path, *, resumed_step: int):
         kept = [line for line in read_metrics(path) if line["step"] <= resumed_step] if resumed_step else []
-        self._file = open(path, "w", encoding="utf-8", buffering=1)
+        self._file = path.open("w", encoding="utf-8", buffering=1)  # noqa: SIM115 - held open for the whole run
         for line in kept:
             self._file.write(json.dumps(line) + "\n")
         self._writer = _tensorboard_writer(tensorboard, purge_step=resumed_step + 1 if resumed_step else None)
@@ -60,7 +60,8 @@ class Terminal:
         self._console = Console(soft_wrap=True, highlight=False)
         self._progress: Progress | None = None
         self._done, self._total = done_examples, total_examples
-        self._clock, self._measured, self._rate = time.perf_counter(), done_examples, 0.0
+        self._rate = 0.0
+        self.restart_clock()
         if self._console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rate]}"),
                        TimeRemainingColumn(elapsed_when_finished=True))  # fmt: skip
@@ -74,18 +75,17 @@ class Terminal:
 
     def advance(self, examples: int, description: str) -> None:
         """Notes that so many more examples were seen."""
-        now = time.perf_counter()
         self._done += examples
-        self._rate = examples / max(now - self._clock, 1e-9)
-        self._clock = now
+        self._since += examples
+        self._rate = self._since / max(time.perf_counter() - self._clock, 1e-9)
         if self._progress is not None:
             self._progress.update(
                 self._task, completed=self._done, description=description, rate=f"{self._rate:,.0f} examples/s"
             )
 
     def restart_clock(self) -> None:
-        """Leaves the time since the last call out of the examples per second."""
-        self._clock = time.perf_counter()
+        """Measures the examples per second from now on, leaving out what was done since the last training step."""
+        self._clock, self._since = time.perf_counter(), 0
 
     @property
     def pace(self) -> str:

@@ -40,6 +40,11 @@ class Job(NamedTuple):
     data: Resident
 
     @property
+    def members(self) -> int:
+        """Number of networks."""
+        return jax.tree.leaves(self.hyper)[0].shape[0]
+
+    @property
     def examples(self) -> int:
         """Size of the training set."""
         return self.data.labels.shape[0]
@@ -82,7 +87,7 @@ def train(
             progress = progress._replace(state=state)
             done, step = done + length, step + length
             collected.append(metrics)
-            terminal.advance(length * batch_size, f"epoch {epoch + 1}/{job.config.epochs}")
+            terminal.advance(length * batch_size * job.members, f"epoch {epoch + 1}/{job.config.epochs}")
             log.write(step, epoch + done / steps, {name: values.tolist() for name, values in metrics.items()})
             due = job.config.checkpoint_every is not None and step - saved_step >= job.config.checkpoint_every
             if done < steps and due:

@@ -210,9 +210,10 @@ def test_duty_cycles_stay_fractions(batches, duty, period, samples):
         assert np.all((state.duty_cycle >= 0) & (state.duty_cycle <= 1 + 1e-6))
 
 
-@pytest.mark.parametrize(("k", "factor", "units", "expected"),
-                         [(100, 1.5, 700, 150), (5, 1.5, 100, 8), (1, 1.5, 100, 2), (3, 1.5, 100, 4), (90, 1.5, 100, 100),
-                          (4, 0.5, 12, 2), (7, 1.0, 9, 7)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("k", "factor", "units", "expected"),
+    [(100, 1.5, 700, 150), (5, 1.5, 100, 8), (3, 1.5, 100, 4), (90, 1.5, 100, 100), (4, 0.5, 12, 2), (7, 1.0, 9, 7)],
+)
 def test_k_at_inference_is_rounded_half_to_even_and_at_most_all(k, factor, units, expected):
     assert inference_k(k, factor, units) == expected
     assert jax.jit(inference_k, static_argnums=2)(k, factor, units) == expected

@@ -139,7 +139,7 @@ def test_keys_order_as_the_values_do():
 
 
 @pytest.mark.parametrize("ties", ["all", "first"])
-@pytest.mark.parametrize("k", [0, 1, 5, N])
+@pytest.mark.parametrize("k", [0, 5, N])
 def test_traced_k_jit_and_vmap_equal_the_plain_call(fresh_key, ties, k):
     x = jnp.round(2 * jax.random.normal(fresh_key(), (3, ROWS, N)))  # with ties
     plain = keep(x, k, ties=ties)

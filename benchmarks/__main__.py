@@ -1,0 +1,56 @@
+"""Command line: `python -m benchmarks [--group NAME] [--json FILE]`."""
+
+import argparse
+import difflib
+import importlib
+import shlex
+import sys
+from pathlib import Path
+
+GROUPS = {
+    "kwinners_step": "a training step of the paper's Sparse CNN-2 beside dense networks, a naive port and PyTorch",
+    "selection": "the k largest of each row beside lax.top_k, a sort, plain bisection and PyTorch",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the groups, prints their tables and stores them; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--group", action="append", metavar="NAME", help="only this group (may be repeated)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="store the rows; with several groups, a file each")
+    parser.add_argument("--torch-python", metavar="PATH", help="interpreter that has PyTorch")
+    parser.add_argument("--list", action="store_true", help="name the groups")
+    arguments = parser.parse_args(argv)
+    if arguments.list:
+        width = max(map(len, GROUPS))
+        print("\n".join(f"{name:<{width}}  {summary}" for name, summary in GROUPS.items()))
+        return 0
+    groups = arguments.group or list(GROUPS)
+    for name in groups:
+        if name not in GROUPS:
+            close = difflib.get_close_matches(name, GROUPS, n=1, cutoff=0) or list(GROUPS)
+            print(f"No group {name!r}; the closest is {close[0]!r}. All: {', '.join(GROUPS)}.", file=sys.stderr)
+            return 2
+
+    # Imported this late, so that a wrong word is answered at once.
+    from benchmarks import peers, rows  # noqa: PLC0415
+
+    command = shlex.join(["python", "-m", "benchmarks", *(sys.argv[1:] if argv is None else argv)])
+    python = peers.torch_python(arguments.torch_python)
+    for name in groups:
+        with peers.twin(python) as twin:
+            report = importlib.import_module(f"benchmarks.{name}").measure(twin)
+            versions = rows.versions() | ({"torch": twin.version} if twin else {})
+        if twin is None:
+            report = rows.Report(report.rows, (*report.remarks, peers.HOW_TO_GET_IT))
+        print("\n".join((rows.table(report.rows), *report.remarks)), flush=True)
+        if arguments.json:
+            path = arguments.json
+            if len(groups) > 1:
+                path = path.with_name(f"{path.stem}_{name}{path.suffix}")
+            rows.write_json(path, report, command, versions)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,173 @@
+"""Group "kwinners_step": a training step of the paper's Sparse CNN-2, inside the scan that training runs."""
+
+import dataclasses
+from collections.abc import Callable
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import naive
+from benchmarks.peers import Twin
+from benchmarks.rows import Report, Row, row
+from benchmarks.timing import Run, Timing, compiled, in_scan, round_robin
+from sparsejax.data.resident import Batch, Resident, normalised
+from sparsejax.functional import conv2d, max_pool2d
+from sparsejax.hyper import hyper_of
+from sparsejax.models.sparse_cnn import SparseCNN
+from sparsejax.training.config import Config, TrainingConfig
+from sparsejax.training.objectives import cross_entropy
+from sparsejax.training.state import TrainState, init_state
+from sparsejax.training.step import make_chunk
+
+GROUP = "kwinners_step"
+EXAMPLES = 2048
+STEPS = {64: 8, 4: 128}  # batch size -> steps of a scan; they divide those of an epoch
+TARGETS = {64: 1 / 1.25, 4: 1.0}  # batch size -> least ratio to PyTorch
+SPARSE = SparseCNN()
+DENSE = SparseCNN(conv_k=(None, None), hidden_k=None, density=1.0)
+MASKED = dataclasses.replace(DENSE, density=SPARSE.density)
+WINNERS = dict(zip((4608, 1024, 700), (*SPARSE.conv_k, SPARSE.hidden_k), strict=True))
+
+
+def measure(twin: Twin | None) -> Report:
+    """Compares the step at both batch sizes and says where its time goes."""
+    data, rows, remarks = synthetic_data(), [], []
+    for batch in STEPS:
+        timings = round_robin(_steps(batch, data) | _twins(twin, batch))
+        rows += _rows(batch, timings)
+        parts = round_robin(_parts(batch, data), repetitions=7)
+        remarks.append(where_the_time_goes(batch, timings, parts))
+    if twin is not None:
+        remarks += [f"{case}: {form}." for case, form in twin.forms.items()]
+    return Report(tuple(rows), tuple(remarks))
+
+
+def synthetic_data() -> Resident:
+    """Draws images in the shape of MNIST; what they show does not matter for the time."""
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (EXAMPLES, 28, 28, 1), np.uint8)
+    labels = generator.integers(0, 10, EXAMPLES, np.int32)
+    return Resident(
+        jnp.asarray(images), jnp.asarray(labels), jnp.asarray([0.1307], jnp.float32), jnp.asarray([0.3081], jnp.float32)
+    )
+
+
+def where_the_time_goes(batch: int, timings: dict[str, Timing], parts: dict[str, Timing]) -> str:
+    """Says in one line what each part takes of the sparse step: the network's by itself, the rest by leaving it out."""
+    whole = timings["sparse"].median
+    taken = {name: parts[name].median for name in ("convolution 1", "convolution 2", "hidden layer", "update")}
+    taken["selection and boosting"] = whole - timings["without k-winners"].median
+    taken["mask"] = timings["without k-winners"].median - timings["dense"].median
+    taken["rest"] = whole - sum(taken.values())
+    shares = ", ".join(f"{name} {time / whole:.0%} ({time:.2f})" for name, time in taken.items())
+    forward = parts["forward only"].median
+    return f"batch {batch}: of {whole:.2f} ms: {shares}; the forward pass alone {forward / whole:.0%} ({forward:.2f})."
+
+
+def _rows(batch: int, timings: dict[str, Timing]) -> list[Row]:
+    sparse, dense, torch = timings["sparse"], timings["dense"], TARGETS[batch]
+    compared = (
+        ("sparse", sparse, "our dense network", dense, 1 / 1.15),
+        ("sparse", sparse, "PyTorch, sparse", timings.get("torch sparse"), torch),
+        ("sparse", sparse, "naive port (lax.top_k)", timings["naive"], None),
+        ("sparse", sparse, "without k-winners", timings["without k-winners"], None),
+        ("dense", dense, "PyTorch, dense", timings.get("torch dense"), None),
+    )
+    return [
+        row(GROUP, f"{case}, batch {batch}", ours, peer, peers, target) for case, ours, peer, peers, target in compared
+    ]
+
+
+def _steps(batch: int, data: Resident) -> dict[str, Run]:
+    """Returns runs of the training step of each network."""
+    runs = {
+        name: _chunk(model, batch, data)
+        for name, model in (("sparse", SPARSE), ("dense", DENSE), ("without k-winners", MASKED))
+    }
+    with mock.patch("sparsejax.functional.kwinners.winners", _naive_winners):
+        runs["naive"] = _chunk(SPARSE, batch, data)
+    return runs
+
+
+def _naive_winners(rank: jax.Array, k: jax.Array, *, ties: str = "all") -> jax.Array:
+    """Marks the winners by `lax.top_k`, which needs k while it is compiled."""
+    return naive.winners_by_top_k(rank, WINNERS[rank.shape[-1]])
+
+
+def _twins(twin: Twin | None, batch: int) -> dict[str, Run]:
+    if twin is None:
+        return {}
+    return {
+        f"torch {kind}": twin.run(
+            f"PyTorch, {kind}, batch {batch}", steps=STEPS[batch], what="step", sparse=kind == "sparse", batch=batch
+        )
+        for kind in ("sparse", "dense")
+    }
+
+
+def _setting(model: SparseCNN, batch: int) -> tuple[Config, dict, TrainState]:
+    config = Config(model, training=TrainingConfig(learning_rate=0.02, batch_size=batch))
+    hyper = jax.tree.map(jnp.asarray, hyper_of(config))
+    state = init_state(model, config.training, hyper, jnp.int32(0), jnp.zeros((1, 28, 28, 1)))
+    return config, hyper, state
+
+
+def _chunk(model: SparseCNN, batch: int, data: Resident) -> Run:
+    config, hyper, state = _setting(model, batch)
+    steps = STEPS[batch]
+    chunk = make_chunk(
+        model, cross_entropy, config.training, examples=EXAMPLES, batch_size=batch, length=steps
+    )  # fmt: skip
+    return compiled(chunk, state, hyper, data, steps=steps)
+
+
+def _parts(batch: int, data: Resident) -> dict[str, Run]:
+    """Returns runs of the parts of a step: layers with their gradients, the update, the forward pass."""
+    _, hyper, state = _setting(SPARSE, batch)
+    params = state.variables.params
+    normal = np.random.default_rng(0).standard_normal
+
+    def array(*shape: int) -> jax.Array:
+        return jnp.asarray(normal(shape), jnp.float32)
+
+    def convolution(x: jax.Array, weights: dict[str, jax.Array]) -> jax.Array:
+        return max_pool2d(conv2d(x, weights["kernel"]) + weights["bias"].reshape(1, 1, 1, -1))
+
+    def hidden(x: jax.Array, weights: dict[str, jax.Array]) -> jax.Array:
+        return x @ weights["kernel"] + weights["bias"].reshape(1, -1)
+
+    def forward(images: jax.Array) -> jax.Array:
+        batch_ = Batch(normalised(data, images), data.labels[:batch], jnp.arange(batch))
+        output = SPARSE.apply(state.variables, batch_.images, train=True, hyper=hyper["model"])
+        duty = [layer["boost"].duty_cycle.sum() for layer in output.state.values() if "boost" in layer]
+        return cross_entropy(output, batch_)[0] + sum(duty)
+
+    def update(kernel: jax.Array, gradient: jax.Array) -> jax.Array:
+        return kernel - 0.02 * gradient
+
+    steps = STEPS[batch]
+    layers = {
+        "convolution 1": (_with_gradient(convolution, False), array(batch, 28, 28, 1), params["conv1"]),
+        "convolution 2": (_with_gradient(convolution, True), array(batch, 12, 12, 32), params["conv2"]),
+        "hidden layer": (_with_gradient(hidden, True), array(batch, 1024), params["hidden"]),
+        "update": (update, array(1024, 700), array(1024, 700)),
+        "forward only": (forward, data.images[:batch]),
+    }
+    runs = {}
+    for name, (function, x, *others) in layers.items():
+        program, arguments = in_scan(function, x, *others, steps=steps)
+        runs[name] = compiled(program, *arguments, steps=steps)
+    return runs
+
+
+def _with_gradient(layer: Callable[..., jax.Array], of_input: bool) -> Callable[..., jax.Array]:
+    """Returns a function that computes a layer and its gradients, and gives back a number that needs them all."""
+
+    def function(x: jax.Array, weights: dict[str, jax.Array]) -> jax.Array:
+        y, pull_back = jax.vjp(layer, x, weights) if of_input else jax.vjp(lambda w: layer(x, w), weights)
+        gradients = pull_back(y)
+        return sum(jnp.sum(leaf) for leaf in jax.tree.leaves((y, gradients)))
+
+    return function

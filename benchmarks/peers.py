@@ -1,0 +1,70 @@
+"""PyTorch as a peer: the twin runs in a process of its own, under the interpreter of another environment."""
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks.timing import Run
+
+VARIABLE = "SPARSEJAX_TORCH_PYTHON"
+HOW_TO_GET_IT = (
+    "PyTorch was not measured. Put it into an environment of its own: `python -m venv /tmp/torch && "
+    "/tmp/torch/bin/pip install torch==2.13.0 numpy` (on Linux, --index-url https://download.pytorch.org/whl/cpu "
+    f"saves the CUDA libraries), then --torch-python /tmp/torch/bin/python or {VARIABLE}=/tmp/torch/bin/python."
+)
+_REST = 0.3  # seconds for PyTorch's threads to go to sleep before our turn
+
+
+class Twin:
+    """A running `torch_twin.py --serve`; `forms` tells how each of its cases is computed."""
+
+    def __init__(self, process: subprocess.Popen[str]):
+        self._process = process
+        self.forms: dict[str, str] = {}
+        self.version = ""
+
+    def run(self, case: str, *, steps: int, **make: Any) -> Run:
+        """Prepares a case and returns a run that times one of `steps` steps."""
+        answer = self._ask({"id": case, "make": make})
+        self.forms[case], self.version = answer["form"], answer["torch"]
+
+        def run() -> float:
+            milliseconds = self._ask({"id": case, "steps": steps})["ms"]
+            time.sleep(_REST)
+            return milliseconds
+
+        return run
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        print(json.dumps(request), file=self._process.stdin, flush=True)
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"torch_twin.py ended with status {self._process.wait()}; its last words are above.")
+        return json.loads(answer)
+
+
+@contextmanager
+def twin(python: str | None) -> Iterator[Twin | None]:
+    """Starts the twin under another interpreter; without one there is no twin."""
+    if python is None:
+        yield None
+        return
+    script = Path(__file__).with_name("torch_twin.py")
+    process = subprocess.Popen(
+        [python, str(script), "--serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        yield Twin(process)
+    finally:
+        process.stdin.close()
+        process.wait(timeout=30)
+
+
+def torch_python(given: str | None) -> str | None:
+    """Returns the interpreter that has PyTorch: as given, or from the environment, or None."""
+    return given or os.environ.get(VARIABLE)

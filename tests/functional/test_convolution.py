@@ -1,0 +1,76 @@
+"""conv2d and max_pool2d against lax."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from sparsejax.functional import conv2d, max_pool2d
+from sparsejax.functional.convolution import _by_convolution, _by_patches
+
+SHAPES = [((3, 8, 9, 2), (5, 3, 2, 4)), ((2, 5, 5, 1), (5, 5, 1, 3)), ((1, 6, 6, 3), (1, 1, 3, 2))]
+
+
+def reference(x, kernel):
+    return lax.conv_general_dilated(
+        x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"), precision=lax.Precision.HIGHEST
+    )
+
+
+@pytest.mark.parametrize("form", [_by_patches, _by_convolution, conv2d])
+@pytest.mark.parametrize(("image", "filters"), SHAPES)
+def test_every_form_and_its_gradients_equal_lax_conv(fresh_key, form, image, filters):
+    x, kernel = jax.random.normal(fresh_key(), image), jax.random.normal(fresh_key(), filters)
+    expected, backward = jax.vjp(reference, x, kernel)
+    upstream = jax.random.normal(fresh_key(), expected.shape)
+    y, ours = jax.jit(lambda x, kernel: (form(x, kernel), jax.vjp(form, x, kernel)[1](upstream)))(x, kernel)
+    np.testing.assert_allclose(y, expected, atol=2e-5)
+    for got, gradient in zip(ours, backward(upstream), strict=True):
+        np.testing.assert_allclose(got, gradient, atol=5e-5)
+
+
+def test_a_convolution_by_hand():
+    x = jnp.arange(9.0).reshape(1, 3, 3, 1)
+    kernel = jnp.array([[1.0, 0.0], [0.0, -1.0]]).reshape(2, 2, 1, 1)
+    np.testing.assert_array_equal(conv2d(x, kernel).reshape(2, 2), [[-4, -4], [-4, -4]])
+
+
+def test_members_of_a_vmap_have_their_own_kernels(fresh_key):
+    x, kernels = jax.random.normal(fresh_key(), (2, 5, 5, 2)), jax.random.normal(fresh_key(), (3, 3, 3, 2, 4))
+    together = jax.jit(jax.vmap(conv2d, in_axes=(None, 0)))(x, kernels)
+    for kernel, y in zip(kernels, together, strict=True):
+        np.testing.assert_allclose(y, reference(x, kernel), atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "window"), [((2, 8, 6, 3), 2), ((2, 7, 9, 1), 2), ((1, 7, 8, 2), 3), ((1, 3, 3, 1), 1)]
+)
+def test_pooling_equals_reduce_window(fresh_key, shape, window):
+    x = jax.random.normal(fresh_key(), shape)
+    sizes = (1, window, window, 1)
+    expected = lax.reduce_window(x, -jnp.inf, lax.max, sizes, sizes, "VALID")
+    pool = functools.partial(max_pool2d, window=window)
+    y, backward = jax.vjp(pool, x)
+    np.testing.assert_array_equal(y, expected)
+    # The gradient goes to the largest value of each window; here all values differ.
+    gradient = np.asarray(backward(jnp.ones_like(y))[0])
+    kept_by_window = np.repeat(np.repeat(np.asarray(y), window, 1), window, 2)
+    rows, columns = kept_by_window.shape[1:3]
+    np.testing.assert_array_equal(gradient[:, :rows, :columns], np.asarray(x)[:, :rows, :columns] == kept_by_window)
+    assert gradient.sum() == y.size
+
+
+def test_half_precision_is_kept(fresh_key):
+    x, kernel = jax.random.normal(fresh_key(), (2, 6, 6, 2), jnp.bfloat16), jnp.ones((3, 3, 2, 2), jnp.bfloat16)
+    assert conv2d(x, kernel).dtype == max_pool2d(x).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("image", "filters"), [((2, 6, 6, 2), (3, 3, 1, 4)), ((2, 2, 6, 1), (3, 3, 1, 4)), ((2, 6, 2, 1), (3, 3, 1, 4))]
+)
+def test_shapes_that_do_not_fit_are_refused(own_checks, image, filters):
+    with pytest.raises(ValueError, match="Cannot convolve images"):
+        conv2d(jnp.ones(image), jnp.ones(filters))

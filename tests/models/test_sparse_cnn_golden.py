@@ -1,0 +1,160 @@
+"""SparseCNN against whole networks of nupic.torch and of the paper's own code: four SGD steps from their weights."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from sparsejax.models import SparseCNN, Variables
+from tests import golden
+
+NUPIC = "kwinners_21_mnist_cnn_small"
+PAPER = "kwinners_23_paper_sparsenet_mnist_small"
+MODELS = {
+    NUPIC: SparseCNN(
+        channels=(4, 6), conv_k=(58, 19), hidden=40, hidden_k=8, conv_density=(0.6, 0.45), density=0.2, ties="all"
+    ),
+    PAPER: SparseCNN(
+        channels=(4, 6), conv_k=(50, 28), hidden=40, hidden_k=6, density=0.3, ties="first"
+    ),
+}  # fmt: skip
+LAYERS = {
+    NUPIC: {"conv1": "cnn1.module", "conv2": "cnn2.module", "hidden": "linear.module", "output": "output"},
+    PAPER: {
+        "conv1": "cnnSdr.cnnSdr1_cnn",
+        "conv2": "cnnSdr.cnnSdr2_cnn",
+        "hidden": "linearSdr.linearSdr1.module",
+        "output": "fc",
+    },
+}
+DUTY_CYCLES = {
+    NUPIC: {
+        "conv1": "cnn1_kwinner.duty_cycle",
+        "conv2": "cnn2_kwinner.duty_cycle",
+        "hidden": "linear_kwinner.duty_cycle",
+    },
+    PAPER: {
+        "conv1": "cnnSdr.cnnSdr1_kwinner.dutyCycle",
+        "conv2": "cnnSdr.cnnSdr2_kwinner.dutyCycle",
+        "hidden": "linearSdr.linearSdr1_kwinner.dutyCycle",
+    },
+}
+TOLERANCE = {"atol": 2e-6, "rtol": 1e-5}
+
+
+def kernel(name, weights):
+    """Turns OIHW into HWIO, and units by inputs into inputs by units, the pictures' inputs from CHW into HWC order."""
+    if weights.ndim == 4:
+        return np.transpose(weights, (2, 3, 1, 0))
+    if name == "hidden":
+        weights = weights.reshape(-1, 6, 4, 4).transpose(0, 2, 3, 1).reshape(len(weights), -1)
+    return weights.T
+
+
+def layers_of(case, peer, stage):
+    return {
+        name: {"kernel": kernel(name, case[f"{stage}.{theirs}.weight"]), "bias": case[f"{stage}.{theirs}.bias"]}
+        for name, theirs in LAYERS[peer].items()
+    }
+
+
+def masks_of(case, peer):
+    if peer == NUPIC:
+        zeros = {name: case[f"init.{name.replace('conv', 'cnn').replace('hidden', 'linear')}.zero_mask"]
+                 for name in ("conv1", "conv2", "hidden")}  # fmt: skip
+        return {name: kernel(name, zero) == 0 for name, zero in zeros.items()}
+    mask = np.ones((40, 96))
+    mask[tuple(case["init.linearSdr.linearSdr1.zeroWts"])] = 0
+    return {"hidden": kernel("hidden", mask) != 0}
+
+
+def images_of(case):
+    return jnp.asarray(np.moveaxis(case["x"], 2, -1))
+
+
+def train(peer):
+    """Runs the steps of the case; returns everything a test compares."""
+    case, setting, model = golden.load(peer), golden.params(peer), MODELS[peer]
+    masks, images = masks_of(case, peer), images_of(case)
+    params = jax.tree.map(jnp.asarray, layers_of(case, peer, "init"))
+    state = dict(model.init(jax.random.key(0), images[0]).state)
+    for name, mask in masks.items():
+        assert state[name]["mask"].sum() == mask.sum()  # ours draws as many connections
+        state[name] = {**state[name], "mask": jnp.asarray(mask)}
+    optimizer = optax.sgd(setting["lr"], setting["momentum"] or None)
+    moments = optimizer.init(params)
+
+    @jax.jit
+    def step(params, state, moments, x, y):
+        def loss(params):
+            out = model.apply(Variables(params, state), x, train=True)
+            logprobs = jax.nn.log_softmax(out.prediction)
+            return -jnp.mean(jnp.take_along_axis(logprobs, y[:, None], axis=1)), (logprobs, out.state)
+
+        (value, (logprobs, new)), grads = jax.value_and_grad(loss, has_aux=True)(params)
+        updates, moments = optimizer.update(grads, moments)
+        return optax.apply_updates(params, updates), new, moments, value, logprobs, grads
+
+    losses, logprobs, grads = [], [], []
+    for x, y in zip(images, case["y"], strict=True):
+        params, state, moments, *results = step(params, state, moments, x, y.astype(np.int32))
+        for kept, result in zip((losses, logprobs, grads), results, strict=True):
+            kept.append(result)
+    return case, masks, params, state, losses, logprobs, grads[0]
+
+
+@pytest.fixture(scope="module", params=[NUPIC, PAPER], ids=["nupic.torch", "paper"])
+def run(request):
+    return request.param, train(request.param)
+
+
+def test_losses_and_log_probabilities_of_every_step_are_the_original_ones(run):
+    _, (case, _, _, _, losses, logprobs, _) = run
+    np.testing.assert_allclose(losses, case["losses"], **TOLERANCE)
+    np.testing.assert_allclose(np.stack(logprobs), case["logprobs"], **TOLERANCE)
+
+
+def test_gradients_of_the_first_step_are_the_original_ones_and_none_reaches_a_masked_weight(run):
+    peer, (case, masks, *_, grads) = run
+    for name, layer in layers_of(case, peer, "grad0").items():
+        mask = masks.get(name, True)
+        np.testing.assert_allclose(grads[name]["bias"], layer["bias"], err_msg=name, **TOLERANCE)
+        np.testing.assert_allclose(grads[name]["kernel"], np.where(mask, layer["kernel"], 0), err_msg=name, **TOLERANCE)
+
+
+def test_the_weights_after_training_are_the_original_ones(run):
+    """The paper's code zeroes weights before a step, not after it; the weights that count are those under the mask."""
+    peer, (case, masks, params, *_) = run
+    for name, layer in layers_of(case, peer, "final").items():
+        mask = masks.get(name, True)
+        np.testing.assert_allclose(params[name]["bias"], layer["bias"], err_msg=name, **TOLERANCE)
+        np.testing.assert_allclose(
+            params[name]["kernel"], np.where(mask, layer["kernel"], 0), err_msg=name, **TOLERANCE
+        )
+
+
+def test_the_duty_cycles_are_the_original_ones(run):
+    peer, (case, _, _, state, *_) = run
+    for name, theirs in DUTY_CYCLES[peer].items():
+        duty_cycle = state[name]["boost"].duty_cycle
+        np.testing.assert_allclose(duty_cycle, case[f"final.{theirs}"].reshape(-1), err_msg=name, **TOLERANCE)
+        assert int(state[name]["boost"].samples) == 32
+
+
+def test_the_evaluation_is_the_original_one_with_more_winners(run):
+    peer, (case, _, params, state, *_) = run
+    model, hyper = MODELS[peer], {}
+    if peer == NUPIC:
+        # Its layers round or truncate a fraction of the units; no factor takes k = 58, 19, 8 to its 86, 29, 12.
+        k1, k2, k3 = (layer["k_inference"] for layer in golden.params(peer)["kwinners"].values())
+        hyper = {"conv_k": (jnp.int32(k1), jnp.int32(k2)), "hidden_k": jnp.int32(k3), "k_inference_factor": 1.0}
+    else:
+        # Its evaluation sees the values that momentum gave to masked weights, as ours cannot: they are put in here.
+        params = jax.tree.map(jnp.asarray, layers_of(case, peer, "final"))
+        masked = model.apply(Variables(params, state), images_of(case)[0]).prediction
+        state = {**state, "hidden": {"boost": state["hidden"]["boost"]}}
+    out = model.apply(Variables(params, state), images_of(case)[0], hyper=hyper)
+    np.testing.assert_allclose(jax.nn.log_softmax(out.prediction), case["eval_logprobs"], **TOLERANCE)
+    if peer == PAPER:
+        assert np.abs(out.prediction - masked).max() > 1e-4
