@@ -5,6 +5,7 @@ import dataclasses
 import jax
 from jaxtyping import Array, Float, Key, PRNGKeyArray
 
+from sparsejax.errors import ConfigError
 from sparsejax.functional import connections_per_unit, dropout, inference_k
 from sparsejax.functional.selection import Ties
 from sparsejax.hyper import Hyper, hyper_of, traced
@@ -63,7 +64,10 @@ class SparseMLP:
         inputs = example[0].size
         keys = jax.random.split(key, len(self.hidden) + 1)
         for name, units, k, layer_key in zip(self._names(), self.hidden, self.k, keys[:-1], strict=True):
-            connections_per_unit((inputs, units), self.density)
+            try:
+                connections_per_unit((inputs, units), self.density)
+            except ValueError as error:
+                raise ConfigError(f"Layer {name}: {error}") from None
             params[name], state[name] = blocks.init_weights(layer_key, (inputs, units), self.density)
             state[name] |= blocks.init_activation(units, k)
             if self.batch_norm:

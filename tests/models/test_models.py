@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sparsejax.errors import ConfigError
-from sparsejax.functional import example_keys
+from sparsejax.functional import BoostState, connections_per_unit, example_keys
 from sparsejax.hyper import hyper_of
 from sparsejax.models import SparseCNN, SparseMLP, Variables
 
@@ -22,13 +22,28 @@ both = pytest.mark.parametrize("model", [CNN, MLP], ids=["cnn", "mlp"])
 
 
 @functools.cache
-def network(model):
-    """Returns variables with some history, and the jitted `apply` of a model."""
-    variables = jax.jit(model.init)(jax.random.key(0), EXAMPLE)
-    apply = jax.jit(model.apply, static_argnames="train")
-    if model.dropout is not None:
-        return variables, apply
-    return Variables(variables.params, apply(variables, images(3, 32), train=True).state), apply
+def applied(model):
+    return jax.jit(model.apply, static_argnames="train")
+
+
+@functools.cache
+def drawn(model):
+    """Returns variables with some history: of 32 examples."""
+    variables = model.init(jax.random.key(0), EXAMPLE)
+    state = {
+        name: layer | ({"boost": a_history(layer["boost"], seed)} if "boost" in layer else {})
+        for seed, (name, layer) in enumerate(variables.state.items())
+    }
+    return Variables(variables.params, state)
+
+
+def a_history(boost, seed):
+    return BoostState(jax.random.uniform(jax.random.key(seed), boost.duty_cycle.shape), jnp.float32(32))
+
+
+def network(model, like=None):
+    """Returns variables, drawn for a model of the same shape, and the jitted `apply` of a model."""
+    return drawn(like or model), applied(model)
 
 
 def images(seed=0, batch=BATCH):
@@ -69,10 +84,12 @@ SPEECH = {
     ids=[f"mnist {name}" for name in PAPER] + [f"speech {name}" for name in SPEECH],
 )
 def test_the_papers_networks_have_the_papers_number_of_weights(model, total, nonzero, size):
-    params, state = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, size, size, 1)))
+    params, state = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, size, size, 1)))
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == total
-    masked = sum(int(np.sum(~np.asarray(layer["mask"]))) for layer in state.values() if "mask" in layer)
-    assert total - masked == nonzero
+    masks = {name: layer["mask"] for name, layer in state.items() if "mask" in layer}
+    assert list(masks) == (["hidden"] if model.density < 1 else [])
+    kept = sum(connections_per_unit(mask.shape, model.density) * mask.shape[-1] for mask in masks.values())
+    assert total - sum(mask.size for mask in masks.values()) + kept == nonzero
 
 
 def test_layers_of_the_papers_sparse_cnn_2_are_described():
@@ -144,14 +161,14 @@ def test_k_win_in_training_and_half_as_many_again_at_inference(model):
 def test_ties_keeps_all_or_exactly_k():
     blank = jnp.zeros((BATCH, 14, 14, 1))  # every position of a filter has the same value
     for ties, expected in (("first", 20), ("all", 36)):
-        variables, apply = network(dataclasses.replace(CNN, ties=ties))
+        variables, apply = network(dataclasses.replace(CNN, ties=ties), CNN)
         count = winners(apply(variables, blank, train=True).activations["conv1"])
         np.testing.assert_array_equal(count, np.full(BATCH, expected))
 
 
 def test_local_winners_are_chosen_at_every_position():
     model = dataclasses.replace(CNN, local=True, conv_k=(2, 3))
-    variables, apply = network(model)
+    variables, apply = network(model, CNN)
     out = apply(variables, images(), train=True)
     np.testing.assert_array_equal(np.count_nonzero(out.activations["conv1"], axis=-1), np.full((BATCH, 6, 6), 2))
     out = apply(variables, images())
@@ -176,7 +193,7 @@ def test_training_updates_the_duty_cycles_and_evaluation_changes_nothing(model):
 def test_batch_norm_has_no_weights_and_keeps_running_statistics(model):
     normal = dataclasses.replace(model, batch_norm=True)
     variables, apply = network(normal)
-    assert jax.tree.structure(variables.params) == jax.tree.structure(network(model)[0].params)
+    assert jax.tree.structure(variables.params) == jax.tree.structure(drawn(model).params)
     assert_trees_equal(apply(variables, images()).state, variables.state)
     first = HIDDEN[model][0]
     before = variables.state[first]["norm"]
@@ -194,19 +211,16 @@ def test_batch_norm_has_no_weights_and_keeps_running_statistics(model):
 @both
 def test_dropout_needs_keys_and_is_off_at_inference(model):
     dropping = dataclasses.replace(model, dropout=0.5)
-    variables, apply = network(dropping)
+    variables, apply = network(dropping, model)
     with pytest.raises(ValueError, match=r"needs `key`: one PRNG key per example"):
         apply(variables, images(), train=True)
-    plain = dataclasses.replace(model, dropout=None)
-    np.testing.assert_array_equal(
-        apply(variables, images()).prediction, network(plain)[1](variables, images()).prediction
-    )
+    np.testing.assert_array_equal(apply(variables, images()).prediction, applied(model)(variables, images()).prediction)
 
 
 @both
 def test_dropout_of_an_example_does_not_depend_on_its_batch(model):
     dropping = dataclasses.replace(model, dropout=0.5)
-    variables, apply = network(dropping)
+    variables, apply = network(dropping, model)
     alike = jnp.broadcast_to(images()[:1], (BATCH, 14, 14, 1))
     keys = example_keys(jax.random.key(7), jnp.arange(BATCH))
     whole = apply(variables, alike, key=keys, train=True).prediction
@@ -243,7 +257,7 @@ def test_hyper_equals_a_model_built_with_those_values(model):
     )
     for train in (True, False):
         actual = apply(variables, images(), train=train, hyper=hyper)
-        assert_trees_equal(actual, network(other)[1](variables, images(), train=train))
+        assert_trees_equal(actual, applied(other)(variables, images(), train=train))
         assert np.any(actual.prediction != apply(variables, images(), train=train).prediction)
 
 
@@ -316,7 +330,11 @@ def test_an_mlp_that_cannot_be_is_refused_by_name(fields, message):
 @pytest.mark.parametrize(
     ("model", "size", "message"),
     [
-        (CNN, 6, r"Images of shape \(6, 6, 1\) are too small for 2 convolutions .* nothing is left after conv2"),
+        (
+            dataclasses.replace(CNN, conv_k=(9, 6)),
+            6,
+            r"Images of shape \(6, 6, 1\) are too small for 2 convolutions .* nothing is left after conv2",
+        ),
         (CNN, 2, "nothing is left after conv1"),
         (
             dataclasses.replace(CNN, conv_k=(145, 6)),

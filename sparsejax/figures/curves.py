@@ -1,0 +1,98 @@
+"""Loss and accuracy against epochs, for one network or many."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from numpy.typing import ArrayLike
+
+from sparsejax.figures import style
+
+
+class Curve(NamedTuple):
+    """A quantity over training: `epochs [points]` and `values [points, networks]`; NaN where there is no number."""
+
+    epochs: ArrayLike
+    values: ArrayLike
+
+
+def curves_of(lines: Sequence[Mapping[str, Any]]) -> dict[str, Curve]:
+    """Collects each quantity of the lines of `metrics.jsonl`: name -> `Curve`."""
+    points: dict[str, list[tuple[float, list[float]]]] = {}
+    for line in lines:
+        for name, value in line.items():
+            if name in ("step", "epoch", "time"):
+                continue
+            numbers = value if isinstance(value, list) else [value]
+            numbers = [np.nan if number is None else number for number in numbers]
+            points.setdefault(name, []).append((line["epoch"], numbers))
+    return {
+        name: Curve(np.array([epoch for epoch, _ in found], float), np.array([values for _, values in found], float))
+        for name, found in points.items()
+    }
+
+
+@style.styled
+def training_curves(
+    curves: Mapping[str, Curve], *, groups: Sequence[str] | None = None, width: style.Width = "page"
+) -> Figure:
+    """Draws the loss (logarithmic) and the accuracy in training and test against epochs.
+
+    Several networks appear as median and range; those of one group share a colour.
+
+    Args:
+      curves: of `loss`, `test_loss`, `accuracy` and `test_accuracy`, those there are; accuracies from 0 to 1.
+      groups: a label per network, at most seven different ones; None for all alike.
+      width: of the figure, with the panels side by side on a page and stacked in a column.
+
+    Raises:
+      ValueError: there is nothing to draw, or a curve has not one row per epoch.
+    """
+    drawn = {
+        name: _checked(name, curve)
+        for name, curve in curves.items()
+        if name in ("loss", "test_loss", "accuracy", "test_accuracy")
+    }
+    if not drawn:
+        raise ValueError(f"curves has {sorted(curves)}; expected loss, test_loss, accuracy or test_accuracy among them.")
+    kinds = [kind for kind in ("loss", "accuracy") if kind in drawn or f"test_{kind}" in drawn]
+    figure, axes = style.panels(len(kinds), width=width, height=2.3, columns=1 if width == "column" else 2)
+    networks = next(iter(drawn.values())).values.shape[1]
+    members = style.networks_by_group(groups, networks)
+    for kind, panel in zip(kinds, axes, strict=True):
+        _panel(panel, kind, drawn.get(kind), drawn.get(f"test_{kind}"), members)
+        panel.set_xlabel("epoch")
+        panel.set_xlim(0, max(float(np.max(curve.epochs)) for curve in drawn.values()))
+        panel.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+        style.grid(panel)
+    axes[-1].legend(loc="lower right")
+    if networks > 1:
+        axes[0].set_title(f"median and range of {networks} networks" if len(members) == 1 else "median and range")
+    return figure
+
+
+def _panel(axes: Axes, kind: str, train: Curve | None, test: Curve | None, members: Mapping[str, np.ndarray]) -> None:
+    """Draws one quantity of all groups; accuracies in per cent."""
+    factor = 100 if kind == "accuracy" else 1
+    for i, (name, rows) in enumerate(members.items()):
+        after = f", {name}" if name else ""
+        color = style.PALETTE[i] if name else style.GREY
+        if train is not None:
+            style.spread(axes, train.epochs, factor * train.values[:, rows], color=color, label=f"training{after}",
+                         line=(0, (3, 1.5)) if name else "-")  # fmt: skip
+        color = style.PALETTE[i]
+        if test is not None:
+            style.spread(axes, test.epochs, factor * test.values[:, rows], color=color, label=f"test{after}",
+                         marker=style.MARKERS[i] if len(test.epochs) <= 30 else "")  # fmt: skip
+    if kind == "accuracy":
+        axes.set_ylabel("accuracy (%)")
+        axes.set_ylim(*_accuracy_limits(train, test))
+    else:
+        axes.set_ylabel("cross-entropy (nats)" if False else "loss")
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())

@@ -1,0 +1,164 @@
+"""The house style of all figures: restrained, legible in print, safe for colour-blind readers."""
+
+import functools
+import io
+from collections.abc import Callable, Sequence
+from typing import Literal, ParamSpec
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+Width = Literal["column", "page"]
+WIDTHS: dict[Width, float] = {"column": 3.3, "page": 6.8}
+"""Inches: one column of a two-column paper, and both."""
+
+DPI = 200
+
+BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+PINK, SKY, BLACK = "#CC79A7", "#56B4E9", "#000000"
+PALETTE = (BLUE, VERMILION, GREEN, ORANGE, PINK, SKY, BLACK)
+"""Okabe & Ito's colours without the yellow, which is too light for a line on white."""
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+GREY = "#767676"
+PALE = "#D9D9D9"
+INK = "#222222"
+
+RC = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: the same letters on every machine
+    "font.size": 8.0,
+    "axes.titlesize": 8.0,
+    "axes.titlelocation": "left",
+    "axes.titlepad": 5.0,
+    "axes.labelsize": 8.0,
+    "axes.labelpad": 3.0,
+    "axes.linewidth": 0.6,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "xtick.labelsize": 7.0,
+    "ytick.labelsize": 7.0,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.direction": "out",
+    "ytick.direction": "out",
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.minor.width": 0.4,
+    "ytick.minor.width": 0.4,
+    "xtick.major.size": 3.0,
+    "ytick.major.size": 3.0,
+    "xtick.minor.size": 1.8,
+    "ytick.minor.size": 1.8,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 3.5,
+    "legend.fontsize": 7.0,
+    "legend.frameon": False,
+    "legend.handlelength": 1.6,
+    "legend.borderaxespad": 0.4,
+    "text.color": INK,
+    "grid.color": "#E6E6E6",
+    "grid.linewidth": 0.5,
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+    "savefig.facecolor": "white",
+    "figure.constrained_layout.h_pad": 0.04,
+    "figure.constrained_layout.w_pad": 0.04,
+    "path.simplify": True,
+}
+
+_Arguments = ParamSpec("_Arguments")
+
+
+def styled(draw: Callable[_Arguments, Figure]) -> Callable[_Arguments, Figure]:
+    """Lets a function draw its figure in the house style, whatever style its caller has set."""
+
+    @functools.wraps(draw)
+    def drawn(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> Figure:
+        with matplotlib.rc_context():
+            matplotlib.rcdefaults()
+            matplotlib.rcParams.update(RC)
+            figure = draw(*args, **kwargs)
+            figure.draw_without_rendering()  # ticks take their style when first drawn
+        return figure
+
+    return drawn
+
+
+def panels(count: int, *, width: Width, height: float, columns: int) -> tuple[Figure, list[Axes]]:
+    """Returns a figure of `count` panels, each `height` inches high, at most `columns` side by side."""
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(WIDTHS[width], rows * height), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
+    for unused in axes[count:]:
+        unused.remove()
+    return figure, axes[:count]
+
+
+def png(figure: Figure) -> bytes:
+    """Renders a figure to PNG, without a date or a version: the same figure gives the same bytes."""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(RC)
+        figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def grid(axes: Axes, axis: Literal["x", "y", "both"] = "y") -> None:
+    """Draws faint lines to read values by."""
+    axes.grid(axis=axis)
+
+
+def spread(axes: Axes, x: np.ndarray, y: np.ndarray, *, color: str, label: str, line: str = "-", marker: str = "") -> None:
+    """Draws networks as the line of their median and the band from least to most.
+
+    Up to ten networks are drawn as thin lines, too. Points where a network has no number (NaN) are left out.
+
+    Args:
+      axes: to draw into.
+      x: `[points]`.
+      y: `[points, networks]`.
+      color: of all of it.
+      label: in the legend.
+      line: style of the median.
+      marker: of the median's points.
+    """
+    some = np.isfinite(y).any(axis=1)
+    x, y = x[some], y[some]
+    if not len(x):
+        return
+    networks = y.shape[1]
+    if networks > 1:
+        axes.fill_between(x, np.nanmin(y, axis=1), np.nanmax(y, axis=1), color=color, alpha=0.15, linewidth=0)
+    if 1 < networks <= 10:
+        axes.plot(x, y, color=color, alpha=0.45, linewidth=0.5, linestyle=line)
+    if not marker and len(x) == 1:
+        marker = "o"
+    axes.plot(x, np.nanmedian(y, axis=1), color=color, linestyle=line, marker=marker, label=label)
+
+
+def networks_by_group(groups: Sequence[str] | None, networks: int) -> dict[str, np.ndarray]:
+    """Returns which networks share a label, in the order of first appearance; all of them, if too many differ.
+
+    Raises:
+      ValueError: there is not one label per network.
+    """
+    if groups is None:
+        return {"": np.arange(networks)}
+    if len(groups) != networks:
+        raise ValueError(f"groups has {len(groups)} labels, but there are {networks} networks; give one per network.")
+    names = list(dict.fromkeys(groups))
+    if not 1 < len(names) <= len(PALETTE):
+        return {"": np.arange(networks)}
+    labels = np.asarray(groups)
+    return {name: np.flatnonzero(labels == name) for name in names}

@@ -1,0 +1,86 @@
+"""Accuracy and noise score agree with a plain loop over the images, whatever the batch size."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sparsejax import data
+from sparsejax.data.resident import resident
+from sparsejax.evaluation.accuracy import NOISE_LEVELS, make_evaluation, make_noise_evaluation
+from sparsejax.evaluation.report import layer_report, noise_report, summary
+from sparsejax.functional import example_keys, pixel_noise
+from sparsejax.hyper import hyper_of
+from sparsejax.models import SparseMLP
+
+MODEL = SparseMLP(hidden=(30,), k=(6,))
+EXAMPLES = 45
+
+
+@pytest.fixture(scope="module")
+def setting():
+    dataset = data.load("digits").limited(None, EXAMPLES)
+    variables = MODEL.init(jax.random.key(1), jnp.zeros((1, 28, 28, 1)))
+    return dataset, resident(dataset, dataset.test), variables, {"model": hyper_of(MODEL)}
+
+
+@pytest.mark.parametrize("batch_size", [7, 45, 500])
+def test_counts_equal_those_of_one_pass(setting, batch_size):
+    dataset, test, variables, hyper = setting
+    evaluate = jax.jit(make_evaluation(MODEL, examples=EXAMPLES, batch_size=batch_size, units=True))
+    counts = evaluate(variables, hyper, jnp.float32(0), test)
+    images = (dataset.test.images / np.float32(255) - dataset.mean[0]) / dataset.std[0]
+    output = MODEL.apply(variables, jnp.asarray(images, jnp.float32))
+    log_p = np.asarray(jax.nn.log_softmax(output.prediction))
+    assert int(counts.correct) == (log_p.argmax(-1) == dataset.test.labels).sum()
+    np.testing.assert_allclose(counts.loss, -log_p[np.arange(EXAMPLES), dataset.test.labels].sum(), rtol=1e-5)
+    np.testing.assert_array_equal(counts.active["hidden1"], (np.asarray(output.activations["hidden1"]) != 0).sum(0))
+
+
+@pytest.mark.parametrize("batch_size", [7, 45])
+def test_noise_depends_on_seed_level_and_image_alone(setting, batch_size):
+    dataset, test, variables, hyper = setting
+    evaluate = jax.jit(make_noise_evaluation(MODEL, examples=EXAMPLES, batch_size=batch_size, seed=5))
+    correct = np.asarray(evaluate(variables, hyper, jnp.float32(0), test))
+    white = dataset.mean[0] + 2 * dataset.std[0]
+    for index, level in enumerate(NOISE_LEVELS):
+        keys = example_keys(jax.random.fold_in(jax.random.key(5), index), jnp.arange(EXAMPLES))
+        pixels = jnp.asarray(dataset.test.images, jnp.float32) / 255
+        noisy = np.asarray(pixel_noise(keys, pixels, level=level, value=white))
+        changed = (noisy != np.asarray(pixels)).reshape(EXAMPLES, -1).sum(1)
+        assert (changed <= int(784 * level)).all()
+        assert changed.max() >= 0.9 * int(784 * level)
+        logits = MODEL.apply(variables, jnp.asarray((noisy - dataset.mean[0]) / dataset.std[0], jnp.float32)).prediction
+        assert correct[index] == (np.asarray(logits).argmax(-1) == dataset.test.labels).sum()
+    assert NOISE_LEVELS == (0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5)
+
+
+def test_the_report_of_a_layer(setting):
+    _, test, variables, hyper = setting
+    counts = make_evaluation(MODEL, examples=EXAMPLES, batch_size=45, units=True)(variables, hyper, jnp.float32(0), test)
+    entry = layer_report(MODEL.layers((28, 28, 1)), variables, counts, EXAMPLES)["hidden1"]
+    active = np.asarray(counts.active["hidden1"])
+    assert entry["units"] == 30
+    assert (entry["k"], entry["k_inference"]) == (6, 9)
+    assert entry["active_fraction"] == pytest.approx(active.sum() / (30 * EXAMPLES))
+    assert entry["active_fraction"] == pytest.approx(9 / 30)
+    assert entry["dead_units"] == (active == 0).sum() > 0
+    assert entry["duty_entropy"] == 0, "nothing has been trained, so no unit has won yet"
+    assert entry["max_entropy"] == pytest.approx(30 * (-0.2 * np.log2(0.2) - 0.8 * np.log2(0.8)), rel=1e-5)
+
+
+def test_a_summary_of_several_networks_is_their_mean_and_population_deviation():
+    reports = [noise_report(np.asarray(counts), 10) for counts in ([10] * 11, [8] * 11)]
+    members = [
+        {"seed": i, "test_accuracy": accuracy, **report, "layers": {"a": {"units": 4, "k": None}},
+         "best": {"epoch": i, "test_accuracy": accuracy, **report}}
+        for i, (accuracy, report) in enumerate(zip((1.0, 0.8), reports, strict=True))
+    ]  # fmt: skip
+    both = summary(members)
+    assert both["test_accuracy"] == pytest.approx(0.9)
+    assert both["test_accuracy_std"] == pytest.approx(0.1)
+    assert both["noise_score"] == 99
+    assert both["noise_score_std"] == pytest.approx(11)
+    assert both["noise_accuracy"] == pytest.approx([0.9] * 11)
+    assert both["layers"]["a"] == {"units": 4, "k": None}
+    assert summary(members[:1])["noise_score"] == 110
