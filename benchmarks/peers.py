@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ class Twin:
 
     def run(self, case: str, *, steps: int, **make: Any) -> Run:
         """Prepares a case and returns a run that times one of `steps` steps."""
+        print(f"preparing {case}", file=sys.stderr, flush=True)
         answer = self._ask({"id": case, "make": make})
         self.forms[case], self.version = answer["form"], answer["torch"]
 

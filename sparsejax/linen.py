@@ -6,7 +6,6 @@ In training, name what may change: `model.apply(variables, x, train=True, mutabl
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
@@ -16,11 +15,6 @@ from sparsejax.functional.masks import fan_in_of
 from sparsejax.functional.selection import Ties
 
 Initializer = Callable[..., Array]
-
-
-def _fan_in_bound(fan_in: int) -> Initializer:
-    """Draws biases as PyTorch does, from the fan-in of their layer."""
-    return lambda key, shape: functional.uniform_fan_in(key, shape, fan_in=fan_in)
 
 
 class TopK(nn.Module):
@@ -49,21 +43,21 @@ class TopK(nn.Module):
 class KWinners(nn.Module):
     """Keeps the k most active units of each example, idle units being favoured: `functional.k_winners`.
 
-    Duty cycles are the variable "state" of the collection "boost"; they change only with `train=True`.
+    The boost state is the variable "state" of the collection "boost"; it changes only with `train=True`.
 
     Attributes:
       k: winners per example in training.
-      boost_strength: beta; 0 is plain Top-K. A traced number may be passed in the call instead.
+      boost_strength: beta; 0 is plain Top-K. The call may give another, a traced one too (it decays by the epoch).
       period: number of examples over which duty cycles are averaged.
       ties: "all" keeps every unit tied at the threshold, "first" exactly k.
       relu: also zero the winners that are negative.
-      k_inference_factor: factor on k without `train`; the paper takes 1.5.
+      k_inference_factor: factor on k without `train`.
       axis_name: mesh axis the batch is spread over; counts are summed over it.
 
     Example:
-      >>> layer = KWinners(k=1)
-      >>> x = jnp.array([[1.0, 3.0, 2.0]])
-      >>> variables = layer.init(jax.random.key(0), x, train=False)
+      >>> import jax
+      >>> layer, x = KWinners(k=1), jnp.array([[1.0, 3.0, 2.0]])
+      >>> variables = layer.init(jax.random.key(0), x, train=True)
       >>> y, updated = layer.apply(variables, x, train=True, mutable=["boost"])
       >>> updated["boost"]["state"].duty_cycle
       Array([0., 1., 0.], dtype=float32)
@@ -73,27 +67,131 @@ class KWinners(nn.Module):
     """
 
     k: int
-    boost_strength: float | Array = 0.0
+    boost_strength: float = 0.0
     period: int = 1000
     ties: Ties = "all"
     relu: bool = False
-    k_inference_factor: float = 1.0
+    k_inference_factor: float = 1.5
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch *units"], *, train: bool) -> Float[Array, "batch *units"]:
+    def __call__(
+        self, x: Float[Array, "*batch units"], *, train: bool, boost_strength: float | Array | None = None
+    ) -> Float[Array, "*batch units"]:
         """Maps activations `[batch, units]` to their winners; with `train` it also counts them."""
         state = self.variable("boost", "state", functional.init_boost_state, x.shape[-1])
-        k = self.k if train else inference_k(self.k, self.k_inference_factor, self._competitors(x))
-        y = self._winners(x, state.value, k)
+        k = self.k if train else functional.inference_k(self.k, self.k_inference_factor, self.competitors(x))
+        y = self.winners(x, state.value, k, self.boost_strength if boost_strength is None else boost_strength)
         if train and not self.is_initializing():
             state.value = functional.update_boost_state(state.value, y, period=self.period, axis_name=self.axis_name)
         return y
 
-    def _competitors(self, x: Float[Array, "batch *units"]) -> int:
+    def competitors(self, x: Array) -> int:
+        """Returns how many units the winners are chosen from."""
         return x.shape[-1]
 
-    def _winners(self, x, state, k):
-        return functional.k_winners(
-            x, state, k=k, boost_strength=self.boost_strength, ties=self.ties, relu=self.relu
+    def winners(self, x: Array, state: functional.BoostState, k: int | Array, boost_strength: float | Array) -> Array:
+        """Returns the winners of a state that is not changed."""
+        return functional.k_winners(x, state, k=k, boost_strength=boost_strength, ties=self.ties, relu=self.relu)
+
+
+class KWinners2d(KWinners):
+    """Keeps the k most active units of each image, `[batch, H, W, C]`: `functional.k_winners_2d`.
+
+    A channel has one duty cycle. Attributes, state, example and source are those of `KWinners`, and:
+
+    Attributes:
+      local: let the channels of each position compete; k is then out of C rather than of H * W * C.
+    """
+
+    local: bool = False
+
+    def competitors(self, x: Array) -> int:
+        """Returns how many units the winners are chosen from."""
+        return x.shape[-1] if self.local else x.shape[-3] * x.shape[-2] * x.shape[-1]
+
+    def winners(self, x: Array, state: functional.BoostState, k: int | Array, boost_strength: float | Array) -> Array:
+        """Returns the winners of a state that is not changed."""
+        return functional.k_winners_2d(
+            x, state, k=k, boost_strength=boost_strength, local=self.local, ties=self.ties, relu=self.relu
         )
+
+
+class SparseDense(nn.Module):
+    """A dense layer in which every unit has connections to an exact, random part of its inputs.
+
+    The mask is applied in the forward pass, so no step can undo it, and no gradient reaches what it removes. It is
+    the variable "mask" of the collection "masks", drawn from the stream "masks" if there is one, else from "params".
+
+    Attributes:
+      features: number of units.
+      density: fraction of non-zero weights of each unit, 0 < density <= 1; with 1 there is no mask.
+      kernel_init: draws the weights; by default as PyTorch does, from the dense fan-in.
+      bias_init: draws the biases; None for the same bound as the weights.
+
+    Example:
+      >>> import jax
+      >>> layer = SparseDense(features=4, density=0.3)
+      >>> variables = layer.init(jax.random.key(0), jnp.ones((2, 10)))
+      >>> variables["masks"]["mask"].sum(axis=0)
+      Array([3, 3, 3, 3], dtype=int32)
+
+    References:
+      Ahmad & Scheinkman, How Can We Be So Dense?, 2019, section 3.
+    """
+
+    features: int
+    density: float
+    kernel_init: Initializer = functional.uniform_fan_in
+    bias_init: Initializer | None = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch units"]:
+        """Maps `[..., inputs]` to `[..., features]`."""
+        kernel, bias = _masked_weights(self, (x.shape[-1], self.features))
+        return x @ kernel + bias.reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+class SparseConv(nn.Module):
+    """A convolution of images, stride 1 and no padding, with sparse filters: `functional.conv2d`.
+
+    Attributes, mask and source are those of `SparseDense`; a filter has height * width * channels inputs.
+
+    Attributes:
+      kernel_size: height and width of the filters.
+
+    Example:
+      >>> import jax
+      >>> layer = SparseConv(features=4, kernel_size=(3, 3), density=0.5)
+      >>> y, variables = layer.init_with_output(jax.random.key(0), jnp.ones((2, 8, 8, 2)))
+      >>> y.shape
+      (2, 6, 6, 4)
+    """
+
+    features: int
+    kernel_size: tuple[int, int]
+    density: float
+    kernel_init: Initializer = functional.uniform_fan_in
+    bias_init: Initializer | None = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch height width channels"]) -> Float[Array, "batch rows columns units"]:
+        """Maps `[batch, H, W, C]` to `[batch, H - kh + 1, W - kw + 1, features]`."""
+        kernel, bias = _masked_weights(self, (*self.kernel_size, x.shape[-1], self.features))
+        return functional.conv2d(x, kernel) + bias.reshape(1, 1, 1, -1)
+
+
+def _masked_weights(layer: SparseDense | SparseConv, shape: tuple[int, ...]) -> tuple[Array, Array]:
+    """Declares kernel, bias and mask of a layer; returns the kernel as masked, and the bias."""
+
+    def draw_mask():
+        key = layer.make_rng("masks" if layer.has_rng("masks") else "params")
+        return functional.sparse_mask(key, shape, layer.density)
+
+    bias_init = layer.bias_init or (lambda key, units: functional.uniform_fan_in(key, units, fan_in=fan_in_of(shape)))
+    kernel = layer.param("kernel", layer.kernel_init, shape)
+    bias = layer.param("bias", bias_init, shape[-1:])
+    if layer.density == 1:
+        return kernel, bias
+    mask = layer.variable("masks", "mask", draw_mask).value
+    return jnp.where(mask, kernel, jnp.zeros_like(kernel)), bias

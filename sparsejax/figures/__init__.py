@@ -1,8 +1,8 @@
 """Pictures of a run, from plain arrays, and the page that shows them.
 
-Every figure is a pure function, arrays in and a `matplotlib.figure.Figure` out, that needs numpy and matplotlib alone;
-pyplot and its global state are never touched. Figures come in two widths for two-column papers, `"column"` (3.3 inches)
-and `"page"` (6.8 inches); `style.png` renders one to bytes that are the same every time.
+Every figure is a pure function, arrays in and a `matplotlib.figure.Figure` out, that needs numpy and matplotlib
+alone; pyplot and its global state are never touched. Figures come in two widths for two-column papers,
+`"column"` (3.3 inches) and `"page"` (6.8 inches); `style.png` renders one to the same bytes every time.
 
   style.py     the house style: type, lines, colours, sizes
   curves.py    loss and accuracy against epochs
@@ -12,6 +12,6 @@ and `"page"` (6.8 inches); `style.png` renders one to bytes that are the same ev
   report.py    one self-contained HTML page
   run.py       all of the above for a run folder
 
-Import the modules by name, e.g. `from sparsejax.figures import filters`: this package imports nothing by itself, so that
-whoever wants no figure does not wait for matplotlib.
+Import the modules by name, e.g. `from sparsejax.figures import filters`: this package imports nothing by
+itself, so that whoever wants no figure does not wait for matplotlib.
 """

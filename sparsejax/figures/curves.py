@@ -7,16 +7,17 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
-from numpy.typing import ArrayLike
 
 from sparsejax.figures import style
 
+_DASHES = (0, (3, 1.5))
+
 
 class Curve(NamedTuple):
-    """A quantity over training: `epochs [points]` and `values [points, networks]`; NaN where there is no number."""
+    """A quantity over training: `epochs [points]` and `values [points, networks]`, NaN where unknown."""
 
-    epochs: ArrayLike
-    values: ArrayLike
+    epochs: np.ndarray
+    values: np.ndarray
 
 
 def curves_of(lines: Sequence[Mapping[str, Any]]) -> dict[str, Curve]:
@@ -57,18 +58,26 @@ def training_curves(
         if name in ("loss", "test_loss", "accuracy", "test_accuracy")
     }
     if not drawn:
-        raise ValueError(f"curves has {sorted(curves)}; expected loss, test_loss, accuracy or test_accuracy among them.")
+        raise ValueError(
+            f"curves has {sorted(curves)}; expected loss, test_loss, accuracy or test_accuracy among them."
+        )
     kinds = [kind for kind in ("loss", "accuracy") if kind in drawn or f"test_{kind}" in drawn]
     figure, axes = style.panels(len(kinds), width=width, height=2.3, columns=1 if width == "column" else 2)
     networks = next(iter(drawn.values())).values.shape[1]
     members = style.networks_by_group(groups, networks)
+    last = max(float(np.max(curve.epochs)) for curve in drawn.values())
     for kind, panel in zip(kinds, axes, strict=True):
         _panel(panel, kind, drawn.get(kind), drawn.get(f"test_{kind}"), members)
         panel.set_xlabel("epoch")
-        panel.set_xlim(0, max(float(np.max(curve.epochs)) for curve in drawn.values()))
+        panel.set_xlim(0, 1.02 * last)
         panel.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         style.grid(panel)
-    axes[-1].legend(loc="lower right")
+    if len(members) > 1:
+        if any(not name.startswith("test_") for name in drawn):
+            axes[-1].plot([], [], color=style.GREY, linestyle=_DASHES, label="training")
+        style.group_legend(figure, axes[-1], width=width)
+    else:
+        axes[-1].legend(loc="lower right" if kinds[-1] == "accuracy" else "upper right")
     if networks > 1:
         axes[0].set_title(f"median and range of {networks} networks" if len(members) == 1 else "median and range")
     return figure
@@ -78,21 +87,54 @@ def _panel(axes: Axes, kind: str, train: Curve | None, test: Curve | None, membe
     """Draws one quantity of all groups; accuracies in per cent."""
     factor = 100 if kind == "accuracy" else 1
     for i, (name, rows) in enumerate(members.items()):
-        after = f", {name}" if name else ""
-        color = style.PALETTE[i] if name else style.GREY
-        if train is not None:
-            style.spread(axes, train.epochs, factor * train.values[:, rows], color=color, label=f"training{after}",
-                         line=(0, (3, 1.5)) if name else "-")  # fmt: skip
         color = style.PALETTE[i]
+        if train is not None:
+            style.spread(axes, train.epochs, factor * train.values[:, rows], color=color if name else style.GREY,
+                         label="" if name else "training", line=_DASHES if name else "-")  # fmt: skip
         if test is not None:
-            style.spread(axes, test.epochs, factor * test.values[:, rows], color=color, label=f"test{after}",
+            style.spread(axes, test.epochs, factor * test.values[:, rows], color=color, label=name or "test",
                          marker=style.MARKERS[i] if len(test.epochs) <= 30 else "")  # fmt: skip
     if kind == "accuracy":
         axes.set_ylabel("accuracy (%)")
         axes.set_ylim(*_accuracy_limits(train, test))
     else:
-        axes.set_ylabel("cross-entropy (nats)" if False else "loss")
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_ylabel("loss")
+        _log_scale(axes)
+
+
+def _accuracy_limits(train: Curve | None, test: Curve | None) -> tuple[float, float]:
+    """Returns limits in per cent that leave out the first steep rise of training, but nothing of the test."""
+    lows, highs = [], []
+    if test is not None:
+        lows, highs = [np.nanmin(test.values)], [np.nanmax(test.values)]
+    if train is not None:
+        lows.append(np.nanpercentile(train.values, 10))
+        highs.append(np.nanmax(train.values))
+    low, high = 100 * float(np.min(lows)), 100 * float(np.max(highs))
+    margin = 0.06 * max(high - low, 1.0)
+    return max(low - margin, 0.0 - margin), min(high + margin, 100 + margin)
+
+
+def _log_scale(axes: Axes) -> None:
+    """Makes the y axis logarithmic, with about five labels written as plain numbers."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    decades = np.log10(high / low)
+    if decades < 0.7:
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+    else:
+        subs = (1.0, 2.0, 5.0) if decades < 1.7 else (1.0, 3.0) if decades < 3 else (1.0,)
+        axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=12))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _checked(name: str, curve: Curve) -> Curve:
+    """Returns a curve as arrays."""
+    epochs, values = np.asarray(curve.epochs, float), np.asarray(curve.values, float)
+    if epochs.ndim != 1 or values.ndim != 2 or len(epochs) != len(values) or not values.size:
+        raise ValueError(
+            f"{name} has epochs of shape {epochs.shape} and values of shape {values.shape}; expected [points] and "
+            "[points, networks], neither empty."
+        )
+    return Curve(epochs, values)

@@ -1,2 +1,234 @@
-def write_figures(folder, result, variables):
-    return []
+"""The figures and the page of a run folder."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sparsejax.errors import RunFolderError
+from sparsejax.training.log import read_metrics
+from sparsejax.training.run_folder import RunFolder
+
+
+class _Drawing(NamedTuple):
+    """A figure that can be drawn at either width, and what the page says of it."""
+
+    file: str
+    title: str
+    caption: str
+    alt: str
+    draw: Callable[[Any], Any]
+    width: Any = "page"
+
+
+def write_figures(folder: RunFolder, result: Mapping[str, Any], variables: Any) -> list[Path]:
+    """Draws the figures of a run and writes them and the page, each file whole or not at all.
+
+    Args:
+      folder: the run's, with its metrics.
+      result: as in `result.json`.
+      variables: `params` and `state` of all networks, arrays with a leading member axis.
+
+    Returns:
+      The files written: `figures/*.png` and `report.html`.
+
+    Raises:
+      RunFolderError: a file cannot be written.
+    """
+    from sparsejax.figures.report import Picture, report  # only now: matplotlib takes its time
+    from sparsejax.figures.style import png
+
+    written, pictures = [], []
+    for drawing in _drawings(folder, result, variables):
+        image = png(drawing.draw(drawing.width))
+        narrow = png(drawing.draw("column")) if drawing.width == "page" else None
+        written.append(_write(folder.figures / drawing.file, image))
+        pictures.append(Picture(drawing.title, drawing.caption, drawing.alt, image, narrow))
+    written.append(_write(folder.report, report(result, pictures).encode("utf-8")))
+    return written
+
+
+def _drawings(folder: RunFolder, result: Mapping[str, Any], variables: Any) -> list[_Drawing]:
+    """Returns the figures there is something to draw for, in the order of the page."""
+    from sparsejax.figures.report import setting
+
+    groups = [setting(member) for member in result["members"]]
+    found = (
+        _training(folder, result, groups),
+        _noise(result, groups),
+        _active(result),
+        _duty_cycles(result, variables),
+        _filters(result, variables),
+    )
+    return [drawing for drawing in found if drawing is not None]
+
+
+def _training(folder: RunFolder, result: Mapping[str, Any], groups: Sequence[str]) -> _Drawing | None:
+    """Draws the metrics, if the run has any."""
+    from sparsejax.figures.curves import curves_of, training_curves
+
+    curves = curves_of(read_metrics(folder.metrics))
+    if not curves.keys() & {"loss", "test_loss", "accuracy", "test_accuracy"}:
+        return None
+    final = f" The test accuracy ends at {100 * result['test_accuracy']:.2f} %{_on_average(result)}."
+    return _Drawing(
+        "training.png",
+        "Training",
+        "Loss (logarithmic) and accuracy against epochs, in training and on the test set; the first steep rise "
+        "of the training accuracy is cut off." + _what_is_drawn(result),
+        "Line charts of loss and accuracy against epochs, for training and test data." + final,
+        lambda width: training_curves(curves, groups=groups, width=width),
+    )
+
+
+def _noise(result: Mapping[str, Any], groups: Sequence[str]) -> _Drawing | None:
+    """Draws accuracy under noise, if it was measured."""
+    from sparsejax.figures.noise import noise_curve
+
+    members = result["members"]
+    if "noise_accuracy" not in members[0]:
+        return None
+    levels, accuracy = (
+        members[0]["noise_levels"],
+        np.array([member["noise_accuracy"] for member in members], float),
+    )
+    scores = [member["noise_score"] for member in members]
+    first, last = accuracy[:, 0].mean(), accuracy[:, -1].mean()
+    return _Drawing(
+        "noise.png",
+        "Robustness to noise",
+        "Test accuracy when a fraction of the pixels is replaced by noise, after the last epoch; the noise score "
+        "counts the correct answers over all levels." + _what_is_drawn(result),
+        f"Line chart: test accuracy goes from {100 * first:.1f} % without noise to {100 * last:.1f} % with "
+        f"{100 * levels[-1]:.0f} % of the pixels replaced{_on_average(result)}.",
+        lambda width: noise_curve(levels, accuracy, scores=scores, groups=groups, width=width),
+        "column",
+    )
+
+
+def _active(result: Mapping[str, Any]) -> _Drawing | None:
+    """Draws how many units of each layer are active."""
+    from sparsejax.figures.units import active_fractions
+
+    members = result["members"]
+    layers = members[0].get("layers")
+    if not layers:
+        return None
+    fractions = {name: [member["layers"][name]["active_fraction"] for member in members] for name in layers}
+    targets = {name: _inference_target(result, name) for name in layers}
+    said = ", ".join(f"{name} {100 * np.mean(values):.1f} %" for name, values in fractions.items())
+    return _Drawing(
+        "active_fraction.png",
+        "Active units",
+        "Fraction of each layer's units that are not zero at inference, mean over the test set"
+        + (" and the networks; dark lines span the networks." if len(members) > 1 else "."),
+        f"Bar chart of the fraction of active units per layer: {said}.",
+        lambda width: active_fractions(fractions, targets=targets, width=width),
+        "column",
+    )
+
+
+def _duty_cycles(result: Mapping[str, Any], variables: Any) -> _Drawing | None:
+    """Draws how often units won, if any layer has k-winners."""
+    from sparsejax.figures.units import DutyCycles, duty_cycle_histograms
+
+    members = result["members"]
+    layers = {}
+    for name, layer in (result.get("layers") or {}).items():
+        boost = variables.state.get(name, {}).get("boost")
+        if boost is None:
+            continue
+        targets = [_winners(result, member["layers"][name]) for member in members]
+        layers[name] = DutyCycles(np.asarray(boost.duty_cycle), np.array(targets, float), layer.get("duty_entropy"),
+                                  layer.get("max_entropy"))  # fmt: skip
+    if not layers:
+        return None
+    said = "; ".join(
+        f"{name}: from {np.min(layer.duty_cycle):.2f} to {np.max(layer.duty_cycle):.2f}, "
+        f"target {np.mean(layer.target):.2f}"
+        for name, layer in layers.items()
+    )
+    pooled = f", all {len(members)} networks pooled" if len(members) > 1 else ""
+    return _Drawing(
+        "duty_cycles.png",
+        "Duty cycles",
+        "How often each unit (of a convolution: each channel) was among the winners at the end of training" + pooled
+        + "; with perfect use, all would sit at k / n.",
+        f"Histograms of the duty cycles of each k-winners layer; {said}.",
+        lambda width: duty_cycle_histograms(layers, width=width),
+        "page" if len(layers) > 1 else "column",
+    )  # fmt: skip
+
+
+def _filters(result: Mapping[str, Any], variables: Any) -> _Drawing | None:
+    """Draws the first layer of the first network, if it sees images."""
+    from sparsejax.figures.filters import as_images, filter_grid
+
+    name = next(iter(result.get("layers") or {}), None)
+    params = variables.params.get(name, {})
+    if "kernel" not in params:
+        return None
+    kernel, mask = np.asarray(params["kernel"][0]), variables.state.get(name, {}).get("mask")
+    mask = None if mask is None else np.asarray(mask[0])
+    if kernel.ndim == 2:
+        try:
+            kernel, mask = as_images(kernel), None if mask is None else as_images(mask)
+        except ValueError:
+            return None
+    if kernel.ndim != 4:
+        return None
+    height, width, _, units = kernel.shape
+    what = "Receptive fields" if np.ndim(params["kernel"]) == 3 else "Filters"
+    which = f" of the network with seed {result['members'][0]['seed']}" if len(result["members"]) > 1 else ""
+    shown = min(units, 64)
+    return _Drawing(
+        "filters.png",
+        "First layer",
+        f"{what} of {name}{which}: weights on one common scale"
+        + ("." if mask is None else "; grey pixels have no weight."),
+        f"Grid of {shown} {what.lower()} of {height} by {width} pixels, weights from {kernel.min():.2f} to "
+        f"{kernel.max():.2f}.",
+        lambda width: filter_grid(kernel, mask=mask, width=width),
+    )
+
+
+def _winners(result: Mapping[str, Any], layer: Mapping[str, Any], key: str = "k") -> float | None:
+    """Returns k / n of a layer; with local competition n is the number of channels."""
+    if layer.get(key) is None:
+        return None
+    local = (result.get("config") or {}).get("model", {}).get("local", False)
+    return layer[key] / (layer["channels"] if local and "channels" in layer else layer["units"])
+
+
+def _inference_target(result: Mapping[str, Any], name: str) -> float | None:
+    """Returns k / n at inference, if it is the same for all networks."""
+    targets = {_winners(result, member["layers"][name], "k_inference") for member in result["members"]}
+    return targets.pop() if len(targets) == 1 else None
+
+
+def _on_average(result: Mapping[str, Any]) -> str:
+    return f", on average over {len(result['members'])} networks" if len(result["members"]) > 1 else ""
+
+
+def _what_is_drawn(result: Mapping[str, Any]) -> str:
+    """Explains lines and bands where there are several networks."""
+    if len(result["members"]) == 1:
+        return ""
+    return " Thick lines are the median over networks, bands their range."
+
+
+def _write(path: Path, content: bytes) -> Path:
+    """Writes a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise RunFolderError(
+            f"{path} cannot be written: {error.strerror or error}. Name another folder with --out."
+        ) from None
+    return path

@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 Width = Literal["column", "page"]
+Line = str | tuple[float, tuple[float, ...]]
 WIDTHS: dict[Width, float] = {"column": 3.3, "page": 6.8}
 """Inches: one column of a two-column paper, and both."""
 
@@ -87,6 +88,7 @@ def styled(draw: Callable[_Arguments, Figure]) -> Callable[_Arguments, Figure]:
             matplotlib.rcParams.update(RC)
             figure = draw(*args, **kwargs)
             figure.draw_without_rendering()  # ticks take their style when first drawn
+            figure.set_layout_engine("none")  # further draws would shift things by a hair
         return figure
 
     return drawn
@@ -119,7 +121,16 @@ def grid(axes: Axes, axis: Literal["x", "y", "both"] = "y") -> None:
     axes.grid(axis=axis)
 
 
-def spread(axes: Axes, x: np.ndarray, y: np.ndarray, *, color: str, label: str, line: str = "-", marker: str = "") -> None:
+def spread(
+    axes: Axes,
+    x: np.ndarray,
+    y: np.ndarray,
+    *,
+    color: str,
+    label: str,
+    line: Line = "-",
+    marker: str = "",
+) -> None:
     """Draws networks as the line of their median and the band from least to most.
 
     Up to ten networks are drawn as thin lines, too. Points where a network has no number (NaN) are left out.
@@ -144,11 +155,20 @@ def spread(axes: Axes, x: np.ndarray, y: np.ndarray, *, color: str, label: str, 
         axes.plot(x, y, color=color, alpha=0.45, linewidth=0.5, linestyle=line)
     if not marker and len(x) == 1:
         marker = "o"
-    axes.plot(x, np.nanmedian(y, axis=1), color=color, linestyle=line, marker=marker, label=label)
+    axes.plot(x, np.nanmedian(y, axis=1), color=color, linestyle=line, marker=marker, label=label or "_")
+
+
+def group_legend(figure: Figure, axes: Axes, *, width: Width, title: str | None = None) -> None:
+    """Puts the legend of several groups below the figure, in as many columns as there is room for."""
+    handles, labels = axes.get_legend_handles_labels()
+    letters = {"column": 48, "page": 105}[width]
+    columns = max(1, min(len(labels), letters // (max(map(len, labels)) + 6)))
+    columns = -(-len(labels) // -(-len(labels) // columns))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, title=title, title_fontsize=7)
 
 
 def networks_by_group(groups: Sequence[str] | None, networks: int) -> dict[str, np.ndarray]:
-    """Returns which networks share a label, in the order of first appearance; all of them, if too many differ.
+    """Returns which networks share a label, in order; all of them, if too many labels differ.
 
     Raises:
       ValueError: there is not one label per network.

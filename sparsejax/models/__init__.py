@@ -2,6 +2,7 @@
 
 from sparsejax.models.base import Layer, Model, Output, Variables
 from sparsejax.models.mlp import SparseMLP
+from sparsejax.models.network import SparseNetwork
 from sparsejax.models.sparse_cnn import SparseCNN
 
-__all__ = ["Layer", "Model", "Output", "SparseCNN", "SparseMLP", "Variables"]
+__all__ = ["Layer", "Model", "Output", "SparseCNN", "SparseMLP", "SparseNetwork", "Variables"]

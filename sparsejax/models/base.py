@@ -90,20 +90,3 @@ def expect(name: str, value: object, expected: str, holds: bool) -> None:
     """Raises a ConfigError that names the value and what was expected, unless it holds."""
     if not holds:
         raise ConfigError(f"{name} is {value}; expected {expected}.")
-
-
-def check_boosting(model: Any) -> None:
-    """Checks the fields that every network with k-winners has."""
-    expect("model.boost_strength", model.boost_strength, "0 (no boosting) or more", model.boost_strength >= 0)
-    expect("model.boost_decay", model.boost_decay, "a factor in [0, 1]", 0 <= model.boost_decay <= 1)
-    expect("model.k_inference_factor", model.k_inference_factor, "a positive factor", model.k_inference_factor > 0)
-    expect("model.duty_period", model.duty_period, "a positive number of examples", model.duty_period > 0)
-    expect("model.dropout", model.dropout, "None or a probability in [0, 1)",
-           model.dropout is None or 0 <= model.dropout < 1)  # fmt: skip
-
-
-def needed(key: Key[Array, "batch"] | None) -> Key[Array, "batch"]:
-    """Returns the keys, or says that they are missing."""
-    if key is None:
-        raise ValueError("Training with dropout needs `key`: one PRNG key per example [batch].")
-    return key

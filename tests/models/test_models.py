@@ -1,4 +1,4 @@
-"""SparseCNN and SparseMLP: sizes, what each option does, and what is refused."""
+"""SparseCNN and SparseMLP: what each option does to the arrays; see test_sizes.py for sizes and refusals."""
 
 import dataclasses
 import functools
@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sparsejax.errors import ConfigError
-from sparsejax.functional import BoostState, connections_per_unit, example_keys
+from sparsejax.functional import BoostState, example_keys
 from sparsejax.hyper import hyper_of
 from sparsejax.models import SparseCNN, SparseMLP, Variables
 
@@ -58,47 +57,6 @@ def assert_trees_equal(actual, expected, rtol=0.0):
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
     for got, wanted in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(got, wanted, rtol=rtol, atol=rtol)
-
-
-PAPER = {
-    "dense CNN-1": (SparseCNN((30,), (None,), 1000, None, 1.0), 4_331_790, 4_331_790),
-    "dense CNN-2": (SparseCNN((30, 30), (None, None), 1000, None, 1.0), 514_320, 514_320),
-    "sparse CNN-1": (SparseCNN((30,), (400,), 150, 50, 0.3), 650_440, 196_840),
-    "sparse CNN-2": (SparseCNN((32, 64), (400, 300), 700, 100, 0.3), 776_606, 274_706),
-    "dense CNN-2 SP3": (SparseCNN((30, 30), (None, None), 700, 100, 0.3), 367_020, 131_820),
-    "sparse CNN-2 D3": (SparseCNN((32, 64), (400, 300), 1000, None, 1.0), 1_087_106, 1_087_106),
-    "sparse CNN-2 W1": (SparseCNN((32, 64), (400, 300), 700, 100, 1.0), 776_606, 776_606),
-    "sparse CNN-2 DSW": (SparseCNN((32, 64), (400, 300), 1000, None, 0.3), 1_087_106, 370_106),
-}
-GSC = functools.partial(SparseCNN, classes=12, batch_norm=True)
-SPEECH = {
-    "dense CNN-2": (GSC((64, 64), (None, None), 1000, None, 1.0), 1_717_140, 1_717_140),
-    "sparse CNN-2": (GSC((64, 64), (1200, 200), 1000, 100, 0.4), 1_717_140, 757_140),
-    "super-sparse CNN-2": (GSC((64, 64), (1200, 200), 1500, 100, 0.1), 2_523_640, 363_640),
-}
-
-
-@pytest.mark.parametrize(
-    ("model", "total", "nonzero", "size"),
-    [(*row, 28) for row in PAPER.values()] + [(*row, 32) for row in SPEECH.values()],
-    ids=[f"mnist {name}" for name in PAPER] + [f"speech {name}" for name in SPEECH],
-)
-def test_the_papers_networks_have_the_papers_number_of_weights(model, total, nonzero, size):
-    params, state = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, size, size, 1)))
-    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == total
-    masks = {name: layer["mask"] for name, layer in state.items() if "mask" in layer}
-    assert list(masks) == (["hidden"] if model.density < 1 else [])
-    kept = sum(connections_per_unit(mask.shape, model.density) * mask.shape[-1] for mask in masks.values())
-    assert total - sum(mask.size for mask in masks.values()) + kept == nonzero
-
-
-def test_layers_of_the_papers_sparse_cnn_2_are_described():
-    model = PAPER["sparse CNN-2"][0]
-    assert model == SparseCNN()
-    described = [(x.name, x.units, x.k, x.k_inference, x.positions) for x in model.layers((28, 28, 1))]
-    assert described == [("conv1", 4608, 400, 600, 144), ("conv2", 1024, 300, 450, 16), ("hidden", 700, 100, 150, 1)]
-    mlp = [(x.name, x.units, x.k, x.k_inference) for x in SparseMLP((40, 30), (8, None)).layers((14, 14, 1))]
-    assert mlp == [("hidden1", 40, 8, 12), ("hidden2", 30, None, None)]
 
 
 @both
@@ -284,68 +242,3 @@ def test_bfloat16_images_and_weights_give_bfloat16_and_as_many_winners():
     assert out.prediction.dtype == jnp.bfloat16 and out.state["hidden"]["boost"].duty_cycle.dtype == jnp.float32
     for name, k in zip(HIDDEN[CNN], (20, 6, 5), strict=True):
         np.testing.assert_array_equal(winners(out.activations[name]), np.full(BATCH, k))
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"hidden": 0, "hidden_k": None}, "model.hidden is 0"),
-        ({"hidden_k": 31}, "model.hidden_k is 31; expected None or a number of winners from 1 to hidden=30"),
-        ({"hidden_k": 0}, "model.hidden_k is 0"),
-        ({"channels": ()}, r"model.channels is \(\)"),
-        ({"conv_k": (20,)}, r"model.conv_k is \(20,\); expected one entry for each of the 2 convolutions"),
-        ({"density": 0.0}, r"model.density is \(0.0"),
-        ({"density": 1.2}, r"model.density is \(1.2"),
-        ({"conv_density": (0.5,)}, r"model.conv_density is \(0.5,\); expected None or 2 fractions"),
-        ({"conv_density": (0.5, 0.0)}, "model.density is"),
-        ({"boost_strength": -1.0}, "model.boost_strength is -1.0"),
-        ({"boost_decay": 1.1}, "model.boost_decay is 1.1"),
-        ({"k_inference_factor": 0.0}, "model.k_inference_factor is 0.0"),
-        ({"duty_period": 0}, "model.duty_period is 0"),
-        ({"dropout": 1.0}, "model.dropout is 1.0"),
-        ({"kernel_size": 0}, r"model.kernel_size, model.classes is \(0, 10\)"),
-    ],
-)
-def test_a_cnn_that_cannot_be_is_refused_by_name(fields, message):
-    with pytest.raises(ConfigError, match=message):
-        dataclasses.replace(CNN, **fields)
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"hidden": ()}, r"model.hidden is \(\)"),
-        ({"k": (8,)}, r"model.k is \(8,\); expected one entry for each of the 2 hidden layers"),
-        ({"k": (8, 31)}, r"model.k\[1\] is 31; expected None or a number of winners from 1 to 30"),
-        ({"density": 0.0}, "model.density is 0.0"),
-        ({"classes": 0}, "model.classes is 0"),
-        ({"dropout": -0.1}, "model.dropout is -0.1"),
-    ],
-)
-def test_an_mlp_that_cannot_be_is_refused_by_name(fields, message):
-    with pytest.raises(ConfigError, match=message):
-        dataclasses.replace(MLP, **fields)
-
-
-@pytest.mark.parametrize(
-    ("model", "size", "message"),
-    [
-        (
-            dataclasses.replace(CNN, conv_k=(9, 6)),
-            6,
-            r"Images of shape \(6, 6, 1\) are too small for 2 convolutions .* nothing is left after conv2",
-        ),
-        (CNN, 2, "nothing is left after conv1"),
-        (
-            dataclasses.replace(CNN, conv_k=(145, 6)),
-            14,
-            r"model.conv_k\[0\] is 145; .* from 1 to 144, the units of conv1",
-        ),
-        (dataclasses.replace(CNN, conv_k=(5, 6), local=True), 14, r"model.conv_k\[0\] is 5; .* from 1 to 4"),
-        (dataclasses.replace(CNN, density=0.01), 14, "Layer hidden: density 0.01 leaves a unit none of its 24 inputs"),
-        (dataclasses.replace(MLP, density=0.002), 14, "density 0.002 leaves a unit none of its 196 inputs"),
-    ],
-)
-def test_images_that_do_not_fit_the_network_are_refused_by_name(model, size, message):
-    with pytest.raises(ConfigError, match=message):
-        model.init(jax.random.key(0), jnp.zeros((1, size, size, 1)))

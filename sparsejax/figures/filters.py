@@ -1,0 +1,179 @@
+"""What the units of the first layer respond to: kernels, or receptive fields of a dense layer."""
+
+import math
+
+import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+
+from sparsejax.figures import style
+
+DIVERGING = LinearSegmentedColormap.from_list(
+    "blue_orange", ["#053B6B", style.BLUE, "#86BBDD", "#F7F7F7", "#F0A873", style.VERMILION, "#6B2A00"], N=511
+)
+"""Blue below zero, nearly white at it, vermilion above: told apart by readers who confuse red and green."""
+
+_MARGIN, _BAR, _TOP = 0.08, 0.68, 0.28
+"""Inches around the tiles, to their right for the scale, and above them for the title."""
+
+_WEIGHT = 0.11
+"""Most inches that one weight takes."""
+
+MASKED = (0.83, 0.83, 0.83)
+"""Colour of a weight that does not exist."""
+
+
+def as_images(weights: ArrayLike) -> np.ndarray:
+    """Shapes the weights of a dense layer `[inputs, units]` as images `[height, width, channels, units]`.
+
+    Images are square, of one channel if the inputs are a square number, of three if three times one.
+
+    Raises:
+      ValueError: the inputs are no such image.
+    """
+    weights = np.asarray(weights)
+    inputs, units = weights.shape
+    for channels in (1, 3):
+        side = math.isqrt(inputs // channels)
+        if side * side * channels == inputs:
+            return weights.reshape(side, side, channels, units)
+    raise ValueError(f"weights has {inputs} inputs, which are no square image of one or three channels.")
+
+
+@style.styled
+def filter_grid(
+    kernels: ArrayLike,
+    *,
+    mask: ArrayLike | None = None,
+    at_most: int = 64,
+    width: style.Width = "page",
+    title: str | None = None,
+) -> Figure:
+    """Draws the kernels of a convolution, or the receptive fields of a dense layer, on one common scale.
+
+    On the scale, full colour is the largest weight, or where a few lie far out, that of 99.5 % of all.
+
+    With one input channel, colour is the weight: blue below zero, vermilion above. With three, they are
+    red, green and blue, and mid-grey is zero. Otherwise the channels of a unit are drawn below each other.
+    Masked weights are light grey, with three channels where all of them are masked.
+
+    Args:
+      kernels: `[height, width, inputs, units]`; for a dense layer `[pixels, units]`, see `as_images`.
+      mask: of the same shape, false where a weight does not exist.
+      at_most: units drawn, the first ones.
+      width: of the figure.
+      title: over the figure; None to say how many units are drawn.
+
+    Raises:
+      ValueError: the shapes are not as said.
+    """
+    kernels = np.asarray(kernels, float)
+    exists = np.ones(kernels.shape, bool) if mask is None else np.asarray(mask, bool)
+    if exists.shape != kernels.shape:
+        raise ValueError(f"mask has shape {exists.shape}, but kernels {kernels.shape}; expected the same.")
+    if kernels.ndim == 2:
+        kernels, exists = as_images(kernels), as_images(exists)
+    if kernels.ndim != 4 or not kernels.size:
+        raise ValueError(
+            f"kernels has shape {kernels.shape}; expected [height, width, inputs, units] or [pixels, units]."
+        )
+    units = kernels.shape[-1]
+    shown = min(units, at_most)
+    kernels, exists = np.where(exists, kernels, 0.0)[..., :shown], exists[..., :shown]
+    scale, clipped = _scale(np.abs(kernels[exists]))
+    tiles = _tiles(np.clip(kernels / scale, -1, 1), exists)
+    tile_height, tile_width = tiles.shape[1:3]
+    gap = _gap(tile_height, tile_width)
+    columns = _columns(shown, tile_width + gap, width)
+    note = _title(shown, units) if title is None else title
+    if not exists.all():
+        note += "; no weight where grey"
+    return _drawn(_mosaic(tiles, columns, gap), scale, clipped, width, note, rgb=kernels.shape[2] == 3)
+
+
+def _scale(sizes: np.ndarray) -> tuple[float, bool]:
+    """Returns the weight at full colour, and whether a few stray weights lie beyond it."""
+    if not sizes.size or not sizes.max():
+        return 1.0, False
+    most, usual = float(sizes.max()), float(np.quantile(sizes, 0.995))
+    return (usual, True) if 0 < usual < 0.7 * most else (most, False)
+
+
+def _gap(height: int, width: int) -> int:
+    """Returns the weights that would fit between two tiles."""
+    return max(1, round(min(height, width) / 12))
+
+
+def _room(width: style.Width) -> float:
+    """Returns the inches that the tiles may take beside their scale."""
+    return style.WIDTHS[width] - 2 * _MARGIN - _BAR
+
+
+def _columns(count: int, pitch: int, width: style.Width) -> int:
+    """Returns how many tiles, `pitch` weights apart, make rows that fill the width and leave few gaps."""
+    most = min(count, {"column": 8, "page": 16}[width])
+    room = _room(width) * style.DPI
+
+    def loss(columns: int) -> float:
+        dots = min(int(room / (columns * pitch)), int(_WEIGHT * style.DPI))
+        empty = -count % columns / (count + -count % columns)
+        return 1 - columns * pitch * dots / room + 2 * empty
+
+    return min(range(most, most // 2, -1), key=loss)
+
+
+def _title(shown: int, units: int) -> str:
+    """Says how many units are drawn."""
+    return f"first {shown} of {units} units" if shown < units else f"{units} unit{'s' if units > 1 else ''}"
+
+
+def _tiles(kernels: np.ndarray, exists: np.ndarray) -> np.ndarray:
+    """Colours kernels with weights in [-1, 1], `[h, w, inputs, units]` -> `[units, height, width, 3]`."""
+    if kernels.shape[2] == 3:
+        colours = 0.5 + 0.5 * kernels
+        colours = np.where(exists.any(axis=2, keepdims=True), colours, np.reshape(MASKED, (1, 1, 3, 1)))
+        return colours.transpose(3, 0, 1, 2)
+    height, width, inputs, units = kernels.shape
+    stacked = kernels.transpose(3, 2, 0, 1).reshape(units, inputs * height, width)
+    present = exists.transpose(3, 2, 0, 1).reshape(stacked.shape)
+    return np.where(present[..., None], DIVERGING(0.5 + 0.5 * stacked)[..., :3], MASKED)
+
+
+def _mosaic(tiles: np.ndarray, columns: int, gap: int) -> np.ndarray:
+    """Lays tiles `[units, height, width, 3]` out in rows with white gaps -> `[rows, columns, 3]`."""
+    units, height, width, _ = tiles.shape
+    rows = -(-units // columns)
+    image = np.ones((rows * (height + gap) - gap, columns * (width + gap) - gap, 3))
+    for i, tile in enumerate(tiles):
+        top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
+        image[top : top + height, left : left + width] = tile
+    return image
+
+
+def _drawn(image: np.ndarray, scale: float, clipped: bool, width: style.Width, title: str, *, rgb: bool) -> Figure:
+    """Draws the mosaic with its scale; each weight covers the same whole number of dots."""
+    rows, columns = image.shape[:2]
+    dots = max(1, int(min(_room(width) / columns, 6.0 / rows, _WEIGHT) * style.DPI))
+    across, down = columns * dots / style.DPI, rows * dots / style.DPI
+    paper = style.WIDTHS[width], max(down, 0.6) + _TOP + _MARGIN
+    figure = Figure(figsize=paper, dpi=style.DPI)
+    style.FigureCanvasAgg(figure)
+
+    def place(left: float, wide: float, high: float) -> tuple[float, float, float, float]:
+        """Returns a box of so many inches, its top just below the title."""
+        return left / paper[0], (paper[1] - _TOP - high) / paper[1], wide / paper[0], high / paper[1]
+
+    axes = figure.add_axes(place(_MARGIN, across, down))
+    axes.imshow(np.kron(image, np.ones((dots, dots, 1))), interpolation="nearest", aspect="auto")
+    axes.set_axis_off()
+    axes.set_title(title)
+    bar = figure.add_axes(place(_MARGIN + across + 0.12, 0.09, min(max(down, 0.6), 1.6)))
+    colours = LinearSegmentedColormap.from_list("grey", ["black", "white"]) if rgb else DIVERGING
+    less, more = ("≤ ", "≥ ") if clipped else ("", "")
+    scalebar = figure.colorbar(ScalarMappable(Normalize(-scale, scale), colours), cax=bar)
+    scalebar.set_ticks([-scale, 0, scale], labels=[f"{less}−{scale:.2g}", "0", f"{more}{scale:.2g}"])
+    scalebar.outline.set_linewidth(0.4)
+    bar.set_title("R, G, B weight" if rgb else "weight", fontsize=7)
+    return figure

@@ -1,0 +1,393 @@
+"""One self-contained page about a run: what came out, in pictures and tables, and how to repeat it."""
+
+import base64
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any, NamedTuple
+
+_STYLESHEET = Path(__file__).with_name("report.css")
+
+
+class Picture(NamedTuple):
+    """A figure of the page: PNG bytes for a wide and, if it differs, a narrow screen, and what it shows."""
+
+    title: str
+    caption: str
+    alt: str
+    wide: bytes
+    narrow: bytes | None = None
+
+
+def swept_fields(members: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns the fields that a sweep set, such as `model.boost_strength`: those named with a dot."""
+    return [name for name in members[0] if "." in name]
+
+
+def setting(member: Mapping[str, Any]) -> str:
+    """Names what a network was swept to, e.g. `boost_strength = 1.5`; empty without a sweep."""
+    return ", ".join(f"{name.rsplit('.', 1)[-1]} = {plain(member[name])}" for name in swept_fields([member]))
+
+
+def report(result: Mapping[str, Any], pictures: Sequence[Picture]) -> str:
+    """Returns the page as HTML that needs no other file.
+
+    Args:
+      result: as in `result.json`, with `members`.
+      pictures: in the order of the page.
+    """
+    name, dataset = str(result["name"]), str(result.get("dataset", ""))
+    parts = [
+        _header(result),
+        _notice(result),
+        _headline(result),
+        _figures(pictures),
+        _layers(result),
+        _settings(result),
+        _networks(result),
+        _repeat(result),
+        _configuration(result),
+    ]
+    body = "\n".join(part for part in parts if part)
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{escape(name)} on {escape(dataset)} · sparsejax</title>
+<style>
+{_STYLESHEET.read_text(encoding="utf-8")}</style>
+</head>
+<body>
+<main>
+{body}
+</main>
+<footer>Written by sparsejax.</footer>
+</body>
+</html>
+"""
+
+
+# Numbers for people
+
+
+def plain(value: Any) -> str:
+    """Writes any value briefly: whole numbers in full, others to four digits, nothing as a dash."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(plain(item) for item in value)
+    if isinstance(value, (int, float)):
+        if abs(value) >= 1000 or float(value).is_integer():
+            return f"{value:,.0f}"
+        return f"{value:.4g}"
+    return str(value)
+
+
+def percent(value: float | None, std: float | None = None) -> str:
+    """Writes a fraction in per cent, with its standard deviation if given."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{100 * value:.2f} %" if std is None else f"{100 * value:.2f} ± {100 * std:.2f} %"
+
+
+def duration(seconds: float) -> str:
+    """Writes seconds as people say them."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes, seconds = divmod(round(seconds), 60)
+    if minutes < 100:
+        return f"{minutes} min {seconds} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min"
+
+
+# Parts of the page
+
+
+def _header(result: Mapping[str, Any]) -> str:
+    """Says what was trained on what, and for how long."""
+    members, data = result["members"], result.get("data") or {}
+    facts = [f"{len(members)} network{'s' if len(members) > 1 else ''}"]
+    if "train" in data and "test" in data:
+        facts.append(f"{data['train']:,} training and {data['test']:,} test images of {result.get('dataset', '?')}")
+    if members[0].get("epoch") is not None:
+        epochs = members[0]["epoch"]
+        facts.append(f"{epochs} epoch{'s' if epochs != 1 else ''}")
+    if result.get("training_seconds") is not None:
+        facts.append(f"trained in {duration(result['training_seconds'])}")
+    return f"<header>\n<h1>{escape(str(result['name']))}</h1>\n<p>{escape(' · '.join(facts))}</p>\n</header>"
+
+
+def _notice(result: Mapping[str, Any]) -> str:
+    """Shows that the data is a substitute, if it is."""
+    if not result.get("notice"):
+        return ""
+    notice = escape(str(result["notice"]))
+    return f'<p class="notice" role="note"><strong>Note on the data.</strong> {notice}</p>'
+
+
+def _headline(result: Mapping[str, Any]) -> str:
+    """Shows the numbers one looks for first."""
+    members = result["members"]
+    swept, many = len({setting(member) for member in members}) > 1, len(members) > 1
+    best = [member["best"] for member in members if "best" in member]
+    tiles = [("test accuracy, last epoch", _several([m["test_accuracy"] for m in members], swept, percent), "")]
+    if best:
+        epochs = sorted({entry["epoch"] for entry in best})
+        after = f"epoch {epochs[0]}" if len(epochs) == 1 else f"epochs {epochs[0]} to {epochs[-1]}"
+        accuracies = [entry["test_accuracy"] for entry in best]
+        tiles.append(("test accuracy, best epoch", _several(accuracies, swept, percent), after))
+    if "noise_score" in members[0]:
+        scores = [float(member["noise_score"]) for member in members]
+        tiles.append(("noise score", _several(scores, swept, _score), f"of {members[0]['noise_score_max']:,}"))
+    rows = "\n".join(
+        f"<div><dt>{escape(term)}</dt><dd>{_unbroken(value)}<small>{escape(note)}</small></dd></div>"
+        for term, value, note in tiles
+    )
+    layers = ", ".join(
+        f"{name} {100 * layer['active_fraction']:.1f} %" for name, layer in result.get("layers", {}).items()
+    )
+    said = [f"Active units at inference: {layers}."] if layers else []
+    if swept:
+        said.append(f"Numbers are the range over {len(members)} networks; see the settings below.")
+    elif many:
+        said.append(f"Numbers are mean ± standard deviation over {len(members)} seeds.")
+    if best:
+        said.append("The best epoch is chosen on the test set, as in the k-winners paper, so it flatters the network.")
+    return _section("Result", f'<dl class="tiles">\n{rows}\n</dl>\n<p>{escape(" ".join(said))}</p>')
+
+
+def _unbroken(value: str) -> str:
+    """Escapes a value that is not to be broken, but for a range, before its upper end."""
+    return " to ".join(escape(end).replace(" ", "&nbsp;") for end in value.split(" to "))
+
+
+def _score(value: float, std: float | None = None) -> str:
+    """Writes a noise score."""
+    return f"{value:,.0f}" if std is None else f"{value:,.0f} ± {std:,.0f}"
+
+
+def _several(values: Sequence[float], swept: bool, write: Any) -> str:
+    """Writes one number, mean ± standard deviation over seeds, or the range over settings."""
+    if len(values) == 1:
+        return write(values[0])
+    if swept:
+        low, high = write(min(values)), write(max(values))
+        return low if low == high else f"{low.removesuffix(' %')} to {high}"
+    mean = sum(values) / len(values)
+    return write(mean, math.sqrt(sum((value - mean) ** 2 for value in values) / len(values)))
+
+
+def _figures(pictures: Sequence[Picture]) -> str:
+    """Shows the figures, each with its caption, on a white card: they are drawn for paper."""
+    return "\n".join(
+        _section(
+            picture.title,
+            f"<figure>\n{_image(picture)}\n<figcaption>{escape(picture.caption)}</figcaption>\n</figure>",
+        )
+        for picture in pictures
+    )
+
+
+def _image(picture: Picture) -> str:
+    """Embeds a picture, and for screens narrower than 38 em the one drawn for them."""
+    width, height = _size(picture.wide)
+    size = f'width="{width // 2}" height="{height // 2}"'
+    image = f'<img src="{_data_uri(picture.wide)}" alt="{escape(picture.alt)}" {size}>'
+    if picture.narrow is None:
+        return f'<div class="card">{image}</div>'
+    source = f'<source media="(max-width: 38em)" srcset="{_data_uri(picture.narrow)}">'
+    return f'<div class="card"><picture>{source}{image}</picture></div>'
+
+
+def _data_uri(png: bytes) -> str:
+    """Writes a PNG into an address."""
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def _size(png: bytes) -> tuple[int, int]:
+    """Returns width and height of a PNG."""
+    return int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")
+
+
+def _layers(result: Mapping[str, Any]) -> str:
+    """Tabulates how each layer uses its units."""
+    layers = result.get("layers")
+    if not layers:
+        return ""
+    channels = any(layer.get("channels") is not None for layer in layers.values())
+    winners = any(layer.get("k") is not None for layer in layers.values())
+    head = (
+        ["Layer", "Units", "k (inference)", "Active", "Dead units"]
+        + ["Dead channels"] * channels
+        + ["Entropy"] * winners
+    )
+    rows = []
+    for name, layer in layers.items():
+        k = "ReLU" if layer.get("k") is None else f"{_count(layer['k'])} ({_count(layer['k_inference'])})"
+        row = [
+            name,
+            _count(layer["units"]),
+            k,
+            f"{100 * layer['active_fraction']:.1f} %",
+            _count(layer["dead_units"]),
+        ]
+        if channels:
+            known = layer.get("channels") is not None
+            row.append(f"{_count(layer['dead_channels'])} of {_count(layer['channels'])}" if known else "–")
+        if winners:
+            known = layer.get("duty_entropy") is not None and layer.get("max_entropy")
+            row.append(f"{100 * layer['duty_entropy'] / layer['max_entropy']:.1f} %" if known else "–")
+        rows.append(row)
+    said = "Active is the mean fraction of units that are not zero on the test set; dead units were never active on it."
+    if winners:
+        said += (
+            " k winners are kept in training, and the number in brackets at inference. Entropy is that of the "
+            "duty cycles in training, out of the most that k winners can have: 100 % if all units win equally often."
+        )
+    if len(result["members"]) > 1:
+        said += f" Means over {len(result['members'])} networks."
+    return _section("Sparsity", f"{_table('How each layer uses its units', head, rows)}\n<p>{said}</p>")
+
+
+def _count(value: float | None) -> str:
+    """Writes a count, or a mean of counts to one decimal."""
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
+
+
+def _settings(result: Mapping[str, Any]) -> str:
+    """Tabulates mean and standard deviation of every setting of a sweep."""
+    members = result["members"]
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for member in members:
+        groups.setdefault(setting(member), []).append(member)
+    if len(groups) < 2:
+        return ""
+    fields, noise = swept_fields(members), "noise_score" in members[0]
+    rows = []
+    for group in groups.values():
+        row = [plain(group[0][name]) for name in fields] + [_count(len(group))]
+        row.append(_several([member["test_accuracy"] for member in group], False, percent))
+        if "best" in group[0]:
+            row.append(_several([member["best"]["test_accuracy"] for member in group], False, percent))
+        if noise:
+            row.append(_several([float(member["noise_score"]) for member in group], False, _score))
+        rows.append(row)
+    head = [*(name.rsplit(".", 1)[-1] for name in fields), "Seeds", "Test accuracy"]
+    head += ["At best epoch"] * ("best" in members[0]) + ["Noise score"] * noise
+    return _section("Settings", _table("Mean ± standard deviation over seeds", head, rows, names=len(fields)))
+
+
+def _networks(result: Mapping[str, Any]) -> str:
+    """Tabulates every network, folded up when there are many."""
+    members = result["members"]
+    if len(members) < 2:
+        return ""
+    fields, noise, best = swept_fields(members), "noise_score" in members[0], "best" in members[0]
+    head = [*(name.rsplit(".", 1)[-1] for name in fields), "Seed", "Test accuracy"]
+    head += ["Best epoch", "Accuracy there"] * best + ["Noise score"] * noise
+    rows = []
+    for member in members:
+        row = [plain(member[name]) for name in fields] + [
+            str(member["seed"]),
+            percent(member["test_accuracy"]),
+        ]
+        if best:
+            row += [_count(member["best"]["epoch"]), percent(member["best"]["test_accuracy"])]
+        rows.append(row + ([_score(float(member["noise_score"]))] if noise else []))
+    table = _table(f"Each of the {len(members)} networks", head, rows, names=len(fields) + 1)
+    if len(members) > 20:
+        table = f"<details>\n<summary>All {len(members)} networks</summary>\n{table}\n</details>"
+    return _section("Networks", table)
+
+
+def _repeat(result: Mapping[str, Any]) -> str:
+    """Says how to make these numbers again."""
+    parts = []
+    if result.get("command"):
+        parts.append(f'<pre tabindex="0"><code>{escape(str(result["command"]))}</code></pre>')
+    facts = []
+    device = result.get("device") or {}
+    if device:
+        count, kind = device.get("count", 1), device.get("kind", device.get("platform", "?"))
+        platform = device.get("platform")
+        cores = f", {device['cores']} cores" if device.get("cores") and platform == "cpu" else ""
+        backend = f" ({platform})" if platform and platform != kind else ""
+        facts.append(("Device", f"{count} × {kind}{backend}{cores}"))
+    versions = result.get("versions") or {}
+    if versions:
+        facts.append(("Versions", ", ".join(f"{name} {version or '(unknown)'}" for name, version in versions.items())))
+    data = result.get("data") or {}
+    if data.get("fingerprint"):
+        facts.append(("Data", f"{data.get('name', '?')} from {data.get('source', '?')}, {data['fingerprint']}"))
+    seeds = [str(member["seed"]) for member in result["members"]]
+    seeds = list(dict.fromkeys(seeds))
+    facts.append(("Seeds" if len(seeds) > 1 else "Seed", ", ".join(seeds)))
+    if result.get("seconds") is not None:
+        facts.append(("Time", f"{duration(result['seconds'])} in all"))
+    rows = "\n".join(f"<div><dt>{escape(term)}</dt><dd>{escape(value)}</dd></div>" for term, value in facts)
+    parts.append(f'<dl class="facts">\n{rows}\n</dl>')
+    return _section("How to repeat this", "\n".join(parts))
+
+
+def _configuration(result: Mapping[str, Any]) -> str:
+    """Lists the resolved configuration, folded up."""
+    config = result.get("config")
+    if not config:
+        return ""
+    rows = [[name, _exact(value)] for name, value in _flat(config)]
+    table = _table("Every field, as resolved", ["Field", "Value"], rows, names=2)
+    return _section("Configuration", f"<details>\n<summary>{len(rows)} fields</summary>\n{table}\n</details>")
+
+
+def _exact(value: Any) -> str:
+    """Writes a configured value in full, as one would give it."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_exact(item) for item in value)
+    return str(value)
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Yields dotted names and values."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + str(name), value
+
+
+def _section(title: str, content: str) -> str:
+    """Puts a heading over a part."""
+    return f"<section>\n<h2>{escape(title)}</h2>\n{content}\n</section>"
+
+
+def _table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]], *, names: int = 1) -> str:
+    """Writes a table whose first `names` columns are text and whose others are numbers, aligned to the right.
+
+    The first column names the rows, where there is a column of names.
+    """
+    kinds = ["text" if i < names else "number" for i in range(len(head))]
+    top = "".join(f'<th scope="col" class="{kind}">{escape(name)}</th>' for name, kind in zip(head, kinds, strict=True))
+    lines = []
+    for row in rows:
+        cells = [
+            f'<th scope="row">{escape(cell)}</th>' if i == 0 and names else f'<td class="{kind}">{escape(cell)}</td>'
+            for i, (cell, kind) in enumerate(zip(row, kinds, strict=True))
+        ]
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    body = "\n".join(lines)
+    return (
+        f'<div class="scroll" role="region" aria-label="{escape(caption)}" tabindex="0">\n<table>\n'
+        f"<caption>{escape(caption)}</caption>\n<thead><tr>{top}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>\n</div>"
+    )

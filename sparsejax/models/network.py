@@ -1,0 +1,183 @@
+"""What the networks share: hidden layers of weights and k-winners, one after another, and a dense output layer."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from sparsejax.errors import ConfigError
+from sparsejax.functional import connections_per_unit, dropout, inference_k, max_pool2d
+from sparsejax.functional.selection import Ties
+from sparsejax.hyper import Hyper, hyper_of, traced
+from sparsejax.models import blocks
+from sparsejax.models.base import Layer, Output, Variables, expect, merged
+
+
+class Stage(NamedTuple):
+    """One hidden layer: the shape of its kernel, `[inputs, units]` or `[H, W, inputs, filters]`, its winners (None for
+    ReLU), its fraction of non-zero weights, and the positions of its feature map after the pooling.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    k: int | None
+    density: float
+    positions: int = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SparseNetwork:
+    """A stack of hidden layers; a network says which by `stages`, and names their winners by `winners`."""
+
+    density: float = 0.3
+    """Fraction of non-zero weights in the fully connected hidden layers."""
+    classes: int = 10
+    """Number of classes."""
+    boost_strength: float = traced(1.5)
+    """Beta of the boost, in the first epoch."""
+    boost_decay: float = traced(0.85)
+    """Factor on the boost strength after each epoch."""
+    k_inference_factor: float = traced(1.5)
+    """Factor on every k at inference."""
+    duty_period: int = 1000
+    """Examples over which duty cycles are averaged."""
+    local: bool = False
+    """Let the channels of each position of a feature map compete (k is then out of the channels)."""
+    ties: Ties = "first"
+    """What becomes of units tied at the threshold: "first" keeps exactly k, "all" keeps them all."""
+    batch_norm: bool = False
+    """Normalise every layer before its activation, without scale or offset."""
+    dropout: float | None = traced(None)
+    """Probability of dropping a unit of a fully connected hidden layer; None for no dropout."""
+
+    def __post_init__(self):
+        expect("model.density", self.density, "a fraction of non-zero weights in (0, 1]", 0 < self.density <= 1)
+        expect("model.classes", self.classes, "a positive number", self.classes > 0)
+        expect("model.boost_strength", self.boost_strength, "0 (no boosting) or more", self.boost_strength >= 0)
+        expect("model.boost_decay", self.boost_decay, "a factor in [0, 1]", 0 <= self.boost_decay <= 1)
+        expect("model.k_inference_factor", self.k_inference_factor, "a positive factor", self.k_inference_factor > 0)
+        expect("model.duty_period", self.duty_period, "a positive number of examples", self.duty_period > 0)
+        probable = self.dropout is None or 0 <= self.dropout < 1
+        expect("model.dropout", self.dropout, "None or a probability in [0, 1)", probable)
+
+    def stages(self, example_shape: tuple[int, ...]) -> list[Stage]:
+        """Describes the hidden layers for one example of that shape, in order.
+
+        Raises:
+          ConfigError: the network does not fit the example.
+        """
+        raise NotImplementedError
+
+    def winners(self, hyper: Hyper) -> Sequence[Array | None]:
+        """Returns the winners of every hidden layer; None for ReLU."""
+        raise NotImplementedError
+
+    def init(self, key: PRNGKeyArray, example: Float[Array, "batch *shape"]) -> Variables:
+        """Draws a network for inputs `[batch, ...]`.
+
+        Raises:
+          ConfigError: the network does not fit the example, k exceeds the units of a layer, or a density leaves a
+            unit without inputs.
+        """
+        stages = self._checked_stages(example.shape[1:])
+        keys = jax.random.split(key, len(stages) + 1)
+        params, state = {}, {}
+        for stage, layer_key in zip(stages, keys[:-1], strict=True):
+            features = stage.shape[-1]
+            params[stage.name], weights_state = blocks.init_weights(layer_key, stage.shape, stage.density)
+            state[stage.name] = weights_state | blocks.init_activation(features, stage.k)
+            if self.batch_norm:
+                state[stage.name]["norm"] = blocks.init_batch_norm(features)
+        inputs = stages[-1].shape[-1] * stages[-1].positions
+        params["output"], state["output"] = blocks.init_weights(keys[-1], (inputs, self.classes), 1.0)
+        return Variables(params, state)
+
+    def apply(
+        self,
+        variables: Variables,
+        x: Float[Array, "batch *shape"],
+        *,
+        key: PRNGKeyArray | None = None,
+        train: bool = False,
+        hyper: Hyper | None = None,
+        axis_name: str | None = None,
+    ) -> Output:
+        """Returns logits `[batch, classes]`, the new state, and the output of every hidden layer.
+
+        Args:
+          variables: as `init` made them.
+          x: inputs `[batch, ...]`, images as `[batch, H, W, C]`.
+          key: one key per example `[batch]`; needed in training with dropout.
+          train: update duty cycles and batch statistics, drop units, use k rather than k at inference.
+          hyper: traced fields to use instead of this model's own.
+          axis_name: mesh axis the batch is spread over.
+
+        Raises:
+          ValueError: hyper names an unknown field, or key is missing.
+        """
+        hyper = merged(self, hyper, hyper_of(self))
+        params, state, activations = variables.params, {}, {}
+        stages = self.stages(x.shape[1:])
+        for index, (stage, k) in enumerate(zip(stages, self.winners(hyper), strict=True)):
+            name, layer = stage.name, dict(variables.state[stage.name])
+            convolution = len(stage.shape) == 4
+            x = blocks.linear(params[name], layer, x if convolution else x.reshape(x.shape[0], -1))
+            if self.batch_norm:
+                x, layer["norm"] = blocks.batch_norm(layer["norm"], x, train=train, axis_name=axis_name)
+            if convolution:
+                x = max_pool2d(x)
+            elif train and hyper["dropout"] is not None:
+                x = dropout(_layer_keys(key, index), x, rate=hyper["dropout"])
+            x, state[name] = blocks.activate(
+                layer,
+                x,
+                k=k,
+                k_factor=hyper["k_inference_factor"],
+                boost_strength=hyper["boost_strength"],
+                period=self.duty_period,
+                local=self.local,
+                ties=self.ties,
+                train=train,
+                axis_name=axis_name,
+            )
+            activations[name] = x
+        state["output"] = variables.state["output"]
+        return Output(blocks.linear(params["output"], {}, x.reshape(x.shape[0], -1)), state, activations)
+
+    def scheduled(self, hyper: Hyper, *, epoch: Array, step: Array) -> Hyper:
+        """Returns the hyperparameters after `epoch` epochs: the boost strength has decayed that often."""
+        return {**hyper, "boost_strength": hyper["boost_strength"] * hyper["boost_decay"] ** epoch}
+
+    def layers(self, example_shape: tuple[int, ...]) -> list[Layer]:
+        """Describes the hidden layers for reports; errors as in `init`."""
+        described = []
+        for stage in self._checked_stages(example_shape):
+            competitors = self._competitors(stage)
+            k_inference = None if stage.k is None else int(inference_k(stage.k, self.k_inference_factor, competitors))
+            units, local = stage.shape[-1] * stage.positions, self.local and stage.positions > 1
+            described.append(Layer(stage.name, units, stage.k, k_inference, stage.positions, local))
+        return described
+
+    def _competitors(self, stage: Stage) -> int:
+        return stage.shape[-1] if self.local else stage.shape[-1] * stage.positions
+
+    def _checked_stages(self, example_shape: tuple[int, ...]) -> list[Stage]:
+        stages = self.stages(example_shape)
+        for stage in stages:
+            competitors = self._competitors(stage)
+            expected = f"None or a number of winners from 1 to {competitors}, the units of {stage.name}"
+            expect(f"k of {stage.name}", stage.k, expected, stage.k is None or 1 <= stage.k <= competitors)
+            try:
+                connections_per_unit(stage.shape, stage.density)
+            except ValueError as error:
+                raise ConfigError(f"Layer {stage.name}: {error}") from None
+        return stages
+
+
+def _layer_keys(key: PRNGKeyArray | None, index: int) -> PRNGKeyArray:
+    """Returns each example's key for one layer."""
+    if key is None:
+        raise ValueError("Training with dropout needs `key`: one PRNG key per example [batch].")
+    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(key, index)
