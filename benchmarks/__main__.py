@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
             return 2
 
     # Imported this late, so that a wrong word is answered at once.
-    from benchmarks import peers, rows  # noqa: PLC0415
+    from benchmarks import peers, rows
 
     command = shlex.join(["python", "-m", "benchmarks", *(sys.argv[1:] if argv is None else argv)])
     python = peers.torch_python(arguments.torch_python)

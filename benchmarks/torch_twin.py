@@ -84,8 +84,7 @@ class Net(nn.Module):
         self.hidden, self.output = nn.Linear(1024, 700), nn.Linear(700, 10)
         units = (32, 64, 700)
         activations = [
-            KWinners(n, k, s) if sparse else nn.ReLU()
-            for n, (_, k), s in zip(units, LAYERS, select, strict=True)
+            KWinners(n, k, s) if sparse else nn.ReLU() for n, (_, k), s in zip(units, LAYERS, select, strict=True)
         ]
         self.act1, self.act2, self.act3 = activations
         keep = torch.rand(700, 1024).argsort(1) < round(0.3 * 1024)

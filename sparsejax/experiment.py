@@ -221,7 +221,10 @@ def _final_figures(experiment: Experiment, dataset: Dataset, progress: loop.Prog
             "test_accuracy": float(one.correct) / examples,
             "test_loss": float(one.loss) / examples,
             "layers": layer_report(layers, variables, one, examples),
-            "best": {"epoch": int(best.epoch[i]), "test_accuracy": float(best.accuracy[i])},
+            "best": {
+                "epoch": int(best.epoch[i]),
+                "test_accuracy": round(float(best.accuracy[i]) * examples) / examples,
+            },
         }
         if correct is not None:
             member |= noise_report(correct[0, i], examples)

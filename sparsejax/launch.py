@@ -161,7 +161,7 @@ def _closing_lines(result: dict[str, Any], folder: Path) -> list[str]:
     if "noise_score" in result:
         lines.append(
             f"noise score    {result['noise_score']:,} after the last epoch, {best['noise_score']:,} after {at}, "
-            f"of {result['noise_score_max']:,.0f}"
+            f"of {result['noise_score_max']:,}"
         )
     for name, layer in result["layers"].items():
         winners = f", {layer['k']:g} winners ({layer['k_inference']:g} at inference)" if layer["k"] else ", ReLU"
@@ -171,7 +171,7 @@ def _closing_lines(result: dict[str, Any], folder: Path) -> list[str]:
         )  # fmt: skip
         lines.append(
             f"{name:<14} {layer['units']:g} units{winners}: {layer['active_fraction']:.1%} active, "
-            f"{layer['dead_units']:g} never{entropy}"
+            f"{layer['dead_units']:.0f} never{entropy}"
         )
     if result["notice"]:
         lines.append(f"NOTE: {result['notice']}")

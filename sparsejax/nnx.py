@@ -41,7 +41,8 @@ class TopK(nnx.Module):
     """
 
     def __init__(self, k: int, *, ties: Ties = "all"):
-        self.k, self.ties = k, ties
+        self.k = k
+        self.ties: Ties = ties
 
     def __call__(self, x: Float[Array, "*batch units"]) -> Float[Array, "*batch units"]:
         """Maps activations `[..., units]` to their winners."""
@@ -86,7 +87,8 @@ class KWinners(nnx.Module):
         axis_name: str | None = None,
     ):
         self.k, self.boost_strength, self.period = k, boost_strength, period
-        self.ties, self.relu = ties, relu
+        self.ties: Ties = ties
+        self.relu = relu
         self.k_inference_factor, self.axis_name = k_inference_factor, axis_name
         self.boost = Boost(functional.init_boost_state(units))
 
@@ -158,6 +160,10 @@ class SparseDense(nnx.Module):
       Ahmad & Scheinkman, How Can We Be So Dense?, 2019, section 3.
     """
 
+    kernel: nnx.Param
+    bias: nnx.Param
+    mask: Mask | None
+
     def __init__(
         self,
         inputs: int,
@@ -193,6 +199,10 @@ class SparseConv(nnx.Module):
       >>> SparseConv(2, 4, (3, 3), density=0.5, rngs=nnx.Rngs(0))(jnp.ones((2, 8, 8, 2))).shape
       (2, 6, 6, 4)
     """
+
+    kernel: nnx.Param
+    bias: nnx.Param
+    mask: Mask | None
 
     def __init__(
         self,

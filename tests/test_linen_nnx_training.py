@@ -5,9 +5,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from flax import nnx as flax_nnx
 
 from sparsejax import linen, nnx
+
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
 class LinenNet(flax_linen.Module):

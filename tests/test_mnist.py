@@ -13,7 +13,9 @@ DATA = os.environ.get("SPARSEJAX_DATA", "")
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.isdir(os.path.join(DATA, "mnist")), reason="MNIST is not in $SPARSEJAX_DATA/mnist")
 def test_one_epoch_of_the_sparse_network_learns_digits_and_withstands_noise(tmp_path):
-    process = launch("--config", "mnist_kwinners", "--training.epochs", 1, "--out", tmp_path / "run", SPARSEJAX_DATA=DATA)
+    process = launch(
+        "--config", "mnist_kwinners", "--training.epochs", 1, "--out", tmp_path / "run", SPARSEJAX_DATA=DATA
+    )
     assert process.returncode == 0, process.stderr
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert (result["dataset"], result["source"], result["notice"]) == ("mnist", "files", "")

@@ -71,9 +71,7 @@ class Dataset:
         Raises:
           ConfigError: a limit below 1 or above the number of examples.
         """
-        return dataclasses.replace(
-            self, train=_first(self.train, train, "train"), test=_first(self.test, test, "test")
-        )
+        return dataclasses.replace(self, train=_first(self.train, train, "train"), test=_first(self.test, test, "test"))
 
 
 def split_problem(split: Split, classes: int) -> str:

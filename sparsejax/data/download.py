@@ -94,9 +94,7 @@ def answering_mirrors(mirrors: Sequence[str], name: str, patience: float = PATIE
     return answering
 
 
-def _fetch_all(
-    names: Sequence[str], folder: Path, mirrors: Sequence[str], say: Callable[[str], None]
-) -> None:
+def _fetch_all(names: Sequence[str], folder: Path, mirrors: Sequence[str], say: Callable[[str], None]) -> None:
     """Fetches files one after the other, each from the first mirror that has not failed yet."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn

@@ -159,9 +159,7 @@ def _parse(raw: bytes, path: Path) -> np.ndarray:
     shape = tuple(int(size) for size in np.frombuffer(content, ">u4", count=content[3], offset=4))
     expected, found = math.prod(shape) * dtype.itemsize, len(content) - start
     if trouble or found != expected:
-        verdict = (
-            "is cut short" if found < expected else "has bytes to spare" if found > expected else "is damaged"
-        )
+        verdict = "is cut short" if found < expected else "has bytes to spare" if found > expected else "is damaged"
         raise DataDamagedError(
             f"The data file {path} {verdict}: its header announces {_times(shape)} values of "
             f"{dtype.itemsize} byte(s), {expected} bytes in all, and {found} were "

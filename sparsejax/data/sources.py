@@ -47,9 +47,7 @@ def load(name: str, source: str = "auto", *, say: Say = print) -> Dataset:
     """
     check_choice(name, source)
     if name == "digits" or source == "digits":
-        dataset = read_digits(
-            notice="" if name == "digits" else f"As asked for by data.source digits, {_DIGITS}."
-        )
+        dataset = read_digits(notice="" if name == "digits" else f"As asked for by data.source digits, {_DIGITS}.")
     elif source == "tfds":
         dataset = read_tfds(name)
     elif name == "fashion_mnist":
@@ -82,14 +80,10 @@ def check_choice(name: str, source: str = "auto") -> None:
       ConfigError: with the closest valid word and the list of them.
     """
     if name not in SOURCES:
-        raise ConfigError(
-            f"There is no data set {name!r}{_closest(name, SOURCES)}; there are {', '.join(SOURCES)}."
-        )
+        raise ConfigError(f"There is no data set {name!r}{_closest(name, SOURCES)}; there are {', '.join(SOURCES)}.")
     every = ("auto", *dict.fromkeys(word for words in SOURCES.values() for word in words))
     if source not in every:
-        raise ConfigError(
-            f"There is no data source {source!r}{_closest(source, every)}; there are {', '.join(every)}."
-        )
+        raise ConfigError(f"There is no data source {source!r}{_closest(source, every)}; there are {', '.join(every)}.")
     if source not in ("auto", *SOURCES[name]):
         raise ConfigError(
             f"The data set {name!r} cannot come from the source {source!r}; its sources are auto, "
@@ -111,9 +105,7 @@ def _mnist_from_anywhere(say: Say) -> Dataset:
     try:
         return _downloaded(say)
     except DataMissingError as error:
-        return read_digits(
-            notice=f"MNIST was not found and could not be downloaded: {_DIGITS}. The reason: {error}"
-        )
+        return read_digits(notice=f"MNIST was not found and could not be downloaded: {_DIGITS}. The reason: {error}")
 
 
 def _mnist_at_hand(say: Say) -> Dataset | None:
@@ -130,10 +122,7 @@ def _mnist_if_whole(folder: Path, source: str, say: Say) -> Dataset | None:
         return read_mnist_folder(folder, source=source)
     if files:
         missing = ", ".join(file for file in MNIST_FILES if file not in files)
-        say(
-            f"Only {len(files)} of MNIST's {len(MNIST_FILES)} files are in {folder} ({missing} not): looking "
-            f"on."
-        )
+        say(f"Only {len(files)} of MNIST's {len(MNIST_FILES)} files are in {folder} ({missing} not): looking on.")
     return None
 
 

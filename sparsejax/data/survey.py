@@ -46,9 +46,7 @@ def table(places: list[Place]) -> str:
         where = str(place.path) if place.path else "$SPARSEJAX_DATA is not set"
         rows.append((place.name, place.source, place.found or "not there", size, where))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     where = f"MNIST would be downloaded to {download_folder()} (python -m sparsejax.data download)."
     return "\n".join([*lines, where])
 

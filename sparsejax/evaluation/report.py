@@ -85,6 +85,7 @@ _FIGURES = ("epoch", "test_accuracy", "test_loss", "noise_score", "noise_score_m
 def _averaged(entries: list[dict[str, Any]]) -> dict[str, Any]:
     averaged = {name: _mean([entry[name] for entry in entries]) for name in _FIGURES if name in entries[0]}
     if "noise_score" in averaged:
+        averaged |= {name: entries[0][name] for name in ("noise_score_max", "noise_levels")}
         averaged["noise_score"] = round(averaged["noise_score"])
         averaged["noise_score_std"] = float(np.std([entry["noise_score"] for entry in entries]))
     return averaged | {"test_accuracy_std": float(np.std([entry["test_accuracy"] for entry in entries]))}

@@ -42,7 +42,8 @@ def training_curves(
 ) -> Figure:
     """Draws the loss (logarithmic) and the accuracy in training and test against epochs.
 
-    Several networks appear as median and range; those of one group share a colour.
+    Several networks appear as median and range; those of one group share a colour, and in training they
+    appear as median alone.
 
     Args:
       curves: of `loss`, `test_loss`, `accuracy` and `test_accuracy`, those there are; accuracies from 0 to 1.
@@ -89,8 +90,11 @@ def _panel(axes: Axes, kind: str, train: Curve | None, test: Curve | None, membe
     for i, (name, rows) in enumerate(members.items()):
         color = style.PALETTE[i]
         if train is not None:
-            style.spread(axes, train.epochs, factor * train.values[:, rows], color=color if name else style.GREY,
-                         label="" if name else "training", line=_DASHES if name else "-")  # fmt: skip
+            values = factor * train.values[:, rows]
+            if name:
+                style.spread(axes, train.epochs, values, color=color, label="", line=_DASHES, median_only=True)
+            else:
+                style.spread(axes, train.epochs, values, color=style.GREY, label="training")
         if test is not None:
             style.spread(axes, test.epochs, factor * test.values[:, rows], color=color, label=name or "test",
                          marker=style.MARKERS[i] if len(test.epochs) <= 30 else "")  # fmt: skip
@@ -105,11 +109,13 @@ def _panel(axes: Axes, kind: str, train: Curve | None, test: Curve | None, membe
 def _accuracy_limits(train: Curve | None, test: Curve | None) -> tuple[float, float]:
     """Returns limits in per cent that leave out the first steep rise of training, but nothing of the test."""
     lows, highs = [], []
-    if test is not None:
-        lows, highs = [np.nanmin(test.values)], [np.nanmax(test.values)]
-    if train is not None:
-        lows.append(np.nanpercentile(train.values, 10))
-        highs.append(np.nanmax(train.values))
+    for curve, least in ((test, 0), (train, 10)):
+        known = np.empty(0) if curve is None else curve.values[np.isfinite(curve.values)]
+        if known.size:
+            lows.append(np.percentile(known, least))
+            highs.append(known.max())
+    if not lows:
+        return 0.0, 100.0
     low, high = 100 * float(np.min(lows)), 100 * float(np.max(highs))
     margin = 0.06 * max(high - low, 1.0)
     return max(low - margin, 0.0 - margin), min(high + margin, 100 + margin)

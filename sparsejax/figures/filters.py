@@ -81,6 +81,7 @@ def filter_grid(
         )
     units = kernels.shape[-1]
     shown = min(units, at_most)
+    exists = exists & np.isfinite(kernels)  # of a network that diverged there is nothing to see, but no error either
     kernels, exists = np.where(exists, kernels, 0.0)[..., :shown], exists[..., :shown]
     scale, clipped = _scale(np.abs(kernels[exists]))
     tiles = _tiles(np.clip(kernels / scale, -1, 1), exists)

@@ -118,8 +118,6 @@ def _header(result: Mapping[str, Any]) -> str:
     if members[0].get("epoch") is not None:
         epochs = members[0]["epoch"]
         facts.append(f"{epochs} epoch{'s' if epochs != 1 else ''}")
-    if result.get("training_seconds") is not None:
-        facts.append(f"trained in {duration(result['training_seconds'])}")
     return f"<header>\n<h1>{escape(str(result['name']))}</h1>\n<p>{escape(' · '.join(facts))}</p>\n</header>"
 
 
@@ -331,7 +329,8 @@ def _repeat(result: Mapping[str, Any]) -> str:
     seeds = list(dict.fromkeys(seeds))
     facts.append(("Seeds" if len(seeds) > 1 else "Seed", ", ".join(seeds)))
     if result.get("seconds") is not None:
-        facts.append(("Time", f"{duration(result['seconds'])} in all"))
+        training = duration(result.get("training_seconds") or 0.0)
+        facts.append(("Time", f"{duration(result['seconds'])} for the last command, {training} of it training"))
     rows = "\n".join(f"<div><dt>{escape(term)}</dt><dd>{escape(value)}</dd></div>" for term, value in facts)
     parts.append(f'<dl class="facts">\n{rows}\n</dl>')
     return _section("How to repeat this", "\n".join(parts))

@@ -1,5 +1,6 @@
 """The figures and the page of a run folder."""
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -227,7 +228,8 @@ def _write(path: Path, content: bytes) -> Path:
         temporary.write_bytes(content)
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise RunFolderError(
             f"{path} cannot be written: {error.strerror or error}. Name another folder with --out."
         ) from None

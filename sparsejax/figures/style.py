@@ -3,7 +3,7 @@
 import functools
 import io
 from collections.abc import Callable, Sequence
-from typing import Literal, ParamSpec
+from typing import Any, Literal, ParamSpec
 
 import matplotlib
 import numpy as np
@@ -28,7 +28,7 @@ GREY = "#767676"
 PALE = "#D9D9D9"
 INK = "#222222"
 
-RC = {
+RC: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: the same letters on every machine
     "font.size": 8.0,
@@ -130,8 +130,9 @@ def spread(
     label: str,
     line: Line = "-",
     marker: str = "",
+    median_only: bool = False,
 ) -> None:
-    """Draws networks as the line of their median and the band from least to most.
+    """Draws networks as the line of their median and the band between their extremes.
 
     Up to ten networks are drawn as thin lines, too. Points where a network has no number (NaN) are left out.
 
@@ -143,15 +144,16 @@ def spread(
       label: in the legend.
       line: style of the median.
       marker: of the median's points.
+      median_only: leave out band and thin lines.
     """
     some = np.isfinite(y).any(axis=1)
     x, y = x[some], y[some]
     if not len(x):
         return
     networks = y.shape[1]
-    if networks > 1:
+    if networks > 1 and not median_only:
         axes.fill_between(x, np.nanmin(y, axis=1), np.nanmax(y, axis=1), color=color, alpha=0.15, linewidth=0)
-    if 1 < networks <= 10:
+    if 1 < networks <= 10 and not median_only:
         axes.plot(x, y, color=color, alpha=0.45, linewidth=0.5, linestyle=line)
     if not marker and len(x) == 1:
         marker = "o"
@@ -163,7 +165,9 @@ def group_legend(figure: Figure, axes: Axes, *, width: Width, title: str | None 
     handles, labels = axes.get_legend_handles_labels()
     letters = {"column": 48, "page": 105}[width]
     columns = max(1, min(len(labels), letters // (max(map(len, labels)) + 6)))
-    columns = -(-len(labels) // -(-len(labels) // columns))
+    rows = -(-len(labels) // columns)
+    columns = -(-len(labels) // rows)
+    figure.set_figheight(figure.get_figheight() + 0.15 * (rows + (title is not None)))
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, title=title, title_fontsize=7)
 
 

@@ -15,7 +15,8 @@ from sparsejax.figures import style
 class DutyCycles(NamedTuple):
     """How often the units of a k-winners layer won.
 
-    `duty_cycle [networks, units]` are fractions of the examples, `target [networks]` is k / n, and `entropy` and `max_entropy` are in bits.
+    `duty_cycle [networks, units]` are fractions of the examples, `target [networks]` is k / n of each, and
+    `entropy` and `max_entropy` are in bits.
     """
 
     duty_cycle: ArrayLike
@@ -55,7 +56,7 @@ def _histogram(axes: Axes, name: str, layer: DutyCycles) -> None:
     bins = np.linspace(0, end, int(np.clip(np.sqrt(duty.size) * 1.5, 8, 40)) + 1)
     axes.hist(
         duty,
-        bins,
+        bins.tolist(),
         weights=np.full(duty.size, 100 / duty.size),
         color=style.SKY,
         edgecolor="white",
@@ -72,7 +73,7 @@ def _histogram(axes: Axes, name: str, layer: DutyCycles) -> None:
     for target in targets:
         axes.axvline(target, color=style.VERMILION, linewidth=1.0)
     right = targets[-1] > 0.6 * end
-    label = f"k / n = {targets[0]:.2g}" + (f" to {targets[-1]:.2g}" if len(targets) > 1 else "")
+    label = f"k / n = {targets[0]:.3g}" + (f" to {targets[-1]:.3g}" if len(targets) > 1 else "")
     axes.annotate(label, (targets[0] if right else targets[-1], 1.0), xycoords=("data", "axes fraction"),
                   xytext=(-3 if right else 3, -2), textcoords="offset points", va="top",
                   ha="right" if right else "left", fontsize=7, color=style.VERMILION)  # fmt: skip

@@ -141,7 +141,7 @@ def update_boost_state(
 ) -> BoostState:
     r"""Averages the winners of a batch into the duty cycles.
 
-    .. math:: d \leftarrow \frac{(p - B)\, d + \sum_b [y_b > 0]}{p}, \quad p = \min(\mathrm{period}, \mathrm{samples} + B)
+    .. math:: d \leftarrow \frac{(p - B)\, d + \sum_b [y_b > 0]}{p}, \quad p = \min(\text{period}, \text{samples} + B)
 
     A winner counts when it is positive. For images a channel's count is the mean over its positions. A batch larger
     than the period replaces the average by its own mean.

@@ -117,9 +117,7 @@ def ordered_key(x: Num[Array, "*shape"]) -> Int[Array, "*shape"]:
     return jnp.where(jnp.isnan(x), jnp.int32(0x7FFFFFFF), key)
 
 
-def _threshold(
-    key: Int[Array, "*rows n"], k: Int[Array, ""]
-) -> tuple[Int[Array, "*rows"], Int[Array, "*rows"]]:
+def _threshold(key: Int[Array, "*rows n"], k: Int[Array, ""]) -> tuple[Int[Array, "*rows"], Int[Array, "*rows"]]:
     """Returns a t per row with exactly k keys at or above it (the k-th key where ties forbid that), and how many.
 
     Stopping as soon as every row is settled suits a CPU; elsewhere asking whether to stop costs more than the passes

@@ -80,9 +80,7 @@ def merged(model: Any, hyper: Hyper | None, default: Hyper) -> Hyper:
     """
     unknown = set(hyper or ()) - set(default)
     if unknown:
-        raise ValueError(
-            f"{type(model).__name__} has no traced field {sorted(unknown)}; it has {sorted(default)}."
-        )
+        raise ValueError(f"{type(model).__name__} has no traced field {sorted(unknown)}; it has {sorted(default)}.")
     return {**jax.tree.map(jnp.asarray, default), **(hyper or {})}
 
 

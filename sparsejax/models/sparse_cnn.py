@@ -38,7 +38,9 @@ class SparseCNN(SparseNetwork):
         super().__post_init__()
         count = len(self.channels)
         expect("model.channels", self.channels, "one or more positive numbers", min(self.channels, default=0) > 0)
-        expect("model.conv_k", self.conv_k, f"one entry for each of the {count} convolutions", len(self.conv_k) == count)
+        expect(
+            "model.conv_k", self.conv_k, f"one entry for each of the {count} convolutions", len(self.conv_k) == count
+        )
         densities = self.conv_density
         fractions = densities is None or (len(densities) == count and all(0 < density <= 1 for density in densities))
         expect("model.conv_density", densities, f"None or {count} fractions in (0, 1]", fractions)

@@ -19,7 +19,7 @@ class MetricsLog:
 
     def __init__(self, path: Path, tensorboard: Path, *, resumed_step: int):
         kept = [line for line in read_metrics(path) if line["step"] <= resumed_step] if resumed_step else []
-        self._file = path.open("w", encoding="utf-8", buffering=1)  # noqa: SIM115 - held open for the whole run
+        self._file = path.open("w", encoding="utf-8", buffering=1)
         for line in kept:
             self._file.write(json.dumps(line) + "\n")
         self._writer = _tensorboard_writer(tensorboard, purge_step=resumed_step + 1 if resumed_step else None)

@@ -48,9 +48,7 @@ def make_step(
 
         def loss_of(params):
             variables = state.variables._replace(params=params)
-            output = model.apply(
-                variables, batch.images, key=keys, train=True, hyper=model_hyper, axis_name=axis_name
-            )
+            output = model.apply(variables, batch.images, key=keys, train=True, hyper=model_hyper, axis_name=axis_name)
             loss, metrics = objective(output, batch)
             return loss, (metrics, output.state)
 

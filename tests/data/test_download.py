@@ -59,9 +59,7 @@ def test_success(tmp_path: Path, start_mirror: Start, small_files: Files):
     assert len(said) == 1 and len(mirror.asked) == 4
 
 
-def test_only_the_damaged_and_missing_are_fetched(
-    small_folder: Path, start_mirror: Start, small_files: Files
-):
+def test_only_the_damaged_and_missing_are_fetched(small_folder: Path, start_mirror: Start, small_files: Files):
     (small_folder / LABELS).write_bytes(b"damaged")
     (small_folder / "t10k-images-idx3-ubyte.gz").unlink()
     mirror = start_mirror(small_files)
@@ -77,9 +75,7 @@ def test_wrong_checksum_leaves_nothing(tmp_path: Path, start_mirror: Start, smal
     assert held(tmp_path / "mnist") == ["train-images-idx3-ubyte.gz"]  # the one before it was whole
 
 
-def test_damaged_file_stays_until_the_new_one_is_whole(
-    small_folder: Path, start_mirror: Start, small_files: Files
-):
+def test_damaged_file_stays_until_the_new_one_is_whole(small_folder: Path, start_mirror: Start, small_files: Files):
     (small_folder / LABELS).write_bytes(b"damaged")
     mirror = start_mirror({LABELS: b"also damaged"})
     with pytest.raises(DataDamagedError):
@@ -118,9 +114,7 @@ def test_second_mirror_takes_over(tmp_path: Path, start_mirror: Start, small_fil
     assert len(said) == 2 and "trying 127.0.0.1" in said[1]
 
 
-def test_first_mirror_down(
-    tmp_path: Path, start_mirror: Start, small_files: Files, closed_port: str, silent_port: str
-):
+def test_first_mirror_down(tmp_path: Path, start_mirror: Start, small_files: Files, closed_port: str, silent_port: str):
     second = start_mirror(small_files)
     mirrors = [closed_port, silent_port, second.url]
     folder = download_mnist(tmp_path / "mnist", mirrors=mirrors, patience=0.5, say=unheard)
@@ -129,9 +123,7 @@ def test_first_mirror_down(
 
 def test_no_server_at_all(tmp_path: Path, start_mirror: Start, closed_port: str):
     start = time.monotonic()
-    with pytest.raises(
-        DataMissingError, match=r"no answer within 5 s from 127.0.0.1:\d+ \(ConnectionError\)"
-    ):
+    with pytest.raises(DataMissingError, match=r"no answer within 5 s from 127.0.0.1:\d+ \(ConnectionError\)"):
         download_mnist(tmp_path / "mnist", mirrors=[closed_port], say=unheard)
     assert time.monotonic() - start < 2
     assert not (tmp_path / "mnist").exists()

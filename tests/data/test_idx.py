@@ -64,9 +64,7 @@ BIG = gzip.compress(b"\0\0\x08\x01" + struct.pack(">I", 5120) + np.random.defaul
         pytest.param(gzip.compress(WHOLE) + b"junk", "gzip stream is damaged", id="junk after gzip"),
         pytest.param(gzip.compress(WHOLE)[:-9], "gzip stream ends early", id="gzip without its end"),
         pytest.param(gzip.compress(WHOLE)[:12], "gzip stream ends early", id="gzip of 12 bytes"),
-        pytest.param(
-            BIG[:2600], "cut short.*5120 bytes in all, and .*ends early", id="gzip cut in the middle"
-        ),
+        pytest.param(BIG[:2600], "cut short.*5120 bytes in all, and .*ends early", id="gzip cut in the middle"),
         pytest.param(gzip.compress(WHOLE)[:-8] + b"\0" * 8, "is damaged.*CRC", id="gzip with a wrong CRC"),
         pytest.param(PACKED[:40] + b"\xff" * 40 + PACKED[80:], "damaged", id="gzip overwritten"),
         pytest.param(gzip.compress(b""), "no IDX file", id="gzip of nothing"),

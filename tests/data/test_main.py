@@ -70,9 +70,7 @@ def test_prepare_tfds_never_takes_a_substitute(tmp_path: Path, capsys: Output):
     assert "MNIST is not in" in capsys.readouterr().err and not (tmp_path / "there").exists()
 
 
-@pytest.mark.parametrize(
-    ("words", "code"), [(["list"], 0), (["lst"], 2), ([], 2), (["prepare-tfds", "--dir"], 2)]
-)
+@pytest.mark.parametrize(("words", "code"), [(["list"], 0), (["lst"], 2), ([], 2), (["prepare-tfds", "--dir"], 2)])
 def test_exit_codes(words: list[str], code: int, tmp_path: Path):
     command = [sys.executable, "-m", "sparsejax.data", *words]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HOME": str(tmp_path)})

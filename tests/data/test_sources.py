@@ -64,9 +64,7 @@ def test_auto_falls_back_to_the_digits_and_says_so():
     dataset = load("mnist", say=said.append)
     assert (dataset.name, dataset.source) == ("digits", "digits")
     assert said == [dataset.notice] and "\n" not in dataset.notice
-    assert dataset.notice.startswith(
-        "MNIST was not found and could not be downloaded: these are the 1,797 hand"
-    )
+    assert dataset.notice.startswith("MNIST was not found and could not be downloaded: these are the 1,797 hand")
     assert "not comparable with MNIST's" in dataset.notice and "SPARSEJAX_OFFLINE" in dataset.notice
     assert dataset.fingerprint == read_digits().fingerprint
 
@@ -100,9 +98,7 @@ def test_auto_says_when_a_folder_is_incomplete(small_folder: Path, monkeypatch: 
     assert f"Only 3 of MNIST's 4 files are in {small_folder} (t10k-labels-idx1-ubyte.gz not)" in said[0]
 
 
-def test_auto_does_not_hide_a_corrupt_mirror(
-    monkeypatch: pytest.MonkeyPatch, small_files: Files, start_mirror: Start
-):
+def test_auto_does_not_hide_a_corrupt_mirror(monkeypatch: pytest.MonkeyPatch, small_files: Files, start_mirror: Start):
     mirror = start_mirror(dict.fromkeys(small_files, b"<html>please log in</html>"))
     monkeypatch.setattr(download_module, "MIRRORS", (mirror.url,))
     with pytest.raises(DataDamagedError, match="sends something else"):
@@ -139,18 +135,14 @@ def test_a_named_source_that_is_missing(monkeypatch: pytest.MonkeyPatch, name: s
 def test_folder_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("SPARSEJAX_DATA", str(tmp_path / "nowhere"))
     for source in ("auto", "files", "download", "tfds"):
-        with pytest.raises(
-            DataMissingError, match=f"SPARSEJAX_DATA names '{tmp_path}/nowhere', which is no folder"
-        ):
+        with pytest.raises(DataMissingError, match=f"SPARSEJAX_DATA names '{tmp_path}/nowhere', which is no folder"):
             load("mnist", source)
     assert load("digits").source == "digits"  # needs no folder
 
 
 def test_files_source_lists_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("SPARSEJAX_DATA", str(tmp_path))
-    with pytest.raises(
-        DataMissingError, match=f"looked for in {tmp_path}/mnist, but train-images.* are missing"
-    ):
+    with pytest.raises(DataMissingError, match=f"looked for in {tmp_path}/mnist, but train-images.* are missing"):
         load("mnist", "files")
 
 
@@ -176,9 +168,7 @@ def test_unknown_words(name: str, source: str, said: str):
 
 
 @pytest.mark.parametrize("place", ["data", "debian"])
-def test_fashion_mnist_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_files: Files, place: str
-):
+def test_fashion_mnist_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_files: Files, place: str):
     if place == "data":
         put(small_files, tmp_path / "data" / "fashion_mnist")
         monkeypatch.setenv("SPARSEJAX_DATA", str(tmp_path / "data"))

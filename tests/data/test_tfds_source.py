@@ -154,9 +154,7 @@ def test_what_has_no_builder(given: Dataset, tmp_path: Path):
         prepare_tfds(dataclasses.replace(given, train=small), tmp_path)
 
 
-def test_nothing_is_printed_and_settings_come_back(
-    given: Dataset, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-):
+def test_nothing_is_printed_and_settings_come_back(given: Dataset, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     import logging
 
     level = logging.getLogger("absl").level

@@ -57,7 +57,9 @@ def test_noise_depends_on_seed_level_and_image_alone(setting, batch_size):
 
 def test_the_report_of_a_layer(setting):
     _, test, variables, hyper = setting
-    counts = make_evaluation(MODEL, examples=EXAMPLES, batch_size=45, units=True)(variables, hyper, jnp.float32(0), test)
+    counts = make_evaluation(MODEL, examples=EXAMPLES, batch_size=45, units=True)(
+        variables, hyper, jnp.float32(0), test
+    )
     entry = layer_report(MODEL.layers((28, 28, 1)), variables, counts, EXAMPLES)["hidden1"]
     active = np.asarray(counts.active["hidden1"])
     assert entry["units"] == 30

@@ -17,9 +17,7 @@ MLP = SparseMLP(hidden=(40, 30), k=(8, 5))
 
 def cnn(channels, conv_k, hidden, hidden_k, density, **more):
     """A network in the order of the paper's Table 3."""
-    return SparseCNN(
-        channels=channels, conv_k=conv_k, hidden=hidden, hidden_k=hidden_k, density=density, **more
-    )
+    return SparseCNN(channels=channels, conv_k=conv_k, hidden=hidden, hidden_k=hidden_k, density=density, **more)
 
 
 PAPER = {

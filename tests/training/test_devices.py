@@ -20,9 +20,7 @@ from sparsejax.training.loop import Job, start
 from sparsejax.training.objectives import cross_entropy
 from sparsejax.training.step import make_chunk
 
-MODEL = SparseCNN(
-    channels=(4, 6), conv_k=(60, 24), hidden=40, hidden_k=10, density=0.4, batch_norm=True, dropout=0.2
-)
+MODEL = SparseCNN(channels=(4, 6), conv_k=(60, 24), hidden=40, hidden_k=10, density=0.4, batch_norm=True, dropout=0.2)
 # Plain SGD: Adam would hide a gradient of the wrong scale.
 CONFIG = Config(MODEL, training=TrainingConfig(epochs=2, batch_size=16, learning_rate=0.1))
 EXAMPLES, STEPS = 64, 4
