@@ -14,12 +14,13 @@ from typing import Any
 
 import jax
 
+from sparsejax import __version__
 from sparsejax.errors import RunFolderError
 from sparsejax.training.config import Config
 
 # Where a run computes and how often it saves changes no result, so these may differ when it is resumed.
 _FREE_FIELDS = ("devices.", "training.checkpoint_every", "training.keep_checkpoints", "data.source")
-_PACKAGES = ("sparsejax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 class RunFolder:
@@ -133,7 +134,7 @@ def environment() -> dict[str, Any]:
     """Returns the command, the versions and the device that made a figure."""
     return {
         "command": " ".join(["python -m sparsejax.launch", *sys.argv[1:]]),
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
+        "versions": {"python": platform.python_version(), "sparsejax": __version__, **{name: _version(name) for name in _PACKAGES}},
         "device": {
             "kind": jax.devices()[0].device_kind,
             "platform": jax.default_backend(),
