@@ -134,7 +134,11 @@ def environment() -> dict[str, Any]:
     """Returns the command, the versions and the device that made a figure."""
     return {
         "command": " ".join(["python -m sparsejax.launch", *sys.argv[1:]]),
-        "versions": {"python": platform.python_version(), "sparsejax": __version__, **{name: _version(name) for name in _PACKAGES}},
+        "versions": {
+            "python": platform.python_version(),
+            "sparsejax": __version__,
+            **{name: _version(name) for name in _PACKAGES},
+        },
         "device": {
             "kind": jax.devices()[0].device_kind,
             "platform": jax.default_backend(),

@@ -54,6 +54,9 @@ def test_the_scale_is_shared_and_symmetric():
     grid = image[:, : image.shape[1] // 3]
     assert share(grid, LOWEST, 1) == 0
     assert share(grid, hexed(DIVERGING(0.25)), 2) > 0.05
+    scale = filter_grid(0.3 * kernels).axes[1]
+    assert scale.get_ylim() == pytest.approx((-0.3, 0.3))
+    assert [label.get_text() for label in scale.get_yticklabels()] == ["−0.3", "0", "0.3"]
 
 
 def test_a_few_stray_weights_do_not_hide_the_rest():

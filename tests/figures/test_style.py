@@ -13,7 +13,9 @@ LEVELS = np.arange(11) / 20
 
 def test_the_callers_settings_neither_matter_nor_change():
     usual = style.png(noise_curve(LEVELS, 1 - LEVELS))
-    with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "black", "savefig.bbox": "tight"}):
+    with matplotlib.rc_context(
+        {"font.size": 20, "axes.facecolor": "black", "savefig.bbox": "tight", "axes.ymargin": 0.4}
+    ):
         before = dict(matplotlib.rcParams)
         assert style.png(noise_curve(LEVELS, 1 - LEVELS)) == usual
         assert dict(matplotlib.rcParams) == before
