@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import importlib
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -36,19 +37,19 @@ def main(argv: list[str] | None = None) -> int:
     from benchmarks import peers, rows
 
     command = shlex.join(["python", "-m", "benchmarks", *(sys.argv[1:] if argv is None else argv)])
-    python = peers.torch_python(arguments.torch_python)
+    python, load = peers.torch_python(arguments.torch_python), os.getloadavg()[0]
     for name in groups:
         with peers.twin(python) as twin:
             report = importlib.import_module(f"benchmarks.{name}").measure(twin)
             versions = rows.versions() | ({"torch": twin.version} if twin else {})
-        if twin is None:
-            report = rows.Report(report.rows, (*report.remarks, peers.HOW_TO_GET_IT))
+        remarks = (*report.remarks, *(() if twin else (peers.HOW_TO_GET_IT,)), *rows.load_remark(load))
+        report = rows.Report(report.rows, remarks)
         print("\n".join((rows.table(report.rows), *report.remarks)), flush=True)
         if arguments.json:
             path = arguments.json
             if len(groups) > 1:
                 path = path.with_name(f"{path.stem}_{name}{path.suffix}")
-            rows.write_json(path, report, command, versions)
+            rows.write_json(path, report, command, versions, load)
     return 0
 
 

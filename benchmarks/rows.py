@@ -72,14 +72,25 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def write_json(path: Path, report: Report, command: str, versions: dict[str, str]) -> None:
-    """Stores a report with what is needed to repeat it."""
+def load_remark(load: float) -> tuple[str, ...]:
+    """Warns of a machine that was busy when the measurement began, given its load average."""
+    cores = os.cpu_count() or 1
+    if load < cores / 2:
+        return ()
+    return (
+        f"NOTE: other programs kept the machine busy (load average {load:.1f} on {cores} cores before we began). These "
+        "figures are not to be quoted: PyTorch's threads wait for one another, so it suffers most.",
+    )
+
+
+def write_json(path: Path, report: Report, command: str, versions: dict[str, str], load: float) -> None:
+    """Stores a report with what is needed to repeat it; `load` is the load average before the measurement."""
     description = {
         "command": command,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "device": device(),
         "cores": os.cpu_count(),
-        "load_average": [round(load, 2) for load in os.getloadavg()],
+        "load_average_before": round(load, 2),
         "versions": versions,
         "remarks": list(report.remarks),
         "rows": [dataclasses.asdict(row) for row in report.rows],
