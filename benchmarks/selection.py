@@ -1,12 +1,14 @@
 """Group "selection": the winners of each row, inside a scan as training uses them."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import naive
 from benchmarks.peers import Twin
-from benchmarks.rows import Report, row
+from benchmarks.rows import Report, Row, row
 from benchmarks.timing import Run, compiled, in_scan, round_robin
 from sparsejax.functional import kth_largest, top_k, winners
 
@@ -33,13 +35,13 @@ TORCH = {"torch.topk": "topk", "torch.kthvalue": "kthvalue"}
 def measure(twin: Twin | None) -> Report:
     """Compares all shapes, with distinct values and with half of them equal."""
     rows = []
-    for rows_, n, k in SHAPES:
+    for batch, n, k in SHAPES:
         for tied in (False, True):
-            rows += _measure_one(twin, rows_, n, k, tied)
+            rows += _measure_one(twin, batch, n, k, tied)
     return Report(tuple(rows), ("Every peer marks the winners with ties kept; k is traced for us, fixed for them.",))
 
 
-def _measure_one(twin: Twin | None, batch: int, n: int, k: int, tied: bool) -> list:
+def _measure_one(twin: Twin | None, batch: int, n: int, k: int, tied: bool) -> list[Row]:
     name = f"[{batch},{n}] k={k}{' tied' if tied else ''}"
     x = jnp.asarray(values(batch, n, tied))
     steps = max(3, min(200, 2**21 // x.size))
@@ -59,13 +61,13 @@ def _measure_one(twin: Twin | None, batch: int, n: int, k: int, tied: bool) -> l
 
 
 def values(batch: int, n: int, tied: bool) -> np.ndarray:
-    """Draws normal values; when tied, every second one is 0.5."""
+    """Draws normal values; when tied, every second one is 3, so that the threshold falls on them."""
     x = np.random.default_rng(0).standard_normal((batch, n)).astype(np.float32)
     if tied:
-        x[:, ::2] = 0.5
+        x[:, ::2] = 3
     return x
 
 
-def _run(function, x: jax.Array, steps: int, *others: jax.Array) -> Run:
+def _run(function: Callable[..., jax.Array], x: jax.Array, steps: int, *others: jax.Array) -> Run:
     program, arguments = in_scan(function, x, *others, steps=steps)
     return compiled(program, *arguments, steps=steps)

@@ -192,7 +192,7 @@ def selection_call(rows: int, n: int, k: int, tied: bool, method: str) -> Callab
     """Returns a call that marks the winners of a fixed array."""
     x = np.random.default_rng(0).standard_normal((rows, n)).astype(np.float32)
     if tied:
-        x[:, ::2] = 0.5
+        x[:, ::2] = 3
     values, select = torch.from_numpy(x), SELECTIONS[method]
     return lambda: values >= select(values, k)
 

@@ -54,9 +54,13 @@ def test_the_scale_is_shared_and_symmetric():
     grid = image[:, : image.shape[1] // 3]
     assert share(grid, LOWEST, 1) == 0
     assert share(grid, hexed(DIVERGING(0.25)), 2) > 0.05
-    scale = filter_grid(0.3 * kernels).axes[1]
-    assert scale.get_ylim() == pytest.approx((-0.3, 0.3))
+    figure = filter_grid(0.3 * kernels)
+    scale = figure.axes[1]
     assert [label.get_text() for label in scale.get_yticklabels()] == ["−0.3", "0", "0.3"]
+    box, image = scale.get_window_extent(), pixels(figure)
+    bar = image[::-1, round(box.x0 + box.width / 2)][round(box.y0) + 2 : round(box.y1) - 2]  # from below
+    ends_and_middle = bar[[0, len(bar) // 2, -1]]
+    np.testing.assert_allclose(ends_and_middle, [pixel(LOWEST), pixel(ZERO), pixel(HIGHEST)], atol=12)
 
 
 def test_a_few_stray_weights_do_not_hide_the_rest():
