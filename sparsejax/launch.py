@@ -1,6 +1,8 @@
 """`python -m sparsejax.launch --config NAME`: train a named experiment, or a grid of it."""
 
 import argparse
+import contextlib
+import io
 import itertools
 import sys
 from collections.abc import Sequence
@@ -27,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(error, 2)
     except (RunFolderError, DataMissingError, DataDamagedError, CheckpointError) as error:
         return _fail(error, 1)
+    except SystemExit as stop:  # help was printed, or an option was not understood
+        return stop.code if isinstance(stop.code, int) else 2
     except KeyboardInterrupt:
         print("\nStopped; the same command goes on from the last checkpoint.", file=sys.stderr)
         return 130
@@ -92,13 +96,24 @@ def _overridden(name: str, config: "Config", overrides: Sequence[str]) -> "Confi
     """Returns the configuration with typed overrides; on a mistake tyro says what was meant and exits with 2."""
     import tyro
 
-    return tyro.cli(
-        tyro.conf.AvoidSubcommands[type(config)],
-        default=config,
-        args=list(overrides),
-        prog=f"python -m sparsejax.launch --config {name}",
-        description="Fields of the configuration. Besides them: " + _parser().format_usage(),
-    )
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(
+                tyro.conf.AvoidSubcommands[type(config)],
+                default=config,
+                args=list(overrides),
+                prog=f"python -m sparsejax.launch --config {name}",
+                description="Fields of the configuration. Besides them: " + _parser().format_usage(),
+            )
+    except SystemExit as stop:
+        error: BaseException | None = stop
+        while error is not None:  # tyro wraps what a configuration itself refuses; its own words are clearer
+            if isinstance(error, ConfigError):
+                raise error from None
+            error = error.__cause__ or error.__context__
+        sys.stderr.write(complaint.getvalue())
+        raise
 
 
 def _members(
