@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import io
 import itertools
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -145,7 +146,7 @@ def _parse_sweep(text: str) -> tuple[str, list[str]]:
         return field, values.split(",")
     try:
         start, stop, step = map(float, values.split(":"))
-        count = int((stop - start) / step + 1e-9) + 1
+        count = math.floor((stop - start) / step + 1e-9) + 1
     except (ValueError, ZeroDivisionError):
         raise ConfigError(f"--sweep {text!r} has a range that is not understood; {expected}.") from None
     if count < 1:
