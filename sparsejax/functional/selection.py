@@ -174,5 +174,9 @@ def _drop_late_ties(kept: Bool[Array, "*rows n"], key: Int[Array, "*rows n"], k:
     """Keeps, of the units tied at the threshold, only as many of the lowest index as make k in all."""
     lowest_kept = jnp.min(jnp.where(kept, key, jnp.iinfo(jnp.int32).max), axis=-1, keepdims=True)
     tied = key == lowest_kept
-    spare = k - jnp.sum((key > lowest_kept).astype(jnp.int32), axis=-1, keepdims=True)
-    return kept & (~tied | (jnp.cumsum(tied.astype(jnp.int32), axis=-1) <= spare))
+    spare = k - jnp.sum((key > lowest_kept).astype(jnp.int32), axis=-1)
+    # The tied units by place, the first highest, in the topmost bits: so the search for the last of them ends soon.
+    n = key.shape[-1]
+    place = jnp.where(tied, (n - jnp.arange(n)) << (31 - n.bit_length()), 0)
+    last, _ = _threshold(place, jnp.maximum(spare, 1))
+    return kept & (~tied | (place >= last[..., None]))

@@ -27,6 +27,8 @@ def over_members(function: Callable[..., Any], at_once: int | None) -> Callable[
             return jax.tree.map(lambda leaf: leaf[None], results)
         if at_once is None or at_once >= members:
             return jax.vmap(lambda *one: function(*one, shared))(*per_member)
-        return lax.map(lambda one: function(*one, shared), tuple(per_member), batch_size=at_once)
+        # A batch of one would be a vmap of one, whose grouped operations are slower than plain ones.
+        batch_size = None if at_once == 1 else at_once
+        return lax.map(lambda one: function(*one, shared), tuple(per_member), batch_size=batch_size)
 
     return mapped
