@@ -4,7 +4,6 @@ import itertools
 
 import hypothesis
 import jax
-import jaxtyping
 import pytest
 
 # Before anything uses JAX: devices cannot be added once a backend has started.
@@ -22,15 +21,6 @@ def fresh_key():
     """Returns a function that gives another PRNG key at every call, the same ones in every run."""
     seeds = itertools.count(1234)
     return lambda: jax.random.key(next(seeds))
-
-
-@pytest.fixture
-def own_checks():
-    """Turns off the checks of annotations, so that an argument reaches the checks the library makes itself."""
-    before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", before)
 
 
 @pytest.fixture

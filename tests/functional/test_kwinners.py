@@ -237,6 +237,6 @@ def test_k_at_inference_is_rounded_half_to_even_and_at_most_all(k, factor, units
         (lambda: update_boost_state(init_boost_state(5), jnp.ones((2, 5)), period=0), "period is 0"),
     ],
 )
-def test_bad_arguments_are_refused_by_name(own_checks, call, message):
+def test_bad_arguments_are_refused_by_name(call, message):
     with pytest.raises(ValueError, match=message):
         call()

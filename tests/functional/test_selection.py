@@ -207,7 +207,7 @@ def test_no_row_depends_on_another(x, k):
 
 
 @pytest.mark.parametrize("k", [-1, 6, 2.0, 0.5])
-def test_a_k_that_cannot_be_is_refused_by_name(own_checks, k):
+def test_a_k_that_cannot_be_is_refused_by_name(k):
     with pytest.raises(ValueError, match=f"k is {k}"):
         top_k(jnp.ones((2, 5)), k)
 
@@ -217,7 +217,7 @@ def test_kth_largest_refuses_k_0():
         kth_largest(jnp.ones(5), 0)
 
 
-def test_unknown_ties_and_dtypes_are_refused_by_name(own_checks):
+def test_unknown_ties_and_dtypes_are_refused_by_name():
     with pytest.raises(ValueError, match="ties is 'last'; expected 'all'"):
         winners(jnp.ones(5), 2, ties="last")
     with pytest.raises(ValueError, match="uint8"):
