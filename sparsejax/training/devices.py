@@ -44,7 +44,7 @@ def place(config: DevicesConfig, members: int, batch_sizes: set[int]) -> Placeme
     """
     available = jax.device_count()
     members_at_once = config.members_at_once or (1 if jax.default_backend() == "cpu" else None)
-    data = config.data or max(1, available // config.member)
+    data = config.data or (1 if config.carrier == "jit" else max(1, available // config.member))
     if config.data is None and config.carrier == "auto":
         # Unasked, take only as many devices as share every batch evenly.
         data = max(n for n in range(1, data + 1) if all(size % n == 0 for size in batch_sizes))
