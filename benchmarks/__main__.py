@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 GROUPS = {
+    "autoencoder_step": "a training step of a noisy autoencoder beside PyTorch, and its memory by number of units",
     "kwinners_step": "a training step of the paper's Sparse CNN-2 beside dense networks, a naive port and PyTorch",
     "selection": "the k largest of each row beside lax.top_k, a sort, plain bisection and PyTorch",
 }

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +14,15 @@ from sparsejax.data.resident import resident, steps_per_epoch
 from sparsejax.errors import ConfigError
 from sparsejax.evaluation.accuracy import make_evaluation, make_noise_evaluation
 from sparsejax.evaluation.report import layer_report, noise_report, summary
+from sparsejax.evaluation.tracking import layer_measures
 from sparsejax.figures.run import write_figures
 from sparsejax.hyper import stack_hyper, static_fields
+from sparsejax.models.base import Variables
 from sparsejax.training import checkpoints, loop
 from sparsejax.training.config import Config
 from sparsejax.training.devices import carry, place, put_members, put_shared
 from sparsejax.training.log import MetricsLog, Terminal
-from sparsejax.training.objectives import cross_entropy
+from sparsejax.training.objectives import OBJECTIVES
 from sparsejax.training.run_folder import RunFolder, describe
 
 
@@ -58,9 +60,14 @@ class Experiment:
         return [config.training.seed for config in self.configs]
 
 
-def run(
-    experiment: Experiment, folder: RunFolder, *, fresh: bool = False, resume_step: int | None = None
-) -> dict[str, Any]:
+class Finished(NamedTuple):
+    """What a run ends with: what `result.json` says, and the networks as arrays with a leading member axis."""
+
+    result: dict[str, Any]
+    variables: Variables
+
+
+def run(experiment: Experiment, folder: RunFolder, *, fresh: bool = False, resume_step: int | None = None) -> Finished:
     """Trains, or goes on training, and writes the run folder.
 
     Args:
@@ -70,7 +77,7 @@ def run(
       resume_step: go on from this checkpoint rather than from the latest.
 
     Returns:
-      What is written to `result.json`.
+      What is written to `result.json`, and the networks after the last epoch.
 
     Raises:
       ConfigError, DataMissingError, DataDamagedError, RunFolderError, CheckpointError: as their messages say; all
@@ -88,19 +95,26 @@ def run(
     folder.claim(description)
 
     hyper = put_members(stack_hyper(experiment.configs), placement)
+    objective, normalise = OBJECTIVES[config.objective.kind], config.data.normalise
     job = loop.Job(
-        config.model, cross_entropy, config.training, placement, hyper,
-        put_shared(resident(dataset, dataset.train), placement),
+        config.model, objective, config.training, placement, hyper,
+        put_shared(resident(dataset, dataset.train, normalise=normalise), placement),
     )  # fmt: skip
-    test = put_shared(resident(dataset, dataset.test), placement)
-    spread = {"axis_name": placement.axis_name, "shards": placement.shards}
-    sizes = {"examples": len(dataset.test.labels), "batch_size": config.evaluation.batch_size}
-    score = carry(make_evaluation(config.model, units=False, **sizes, **spread), placement)
+    test = put_shared(resident(dataset, dataset.test, normalise=normalise), placement)
+    sizes = {"examples": len(dataset.test.labels), "batch_size": config.evaluation.batch_size,
+             "seed": config.evaluation.noise_seed, "axis_name": placement.axis_name,
+             "shards": placement.shards}  # fmt: skip
+    scored = {
+        units: carry(make_evaluation(config.model, objective, units=units, **sizes), placement)
+        for units in (False, True)
+    }
+    measured = jax.jit(jax.vmap(lambda variables, counts: layer_measures(variables, counts, sizes["examples"])))
 
     def evaluate(variables, epoch):
-        counts = score(variables, hyper, epoch, test)
-        return {"test_accuracy": counts.correct / len(dataset.test.labels),
-                "test_loss": counts.loss / len(dataset.test.labels)}  # fmt: skip
+        counts = scored[config.evaluation.track](variables, hyper, epoch, test)
+        scores = {f"test_{name}": total / sizes["examples"] for name, total in counts.sums.items()}
+        scores = {name: scores[name] for name in sorted(scores)}
+        return scores | (measured(variables, counts) if config.evaluation.track else {})
 
     with checkpoints.opened(folder.checkpoints, keep=config.training.keep_checkpoints) as saved:
         progress = loop.start(job, experiment.seeds)
@@ -124,15 +138,14 @@ def run(
             log.close()
         training_seconds = time.perf_counter() - training_started
 
-    count = carry(make_evaluation(config.model, units=True, **sizes, **spread), placement)
-    noise = carry(make_noise_evaluation(config.model, **sizes, seed=config.evaluation.noise_seed, **spread), placement)
-    members = _final_figures(
+    members, counts = _final_figures(
         experiment,
         dataset,
         progress,
-        count=lambda variables, epoch: count(variables, hyper, epoch, test),
-        noise=(lambda variables, epoch: noise(variables, hyper, epoch, test)) if config.evaluation.noise else None,
+        count=lambda variables, epoch: scored[True](variables, hyper, epoch, test),
+        noise=_noise_evaluation(experiment, placement, sizes, hyper, test),
     )
+    folder.write_arrays(folder.units, _unit_arrays(progress.state.variables, counts))
     result = {
         "name": experiment.name,
         **summary(members),
@@ -145,8 +158,9 @@ def run(
         **{name: description[name] for name in ("command", "versions", "device", "data", "config")},
     }
     folder.write(folder.result, result)
-    write_figures(folder, result, jax.tree.map(np.asarray, progress.state.variables))
-    return result
+    variables = jax.tree.map(np.asarray, progress.state.variables)
+    write_figures(folder, result, variables)
+    return Finished(result, variables)
 
 
 def load_data(config: Config) -> Dataset:
@@ -160,7 +174,13 @@ def load_data(config: Config) -> Dataset:
     dataset = dataset.limited(config.data.train_examples, config.data.test_examples)
     for batch_size in sorted(_batch_sizes(config)):
         steps_per_epoch(len(dataset.train.labels), batch_size)
-    if config.model.classes < dataset.classes:
+    classes = config.model.classes
+    if config.objective.kind == "reconstruction" and classes is not None:
+        raise ConfigError(
+            f"objective.kind is reconstruction, but model.classes is {classes}; take a NoisyNetwork with model.classes "
+            "None, whose outputs are as many as its inputs."
+        )
+    if config.objective.kind == "classification" and (classes is None or classes < dataset.classes):
         raise ConfigError(
             f"model.classes is {config.model.classes}, but {dataset.name} has {dataset.classes} classes; take "
             f"--model.classes {dataset.classes}."
@@ -199,9 +219,28 @@ def _headline(experiment: Experiment, dataset: Dataset, placement, step: int) ->
     return lines
 
 
+def _noise_evaluation(experiment: Experiment, placement, sizes, hyper, test):
+    """Returns `noise(variables, epoch)`, or None where it is not asked for or there are no answers to count."""
+    config = experiment.config
+    if not config.evaluation.noise or config.objective.kind != "classification":
+        return None
+    noise = carry(make_noise_evaluation(config.model, **sizes), placement)
+    return lambda variables, epoch: noise(variables, hyper, epoch, test)
+
+
+def _unit_arrays(variables, counts) -> dict[str, np.ndarray]:
+    """Returns per network and layer how often each unit was active, for how many examples k units were, and biases."""
+    arrays = {}
+    for layer in counts.active:
+        arrays |= {f"{layer}.active": counts.active[layer], f"{layer}.k": counts.k[layer]}
+        if "bias" in variables.params.get(layer, {}):
+            arrays[f"{layer}.bias"] = np.asarray(variables.params[layer]["bias"])
+    return arrays
+
+
 def _final_figures(experiment: Experiment, dataset: Dataset, progress: loop.Progress, *, count, noise):
     """Describes every network as it is after the last epoch and, under "best", as it was after its best one."""
-    examples = len(dataset.test.labels)
+    examples, objective = len(dataset.test.labels), OBJECTIVES[experiment.config.objective.kind]
     state, best = progress
     last_epoch = state.epoch.astype(jnp.float32)
     counts = jax.tree.map(np.asarray, count(state.variables, last_epoch))
@@ -214,20 +253,19 @@ def _final_figures(experiment: Experiment, dataset: Dataset, progress: loop.Prog
     for i, config in enumerate(experiment.configs):
         layers = config.model.layers(dataset.train.images.shape[1:])
         variables, one = jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), (state.variables, counts))
+        score = float(best.score[i]) * (-1 if objective.least else 1)
+        if objective.best == "accuracy":
+            score = round(score * examples) / examples  # whole examples, without float32's error
         member = {
             "seed": config.training.seed,
             **experiment.points[i],
             "epoch": int(state.epoch[i]),
-            "test_accuracy": float(one.correct) / examples,
-            "test_loss": float(one.loss) / examples,
+            **{f"test_{name}": float(total) / examples for name, total in sorted(one.sums.items())},
             "layers": layer_report(layers, variables, one, examples),
-            "best": {
-                "epoch": int(best.epoch[i]),
-                "test_accuracy": round(float(best.accuracy[i]) * examples) / examples,
-            },
+            "best": {"epoch": int(best.epoch[i]), f"test_{objective.best}": score},
         }
         if correct is not None:
             member |= noise_report(correct[0, i], examples)
             member["best"] |= noise_report(correct[1, i], examples)
         members.append(member)
-    return members
+    return members, counts

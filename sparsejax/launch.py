@@ -61,7 +61,7 @@ def _run(arguments: list[str]) -> int:
 
     folder = RunFolder(Path(options.out or f"runs/{options.config}"))
     experiment = Experiment(options.config, *map(tuple, zip(*members, strict=True)))
-    result = run(experiment, folder, fresh=options.fresh, resume_step=options.resume_step)
+    result, _ = run(experiment, folder, fresh=options.fresh, resume_step=options.resume_step)
     for line in _closing_lines(result, folder.path):
         print(line)
     return 0
@@ -169,21 +169,22 @@ def _seeded(config: "Config", seed: int) -> "Config":
 def _closing_lines(result: dict[str, Any], folder: Path) -> list[str]:
     """Returns the figures that a person wants to see at the end."""
     several = len(result["members"]) > 1
-    spread = f" ± {result['test_accuracy_std']:.2%}" if several else ""
     best = result["best"]
     at = "each network's best epoch" if several else f"the best, epoch {best['epoch']}"
-    lines = ["", f"test accuracy  {result['test_accuracy']:.2%}{spread} after the last epoch, "
-             f"{best['test_accuracy']:.2%} after {at}"]  # fmt: skip
+    name, form = ("test_accuracy", ".2%") if "test_accuracy" in best else ("test_loss", ".5f")
+    spread = f" ± {result[name + '_std']:{form}}" if several else ""
+    lines = ["", f"{name.replace('_', ' '):<14} {result[name]:{form}}{spread} after the last epoch, "
+             f"{best[name]:{form}} after {at}"]  # fmt: skip
     if "noise_score" in result:
         lines.append(
             f"noise score    {result['noise_score']:,} after the last epoch, {best['noise_score']:,} after {at}, "
             f"of {result['noise_score_max']:,}"
         )
     for name, layer in result["layers"].items():
-        winners = f", {layer['k']:g} winners ({layer['k_inference']:g} at inference)" if layer["k"] else ", ReLU"
+        winners = f", {layer['k']:g} winners ({layer['k_inference']:g} at inference)" if layer["k"] else ""
         entropy = (
             f", duty-cycle entropy {layer['duty_entropy'] / layer['max_entropy']:.1%} of its maximum"
-            if layer["k"] and layer["max_entropy"] else ""
+            if layer.get("max_entropy") else ""
         )  # fmt: skip
         lines.append(
             f"{name:<14} {layer['units']:g} units{winners}: {layer['active_fraction']:.1%} active, "

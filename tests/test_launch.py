@@ -198,7 +198,7 @@ def test_help_names_every_field():
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_named_configuration_is_valid_and_described(name):
     config = configs.get(name)
-    assert config.training.seed == 42
+    assert config.training.seed in (42, 10), "the first seed of its paper"
     assert CONFIGS[name][1]
     if config.model.layers((28, 28, 1))[0].name == "conv1":
         assert config.training.lr_decay == (0.8 if "mnist" in name else 0.9)

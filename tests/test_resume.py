@@ -75,8 +75,8 @@ def test_stopped_within_an_epoch_it_goes_on_from_there(uninterrupted, tmp_path, 
     saves = []
     save = checkpoints.Checkpoints.save
 
-    def save_and_stop(self, step, tree, *, accuracy):
-        save(self, step, tree, accuracy=accuracy)
+    def save_and_stop(self, step, tree, *, score):
+        save(self, step, tree, score=score)
         saves.append(step)
         if len(saves) == 33:
             raise KeyboardInterrupt
@@ -123,7 +123,7 @@ def test_checkpoints_keep_keys_and_types_and_refuse_other_networks(tmp_path):
     with checkpoints.opened(tmp_path / "c", keep=2) as saved:
         assert saved.restore(tree) is None
         for step in (1, 2, 3, 4):
-            saved.save(step, tree | {"n": np.int32(step)}, accuracy=1.0 if step == 1 else 0.5)
+            saved.save(step, tree | {"n": np.int32(step)}, score=1.0 if step == 1 else 0.5)
     with checkpoints.opened(tmp_path / "c", keep=2) as saved:
         assert saved.steps() == [1, 3, 4], "the two latest and the best"
         restored = saved.restore(tree)

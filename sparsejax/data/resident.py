@@ -27,9 +27,10 @@ class Batch(NamedTuple):
     rows: Int[Array, "batch"]
 
 
-def resident(dataset: Dataset, split: Split) -> Resident:
-    """Returns a split with the data set's mean and standard deviation, of pixels in [0, 1]."""
-    mean, std = (jnp.asarray(numbers, jnp.float32).reshape(1, 1, 1, -1) for numbers in (dataset.mean, dataset.std))
+def resident(dataset: Dataset, split: Split, *, normalise: bool = True) -> Resident:
+    """Returns a split with the data set's mean and standard deviation, of pixels in [0, 1]; or 0 and 1."""
+    moments = (dataset.mean, dataset.std) if normalise else ((0.0,), (1.0,))
+    mean, std = (jnp.asarray(numbers, jnp.float32).reshape(1, 1, 1, -1) for numbers in moments)
     return Resident(jnp.asarray(split.images), jnp.asarray(split.labels), mean, std)
 
 

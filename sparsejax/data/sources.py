@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from sparsejax.data.cifar import CIFAR10_FILES, CIFAR10_FOLDER, HOW_TO_GET, found_batches, read_cifar10_folder
 from sparsejax.data.dataset import Dataset
 from sparsejax.data.digits import read_digits
 from sparsejax.data.download import download_mnist
@@ -19,6 +20,7 @@ SOURCES = {
     "mnist": ("files", "download", "tfds", "digits"),
     "fashion_mnist": ("files", "tfds"),
     "digits": ("digits",),
+    "cifar10": ("files",),
 }
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
 
@@ -36,8 +38,9 @@ def load(name: str, source: str = "auto", *, say: Say = print) -> Dataset:
     source and notice say so. A damaged file is an error wherever it is found.
 
     Args:
-      name: "mnist", "fashion_mnist" or "digits".
-      source: "auto", "files" ($SPARSEJAX_DATA/NAME), "download" (cached), "tfds" or "digits".
+      name: "mnist", "fashion_mnist", "digits" or "cifar10".
+      source: "auto", "files" ($SPARSEJAX_DATA/NAME, for CIFAR-10 its own cifar-10-batches-py), "download" (cached),
+        "tfds" or "digits".
       say: takes what a person should read: a download, a substitute's notice.
 
     Raises:
@@ -52,6 +55,8 @@ def load(name: str, source: str = "auto", *, say: Say = print) -> Dataset:
         dataset = read_tfds(name)
     elif name == "fashion_mnist":
         dataset = _fashion_mnist(source)
+    elif name == "cifar10":
+        dataset = _cifar10(source, say)
     elif source == "files":
         dataset = read_mnist_folder(subfolder("mnist"))
     elif source == "download":
@@ -148,6 +153,29 @@ def _fashion_mnist(source: str) -> Dataset:
         f"neither. Install Debian's package (apt install dataset-fashion-mnist), or put its four idx files "
         f"in $SPARSEJAX_DATA/fashion_mnist (https://github.com/zalandoresearch/fashion-mnist)."
     )
+
+
+def _cifar10(source: str, say: Say) -> Dataset:
+    """Returns CIFAR-10 from $SPARSEJAX_DATA/cifar-10-batches-py or (auto) from the user's cache."""
+    if source == "files":
+        return read_cifar10_folder(subfolder(CIFAR10_FOLDER))
+    root = data_root()
+    for folder in [*([root / CIFAR10_FOLDER] if root else []), cifar10_cache()]:
+        files = found_batches(folder)
+        if len(files) == len(CIFAR10_FILES):
+            return read_cifar10_folder(folder)
+        if files:
+            missing = ", ".join(file for file in CIFAR10_FILES if file not in files)
+            say(f"Only {len(files)} of CIFAR-10's {len(CIFAR10_FILES)} files are in {folder} ({missing} not).")
+    raise DataMissingError(
+        f"CIFAR-10 was looked for in $SPARSEJAX_DATA/{CIFAR10_FOLDER} and {cifar10_cache()}, and is in neither. "
+        f"{HOW_TO_GET}"
+    )
+
+
+def cifar10_cache() -> Path:
+    """Returns where CIFAR-10 may be besides $SPARSEJAX_DATA, there or not."""
+    return user_cache().parent / CIFAR10_FOLDER
 
 
 def _closest(word: str, valid: Iterable[str]) -> str:

@@ -4,9 +4,10 @@ import importlib.util
 from pathlib import Path
 from typing import NamedTuple
 
+from sparsejax.data.cifar import CIFAR10_FILES, CIFAR10_FOLDER, found_batches
 from sparsejax.data.folders import data_root, download_folder, tfds_folder, user_cache
 from sparsejax.data.idx import MNIST_FILES, found_files
-from sparsejax.data.sources import DEBIAN_FASHION
+from sparsejax.data.sources import DEBIAN_FASHION, cifar10_cache
 from sparsejax.data.tfds_source import BUILDERS
 
 
@@ -33,6 +34,8 @@ def survey() -> list[Place]:
         _idx_place("fashion_mnist", "files", root and root / "fashion_mnist"),
         _idx_place("fashion_mnist", "files", DEBIAN_FASHION),
         *(_tfds_place(name, tfds_folder()) for name in BUILDERS),
+        _cifar_place(root and root / CIFAR10_FOLDER),
+        _cifar_place(cifar10_cache()),
         _digits_place(),
     ]
     return sorted(places, key=lambda place: place.name != "mnist")  # mnist first, else as listed
@@ -53,9 +56,18 @@ def table(places: list[Place]) -> str:
 
 def _idx_place(name: str, source: str, folder: Path | None) -> Place:
     """Looks for the four idx files."""
-    files = found_files(folder) if folder else {}
-    partly = f"{len(files)} of {len(MNIST_FILES)} files" if files else ""
-    found = "there" if len(files) == len(MNIST_FILES) else partly
+    return _files_place(name, source, folder, found_files(folder) if folder else {}, len(MNIST_FILES))
+
+
+def _cifar_place(folder: Path | None) -> Place:
+    """Looks for the six pickles."""
+    return _files_place("cifar10", "files", folder, found_batches(folder) if folder else {}, len(CIFAR10_FILES))
+
+
+def _files_place(name: str, source: str, folder: Path | None, files: dict[str, Path], count: int) -> Place:
+    """Says how many of a data set's files there are, and their bytes."""
+    partly = f"{len(files)} of {count} files" if files else ""
+    found = "there" if len(files) == count else partly
     return Place(name, source, folder, found, sum(path.stat().st_size for path in files.values()))
 
 

@@ -1,4 +1,4 @@
-"""Accuracy, noise accuracy and the use of units, counted over a whole split inside one compiled call."""
+"""Loss, accuracy, noise accuracy and the use of units, over a whole split inside one compiled call."""
 
 from typing import NamedTuple
 
@@ -7,52 +7,75 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from sparsejax.data.resident import Resident, normalised
+from sparsejax.data.resident import Batch, Resident, normalised
 from sparsejax.functional import example_keys, pixel_noise
 from sparsejax.hyper import Hyper
 from sparsejax.models.base import Model, Variables
+from sparsejax.training.objectives import Objective
 
 NOISE_LEVELS = tuple(level / 20 for level in range(11))
 """Fractions of pixels replaced, 0 to 0.5 (Ahmad & Scheinkman, 2019, section 4.1)."""
 
 
 class Counts(NamedTuple):
-    """Of a split: examples classified correctly, summed loss in nats, and how often each unit of a layer was active.
+    """Of a split: the objective's figures summed over the examples, and how the hidden layers were used.
 
-    `active` is empty unless it was asked for.
+    `density` holds for each layer the sum over the examples of the fraction of units active, and of its square;
+    `active` how often each unit was active, `k` for how many examples each number of units was. The last two are
+    empty unless they were asked for.
     """
 
-    correct: Int[Array, ""]
-    loss: Float[Array, ""]
+    sums: dict[str, Float[Array, ""]]
+    density: dict[str, Float[Array, "2"]]
     active: dict[str, Int[Array, "units"]]
+    k: dict[str, Int[Array, "units+1"]]
 
 
 def make_evaluation(
-    model: Model, *, examples: int, batch_size: int, units: bool, axis_name: str | None = None, shards: int = 1
+    model: Model,
+    objective: Objective,
+    *,
+    examples: int,
+    batch_size: int,
+    units: bool,
+    seed: int = 0,
+    axis_name: str | None = None,
+    shards: int = 1,
 ):
     """Returns `evaluate(variables, hyper, epoch, data) -> Counts` of one network.
 
     Args:
       model: the network.
+      objective: what each example is scored by.
       examples: size of the split.
       batch_size: examples at a time, over all shards; rounded up to a multiple of them.
       units: also count how often each unit is active, which takes half as long again.
+      seed: of the noise of networks that keep it when they are evaluated; it depends on the image alone.
       axis_name: mesh axis of the shards, which each evaluate a part of every batch.
       shards: their number.
     """
 
     def evaluate(variables: Variables, hyper: Hyper, epoch: Float[Array, ""], data: Resident) -> Counts:
         hyper = model.scheduled(hyper["model"], epoch=epoch, step=jnp.int32(0))
+        with jax.ensure_compile_time_eval():  # what layers say are plain numbers, within a traced function too
+            thresholds = {layer.name: layer.threshold for layer in model.layers(data.images.shape[1:])}
 
         def counts_of(rows, counted):
             images = normalised(data, data.images[rows])
-            output = model.apply(variables, images, train=False, hyper=hyper)
-            active = {
-                name: jnp.sum(((y != 0).reshape(len(rows), -1) & counted[:, None]).astype(jnp.int32), axis=0)
-                for name, y in (output.activations.items() if units else ())
-            }
-            correct, loss = _scored(output.prediction, data.labels[rows], counted)
-            return Counts(correct, loss, active)
+            keys = example_keys(jax.random.key(seed), rows)
+            output = model.apply(variables, images, key=keys, train=False, hyper=hyper)
+            scores = objective.score(output, Batch(images, data.labels[rows], rows))
+            sums = {name: jnp.sum(jnp.where(counted, values, 0.0)) for name, values in scores.items()}
+            density, active, k = {}, {}, {}
+            for name, y in output.activations.items():
+                on = (jnp.abs(y) > thresholds[name]).reshape(len(rows), -1) & counted[:, None]
+                winners = jnp.sum(on.astype(jnp.int32), axis=-1)
+                fraction = winners / on.shape[-1]
+                density[name] = jnp.stack([jnp.sum(fraction), jnp.sum(fraction**2)])
+                if units:
+                    active[name] = jnp.sum(on.astype(jnp.int32), axis=0)
+                    k[name] = jnp.zeros(on.shape[-1] + 1, jnp.int32).at[winners].add(counted.astype(jnp.int32))
+            return Counts(sums, density, active, k)
 
         return _summed(counts_of, examples, batch_size, axis_name, shards)
 
@@ -78,7 +101,8 @@ def make_noise_evaluation(
                 pixels = data.images[rows].astype(jnp.float32) / 255
                 noisy = pixel_noise(example_keys(key, rows), pixels, level=level, value=white)
                 output = model.apply(variables, (noisy - data.mean) / data.std, train=False, hyper=hyper)
-                return _scored(output.prediction, data.labels[rows], counted)[0]
+                hits = (jnp.argmax(output.prediction, axis=-1) == data.labels[rows]) & counted
+                return jnp.sum(hits.astype(jnp.int32))
 
             return _summed(counts_of, examples, batch_size, axis_name, shards)
 
@@ -86,13 +110,6 @@ def make_noise_evaluation(
         return lax.map(lambda pair: correct_at(*pair), (levels, jnp.arange(len(NOISE_LEVELS))))
 
     return evaluate
-
-
-def _scored(logits, labels, counted):
-    """Returns the number of correct answers and the summed negative log-likelihood of the rows that count."""
-    log_p = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=-1)[:, 0]
-    hits = (jnp.argmax(logits, axis=-1) == labels) & counted
-    return jnp.sum(hits.astype(jnp.int32)), -jnp.sum(jnp.where(counted, log_p, 0.0))
 
 
 def _summed(counts_of, examples, batch_size, axis_name, shards):

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from sparsejax.evaluation.accuracy import NOISE_LEVELS, Counts
+from sparsejax.evaluation.tracking import layer_measures
 from sparsejax.functional import duty_entropy, max_entropy
 from sparsejax.models.base import Layer, Variables
 
@@ -19,11 +20,12 @@ def layer_report(layers: list[Layer], variables: Variables, counts: Counts, exam
       examples: size of the test set.
 
     Returns:
-      Per layer: `units`, `k` and `k_inference` (null for ReLU), `active_fraction` (mean density of the output),
-      `dead_units` (never active on the test set) and, for k-winners, `duty_entropy` and `max_entropy` in bits, from
-      the duty cycles of training.
+      Per layer: `units`, `k` and `k_inference` (null without winners), `active_fraction` and `active_spread` (mean and
+      standard deviation over the examples of the output's density), `dead_units` (never active on the test set), means
+      and spreads of biases and key norms as in `layer_measures` and, for k-winners, `duty_entropy` and `max_entropy` in
+      bits, from the duty cycles of training.
     """
-    report = {}
+    report, measures = {}, layer_measures(variables, counts, examples)
     for layer in layers:
         active = np.asarray(counts.active[layer.name])
         entry: dict[str, Any] = {
@@ -31,20 +33,26 @@ def layer_report(layers: list[Layer], variables: Variables, counts: Counts, exam
             "k": layer.k,
             "k_inference": layer.k_inference,
             "active_fraction": float(active.mean() / examples),
+            "active_spread": float(measures[f"active_spread/{layer.name}"]),
             "dead_units": int((active == 0).sum()),
         }
+        entry |= {name: float(measures[f"{name}/{layer.name}"]) for name in _WEIGHTS
+                  if f"{name}/{layer.name}" in measures}  # fmt: skip
         if layer.positions > 1:
             per_channel = active.reshape(layer.positions, -1).sum(0)
             entry |= {"channels": per_channel.size, "dead_channels": int((per_channel == 0).sum())}
-        if layer.k is not None:
+        if "boost" in variables.state.get(layer.name, {}):
             duty = variables.state[layer.name]["boost"].duty_cycle
-            winners = layer.k * (layer.positions if layer.local else 1)
+            winners = (layer.k or 0) * (layer.positions if layer.local else 1)
             entry |= {
                 "duty_entropy": float(duty_entropy(duty, positions=layer.positions)),
                 "max_entropy": float(max_entropy(layer.units, winners)),
             }
         report[layer.name] = entry
     return report
+
+
+_WEIGHTS = ("key_norm", "key_norm_spread", "bias", "bias_spread", "negative_bias")
 
 
 def noise_report(correct: np.ndarray, examples: int) -> dict[str, Any]:
@@ -88,7 +96,9 @@ def _averaged(entries: list[dict[str, Any]]) -> dict[str, Any]:
         averaged |= {name: entries[0][name] for name in ("noise_score_max", "noise_levels")}
         averaged["noise_score"] = round(averaged["noise_score"])
         averaged["noise_score_std"] = float(np.std([entry["noise_score"] for entry in entries]))
-    return averaged | {"test_accuracy_std": float(np.std([entry["test_accuracy"] for entry in entries]))}
+    spreads = {name: np.std([entry[name] for entry in entries]) for name in ("test_accuracy", "test_loss")
+               if name in entries[0]}  # fmt: skip
+    return averaged | {f"{name}_std": float(spread) for name, spread in spreads.items()}
 
 
 def _mean(values: list[Any]) -> Any:

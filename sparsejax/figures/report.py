@@ -2,7 +2,7 @@
 
 import base64
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -134,12 +134,12 @@ def _headline(result: Mapping[str, Any]) -> str:
     members = result["members"]
     swept, many = len({setting(member) for member in members}) > 1, len(members) > 1
     best = [member["best"] for member in members if "best" in member]
-    tiles = [("test accuracy, last epoch", _several([m["test_accuracy"] for m in members], swept, percent), "")]
+    key, words, form = _main_figure(members[0])
+    tiles = [(f"{words}, last epoch", _several([m[key] for m in members], swept, form), "")]
     if best:
         epochs = sorted({entry["epoch"] for entry in best})
         after = f"epoch {epochs[0]}" if len(epochs) == 1 else f"epochs {epochs[0]} to {epochs[-1]}"
-        accuracies = [entry["test_accuracy"] for entry in best]
-        tiles.append(("test accuracy, best epoch", _several(accuracies, swept, percent), after))
+        tiles.append((f"{words}, best epoch", _several([entry[key] for entry in best], swept, form), after))
     if "noise_score" in members[0]:
         scores = [float(member["noise_score"]) for member in members]
         tiles.append(("noise score", _several(scores, swept, _score), f"of {members[0]['noise_score_max']:,}"))
@@ -163,6 +163,11 @@ def _headline(result: Mapping[str, Any]) -> str:
 def _unbroken(value: str) -> str:
     """Escapes a value that is not to be broken, but for a range, before its upper end."""
     return " to ".join(escape(end).replace(" ", "&nbsp;") for end in value.split(" to "))
+
+
+def _loss(value: float, std: float | None = None) -> str:
+    """Writes a loss."""
+    return f"{value:.5f}" if std is None else f"{value:.5f} ± {std:.5f}"
 
 
 def _score(value: float, std: float | None = None) -> str:
@@ -253,6 +258,13 @@ def _layers(result: Mapping[str, Any]) -> str:
     return _section("Sparsity", f"{_table('How each layer uses its units', head, rows)}\n<p>{said}</p>")
 
 
+def _main_figure(member: Mapping[str, Any]) -> tuple[str, str, Callable[..., str]]:
+    """Returns the key, the words and the format of the figure that networks are compared by."""
+    if "test_accuracy" in member:
+        return "test_accuracy", "test accuracy", percent
+    return "test_loss", "test loss", _loss
+
+
 def _count(value: float | None) -> str:
     """Writes a count, or a mean of counts to one decimal."""
     if value is None:
@@ -269,16 +281,17 @@ def _settings(result: Mapping[str, Any]) -> str:
     if len(groups) < 2:
         return ""
     fields, noise = swept_fields(members), "noise_score" in members[0]
+    key, words, form = _main_figure(members[0])
     rows = []
     for group in groups.values():
         row = [plain(group[0][name]) for name in fields] + [_count(len(group))]
-        row.append(_several([member["test_accuracy"] for member in group], False, percent))
+        row.append(_several([member[key] for member in group], False, form))
         if "best" in group[0]:
-            row.append(_several([member["best"]["test_accuracy"] for member in group], False, percent))
+            row.append(_several([member["best"][key] for member in group], False, form))
         if noise:
             row.append(_several([float(member["noise_score"]) for member in group], False, _score))
         rows.append(row)
-    head = [*(name.rsplit(".", 1)[-1] for name in fields), "Seeds", "Test accuracy"]
+    head = [*(name.rsplit(".", 1)[-1] for name in fields), "Seeds", words.capitalize()]
     head += ["At best epoch"] * ("best" in members[0]) + ["Noise score"] * noise
     return _section("Settings", _table("Mean ± standard deviation over seeds", head, rows, names=len(fields)))
 
@@ -289,16 +302,17 @@ def _networks(result: Mapping[str, Any]) -> str:
     if len(members) < 2:
         return ""
     fields, noise, best = swept_fields(members), "noise_score" in members[0], "best" in members[0]
-    head = [*(name.rsplit(".", 1)[-1] for name in fields), "Seed", "Test accuracy"]
-    head += ["Best epoch", "Accuracy there"] * best + ["Noise score"] * noise
+    key, words, form = _main_figure(members[0])
+    head = [*(name.rsplit(".", 1)[-1] for name in fields), "Seed", words.capitalize()]
+    head += ["Best epoch", f"{words.split()[-1].capitalize()} there"] * best + ["Noise score"] * noise
     rows = []
     for member in members:
         row = [plain(member[name]) for name in fields] + [
             str(member["seed"]),
-            percent(member["test_accuracy"]),
+            form(member[key]),
         ]
         if best:
-            row += [_count(member["best"]["epoch"]), percent(member["best"]["test_accuracy"])]
+            row += [_count(member["best"]["epoch"]), form(member["best"][key])]
         rows.append(row + ([_score(float(member["noise_score"]))] if noise else []))
     table = _table(f"Each of the {len(members)} networks", head, rows, names=len(fields) + 1)
     if len(members) > 20:

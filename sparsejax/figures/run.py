@@ -45,9 +45,9 @@ def write_figures(folder: RunFolder, result: Mapping[str, Any], variables: Any) 
     for drawing in _drawings(folder, result, variables):
         image = png(drawing.draw(drawing.width))
         narrow = png(drawing.draw("column")) if drawing.width == "page" else None
-        written.append(_write(folder.figures / drawing.file, image))
+        written.append(write_whole(folder.figures / drawing.file, image))
         pictures.append(Picture(drawing.title, drawing.caption, drawing.alt, image, narrow))
-    written.append(_write(folder.report, report(result, pictures).encode("utf-8")))
+    written.append(write_whole(folder.report, report(result, pictures).encode("utf-8")))
     return written
 
 
@@ -73,7 +73,10 @@ def _training(folder: RunFolder, result: Mapping[str, Any], groups: Sequence[str
     curves = curves_of(read_metrics(folder.metrics))
     if not curves.keys() & {"loss", "test_loss", "accuracy", "test_accuracy"}:
         return None
-    final = f" The test accuracy ends at {100 * result['test_accuracy']:.2f} %{_on_average(result)}."
+    if "test_accuracy" in result:
+        final = f" The test accuracy ends at {100 * result['test_accuracy']:.2f} %{_on_average(result)}."
+    else:
+        final = f" The test loss ends at {result['test_loss']:.5f}{_on_average(result)}."
     return _Drawing(
         "training.png",
         "Training",
@@ -220,7 +223,7 @@ def _what_is_drawn(result: Mapping[str, Any]) -> str:
     return " Thick lines are the median over networks, bands their range."
 
 
-def _write(path: Path, content: bytes) -> Path:
+def write_whole(path: Path, content: bytes) -> Path:
     """Writes a file whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -1,6 +1,7 @@
 """Pure functions on arrays: what other JAX code imports. They need jax, numpy and jaxtyping, nothing else."""
 
 from sparsejax.functional.convolution import conv2d, max_pool2d
+from sparsejax.functional.implicit import ImplicitTerms, implicit_terms, implicit_terms_smooth
 from sparsejax.functional.initializers import uniform_fan_in
 from sparsejax.functional.kwinners import (
     BoostState,
@@ -11,6 +12,14 @@ from sparsejax.functional.kwinners import (
     k_winners_2d,
     update_boost_state,
 )
+from sparsejax.functional.learned_k import (
+    k_schedule,
+    reinforce_loss,
+    sampled_k,
+    soft_top_k,
+    top_k_subtract,
+    update_reinforce_baseline,
+)
 from sparsejax.functional.masks import connections_per_unit, sparse_mask
 from sparsejax.functional.measures import (
     active_fraction,
@@ -20,32 +29,51 @@ from sparsejax.functional.measures import (
     l0,
     max_entropy,
 )
-from sparsejax.functional.noise import dropout, example_keys, pixel_noise
+from sparsejax.functional.noise import add_noise, annealed, dropout, example_keys, pixel_noise
+from sparsejax.functional.penalties import cauchy, gaussian, l1, l2
+from sparsejax.functional.recurrent import explain_away, inhibitory_interneuron
 from sparsejax.functional.selection import kth_largest, top_k, winners
 
 __all__ = [
     "BoostState",
+    "ImplicitTerms",
     "active_fraction",
+    "add_noise",
+    "annealed",
     "binary_entropy",
     "boost",
+    "cauchy",
     "connections_per_unit",
     "conv2d",
     "dead_units",
     "dropout",
     "duty_entropy",
     "example_keys",
+    "explain_away",
+    "gaussian",
+    "implicit_terms",
+    "implicit_terms_smooth",
     "inference_k",
+    "inhibitory_interneuron",
     "init_boost_state",
+    "k_schedule",
     "k_winners",
     "k_winners_2d",
     "kth_largest",
     "l0",
+    "l1",
+    "l2",
     "max_entropy",
     "max_pool2d",
     "pixel_noise",
+    "reinforce_loss",
+    "sampled_k",
+    "soft_top_k",
     "sparse_mask",
     "top_k",
+    "top_k_subtract",
     "uniform_fan_in",
     "update_boost_state",
+    "update_reinforce_baseline",
     "winners",
 ]

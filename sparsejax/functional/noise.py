@@ -1,10 +1,15 @@
 """Noise on inputs and activations, keyed by example so that results do not depend on how a batch is spread."""
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 from sparsejax.functional.selection import winners
+
+Distribution = Literal["gaussian", "laplace"]
+_DRAWS = {"gaussian": jax.random.normal, "laplace": jax.random.laplace}
 
 
 def example_keys(key: PRNGKeyArray, rows: Int[Array, "batch"]) -> Key[Array, "batch"]:
@@ -52,6 +57,62 @@ def pixel_noise(
     scores = jax.vmap(lambda key: jax.random.bits(key, (pixels,), jnp.uint32))(keys).astype(jnp.int32)
     hit = winners(scores, count, ties="first").reshape(batch, height, width, 1)
     return jnp.where(hit, jnp.asarray(value, images.dtype), images)
+
+
+def add_noise(
+    keys: Key[Array, "batch"],
+    x: Float[Array, "batch *shape"],
+    *,
+    sigma: float | Float[Array, ""],
+    distribution: Distribution = "gaussian",
+) -> Float[Array, "batch *shape"]:
+    """Adds independent noise of mean 0 to every element.
+
+    Args:
+      keys: one PRNG key per example `[batch]`.
+      x: inputs or activations.
+      sigma: for "gaussian" the standard deviation; for "laplace" the scale b, so that the variance is 2 b^2. 0 leaves
+        x as it is; may be traced.
+      distribution: "gaussian" or "laplace".
+
+    Returns:
+      Array like x; it is not clipped.
+
+    Raises:
+      ValueError: sigma is a negative Python number, or the distribution is unknown.
+
+    References:
+      Bricken et al., Noise Transforms Feed-Forward Networks into Sparse Coding Networks, 2022, Eq. 1 and appendix.
+    """
+    if distribution not in _DRAWS:
+        raise ValueError(f"distribution is {distribution!r}; expected one of {', '.join(map(repr, _DRAWS))}.")
+    if isinstance(sigma, (int, float)) and not sigma >= 0:
+        raise ValueError(f"sigma is {sigma}; expected 0 (no noise) or more.")
+    noise = jax.vmap(lambda key: _DRAWS[distribution](key, x.shape[1:], jnp.float32))(keys)
+    return x + (sigma * noise).astype(x.dtype)
+
+
+def annealed(
+    sigma: float | Float[Array, ""],
+    time: float | Float[Array, ""],
+    *,
+    hold: float | Float[Array, ""],
+    duration: float | Float[Array, ""],
+) -> Float[Array, ""]:
+    """Returns noise that is held, then falls linearly to 0: sigma * (1 - (time - hold) / duration), within [0, sigma].
+
+    Args:
+      sigma: the noise at first.
+      time: epochs (or steps) done.
+      hold: how long it stays as it is.
+      duration: how long it takes to fall; 0 removes it at once, after `hold`.
+
+    References:
+      Bricken et al., 2022, appendix on annealing the noise: 800 epochs of each.
+    """
+    late = jnp.asarray(time, jnp.float32) - hold
+    left = 1 - late / jnp.maximum(jnp.asarray(duration, jnp.float32), 1e-6)
+    return sigma * jnp.where(late <= 0, 1.0, jnp.maximum(left, 0.0))
 
 
 def dropout(

@@ -3,6 +3,7 @@
 from sparsejax.models.base import Layer, Model, Output, Variables
 from sparsejax.models.mlp import SparseMLP
 from sparsejax.models.network import SparseNetwork
+from sparsejax.models.noisy import NoisyNetwork
 from sparsejax.models.sparse_cnn import SparseCNN
 
-__all__ = ["Layer", "Model", "Output", "SparseCNN", "SparseMLP", "SparseNetwork", "Variables"]
+__all__ = ["Layer", "Model", "NoisyNetwork", "Output", "SparseCNN", "SparseMLP", "SparseNetwork", "Variables"]

@@ -20,19 +20,25 @@ class Variables(NamedTuple):
 class Output(NamedTuple):
     """What a forward pass returns.
 
-    `activations` maps the name of a layer to its output, for penalties, measures and figures.
+    `activations` maps the name of a layer to its output, for penalties, measures and figures. `losses` [] are added
+    to what training minimises. `log_probability` [batch] is that of what the network sampled, for which the examples
+    with less loss than usual are then reinforced. `measures` [] are logged.
     """
 
     prediction: Array
     state: PyTree
     activations: dict[str, Array]
+    losses: dict[str, Array] | None = None
+    log_probability: Array | None = None
+    measures: dict[str, Array] | None = None
 
 
 class Layer(NamedTuple):
     """What a report says of a hidden layer.
 
     `k` winners in training and `k_inference` at inference are out of `units`, or with `local` out of the channels of
-    each position; both are None for ReLU. `positions` units share a duty cycle.
+    each position; both are None for ReLU. `positions` units share a duty cycle. A unit is active when its output lies
+    further than `threshold` from 0.
     """
 
     name: str
@@ -41,6 +47,7 @@ class Layer(NamedTuple):
     k_inference: int | None = None
     positions: int = 1
     local: bool = False
+    threshold: float = 0.0
 
 
 class Model(Protocol):

@@ -36,14 +36,14 @@ class Checkpoints:
         """Returns the steps that have a checkpoint, in order."""
         return sorted(self._manager.all_steps())
 
-    def save(self, step: int, tree: Any, *, accuracy: float) -> None:
-        """Saves a tree of arrays in the background; `accuracy` decides which is the best."""
+    def save(self, step: int, tree: Any, *, score: float) -> None:
+        """Saves a tree of arrays in the background; the one of the greatest `score` is the best."""
         leaves = _plain(tree)
         items = ocp.args.Composite(
             tree=ocp.args.StandardSave(leaves),
             checksums=ocp.args.JsonSave(_checksums(leaves)),
         )
-        self._manager.save(step, args=items, metrics={"accuracy": accuracy}, force=True)
+        self._manager.save(step, args=items, metrics={"score": score}, force=True)
 
     def restore(self, like: Any, step: int | None = None) -> Restored | None:
         """Reads a checkpoint back, the latest unless a step is named; None when there is none.
@@ -104,7 +104,7 @@ def opened(folder: Path, *, keep: int) -> Iterator[Checkpoints]:
     folder = folder.absolute()
     policies = [
         preservation_policy.LatestN(keep),
-        preservation_policy.BestN(get_metric_fn=lambda metrics: metrics["accuracy"], n=1),
+        preservation_policy.BestN(get_metric_fn=lambda metrics: metrics["score"], n=1),
     ]
     options = ocp.CheckpointManagerOptions(
         create=True,

@@ -6,6 +6,7 @@ from typing import Literal
 from sparsejax.errors import ConfigError
 from sparsejax.hyper import traced
 from sparsejax.models.mlp import SparseMLP
+from sparsejax.models.noisy import NoisyNetwork
 from sparsejax.models.sparse_cnn import SparseCNN
 
 
@@ -13,7 +14,7 @@ from sparsejax.models.sparse_cnn import SparseCNN
 class DataConfig:
     """Which data, and from where."""
 
-    name: Literal["mnist", "fashion_mnist", "digits"] = "mnist"
+    name: Literal["mnist", "fashion_mnist", "digits", "cifar10"] = "mnist"
     """Data set."""
     source: Literal["auto", "files", "tfds", "download", "digits"] = "auto"
     """Where it comes from; auto tries files, TFDS and a download, and falls back on the bundled digits."""
@@ -21,6 +22,22 @@ class DataConfig:
     """Use only the first so many training examples."""
     test_examples: int | None = None
     """Use only the first so many test examples."""
+    normalise: bool = True
+    """Scale pixels to mean 0 and standard deviation 1 over the training set; otherwise they lie in [0, 1]."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveConfig:
+    """What is minimised."""
+
+    kind: Literal["classification", "reconstruction"] = "classification"
+    """Cross-entropy of the labels, or the squared error of the input."""
+    l1: float | None = traced(None)
+    """Weight of the hidden layers' summed absolute activity; None for no penalty."""
+
+    def __post_init__(self):
+        if self.l1 is not None and not self.l1 >= 0:
+            raise ConfigError(f"objective.l1 is {self.l1}; expected None or a weight of 0 or more.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,9 +104,11 @@ class EvaluationConfig:
     batch_size: int = 250
     """Examples at a time."""
     noise: bool = True
-    """Measure the noise score of the last and of the best network."""
+    """Measure the noise score of the last and of the best network (classifiers only)."""
     noise_seed: int = 0
     """Seed of the noise: the same for all networks, so that they are compared on the same images."""
+    track: bool = False
+    """After every epoch also log how the hidden layers are used and how their weights and biases are spread."""
 
     def __post_init__(self):
         if self.batch_size < 1:
@@ -122,7 +141,7 @@ class DevicesConfig:
 class Config:
     """One experiment."""
 
-    model: SparseCNN | SparseMLP
+    model: SparseCNN | SparseMLP | NoisyNetwork
     """The network."""
     data: DataConfig = DataConfig()
     """The data."""
@@ -132,3 +151,5 @@ class Config:
     """The evaluation."""
     devices: DevicesConfig = DevicesConfig()
     """The devices."""
+    objective: ObjectiveConfig = ObjectiveConfig()
+    """What is minimised."""

@@ -18,7 +18,7 @@ from sparsejax.training.objectives import Objective
 from sparsejax.training.state import Best, TrainState, init_best, init_state, update_best
 from sparsejax.training.step import chunk_length, make_chunk
 
-# evaluate(variables, epoch) -> name -> one number per network; "test_accuracy" is among them.
+# evaluate(variables, epoch) -> name -> one number per network; the objective's score is among them, after "test_".
 Evaluate = Callable[[Variables, Float[Array, "members"]], dict[str, Float[Array, "members"]]]
 
 
@@ -91,13 +91,14 @@ def train(
             log.write(step, epoch + done / steps, {name: values.tolist() for name, values in metrics.items()})
             due = job.config.checkpoint_every is not None and step - saved_step >= job.config.checkpoint_every
             if done < steps and due:
-                saved.save(step, progress, accuracy=-1.0)
+                saved.save(step, progress, score=float("-inf"))
                 saved_step = step
         scores = evaluate(progress.state.variables, progress.state.epoch.astype(np.float32))
-        progress = progress._replace(best=better(progress.best, progress.state, scores["test_accuracy"]))
+        score = scores[f"test_{job.objective.best}"] * (-1 if job.objective.least else 1)
+        progress = progress._replace(best=better(progress.best, progress.state, score))
         scores = {name: np.asarray(values) for name, values in scores.items()}
         log.write(step, epoch + 1, {name: values.tolist() for name, values in scores.items()})
-        saved.save(step, progress, accuracy=float(scores["test_accuracy"].mean()))
+        saved.save(step, progress, score=float(np.mean(score)))
         saved_step = step
         terminal.say(_epoch_line(epoch, job.config.epochs, collected, scores, terminal.pace))
         terminal.restart_clock()
@@ -123,9 +124,12 @@ def _compiled_chunk(job: Job, batch_size: int, steps: int) -> tuple[Any, int]:
 
 def _epoch_line(epoch: int, epochs: int, collected: list[dict[str, Any]], scores: dict[str, Any], pace: str) -> str:
     loss = np.mean([metrics["loss"] for metrics in collected])
-    accuracy = scores["test_accuracy"]
-    spread = f" ± {accuracy.std():.2%}" if len(accuracy) > 1 else ""
-    return (
-        f"epoch {epoch + 1:>{len(str(epochs))}}/{epochs}  loss {loss:.4f}  "
-        f"test accuracy {accuracy.mean():.2%}{spread}  {pace}"
-    )
+    told = [_figure(name, values) for name, values in scores.items() if name.startswith(("test_", "active_fraction"))]
+    return f"epoch {epoch + 1:>{len(str(epochs))}}/{epochs}  loss {loss:.4f}  {', '.join(told)}  {pace}"
+
+
+def _figure(name: str, values: Any) -> str:
+    """Returns a name, the mean over the networks, and how far they spread: fractions in percent."""
+    form = ".4f" if name.endswith("loss") else ".2%"
+    spread = f" ± {values.std():{form}}" if len(values) > 1 else ""
+    return f"{name.replace('_fraction', '').replace('_', ' ')} {values.mean():{form}}{spread}"

@@ -1,20 +1,87 @@
 """What training minimises: functions of a network's output and a batch."""
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import optax
+from jax import lax
 from jaxtyping import Array, Float
 
 from sparsejax.data.resident import Batch
+from sparsejax.functional import l1, reinforce_loss
+from sparsejax.hyper import Hyper
 from sparsejax.models.base import Output
 
 Metrics = dict[str, Array]
-Objective = Callable[[Output, Batch], tuple[Float[Array, ""], Metrics]]
 
 
-def cross_entropy(output: Output, batch: Batch) -> tuple[Float[Array, ""], Metrics]:
-    """Returns the mean negative log-likelihood in nats of the labels, and the accuracy."""
-    loss = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(output.prediction, batch.labels))
+class Objective(NamedTuple):
+    """What is minimised: `score(output, batch)` gives `loss` and perhaps other figures of each example `[batch]`.
+
+    A network is best where `best` is greatest, or least if `least`.
+    """
+
+    score: Callable[[Output, Batch], dict[str, Float[Array, "batch"]]]
+    best: str
+    least: bool = False
+
+
+def _cross_entropy(output: Output, batch: Batch) -> dict[str, Float[Array, "batch"]]:
     hits = jnp.argmax(output.prediction, axis=-1) == batch.labels
-    return loss, {"accuracy": jnp.mean(hits.astype(jnp.float32))}
+    loss = optax.softmax_cross_entropy_with_integer_labels(output.prediction, batch.labels)
+    return {"loss": loss, "accuracy": hits.astype(jnp.float32)}
+
+
+def _squared_error(output: Output, batch: Batch) -> dict[str, Float[Array, "batch"]]:
+    clean = batch.images.reshape(batch.images.shape[0], -1)
+    return {"loss": jnp.mean(jnp.square(output.prediction - clean), axis=-1)}
+
+
+cross_entropy = Objective(_cross_entropy, "accuracy")
+"""Negative log-likelihood of the labels in nats, and the accuracy."""
+
+reconstruction = Objective(_squared_error, "loss", least=True)
+"""Squared error against the clean input, averaged over its elements."""
+
+OBJECTIVES = {"classification": cross_entropy, "reconstruction": reconstruction}
+
+
+def total_loss(
+    objective: Objective, output: Output, batch: Batch, hyper: Hyper, *, axis_name: str | None = None
+) -> tuple[Float[Array, ""], tuple[Metrics, Any]]:
+    """Adds up what a step minimises, and returns it with the figures to log and the network's new state.
+
+    That is the objective's mean loss, the losses the network adds itself, with `hyper["l1"]` the penalised activity
+    of its hidden layers, and for what it sampled the surrogate of REINFORCE, whose gradient raises the probability of
+    the samples that had less loss than is usual.
+
+    Args:
+      objective: the task.
+      output: the network's, in training.
+      batch: what it saw.
+      hyper: the traced fields of the objective's configuration.
+      axis_name: mesh axis the batch is spread over; the usual loss is averaged over it.
+
+    References:
+      Williams, Simple Statistical Gradient-Following Algorithms, 1992; Bricken et al., 2022, for the L1 baseline.
+    """
+    scores = objective.score(output, batch)
+    metrics = {name: jnp.mean(values) for name, values in scores.items()}
+    metrics |= {name: jnp.asarray(value, jnp.float32) for name, value in (output.measures or {}).items()}
+    loss, state = metrics["loss"], output.state
+    if hyper.get("l1") is not None:
+        metrics["activity"] = jnp.stack([l1(h.reshape(h.shape[0], -1)) for h in output.activations.values()]).sum()
+        loss = loss + hyper["l1"] * metrics["activity"]
+    for name, value in (output.losses or {}).items():
+        metrics[name], loss = value, loss + value
+    if output.log_probability is not None:
+        usual = state["usual_loss"]
+        each = lax.stop_gradient(scores["loss"])
+        mean = jnp.mean(each) if axis_name is None else lax.pmean(jnp.mean(each), axis_name)
+        # An average that forgets, and knows how much it has seen: unbiased from the first step on.
+        sums = {"sum": 0.95 * usual["sum"] + 0.05 * mean, "weight": 0.95 * usual["weight"] + 0.05}
+        expected = jnp.where(usual["weight"] > 0, usual["sum"] / jnp.maximum(usual["weight"], 1e-8), mean)
+        loss = loss + reinforce_loss(output.log_probability, each, expected)
+        state = {**state, "usual_loss": sums}
+    return loss, (metrics, state)

@@ -7,12 +7,13 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jax
+import numpy as np
 
 from sparsejax import __version__
 from sparsejax.errors import RunFolderError
@@ -31,6 +32,7 @@ class RunFolder:
         self.config = self.path / "config.json"
         self.metrics = self.path / "metrics.jsonl"
         self.result = self.path / "result.json"
+        self.units = self.path / "units.npz"
         self.checkpoints = self.path / "checkpoints"
         self.tensorboard = self.path / "tensorboard"
         self.figures = self.path / "figures"
@@ -65,7 +67,7 @@ class RunFolder:
         """Deletes what an earlier run left; other files in the folder stay, and then `claim` refuses it."""
         for path in (self.checkpoints, self.tensorboard, self.figures):
             shutil.rmtree(path, ignore_errors=True)
-        for path in (self.config, self.metrics, self.result, self.report):
+        for path in (self.config, self.metrics, self.result, self.units, self.report):
             path.unlink(missing_ok=True)
 
     def write(self, path: Path, content: Mapping[str, Any]) -> None:
@@ -74,11 +76,18 @@ class RunFolder:
         Raises:
           RunFolderError: the folder cannot be written.
         """
+        text = json.dumps(finite(content), indent=2, allow_nan=False) + "\n"
+        self._write_whole(path, lambda file: file.write(text.encode("utf-8")))
+
+    def write_arrays(self, path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+        """Writes named arrays as .npz, whole or not at all; errors as in `write`."""
+        self._write_whole(path, lambda file: np.savez_compressed(file, allow_pickle=False, **arrays))
+
+    def _write_whole(self, path: Path, write: Callable[[IO[bytes]], object]) -> None:
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            with open(temporary, "w", encoding="utf-8") as file:
-                json.dump(finite(content), file, indent=2, allow_nan=False)
-                file.write("\n")
+            with open(temporary, "wb") as file:
+                write(file)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
@@ -130,10 +139,10 @@ def describe(
     }
 
 
-def environment() -> dict[str, Any]:
+def environment(program: str = "python -m sparsejax.launch") -> dict[str, Any]:
     """Returns the command, the versions and the device that made a figure."""
     return {
-        "command": " ".join(["python -m sparsejax.launch", *sys.argv[1:]]),
+        "command": " ".join([program, *sys.argv[1:]]),
         "versions": {
             "python": platform.python_version(),
             "sparsejax": __version__,

@@ -27,9 +27,9 @@ class TrainState(NamedTuple):
 
 
 class Best(NamedTuple):
-    """The network as it was after the epoch with the best test accuracy so far; `epoch` counts from 1."""
+    """The network as it was after its best epoch so far, the one of the greatest score; `epoch` counts from 1."""
 
-    accuracy: Float[Array, ""]
+    score: Float[Array, ""]
     epoch: Int[Array, ""]
     variables: Variables
 
@@ -46,11 +46,11 @@ def init_state(
 
 def init_best(state: TrainState) -> Best:
     """Returns the record of a network that has not been evaluated yet."""
-    return Best(jnp.float32(-1), jnp.int32(0), jax.tree.map(jnp.copy, state.variables))
+    return Best(jnp.float32(-jnp.inf), jnp.int32(0), jax.tree.map(jnp.copy, state.variables))
 
 
-def update_best(best: Best, state: TrainState, accuracy: Float[Array, ""]) -> Best:
-    """Replaces the record when the accuracy beats it."""
-    better = accuracy > best.accuracy
-    candidate = Best(accuracy, state.epoch, state.variables)
+def update_best(best: Best, state: TrainState, score: Float[Array, ""]) -> Best:
+    """Replaces the record when the score beats it."""
+    better = score > best.score
+    candidate = Best(score, state.epoch, state.variables)
     return jax.tree.map(lambda new, old: jnp.where(better, new, old), candidate, best)

@@ -12,7 +12,7 @@ from sparsejax.functional import example_keys
 from sparsejax.hyper import Hyper
 from sparsejax.models.base import Model
 from sparsejax.training.config import TrainingConfig
-from sparsejax.training.objectives import Metrics, Objective
+from sparsejax.training.objectives import Metrics, Objective, total_loss
 from sparsejax.training.optimizers import learning_rate, optimizer
 from sparsejax.training.state import NOISE, ORDER, TrainState
 
@@ -49,11 +49,9 @@ def make_step(
         def loss_of(params):
             variables = state.variables._replace(params=params)
             output = model.apply(variables, batch.images, key=keys, train=True, hyper=model_hyper, axis_name=axis_name)
-            loss, metrics = objective(output, batch)
-            return loss, (metrics, output.state)
+            return total_loss(objective, output, batch, hyper.get("objective", {}), axis_name=axis_name)
 
-        (loss, (metrics, new_state)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
-        metrics = {"loss": loss, **metrics}
+        (_, (metrics, new_state)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
         if axis_name is not None:
             grads, metrics = lax.pmean((grads, metrics), axis_name)
         fraction = (epoch + state.position / steps) / config.epochs

@@ -12,6 +12,7 @@ from sparsejax.evaluation.report import layer_report, noise_report, summary
 from sparsejax.functional import example_keys, pixel_noise
 from sparsejax.hyper import hyper_of
 from sparsejax.models import SparseMLP
+from sparsejax.training.objectives import cross_entropy
 
 MODEL = SparseMLP(hidden=(30,), k=(6,))
 EXAMPLES = 45
@@ -27,14 +28,17 @@ def setting():
 @pytest.mark.parametrize("batch_size", [7, 45, 500])
 def test_counts_equal_those_of_one_pass(setting, batch_size):
     dataset, test, variables, hyper = setting
-    evaluate = jax.jit(make_evaluation(MODEL, examples=EXAMPLES, batch_size=batch_size, units=True))
+    evaluate = jax.jit(make_evaluation(MODEL, cross_entropy, examples=EXAMPLES, batch_size=batch_size, units=True))
     counts = evaluate(variables, hyper, jnp.float32(0), test)
     images = (dataset.test.images / np.float32(255) - dataset.mean[0]) / dataset.std[0]
     output = MODEL.apply(variables, jnp.asarray(images, jnp.float32))
     log_p = np.asarray(jax.nn.log_softmax(output.prediction))
-    assert int(counts.correct) == (log_p.argmax(-1) == dataset.test.labels).sum()
-    np.testing.assert_allclose(counts.loss, -log_p[np.arange(EXAMPLES), dataset.test.labels].sum(), rtol=1e-5)
-    np.testing.assert_array_equal(counts.active["hidden1"], (np.asarray(output.activations["hidden1"]) != 0).sum(0))
+    assert float(counts.sums["accuracy"]) == (log_p.argmax(-1) == dataset.test.labels).sum()
+    np.testing.assert_allclose(counts.sums["loss"], -log_p[np.arange(EXAMPLES), dataset.test.labels].sum(), rtol=1e-5)
+    on = np.asarray(output.activations["hidden1"]) != 0
+    np.testing.assert_array_equal(counts.active["hidden1"], on.sum(0))
+    np.testing.assert_array_equal(counts.k["hidden1"], np.bincount(on.sum(1), minlength=31))
+    np.testing.assert_allclose(counts.density["hidden1"], [on.mean(1).sum(), (on.mean(1) ** 2).sum()], rtol=1e-5)
 
 
 @pytest.mark.parametrize("batch_size", [7, 45])
@@ -57,7 +61,7 @@ def test_noise_depends_on_seed_level_and_image_alone(setting, batch_size):
 
 def test_the_report_of_a_layer(setting):
     _, test, variables, hyper = setting
-    counts = make_evaluation(MODEL, examples=EXAMPLES, batch_size=45, units=True)(
+    counts = make_evaluation(MODEL, cross_entropy, examples=EXAMPLES, batch_size=45, units=True)(
         variables, hyper, jnp.float32(0), test
     )
     entry = layer_report(MODEL.layers((28, 28, 1)), variables, counts, EXAMPLES)["hidden1"]

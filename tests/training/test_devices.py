@@ -140,7 +140,7 @@ def test_evaluation_on_many_devices_counts_the_same(dataset, carrier):
         placement = place(devices, 1, {16})
         test = put_shared(resident(dataset, dataset.test), placement)
         spread = {"axis_name": placement.axis_name, "shards": placement.shards, "examples": 50, "batch_size": 20}
-        evaluate = carry(make_evaluation(MODEL, units=True, **spread), placement)
+        evaluate = carry(make_evaluation(MODEL, cross_entropy, units=True, **spread), placement)
         noise = carry(make_noise_evaluation(MODEL, seed=3, **spread), placement)
         counts.append(jax.tree.map(np.asarray, (evaluate(variables, hyper, epoch, test),
                                                 noise(variables, hyper, epoch, test))))  # fmt: skip

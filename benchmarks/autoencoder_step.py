@@ -1,0 +1,74 @@
+"""Group "autoencoder_step": a training step of a noisy autoencoder inside the scan, and the memory it takes."""
+
+import time
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks.kwinners_step import EXAMPLES, synthetic_data
+from benchmarks.peers import Twin
+from benchmarks.rows import Report, row
+from benchmarks.timing import Run, round_robin
+from sparsejax.hyper import hyper_of
+from sparsejax.models import NoisyNetwork
+from sparsejax.training.config import Config, DataConfig, ObjectiveConfig, TrainingConfig
+from sparsejax.training.objectives import reconstruction
+from sparsejax.training.state import init_state
+from sparsejax.training.step import make_chunk
+
+GROUP = "autoencoder_step"
+BATCH, STEPS = 128, 8
+UNITS = (1_000, 10_000)
+MEMORY_UNITS = (1_000, 10_000, 100_000)
+
+
+def measure(twin: Twin | None) -> Report:
+    """Compares steps of several sizes with PyTorch, and tells the memory of each number of units."""
+    rows, remarks = [], []
+    for units in UNITS:
+        runs: dict[str, Run] = {"ours": _run(units)}
+        if twin is not None:
+            case = f"PyTorch, {units:,} units"
+            runs["torch"] = twin.run(case, steps=STEPS, what="autoencoder", hidden=units, batch=BATCH)
+            remarks.append(f"{case}: {twin.forms[case]}.")
+        timings = round_robin(runs, repetitions=7)
+        rows.append(
+            row(GROUP, f"{units:,} units, batch {BATCH}", timings["ours"], "PyTorch", timings.get("torch"), target=1.0)
+        )
+    for units in MEMORY_UNITS:
+        memory = _program(units)[0].compile().memory_analysis()
+        arguments, temporary = memory.argument_size_in_bytes / 2**20, memory.temp_size_in_bytes / 2**20
+        remarks.append(
+            f"{units:,} units: {arguments:,.0f} MiB of weights, optimiser state and data, {temporary:,.0f} MiB besides."
+        )
+    return Report(tuple(rows), tuple(remarks))
+
+
+def _program(units: int):
+    """Returns the lowered chunk of an autoencoder and its arguments, as shapes."""
+    data = synthetic_data()._replace(mean=jnp.zeros((1, 1, 1, 1)), std=jnp.ones((1, 1, 1, 1)))
+    training = TrainingConfig(batch_size=BATCH, optimizer="adam", learning_rate=1e-3, clip_norm=1.0)
+    network = NoisyNetwork(hidden=units, sigma=0.3)
+    objective = ObjectiveConfig("reconstruction")
+    config = Config(network, DataConfig(normalise=False), training, objective=objective)
+    hyper = jax.tree.map(jnp.asarray, hyper_of(config))
+    chunk = make_chunk(config.model, reconstruction, training, examples=EXAMPLES, batch_size=BATCH, length=STEPS)
+
+    def init(seed):
+        return init_state(config.model, training, hyper, seed, jnp.zeros((1, 28, 28, 1)))
+
+    state = jax.eval_shape(init, jnp.int32(0))
+    return jax.jit(chunk, donate_argnums=0).lower(state, hyper, data), (init, hyper, data)
+
+
+def _run(units: int) -> Run:
+    lowered, (init, hyper, data) = _program(units)
+    program, state = lowered.compile(), jax.jit(init)(jnp.int32(0))
+
+    def run() -> float:
+        nonlocal state
+        started = time.perf_counter()
+        state, _ = jax.block_until_ready(program(state, hyper, data))
+        return (time.perf_counter() - started) * 1e3 / STEPS
+
+    return run

@@ -1,0 +1,65 @@
+"""Penalties on activations: summed over the units of an example, averaged over the batch.
+
+A unit is anything but the first axis, so that every position of a feature map counts as one. The sums are in float32
+whatever the activations are.
+"""
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+
+def l1(activations: Float[Array, "batch *units"]) -> Float[Array, ""]:
+    """Returns the sum of the absolute values, the penalty of a Laplace prior; its gradient is 0 at 0.
+
+    Args:
+      activations: a layer's output `[batch, ...]`.
+
+    Raises:
+      ValueError: activations have no axis beside the batch.
+
+    References:
+      Bricken et al., Noise Transforms Feed-Forward Networks into Sparse Coding Networks, 2022, the L1 baseline:
+      added to the reconstruction error with a coefficient.
+    """
+    # The gradient of jnp.abs at 0 is 1, which would push units that are off.
+    return _per_example(activations, lambda a: a * lax.stop_gradient(jnp.sign(a)))
+
+
+def l2(activations: Float[Array, "batch *units"]) -> Float[Array, ""]:
+    """Returns the sum of squares, the penalty of a Gaussian prior: it shrinks, but leaves no unit at 0.
+
+    Arguments and errors as in `l1`.
+    """
+    return _per_example(activations, jnp.square)
+
+
+def cauchy(activations: Float[Array, "batch *units"]) -> Float[Array, ""]:
+    r"""Returns the sum of :math:`\log(1 + a^2)`, the penalty of a Cauchy prior.
+
+    Arguments and errors as in `l1`.
+
+    References:
+      Olshausen & Field, Emergence of simple-cell receptive field properties by learning a sparse code for natural
+      images, 1996.
+    """
+    return _per_example(activations, lambda a: jnp.log1p(jnp.square(a)))
+
+
+def gaussian(activations: Float[Array, "batch *units"]) -> Float[Array, ""]:
+    r"""Returns the sum of :math:`-e^{-a^2}`, a smooth stand-in for counting: minus the number of units when all are 0.
+
+    Arguments and errors as in `l1`.
+
+    References:
+      Olshausen & Field, 1996.
+    """
+    return _per_example(activations, lambda a: -jnp.exp(-jnp.square(a)))
+
+
+def _per_example(activations, cost) -> Float[Array, ""]:
+    if activations.ndim < 2:
+        raise ValueError(
+            f"activations have shape {activations.shape}; expected [batch, ...] (for one example, activations[None])."
+        )
+    return jnp.sum(cost(activations.astype(jnp.float32))) / activations.shape[0]

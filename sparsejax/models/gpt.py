@@ -1,0 +1,217 @@
+"""A small GPT: a causal transformer with noise in front of its MLPs."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
+
+from sparsejax.functional import add_noise
+from sparsejax.hyper import Hyper, hyper_of, traced
+from sparsejax.models.base import Layer, Output, Variables, expect, merged
+from sparsejax.models.blocks import Params, linear
+
+_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "relu": jax.nn.relu,
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+}
+_EPSILON = 1e-5  # in the normalisation of layers
+_SCALE = 0.02  # standard deviation of the first weights
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GPT:
+    r"""A decoder that predicts the next token, normalising before attention and MLP, with learned positions.
+
+    In training, noise is added to what each MLP reads, after the normalisation, which would undo its scale:
+
+    .. math:: x \leftarrow x + W_2\, f(W_1 (\mathrm{norm}(x) + \sigma \epsilon) + b_1) + b_2
+
+    The paper gives three blocks and the place of the noise; the sizes and the activation here are choices, ReLU since
+    it has about the paper's fraction of active units without noise.
+
+    References:
+      Radford et al., Language Models are Unsupervised Multitask Learners, 2019; Bricken et al., Noise Transforms
+      Feed-Forward Networks into Sparse Coding Networks, 2022, appendix on GPT-2.
+    """
+
+    vocabulary: int = 10_000
+    """Number of different tokens."""
+    context: int = 128
+    """Greatest number of tokens in a sequence."""
+    blocks: int = 3
+    """Number of blocks, each of attention and an MLP."""
+    width: int = 256
+    """Units of the residual stream."""
+    heads: int = 4
+    """Heads of the attention, which share the width."""
+    mlp_factor: int = 4
+    """Hidden units of an MLP for each unit of the residual stream."""
+    activation: Literal["relu", "gelu"] = "relu"
+    """Of the MLPs' hidden units."""
+    tied: bool = False
+    """Use the embedding of the tokens as the weights of the output."""
+    sigma: float = traced(0.0)
+    """Standard deviation of the noise on what every MLP reads, in training."""
+    noise_off_step: int | None = traced(None)
+    """Step of training from which on there is no noise; None to keep it."""
+    threshold: float | None = None
+    """A hidden unit counts as active beyond this; None for 0 with ReLU and 1e-4 with GELU."""
+
+    def __post_init__(self):
+        for name in ("context", "blocks", "width", "heads", "mlp_factor"):
+            expect(f"model.{name}", getattr(self, name), "a positive number", getattr(self, name) >= 1)
+        expect("model.vocabulary", self.vocabulary, "2 tokens or more", self.vocabulary >= 2)
+        divisors = f"a divisor of model.width, which is {self.width}"
+        expect("model.heads", self.heads, divisors, self.width % self.heads == 0)
+        expect("model.activation", self.activation, " or ".join(_ACTIVATIONS), self.activation in _ACTIVATIONS)
+        for name in ("noise_off_step", "threshold"):
+            value = getattr(self, name)
+            expect(f"model.{name}", value, "None, or 0 or more", value is None or value >= 0)
+        expect("model.sigma", self.sigma, "0 (no noise) or more", self.sigma >= 0)
+
+    def init(self, key: PRNGKeyArray, example: Int[Array, "1 length"]) -> Variables:
+        """Draws a network as GPT-2 is drawn: gaussian weights, those that write to the residual stream smaller.
+
+        Args:
+          key: one PRNG key.
+          example: token ids `[1, length]`; their values do not matter.
+
+        Raises:
+          ConfigError: the example is no sequence of whole numbers, or is longer than the context.
+        """
+        self._check(example)
+        hidden, keys = self.mlp_factor * self.width, iter(jax.random.split(key, 4 * self.blocks + 3))
+        residual = _SCALE / (2 * self.blocks) ** 0.5
+
+        def normal(*shape: int, scale: float = _SCALE) -> Array:
+            return scale * jax.random.normal(next(keys), shape)
+
+        def dense(inputs: int, units: int, scale: float = _SCALE) -> Params:
+            return {"kernel": normal(inputs, units, scale=scale), "bias": jnp.zeros(units)}
+
+        params: dict[str, Any] = {
+            "embedding": normal(self.vocabulary, self.width),
+            "positions": normal(self.context, self.width),
+        }
+        for i in range(1, self.blocks + 1):
+            params[f"attention{i}"] = {
+                "norm": self._init_norm(),
+                "inputs": dense(self.width, 3 * self.width),  # queries, keys, values
+                "output": dense(self.width, self.width, residual),
+            }
+            params[f"mlp{i}_norm"] = self._init_norm()
+            params[f"mlp{i}"] = dense(self.width, hidden)
+            params[f"mlp{i}_output"] = dense(hidden, self.width, residual)
+        params["norm"] = self._init_norm()
+        if not self.tied:
+            params["output"] = {"kernel": normal(self.width, self.vocabulary)}
+        return Variables(params, {})
+
+    def apply(
+        self,
+        variables: Variables,
+        tokens: Int[Array, "batch length"],
+        *,
+        key: Key[Array, "batch"] | None = None,
+        train: bool = False,
+        hyper: Hyper | None = None,
+        axis_name: str | None = None,
+    ) -> Output:
+        """Returns logits `[batch, length, vocabulary]` of each next token, and the hidden units of every MLP.
+
+        Args:
+          variables: as `init` made them.
+          tokens: token ids `[batch, length]`; one outside the vocabulary makes its sequence NaN.
+          key: one key per example `[batch]`; needed in training.
+          train: add noise.
+          hyper: traced fields to use instead of this model's own.
+          axis_name: not needed, for nothing is averaged over the batch.
+
+        Returns:
+          Output with `prediction`, an empty state, and `activations` of mlp1, mlp2, ... `[batch, length, hidden]`.
+
+        Raises:
+          ConfigError: tokens are no sequences of whole numbers, or are longer than the context.
+          ValueError: hyper names an unknown field, or key is missing in training.
+        """
+        hyper = merged(self, hyper, hyper_of(self))
+        self._check(tokens)
+        if train and key is None:
+            raise ValueError("Training under noise needs `key`: one PRNG key per example [batch].")
+        params, activations = variables.params, {}
+        embedding, positions = params["embedding"], params["positions"][None, : tokens.shape[1]]
+        # A negative id would count from the end: send it past the end, where there is no embedding.
+        x = embedding.at[jnp.where(tokens < 0, self.vocabulary, tokens)].get(mode="fill", fill_value=jnp.nan)
+        x = x + positions
+        for i in range(1, self.blocks + 1):
+            x = x + self._attention(params[f"attention{i}"], x)
+            y = _normalised(params[f"mlp{i}_norm"], x)
+            if train and key is not None:
+                y = add_noise(jax.vmap(jax.random.fold_in, in_axes=(0, None))(key, i), y, sigma=hyper["sigma"])
+            h = _ACTIVATIONS[self.activation](linear(params[f"mlp{i}"], {}, y))
+            x = x + linear(params[f"mlp{i}_output"], {}, h)
+            activations[f"mlp{i}"] = h
+        kernel = embedding.T if self.tied else params["output"]["kernel"]
+        prediction = _normalised(params["norm"], x) @ kernel
+        return Output(prediction, variables.state, activations, measures={"sigma": hyper["sigma"]})
+
+    def scheduled(self, hyper: Hyper, *, epoch: Array, step: Array) -> Hyper:
+        """Returns the hyperparameters after `step` steps: without noise from `noise_off_step` on."""
+        if hyper["noise_off_step"] is None:
+            return hyper
+        return {**hyper, "sigma": jnp.where(step >= hyper["noise_off_step"], 0.0, hyper["sigma"])}
+
+    def layers(self, example_shape: tuple[int, ...]) -> list[Layer]:
+        """Describes the hidden layers, the MLPs', for sequences of shape `[length]`."""
+        (length,) = example_shape
+        beyond = self.threshold if self.threshold is not None else 0.0 if self.activation == "relu" else 1e-4
+        units = self.mlp_factor * self.width * length
+        return [Layer(f"mlp{i + 1}", units, positions=length, threshold=beyond) for i in range(self.blocks)]
+
+    def _init_norm(self) -> Params:
+        return {"scale": jnp.ones(self.width), "bias": jnp.zeros(self.width)}
+
+    def _attention(self, params: dict[str, Params], x: Float[Array, "batch length width"]) -> Array:
+        """Returns what causal attention writes to the residual stream."""
+        joined = linear(params["inputs"], {}, _normalised(params["norm"], x))
+        split = joined.reshape(*x.shape[:2], 3, self.heads, self.width // self.heads)
+        read = jax.nn.dot_product_attention(split[:, :, 0], split[:, :, 1], split[:, :, 2], is_causal=True)
+        return linear(params["output"], {}, read.reshape(x.shape))
+
+    def _check(self, tokens: Array) -> None:
+        whole = tokens.ndim == 2 and jnp.issubdtype(tokens.dtype, jnp.integer)
+        expect("The input", f"{tokens.dtype} {list(tokens.shape)}", "token ids, integers [batch, length]", whole)
+        fits = f"a sequence of 1 to {self.context} tokens (model.context)"
+        expect("The length of the input", tokens.shape[1], fits, 1 <= tokens.shape[1] <= self.context)
+
+
+def next_token_loss(
+    logits: Float[Array, "batch length vocabulary"], tokens: Int[Array, "batch length"]
+) -> Float[Array, "batch"]:
+    """Returns the negative log-likelihood of each next token in nats, averaged over a sequence but its first token.
+
+    Args:
+      logits: as `GPT.apply` predicts them; those of the last position, whose next token is not known, are not used.
+      tokens: the sequence that was read.
+
+    Raises:
+      ValueError: a sequence has one token, so that there is no next one, or the shapes differ.
+    """
+    if tokens.shape[-1] < 2 or logits.shape[:-1] != tokens.shape:
+        raise ValueError(
+            f"Logits are {list(logits.shape)} and tokens {list(tokens.shape)}; expected [batch, length, vocabulary] "
+            f"and [batch, length] with a length of 2 or more."
+        )
+    logits, following = logits[:, :-1], tokens[:, 1:, None]
+    chosen = jnp.take_along_axis(logits, following, axis=-1)[..., 0]
+    return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - chosen, axis=-1)
+
+
+def _normalised(params: Params, x: Float[Array, "batch length width"]) -> Float[Array, "batch length width"]:
+    """Normalises each position to mean 0 and variance 1, then scales and shifts every unit."""
+    centred = x - jnp.mean(x, axis=-1, keepdims=True)
+    normal = centred * jax.lax.rsqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + _EPSILON)
+    return normal * params["scale"][None, None] + params["bias"][None, None]

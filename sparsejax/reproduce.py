@@ -1,0 +1,93 @@
+"""`python -m sparsejax.reproduce NAME`: make a figure or table of a paper again, with its number beside ours."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from sparsejax import studies
+from sparsejax.errors import CheckpointError, ConfigError, DataDamagedError, DataMissingError, RunFolderError
+
+_DESCRIPTION = """Make a figure or table of a paper again. Writes DIR/NAME.png and DIR/NAME.json, the
+networks under DIR/NAME/SCALE/runs; the same command goes on where it was stopped."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns its exit status: 0 done, 1 failed, 2 not understood."""
+    try:
+        return _run(sys.argv[1:] if arguments is None else list(arguments))
+    except ConfigError as error:
+        return _fail(error, 2)
+    except (RunFolderError, DataMissingError, DataDamagedError, CheckpointError) as error:
+        return _fail(error, 1)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 2
+    except KeyboardInterrupt:
+        print("\nStopped; the same command goes on from the last checkpoint.", file=sys.stderr)
+        return 130
+
+
+def _run(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m sparsejax.reproduce", description=_DESCRIPTION)
+    parser.add_argument("name", nargs="?", metavar="NAME", help="the study; --list shows all")
+    parser.add_argument("--scale", choices=("small", "paper"), default="small",
+                        help="small: minutes on two cores; paper: the published size")  # fmt: skip
+    parser.add_argument("--out", default="reproduced", metavar="DIR", help="where to (default: reproduced)")
+    parser.add_argument("--list", action="store_true", help="list the studies")
+    options = parser.parse_args(arguments)
+    if options.list:
+        width = max(map(len, studies.STUDIES))
+        for name, (_, summary) in studies.STUDIES.items():
+            print(f"{name:<{width}}  {summary}")
+        return 0
+    if options.name is None:
+        raise ConfigError(f"Name a study; there are: {', '.join(studies.STUDIES)}.")
+    if options.name not in studies.STUDIES:
+        studies.get(options.name)  # says which come close, before anything heavy is imported
+
+    from sparsejax.figures.run import write_whole
+    from sparsejax.figures.style import png
+    from sparsejax.training.run_folder import RunFolder, environment
+
+    study, out = studies.get(options.name), Path(options.out).absolute()
+    folder = out / options.name / options.scale
+    outcome = study.make(options.scale, folder)
+    picture = write_whole(out / f"{options.name}.png", png(outcome.figure))
+    numbers = out / f"{options.name}.json"
+    RunFolder(folder).write(
+        numbers,
+        {
+            "name": options.name,
+            "source": study.source,
+            "paper": outcome.paper,
+            "ours": outcome.ours,
+            "scale": options.scale,
+            "seeds": outcome.seeds,
+            **environment("python -m sparsejax.reproduce"),
+        },
+    )
+    print(f"\n{options.name}: {study.source}")
+    for key, value in outcome.ours.items():
+        beside = f"   (paper: {_said(outcome.paper[key])})" if key in outcome.paper else ""
+        print(f"  {key}: {_said(value)}{beside}")
+    print(f"{picture}\n{numbers}")
+    return 0
+
+
+def _said(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, (list, tuple)):
+        return " ".join(map(_said, value))
+    if isinstance(value, dict):
+        return "; ".join(f"{name}: {_said(item)}" for name, item in value.items())
+    return str(value)
+
+
+def _fail(error: Exception, status: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,48 @@
+"""The papers' figures and tables, made again. This table is read before any of them, so that names are listed at once.
+
+A name is PAPER/FIGURE; PAPER is one of noise, emergence, hah, thesis, dense.
+"""
+
+import difflib
+import importlib
+from typing import TYPE_CHECKING
+
+from sparsejax.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sparsejax.studies.study import Study
+
+# name -> (module, what it shows).
+STUDIES: dict[str, tuple[str, str]] = {
+    "noise/fig2": ("noise_activity", "activity along training, for each noise level"),
+    "noise/fig3": ("noise_activity", "winners, biases and key norms gather under noise"),
+    "noise/fig4": ("noise_pictures", "reconstructions of noisy images"),
+    "noise/fig5": ("noise_pictures", "receptive fields of the most active units, sigma 0.8"),
+    "noise/fig6": ("noise_activity", "activity stays low when the noise is taken away"),
+    "noise/fig7a": ("noise_activity", "activity against noise, for several numbers of units"),
+    "noise/fig7b": ("noise_activity", "activity against noise, on several data sets"),
+    "noise/fig7c": ("noise_activity", "activity against Gaussian and Laplace noise"),
+    "noise/fig7d": ("noise_activity", "activity against noise, reconstruction and classification"),
+    "noise/fig8": ("noise_pictures", "receptive fields for each noise level"),
+    "noise/fig11": ("noise_activity", "explaining away is sparser than plain ReLU"),
+    "noise/fig12": ("noise_activity", "dead units while the noise is taken away, reconstruction"),
+    "noise/fig13": ("noise_activity", "dead units while the noise is taken away, classification"),
+    "noise/fig14": ("noise_activity", "GELU units become sparse, too"),
+    "noise/fig15": ("noise_activity", "sigmoid units become sparse, too"),
+    "noise/table1": ("noise_activity", "reconstruction error of the ways to compete"),
+    "emergence/terms": ("implicit_terms", "the three loss terms that noise adds, along training"),
+    "emergence/trained": ("implicit_terms", "trained on the terms instead of the noise"),
+}
+
+
+def get(name: str) -> "Study":
+    """Returns a study by name.
+
+    Raises:
+      ConfigError: there is none of that name; the closest ones are given.
+    """
+    if name not in STUDIES:
+        close = difflib.get_close_matches(name, STUDIES, n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(close)}? " if close else ""
+        raise ConfigError(f"There is no study {name!r}; {hint}There are: {', '.join(STUDIES)}.")
+    return importlib.import_module(f"sparsejax.studies.{STUDIES[name][0]}").STUDIES[name]

@@ -1,0 +1,207 @@
+"""Activity against noise: figures 2, 3, 6, 7, 11 to 15 and table 1 of "Noise Transforms Feed-Forward Networks..."."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sparsejax import configs
+from sparsejax.figures.activity import activity_against_noise, along_training, gathering
+from sparsejax.studies.study import Outcome, Scale, Study, Trained, replaced, spearman, train
+from sparsejax.training.config import Config
+
+SIGMAS = (0.0, 0.05, 0.1, 0.3, 0.8, 1.5, 3.0, 10.0)
+# Mean active fractions of the paper at these noise levels, read from its data (10,000 units unless said).
+PAPER = {
+    "latents": (0.77, 0.46, 0.34, 0.13, 0.04, 0.03, 0.022, 0.028),
+    "100 units": (0.999, 0.999, 0.995, 0.68, 0.56, 0.59, 0.47, 0.16),
+    "1,000 units": (0.99, 0.94, 0.75, 0.40, 0.29, 0.21, 0.11, 0.07),
+    "100,000 units": (0.18, 0.22, 0.14, 0.02, 0.006, 0.01, 0.01, 0.02),
+    "CIFAR-10": (0.38, 0.38, 0.35, 0.14, 0.04, 0.017, 0.006, 0.027),
+    "MNIST": (0.96, 0.698, 0.58, 0.23, 0.088, 0.05, 0.03, 0.067),
+    "Laplace": (0.77, 0.40, 0.26, 0.15, 0.069, 0.034, 0.023, 0.031),
+    "classification": (0.696, 0.528, 0.497, 0.31, 0.195, 0.128, 0.108, 0.137),
+    "GELU": (0.625, 0.977, 0.964, 0.873, 0.27, 0.069, 0.012, 0.10),
+}
+_SOURCE = "Bricken et al., Noise Transforms Feed-Forward Networks into Sparse Coding Networks, 2022, "
+_SEEDS = {"small": (10,), "paper": (10, 55, 78)}
+
+
+def base(scale: Scale, *, epochs: int = 12, name: str = "mnist_noise", **model: Any) -> Config:
+    """Returns the configuration that a study varies: MNIST and 1,000 units for minutes, or as published."""
+    if scale == "paper":
+        config = configs.get("cifar_noise")
+        if name == "mnist_noise_classifier":
+            config = dataclasses.replace(config, objective=configs.get(name).objective)
+            model = {"classes": 10, **model}
+        return dataclasses.replace(config, model=dataclasses.replace(config.model, **model))
+    config = configs.get(name)
+    config = replaced(replaced(config, "training.epochs", epochs), "data.train_examples", 12_000)
+    config = replaced(config, "data.test_examples", 2_000)
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, **model))
+
+
+def grid(config: Config, scale: Scale, folder: Path, name: str, sigmas: Sequence[float] = SIGMAS) -> Trained:
+    """Trains a network for each noise level and seed."""
+    return train(config, folder, name, field="model.sigma", values=sigmas, seeds=_SEEDS[scale])
+
+
+def _activity(trained: Trained) -> np.ndarray:
+    return trained.last("active_fraction/hidden")
+
+
+def _summary(trained: Trained, sigmas: Sequence[float]) -> dict[str, Any]:
+    """Returns the numbers of one curve; the correlation is over the noise up to 3, as beyond it nothing is learned."""
+    activity = _activity(trained)
+    low = np.asarray(sigmas) <= 3
+    return {
+        "active_fraction": activity.mean(1).tolist(),
+        "dead_units": trained.last("dead_units/hidden").mean(1).tolist(),
+        "test_loss": trained.last("test_loss").mean(1).tolist(),
+        "spearman_up_to_3": spearman(np.repeat(np.asarray(sigmas)[low, None], activity.shape[1], 1), activity[low]),
+    }
+
+
+def _compared(
+    variants: Mapping[str, Config], scale: Scale, folder: Path, paper: Mapping[str, Sequence[float]]
+) -> tuple[dict[str, Trained], Outcome]:
+    """Trains every variant over the noise levels and draws activity against noise."""
+    grids = {label: grid(config, scale, folder, _slug(label)) for label, config in variants.items()}
+    figure = activity_against_noise(SIGMAS, {label: _activity(trained) for label, trained in grids.items()}, paper)
+    ours = {"sigma": list(SIGMAS), **{label: _summary(trained, SIGMAS) for label, trained in grids.items()}}
+    published = {label: list(paper[label]) for label in variants if label in paper}
+    return grids, Outcome(figure, ours, published, list(_SEEDS[scale]))
+
+
+def _slug(label: str) -> str:
+    return "".join(letter if letter.isalnum() else "_" for letter in label.lower())
+
+
+def _fig2(scale: Scale, folder: Path) -> Outcome:
+    trained = grid(base(scale, epochs=20), scale, folder, "sigma")
+    epochs, activity = trained.along("active_fraction/hidden")
+    figure = along_training(epochs, activity, SIGMAS, "active units (%)", percent=True)
+    ours = {"sigma": list(SIGMAS), **_summary(trained, SIGMAS)}
+    paper = PAPER["MNIST" if scale == "small" else "CIFAR-10"]
+    return Outcome(figure, ours, {"active_fraction": list(paper)}, list(_SEEDS[scale]))
+
+
+def _fig3(scale: Scale, folder: Path) -> Outcome:
+    sigmas = (0.0, 0.3, 0.8)
+    trained = grid(base(scale, epochs=20), scale, folder, "sigma", sigmas)
+    names = ("active_fraction", "active_spread", "bias", "bias_spread", "key_norm", "key_norm_spread")
+    series = {name: trained.along(f"{name}/hidden") for name in names}
+    bias, key = trained.parameter("hidden", "bias"), trained.parameter("hidden", "kernel")
+    norms = np.linalg.norm(key, axis=-2)
+    figure = gathering(series, trained.unit("hidden.k"), bias, norms, sigmas)
+    ours = {
+        "sigma": list(sigmas),
+        "relative_spread_of_biases": _relative_spread(bias),
+        "relative_spread_of_key_norms": _relative_spread(norms),
+        "spread_of_winners": trained.last("active_spread/hidden").mean(1).tolist(),
+    }
+    return Outcome(figure, ours, {}, list(_SEEDS[scale]))
+
+
+def _relative_spread(values: np.ndarray) -> list[float]:
+    """Returns standard deviation over mean, over the units, for each point."""
+    return (values.std(-1) / np.abs(values.mean(-1))).mean(1).tolist()
+
+
+def _annealed(scale: Scale, folder: Path, name: str, task: str, what: str) -> Outcome:
+    """Trains networks whose noise is held for a third of the epochs and gone after two."""
+    sigmas = (0.0, 0.1, 0.3, 0.8, 1.5, 3.0)
+    epochs, hold = (30, 10.0) if scale == "small" else (2000, 800.0)
+    config = base(scale, epochs=epochs, name=task, anneal_after=hold, anneal_epochs=hold)
+    config = replaced(config, "training.epochs", epochs)
+    trained = grid(config, scale, folder, name, sigmas)
+    times, values = trained.along(f"{what}/hidden")
+    percent = what == "active_fraction"
+    label = "active units (%)" if percent else "units never active"
+    figure = along_training(times, values, sigmas, label, percent=percent, marks=(hold, 2 * hold))
+    last_noisy = int(np.searchsorted(times, hold))
+    ours = {
+        "sigma": list(sigmas),
+        "active_fraction_before": trained.along("active_fraction/hidden")[1][last_noisy].mean(1).tolist(),
+        "active_fraction_after": _activity(trained).mean(1).tolist(),
+        "dead_units_after": trained.last("dead_units/hidden").mean(1).tolist(),
+        "test_loss_after": trained.last("test_loss").mean(1).tolist(),
+    }
+    return Outcome(figure, ours, {}, list(_SEEDS[scale]))
+
+
+def _fig7a(scale: Scale, folder: Path) -> Outcome:
+    counts = (100, 1000) if scale == "small" else (100, 1000, 10_000, 100_000)
+    variants = {f"{count:,} units": base(scale, hidden=count) for count in counts}
+    return _compared(variants, scale, folder, {**PAPER, "10,000 units": PAPER["latents"]})[1]
+
+
+def _fig7b(scale: Scale, folder: Path) -> Outcome:
+    variants = {
+        "MNIST": replaced(base(scale), "data.name", "mnist"),
+        "CIFAR-10": replaced(base(scale), "data.name", "cifar10"),
+    }
+    return _compared(variants, scale, folder, PAPER)[1]
+
+
+def _fig7c(scale: Scale, folder: Path) -> Outcome:
+    variants = {"Gaussian": base(scale), "Laplace": base(scale, noise="laplace")}
+    return _compared(variants, scale, folder, {**PAPER, "Gaussian": PAPER["latents"]})[1]
+
+
+def _fig7d(scale: Scale, folder: Path) -> Outcome:
+    variants = {"reconstruction": base(scale), "classification": base(scale, name="mnist_noise_classifier")}
+    return _compared(variants, scale, folder, {**PAPER, "reconstruction": PAPER["latents"]})[1]
+
+
+def _fig11(scale: Scale, folder: Path) -> Outcome:
+    variants = {"ReLU": base(scale), "explaining away": base(scale, competition="explain_away")}
+    grids, outcome = _compared(variants, scale, folder, {})
+    relu, away = (_activity(trained).mean(1) for trained in grids.values())
+    return outcome._replace(ours={**outcome.ours, "sparser_at_every_sigma": bool(np.all(away < relu))})
+
+
+def _smooth(activation: str, label: str, scale: Scale, folder: Path) -> Outcome:
+    plain = base(scale)
+    variants = {"ReLU": plain, label: replaced(plain, "model.activation", activation)}
+    return _compared(variants, scale, folder, {"GELU": PAPER["GELU"]})[1]
+
+
+def _table1(scale: Scale, folder: Path) -> Outcome:
+    """Compares ways to compete by the error of denoising, with noise, as printed."""
+    sigmas = (0.05, 0.1, 0.3, 0.8)
+    variants = {
+        "ReLU": base(scale),
+        "shared bias": base(scale, bias="shared"),
+        "explaining away": base(scale, competition="explain_away"),
+        "interneuron": base(scale, competition="interneuron", bias="none"),
+    }
+    grids = {label: grid(config, scale, folder, _slug(label), sigmas) for label, config in variants.items()}
+    losses = {label: trained.last("test_loss") for label, trained in grids.items()}
+    figure = activity_against_noise(sigmas, losses, {}, label="squared error", percent=False)
+    ours: dict[str, Any] = {"sigma": list(sigmas)}
+    ours |= {label: values.mean(1).tolist() for label, values in losses.items()}
+    ours |= {f"{label}, active fraction": _activity(trained).mean(1).tolist() for label, trained in grids.items()}
+    return Outcome(figure, ours, {}, list(_SEEDS[scale]))
+
+
+STUDIES: dict[str, Study] = {
+    "noise/fig2": Study(_SOURCE + "Fig. 2", _fig2),
+    "noise/fig3": Study(_SOURCE + "Fig. 3", _fig3),
+    "noise/fig6": Study(_SOURCE + "Fig. 6", lambda s, f: _annealed(s, f, "annealed", "mnist_noise", "active_fraction")),
+    "noise/fig7a": Study(_SOURCE + "Fig. 7a", _fig7a),
+    "noise/fig7b": Study(_SOURCE + "Fig. 7b", _fig7b),
+    "noise/fig7c": Study(_SOURCE + "Fig. 7c", _fig7c),
+    "noise/fig7d": Study(_SOURCE + "Fig. 7d", _fig7d),
+    "noise/fig11": Study(_SOURCE + "Fig. 11", _fig11),
+    "noise/fig12": Study(_SOURCE + "Fig. 12", lambda s, f: _annealed(s, f, "annealed", "mnist_noise", "dead_units")),
+    "noise/fig13": Study(
+        _SOURCE + "Fig. 13", lambda s, f: _annealed(s, f, "annealed", "mnist_noise_classifier", "dead_units")
+    ),
+    "noise/fig14": Study(_SOURCE + "Fig. 14", functools.partial(_smooth, "gelu", "GELU")),
+    "noise/fig15": Study(_SOURCE + "Fig. 15", functools.partial(_smooth, "sigmoid", "sigmoid")),
+    "noise/table1": Study(_SOURCE + "Table 1", _table1),
+}

@@ -1,0 +1,100 @@
+"""What a study is, and how it trains its networks: a grid in one program, in a folder that it can go on from."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from sparsejax.experiment import Experiment, Finished, run
+from sparsejax.figures.curves import Curve, curves_of
+from sparsejax.training.config import Config
+from sparsejax.training.log import read_metrics
+from sparsejax.training.run_folder import RunFolder
+
+Scale = Literal["small", "paper"]
+
+
+class Outcome(NamedTuple):
+    """A picture, the numbers in it, the paper's where it prints them, and the seeds they come from."""
+
+    figure: Figure
+    ours: dict[str, Any]
+    paper: dict[str, Any]
+    seeds: list[int]
+
+
+class Study(NamedTuple):
+    """A figure or table of a paper: `make(scale, folder)` trains what it needs within the folder."""
+
+    source: str
+    make: Callable[[Scale, Path], Outcome]
+
+
+class Trained(NamedTuple):
+    """Networks of one grid; arrays have the axes [points, seeds, ...]."""
+
+    finished: Finished
+    curves: dict[str, Curve]
+    units: dict[str, np.ndarray]
+    points: int
+    seeds: int
+
+    def along(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Returns a tracked quantity: epochs `[epochs]` and values `[epochs, points, seeds]`."""
+        curve = self.curves[name]
+        return curve.epochs, curve.values.reshape(-1, self.points, self.seeds)
+
+    def last(self, name: str) -> np.ndarray:
+        """Returns the last value of a tracked quantity, `[points, seeds]`."""
+        return self.along(name)[1][-1]
+
+    def unit(self, name: str) -> np.ndarray:
+        """Returns an array of the units, `[points, seeds, ...]`."""
+        return self.units[name].reshape(self.points, self.seeds, *self.units[name].shape[1:])
+
+    def parameter(self, layer: str, name: str) -> np.ndarray:
+        """Returns a parameter of all networks, `[points, seeds, ...]`."""
+        leaf = np.asarray(self.finished.variables.params[layer][name])
+        return leaf.reshape(self.points, self.seeds, *leaf.shape[1:])
+
+
+def train(
+    config: Config, folder: Path, name: str, *, field: str, values: Sequence[float], seeds: Sequence[int]
+) -> Trained:
+    """Trains one network per value of a field of the configuration and seed, all in one program.
+
+    Args:
+      config: the network.
+      folder: of the study; the run's is `runs/NAME` in it, and a run that is there is gone on with.
+      name: of the run.
+      field: a traced field, such as "model.sigma".
+      values: what it takes.
+      seeds: of the networks.
+    """
+    configs, points = [], []
+    for value in values:
+        for seed in seeds:
+            network = replaced(replaced(config, field, value), "training.seed", seed)
+            configs.append(network)
+            points.append({field: value})
+    where = RunFolder(folder / "runs" / name)
+    finished = run(Experiment(name, tuple(configs), tuple(points)), where)
+    with np.load(where.units) as file:
+        units = {key: file[key] for key in file.files}
+    return Trained(finished, curves_of(read_metrics(where.metrics)), units, len(values), len(seeds))
+
+
+def replaced(config: Any, path: str, value: Any) -> Any:
+    """Returns a configuration with one field, named like `model.sigma`, set to a value."""
+    name, _, rest = path.partition(".")
+    return dataclasses.replace(config, **{name: replaced(getattr(config, name), rest, value) if rest else value})
+
+
+def spearman(x: np.ndarray, y: np.ndarray) -> float:
+    """Returns Spearman's rank correlation of two arrays of one shape (ties share their mean rank)."""
+    ranks = [np.unique(values, return_inverse=True, return_counts=True)[1:] for values in (np.ravel(x), np.ravel(y))]
+    middles = [(np.cumsum(counts) - counts / 2)[inverse] for inverse, counts in ranks]
+    return float(np.corrcoef(middles[0], middles[1])[0, 1])

@@ -1,0 +1,201 @@
+"""Tests of sparsejax.data.text: what becomes which token, and the windows that training takes."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sparsejax.data.text import Text, load_text, token_batches, token_windows, tokenised
+from sparsejax.errors import ConfigError, DataDamagedError, DataMissingError
+
+TRAIN = " = The cat = \n \n the cat saw the <unk> dog .\n the dog saw a cat .\n"
+VALIDATION, TEST = " the cow saw the dog .\n", "a cat\u2028and a dog"
+
+
+def put(folder: Path, files: dict[str, str]) -> Path:
+    """Writes texts into a folder."""
+    folder.mkdir(parents=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content.encode())
+    return folder
+
+
+PARTS = {"train.txt": TRAIN, "valid.txt": VALIDATION, "test.txt": TEST}
+
+
+def test_words():
+    text = tokenised(TRAIN, VALIDATION, TEST, name="tale")
+    # By falling frequency, then as they sort; <unk> first although it occurs once, <eos> once a line.
+    counts = {"<eos>": 4, "cat": 3, "the": 3, ".": 2, "=": 2, "dog": 2, "saw": 2, "The": 1, "a": 1}
+    assert text.vocabulary == ("<unk>", *counts)
+    assert text.written(text.train[:7]) == "= The cat = <eos> <eos> the"
+    assert np.bincount(text.train).tolist() == [1, *counts.values()]
+    assert text.written(text.validation) == "the <unk> saw the dog . <eos>"
+    # A line separator is no line break of the file; a last line without a break ends as well.
+    assert text.written(text.test) == "a cat <unk> a dog <eos>"
+    assert (text.name, text.source, text.unit, text.train.dtype) == ("tale", "files", "words", np.int32)
+
+
+@pytest.mark.parametrize(("size", "kept"), [(2, ["<eos>"]), (4, ["<eos>", "cat", "the"]), (100, None)])
+def test_rare_words_become_unknown(size: int, kept: list[str] | None):
+    every = tokenised(TRAIN, VALIDATION, TEST, name="tale")
+    text = tokenised(TRAIN, VALIDATION, TEST, name="tale", vocabulary=size)
+    assert text.vocabulary == ("<unk>", *kept) if kept else every.vocabulary
+    for ids, all_ids in ((text.train, every.train), (text.validation, every.validation), (text.test, every.test)):
+        np.testing.assert_array_equal(ids, np.where(all_ids < size, all_ids, 0))
+
+
+def test_characters():
+    text = tokenised("abba, 日本\n", "cab\n", "\U0001f600b", name="tale", unit="characters")
+    assert text.vocabulary == ("<unk>", "a", "b", "\n", " ", ",", "日", "本")
+    assert text.train.tolist() == [1, 2, 2, 1, 5, 4, 6, 7, 3] and text.written(text.train) == "abba, 日本\n"
+    assert text.validation.tolist() == [0, 1, 2, 3] and text.test.tolist() == [0, 2]
+    assert tokenised("abba", "c", "a", name="tale", unit="characters", vocabulary=2).train.tolist() == [1, 0, 0, 1]
+
+
+def test_the_vocabulary_is_made_from_the_training_part_alone():
+    texts = [tokenised(TRAIN, other, other, name="tale", vocabulary=5) for other in ("zebra " * 9, "gnu")]
+    assert texts[0].vocabulary == texts[1].vocabulary
+    np.testing.assert_array_equal(texts[0].train, texts[1].train)
+
+
+def test_fingerprint():
+    def fingerprint(**changes: Any) -> str:
+        words: dict[str, Any] = {"train": TRAIN, "validation": VALIDATION, "test": TEST, "name": "tale"}
+        return tokenised(**words | changes).fingerprint
+
+    changed = [{}, {"vocabulary": 5}, {"unit": "characters"}, {"test": "the dog"}]
+    prints = [fingerprint(**changes) for changes in changed]
+    assert len(set(prints)) == 4 and prints[0] == fingerprint(name="another name")
+    renamed = fingerprint(train=TRAIN.replace("dog", "doh"), validation=VALIDATION.replace("dog", "doh"))
+    assert renamed != prints[0] and len(renamed) == 64
+
+
+def test_a_part_must_hold_something():
+    with pytest.raises(ValueError, match=r"The validation part of 'tale' cannot be used: it is int32 \[0\]"):
+        tokenised(TRAIN, "", TEST, name="tale", unit="characters")
+    with pytest.raises(ValueError, match="its ids run from 0 to 3 where 0 to 1 is expected"):
+        ids = np.arange(4, dtype=np.int32)
+        Text("tale", "files", "words", ids, ids, ids, ("<unk>", "a"))
+
+
+@pytest.mark.parametrize("pattern", ["{}.txt", "wiki.{}.tokens"])
+@pytest.mark.parametrize("place", ["data", "cache/sparsejax"])
+def test_wikitext_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str, place: str):
+    files = {pattern.format(name.removesuffix(".txt")): content for name, content in PARTS.items()}
+    put(tmp_path / place / "wikitext-2", files)
+    if place == "data":
+        monkeypatch.setenv("SPARSEJAX_DATA", str(tmp_path / "data"))
+    text = load_text("wikitext-2")
+    assert text.name == "wikitext-2" and text.fingerprint == tokenised(TRAIN, VALIDATION, TEST, name="").fingerprint
+
+
+def test_tiny_shakespeare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    put(tmp_path / "data", {"tinyshakespeare.txt": "abcdefghij" * 9 + "xxxyyyyzzz"})
+    monkeypatch.setenv("SPARSEJAX_DATA", str(tmp_path / "data"))
+    text = load_text("tinyshakespeare", unit="characters")
+    assert [len(part) for part in (text.train, text.validation, text.test)] == [90, 5, 5]
+    assert text.vocabulary == ("<unk>", *"abcdefghij") and text.validation.tolist() == [0] * 5
+
+
+def test_missing_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(DataMissingError, match=r"wikitext-2 was looked for in .* is in neither\. Its word-level"):
+        load_text("wikitext-2")
+    with pytest.raises(DataMissingError, match=r"raw\.githubusercontent\.com/karpathy"):
+        load_text("tinyshakespeare")
+    monkeypatch.setenv("SPARSEJAX_DATA", str(tmp_path / "data"))
+    put(tmp_path / "data" / "wikitext-103", {"wiki.valid.tokens": VALIDATION, "wiki.test.tokens": TEST})
+    with pytest.raises(DataMissingError, match=r"neither train\.txt nor wiki\.train\.tokens is there.* wikitext-2 is"):
+        load_text("wikitext-103")
+
+
+@pytest.mark.parametrize(("content", "said"), [(b"", "is empty"), (b" \n\n", "is empty"), (b"caf\xe9 x", "at byte 3")])
+def test_damaged_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, said: str):
+    folder = put(tmp_path / "data" / "wikitext-2", PARTS)
+    (folder / "valid.txt").write_bytes(content)
+    monkeypatch.setenv("SPARSEJAX_DATA", str(tmp_path / "data"))
+    with pytest.raises(DataDamagedError, match=said) as caught:
+        load_text("wikitext-2")
+    assert str(folder / "valid.txt") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({"name": "wikitext"}, "no text 'wikitext'; there are wikitext-2, wikitext-103, tinyshakespeare"),
+        ({"name": "wikitext-2", "unit": "bytes"}, "unit of the text is 'bytes'; expected 'words' or 'characters'"),
+        ({"name": "wikitext-2", "vocabulary": 1}, "vocabulary is 1; expected 2 or more"),
+    ],
+)
+def test_refused_words(words, said: str):
+    with pytest.raises(ConfigError, match=said):
+        load_text(**words)
+
+
+@pytest.mark.parametrize("tokens", [60, 62])
+def test_an_epoch_shows_every_window_once(tokens: int):
+    ids = jnp.arange(tokens, dtype=jnp.int32)
+    epochs = []
+    for epoch in range(2):
+        starts = token_batches(jax.random.key(0), jnp.int32(epoch), tokens, length=4, batch_size=5)
+        assert starts.shape == (3, 5)
+        shown = np.stack([token_windows(ids, row, length=4) for row in starts])
+        assert shown.shape == (3, 5, 4)
+        np.testing.assert_array_equal(np.sort(shown.ravel()), np.arange(60))  # non-overlapping, each once
+        assert np.all(np.diff(shown, axis=-1) == 1)
+        epochs.append(shown)
+    assert not np.array_equal(*epochs)
+    again = token_batches(jax.random.key(0), jnp.int32(1), tokens, length=4, batch_size=5)
+    np.testing.assert_array_equal(again * 1, epochs[1][..., 0])
+
+
+def test_the_last_batch_is_filled_up():
+    starts = np.asarray(token_batches(jax.random.key(0), jnp.int32(0), 60, length=4, batch_size=4))
+    assert starts.shape == (4, 4) and len(np.unique(starts)) == 15
+    assert starts[-1, -1] == starts[0, 0]
+
+
+def test_batches_inside_jit():
+    ids = jnp.arange(100, 162, dtype=jnp.int32)
+
+    @jax.jit
+    def total(key, epoch, ids):
+        starts = token_batches(key, epoch, len(ids), length=6, batch_size=2)
+        sums = jax.lax.map(lambda row: jnp.sum(token_windows(ids, row, length=6)), starts)
+        return jnp.sum(sums), starts
+
+    got, starts = total(jax.random.key(1), jnp.int32(3), ids)
+    assert int(got) == sum(range(100, 160))
+    eager = token_batches(jax.random.key(1), jnp.int32(3), 62, length=6, batch_size=2)
+    np.testing.assert_array_equal(starts, eager)
+
+
+@pytest.mark.parametrize(("length", "batch_size"), [(0, 1), (63, 1), (10, 7), (10, 0)])
+def test_too_little_text(length: int, batch_size: int):
+    said = f"window length is {length} and the batch size {batch_size}, but 62 tokens make"
+    with pytest.raises(ConfigError, match=said):
+        token_batches(jax.random.key(0), jnp.int32(0), 62, length=length, batch_size=batch_size)
+
+
+def test_real_wikitext_2(real_data: Path, monkeypatch: pytest.MonkeyPatch):
+    if not (real_data / "wikitext-2").is_dir():
+        pytest.skip(f"put WikiText-2's three files in {real_data / 'wikitext-2'} to run the test on the real text")
+    monkeypatch.setenv("SPARSEJAX_DATA", str(real_data))
+    text = load_text("wikitext-2")
+    # The published sizes.
+    assert [len(part) for part in (text.train, text.validation, text.test)] == [2_088_628, 217_646, 245_569]
+    assert len(text.vocabulary) == 33_278 and text.vocabulary[:4] == ("<unk>", "the", ",", ".")
+    assert text.fingerprint == "b73c8826ca8b0faba7ae38f51fe0a17f0423e7dc732c24a687e309bee6c93078"
+
+
+def test_real_tiny_shakespeare(real_data: Path, monkeypatch: pytest.MonkeyPatch):
+    if not (real_data / "tinyshakespeare.txt").is_file():
+        pytest.skip(f"put tinyshakespeare.txt in {real_data} to run the test on the real text")
+    monkeypatch.setenv("SPARSEJAX_DATA", str(real_data))
+    text = load_text("tinyshakespeare", unit="characters")
+    assert [len(part) for part in (text.train, text.validation, text.test)] == [1_003_854, 55_770, 55_770]
+    assert len(text.vocabulary) == 66  # its 65 characters, and <unk>
+    assert text.written(text.train[:14]) == "First Citizen:" and 0 not in text.validation and 0 not in text.test

@@ -1,0 +1,92 @@
+"""`python -m sparsejax.reproduce` makes every study it lists: on few digits here, so only the parts are tested."""
+
+import dataclasses
+import json
+
+import jax
+import matplotlib.image
+import numpy as np
+import pytest
+
+from sparsejax import studies
+from sparsejax.reproduce import main
+from sparsejax.studies import implicit_terms, noise_activity, noise_pictures
+from sparsejax.studies.study import replaced, spearman
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """Makes the studies train small networks on few of the bundled digits, over three noise levels."""
+    whole, grid = noise_activity.base, noise_activity.grid
+
+    def base(scale, **settings):
+        settings["hidden"] = min(settings.get("hidden", 40), 40)
+        config = whole(scale, **settings)
+        for field, value in {"data.name": "digits", "data.train_examples": 300, "data.test_examples": 100,
+                             "training.epochs": 3, "training.batch_size": 50, "devices.carrier": "jit"}.items():  # fmt: skip
+            config = replaced(config, field, value)
+        if config.model.anneal_after is not None:
+            config = replaced(replaced(config, "model.anneal_after", 1.0), "model.anneal_epochs", 1.0)
+        return config
+
+    for module in (noise_activity, noise_pictures, implicit_terms):
+        monkeypatch.setattr(module, "base", base)
+    monkeypatch.setattr(noise_activity, "SIGMAS", (0.0, 0.8, 3.0))
+    monkeypatch.setattr(
+        noise_activity, "PAPER", {"MNIST": (0.96, 0.088, 0.03), "latents": (0.8, 0.1, 0.03), "GELU": (0.9, 0.3, 0.1)}
+    )
+    monkeypatch.setattr(noise_activity, "grid", lambda c, s, f, n, sigmas=(0.0, 0.8, 3.0): grid(c, s, f, n, sigmas))
+    monkeypatch.setattr(implicit_terms, "_UNITS", 20)
+    with jax.numpy_dtype_promotion("standard"):  # Optax's Adam relies on it
+        yield
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", studies.STUDIES)
+def test_a_study_leaves_a_picture_and_numbers(tiny, tmp_path, capsys, name):
+    if name == "noise/fig7b":
+        pytest.skip("it needs two data sets")
+    assert main([name, "--out", str(tmp_path)]) == 0
+    numbers = json.loads((tmp_path / f"{name}.json").read_text())
+    assert numbers.keys() >= {"paper", "ours", "scale", "seeds", "device", "command", "versions", "source"}
+    assert numbers["scale"] == "small" and numbers["seeds"]
+    assert numbers["ours"]
+    picture = matplotlib.image.imread(tmp_path / f"{name}.png")
+    assert min(picture.shape[:2]) > 40
+    assert len(np.unique(picture.reshape(-1, picture.shape[-1]), axis=0)) > 10
+    said = capsys.readouterr().out
+    assert numbers["source"] in said
+
+
+def test_the_same_command_goes_on_and_gives_the_same_numbers(tiny, tmp_path, capsys):
+    results = []
+    for _ in range(2):
+        assert main(["noise/fig2", "--out", str(tmp_path)]) == 0
+        results.append(json.loads((tmp_path / "noise/fig2.json").read_text())["ours"])
+    assert results[0] == results[1]
+    assert "going on from the checkpoint" in capsys.readouterr().out
+
+
+def test_what_is_not_understood_is_answered_with_what_there_is(capsys):
+    assert main(["noise/fig22"]) == 2
+    assert "noise/fig2" in capsys.readouterr().err
+    assert main([]) == 2
+    assert main(["--list"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(studies.STUDIES)
+    assert main(["noise/fig2", "--scale", "huge"]) == 2
+
+
+def test_spearman_is_the_correlation_of_ranks():
+    scipy = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        x, y = rng.integers(0, 6, (2, 20))
+        assert spearman(x, y) == pytest.approx(scipy.spearmanr(x, y)[0])
+
+
+def test_the_paper_scale_is_the_papers():
+    config = noise_activity.base("paper")
+    assert (config.data.name, config.model.hidden, config.training.batch_size) == ("cifar10", 10_000, 1024)
+    assert (config.training.learning_rate, config.training.clip_norm) == (1e-4, 1.0)
+    annealed = noise_activity.base("paper", anneal_after=800.0, anneal_epochs=800.0)
+    assert dataclasses.replace(annealed.model, anneal_after=None, anneal_epochs=0.0) == config.model

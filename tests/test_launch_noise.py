@@ -1,0 +1,74 @@
+"""An autoencoder under noise, from the command line to the run folder."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.command import launch
+
+RUN = ["--config", "mnist_noise", "--data.name", "digits", "--data.train-examples", 400, "--data.test-examples", 100,
+       "--model.hidden", 50, "--training.batch-size", 50]  # fmt: skip
+
+
+def test_a_grid_of_noise_levels_ends_with_losses_activity_and_arrays(tmp_path):
+    folder = tmp_path / "run"
+    command = [*RUN, "--sweep", "model.sigma=0,2", "--seeds", 2, "--out", folder]
+    stopped = launch(*command, "--training.epochs", 3)
+    assert stopped.returncode == 0, stopped.stderr
+    assert "test loss" in stopped.stdout and "active/hidden" in stopped.stdout
+    result = json.loads((folder / "result.json").read_text())
+    assert "test_accuracy" not in result and "noise_score" not in result
+    assert [member["model.sigma"] for member in result["members"]] == [0, 0, 2, 2]
+    losses = [member["test_loss"] for member in result["members"]]
+    assert max(losses[:2]) < min(losses[2:]), "noise at evaluation makes the input harder to tell"
+    for member in result["members"]:
+        layer = member["layers"]["hidden"]
+        assert layer["units"] == 50 and 0 < layer["active_fraction"] < 1
+        assert member["best"]["test_loss"] <= member["test_loss"] + 1e-7
+        assert layer["bias_spread"] > 0 and layer["key_norm"] > 0
+    with np.load(folder / "units.npz") as units:
+        assert units["hidden.active"].shape == (4, 50)
+        assert units["hidden.k"].shape == (4, 51)
+        np.testing.assert_array_equal(units["hidden.k"].sum(1), [100] * 4)
+        np.testing.assert_array_equal((units["hidden.k"] * np.arange(51)).sum(1), units["hidden.active"].sum(1))
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+    tracked = [line for line in lines if "active_fraction/hidden" in line]
+    assert len(tracked) == 3
+    assert tracked[0].keys() >= {"dead_units/hidden", "bias_spread/hidden", "key_norm_spread/hidden", "test_loss"}
+    page = (folder / "report.html").read_text()
+    assert "test loss" in page.lower() and ">nan" not in page.lower()
+
+
+def test_a_learned_k_is_logged_and_resumes_bit_equal(tmp_path):
+    options = [*RUN, "--model.competition", "sampled_k", "--model.sampled-log-k", 3, "--training.checkpoint-every", 1]
+    results = []
+    for name, again in (("whole", False), ("stopped", True)):
+        command = [*options, "--training.epochs", 2, "--training.keep-checkpoints", 9, "--out", tmp_path / name]
+        assert launch(*command).returncode == 0
+        if again:
+            resumed = launch(*command, "--resume-step", 11)
+            assert resumed.returncode == 0, resumed.stderr
+            assert "checkpoint of step 11" in resumed.stdout
+        results.append(json.loads((tmp_path / name / "result.json").read_text())["members"])
+    assert results[0] == results[1]
+    lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").open()]
+    ks = [line["k"][0] for line in lines if "k" in line]
+    assert ks[0] == pytest.approx(np.exp(3), rel=0.1) and ks[0] != ks[-1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--objective.kind", "classification"], "model.classes is None"),
+        (["--model.classes", "10"], "objective.kind is reconstruction"),
+        (["--objective.l1", "-1"], "objective.l1 is -1"),
+        (["--model.noise", "poisson"], "poisson"),
+    ],
+)
+def test_what_does_not_fit_is_refused(tmp_path, options, message):
+    process = launch(*RUN, *options, "--out", tmp_path / "run")
+    assert process.returncode == 2
+    assert message in process.stderr
+    assert "Traceback" not in process.stderr
+    assert not (tmp_path / "run").exists()
