@@ -1,6 +1,7 @@
 """One experiment, from its configuration to a run folder with checkpoints, figures and a report."""
 
 import dataclasses
+import math
 import time
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import numpy as np
 from sparsejax import data
 from sparsejax.data.dataset import Dataset
 from sparsejax.data.resident import resident, steps_per_epoch
+from sparsejax.data.text import TEXTS, load_text, windows
 from sparsejax.errors import ConfigError
 from sparsejax.evaluation.accuracy import make_evaluation, make_noise_evaluation
 from sparsejax.evaluation.report import layer_report, noise_report, summary
@@ -18,6 +20,7 @@ from sparsejax.evaluation.tracking import layer_measures
 from sparsejax.figures.run import write_figures
 from sparsejax.hyper import stack_hyper, static_fields
 from sparsejax.models.base import Variables
+from sparsejax.models.gpt import GPT
 from sparsejax.training import checkpoints, loop
 from sparsejax.training.config import Config
 from sparsejax.training.devices import carry, place, put_members, put_shared
@@ -170,10 +173,36 @@ def load_data(config: Config) -> Dataset:
       ConfigError: they do not fit.
       DataMissingError, DataDamagedError: the data cannot be had.
     """
-    dataset = data.load(config.data.name, config.data.source)
+    if config.data.name in TEXTS:
+        text = load_text(config.data.name, unit=config.data.unit, vocabulary=config.data.vocabulary)
+        dataset = windows(text, config.data.length)
+    else:
+        dataset = data.load(config.data.name, config.data.source)
     dataset = dataset.limited(config.data.train_examples, config.data.test_examples)
     for batch_size in sorted(_batch_sizes(config)):
         steps_per_epoch(len(dataset.train.labels), batch_size)
+    _check_task(config, dataset)
+    shape, dtype = dataset.train.images.shape[1:], dataset.train.images.dtype
+    example = jnp.zeros((1, *shape), jnp.int32 if dtype == np.int32 else jnp.float32)
+    jax.eval_shape(config.model.init, jax.random.key(0), example)  # k and densities against the layers
+    return dataset
+
+
+def _check_task(config: Config, dataset: Dataset) -> None:
+    """Refuses a network whose outputs do not fit the task and the data."""
+    text, language = config.data.name in TEXTS, config.objective.kind == "next_token"
+    if isinstance(config.model, GPT) or text or language:
+        if not (isinstance(config.model, GPT) and text and language):
+            raise ConfigError(
+                f"A {type(config.model).__name__} on {dataset.name} with objective.kind {config.objective.kind} cannot "
+                "be; texts, the model GPT and the objective next_token go together."
+            )
+        if config.model.vocabulary < dataset.classes:
+            raise ConfigError(
+                f"model.vocabulary is {config.model.vocabulary}, but {dataset.name} has {dataset.classes} different "
+                f"tokens; take --model.vocabulary {dataset.classes}, or a smaller data.vocabulary."
+            )
+        return
     classes = config.model.classes
     if config.objective.kind == "reconstruction" and classes is not None:
         raise ConfigError(
@@ -185,9 +214,6 @@ def load_data(config: Config) -> Dataset:
             f"model.classes is {config.model.classes}, but {dataset.name} has {dataset.classes} classes; take "
             f"--model.classes {dataset.classes}."
         )
-    shape = dataset.train.images.shape[1:]
-    jax.eval_shape(config.model.init, jax.random.key(0), jnp.zeros((1, *shape)))  # k and densities against the layers
-    return dataset
 
 
 def _batch_sizes(config: Config) -> set[int]:
@@ -209,9 +235,10 @@ def _headline(experiment: Experiment, dataset: Dataset, placement, step: int) ->
     """Returns the lines that open a run."""
     networks = len(experiment.configs)
     devices = 1 if placement.mesh is None else placement.mesh.size
+    examples = "windows" if dataset.name in TEXTS else "images"
     lines = [
         f"{experiment.name}: {networks} network{'s' if networks > 1 else ''} on {dataset.name} ({dataset.source}; "
-        f"{len(dataset.train.labels):,} training, {len(dataset.test.labels):,} test images), "
+        f"{len(dataset.train.labels):,} training, {len(dataset.test.labels):,} test {examples}), "
         f"{devices} {jax.default_backend()} device{'s' if devices > 1 else ''}, {placement.carrier}"
     ]
     if step:
@@ -241,6 +268,7 @@ def _unit_arrays(variables, counts) -> dict[str, np.ndarray]:
 def _final_figures(experiment: Experiment, dataset: Dataset, progress: loop.Progress, *, count, noise):
     """Describes every network as it is after the last epoch and, under "best", as it was after its best one."""
     examples, objective = len(dataset.test.labels), OBJECTIVES[experiment.config.objective.kind]
+    language = experiment.config.objective.kind == "next_token"
     state, best = progress
     last_epoch = state.epoch.astype(jnp.float32)
     counts = jax.tree.map(np.asarray, count(state.variables, last_epoch))
@@ -261,6 +289,7 @@ def _final_figures(experiment: Experiment, dataset: Dataset, progress: loop.Prog
             **experiment.points[i],
             "epoch": int(state.epoch[i]),
             **{f"test_{name}": float(total) / examples for name, total in sorted(one.sums.items())},
+            **({"test_perplexity": math.exp(float(one.sums["loss"]) / examples)} if language else {}),
             "layers": layer_report(layers, variables, one, examples),
             "best": {"epoch": int(best.epoch[i]), f"test_{objective.best}": score},
         }

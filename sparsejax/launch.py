@@ -175,6 +175,8 @@ def _closing_lines(result: dict[str, Any], folder: Path) -> list[str]:
     spread = f" ± {result[name + '_std']:{form}}" if several else ""
     lines = ["", f"{name.replace('_', ' '):<14} {result[name]:{form}}{spread} after the last epoch, "
              f"{best[name]:{form}} after {at}"]  # fmt: skip
+    if "test_perplexity" in result:
+        lines.append(f"perplexity     {result['test_perplexity']:.2f} on the validation text after the last epoch")
     if "noise_score" in result:
         lines.append(
             f"noise score    {result['noise_score']:,} after the last epoch, {best['noise_score']:,} after {at}, "

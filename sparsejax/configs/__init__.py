@@ -33,6 +33,8 @@ CONFIGS: dict[str, tuple[str, str]] = {
     "mnist_l1": ("noise", "no noise, but an L1 penalty on the activity"),
     "cifar_noise": ("noise", "the paper's autoencoder: 10,000 units, CIFAR-10 pixels, 1,000 epochs"),
     "cifar_noise_annealed": ("noise", "the same, the noise annealed over epochs 800 to 1,600"),
+    "wikitext_gpt": ("language", "GPT of three blocks with noise before each MLP, WikiText-103"),
+    "wikitext_gpt_small": ("language", "a small one on part of WikiText-2: minutes on a laptop"),
     "digits_mlp": ("digits", "one sparse hidden layer on scikit-learn's digits: a few seconds"),
 }
 

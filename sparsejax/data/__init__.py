@@ -1,4 +1,4 @@
-"""Readers of data sets: load("mnist") and what it is made of. Nothing but resident.py imports JAX."""
+"""Readers of data sets: load("mnist") and what it is made of. Nothing but resident.py and text.py imports JAX."""
 
 from sparsejax.data.dataset import Dataset, Split, pixel_moments
 from sparsejax.data.digits import read_digits

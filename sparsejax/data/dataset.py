@@ -17,7 +17,9 @@ _CHUNK = 4096  # images per histogram: numpy widens each pixel to 8 bytes while 
 
 
 class Split(NamedTuple):
-    """Images uint8 [n, height, width, channels] and labels int32 [n]."""
+    """Images uint8 [n, height, width, channels] and labels int32 [n]; of a text, windows of tokens int32 [n, length] in
+    the place of images, each with its number as label.
+    """
 
     images: np.ndarray
     labels: np.ndarray
@@ -32,7 +34,7 @@ class Dataset:
       source: how they were reached: "files", "download", "tfds" or "digits".
       train: the training split.
       test: the test split.
-      classes: labels run from 0 to classes - 1.
+      classes: labels run from 0 to classes - 1; of a text, its tokens.
       mean: of the training pixels in [0, 1], one per channel.
       std: likewise.
       notice: a sentence for the reader when the data stands in for other data, else "".
@@ -60,7 +62,8 @@ class Dataset:
     def fingerprint(self) -> str:
         """Names the data by the SHA-256 of all arrays' types, shapes and bytes (64 hex digits)."""
         digest = hashlib.sha256()
-        for array, dtype in zip((*self.train, *self.test), ("u1", "<i4") * 2, strict=True):
+        for array in (*self.train, *self.test):
+            dtype = "u1" if array.dtype == np.uint8 else "<i4"
             digest.update(f"{dtype}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array, dtype).data)
         return digest.hexdigest()
@@ -77,6 +80,12 @@ class Dataset:
 def split_problem(split: Split, classes: int) -> str:
     """Says in half a sentence what is wrong with a split, "" when nothing is."""
     images, labels = split
+    if images.dtype == np.int32 and images.ndim == 2:
+        if 0 in images.shape or len(images) != len(labels):
+            return f"there are {len(labels)} labels for windows {list(images.shape)}"
+        if images.min() < 0 or images.max() >= classes:
+            return f"tokens run from {images.min()} to {images.max()} where 0 to {classes - 1} is expected"
+        return ""
     if images.dtype != np.uint8 or images.ndim != 4:
         return f"images are {images.dtype} {list(images.shape)} where uint8 [n, h, w, c] is expected"
     if labels.dtype != np.int32 or labels.ndim != 1:

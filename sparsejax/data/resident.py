@@ -59,5 +59,7 @@ def epoch_order(key: PRNGKeyArray, epoch: Int[Array, ""], examples: int, batch_s
 
 
 def normalised(data: Resident, images: UInt8[Array, "batch height width channels"]) -> Float[Array, "batch h w c"]:
-    """Turns bytes into pixels in [0, 1], then to mean 0 and standard deviation 1 over the training set."""
+    """Turns bytes into pixels in [0, 1], then to mean 0 and standard deviation 1; tokens stay as they are."""
+    if images.dtype == jnp.int32:
+        return images
     return (images.astype(jnp.float32) / 255 - data.mean) / data.std

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray
 
+from sparsejax.data.dataset import Dataset, Split
 from sparsejax.data.folders import data_root, user_cache
 from sparsejax.data.resident import epoch_order
 from sparsejax.errors import ConfigError, DataDamagedError, DataMissingError
@@ -178,6 +179,34 @@ def tokenised(
     index = {token: position for position, token in enumerate(entries)}
     ids = _word_ids if unit == "words" else _character_ids
     return Text(name, source, unit, ids(train, index), ids(validation, index), ids(test, index), entries)
+
+
+def windows(text: Text, length: int) -> Dataset:
+    """Cuts a text into windows that do not overlap, for training, and its validation part likewise, as the test split.
+
+    Args:
+      text: tokens.
+      length: of a window; what is left over at the end is dropped.
+
+    Returns:
+      A Dataset whose images are token ids int32 [n, length].
+
+    Raises:
+      ConfigError: a part is shorter than a window, or the length is below 2.
+    """
+
+    def cut(tokens: np.ndarray, word: str) -> Split:
+        count = len(tokens) // length
+        if count < 1:
+            raise ConfigError(
+                f"data.length is {length}, but the {word} part of {text.name} has {len(tokens)} tokens; take fewer."
+            )
+        return Split(tokens[: count * length].reshape(count, length), np.arange(count, dtype=np.int32))
+
+    if length < 2:
+        raise ConfigError(f"data.length is {length}; expected 2 tokens or more, for there must be a next one.")
+    parts = cut(text.train, "training"), cut(text.validation, "validation")
+    return Dataset(text.name, text.source, *parts, classes=len(text.vocabulary), mean=(0.0,), std=(1.0,))
 
 
 def token_batches(

@@ -32,7 +32,7 @@ def layer_report(layers: list[Layer], variables: Variables, counts: Counts, exam
             "units": layer.units,
             "k": layer.k,
             "k_inference": layer.k_inference,
-            "active_fraction": float(active.mean() / examples),
+            "active_fraction": float(measures[f"active_fraction/{layer.name}"]),
             "active_spread": float(measures[f"active_spread/{layer.name}"]),
             "dead_units": int((active == 0).sum()),
         }
@@ -87,7 +87,16 @@ def summary(members: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-_FIGURES = ("epoch", "test_accuracy", "test_loss", "noise_score", "noise_score_max", "noise_accuracy", "noise_levels")
+_FIGURES = (
+    "epoch",
+    "test_accuracy",
+    "test_loss",
+    "test_perplexity",
+    "noise_score",
+    "noise_score_max",
+    "noise_accuracy",
+    "noise_levels",
+)
 
 
 def _averaged(entries: list[dict[str, Any]]) -> dict[str, Any]:

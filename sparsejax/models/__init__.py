@@ -1,9 +1,10 @@
 """Networks: frozen dataclasses of hyperparameters with pure `init` and `apply`."""
 
 from sparsejax.models.base import Layer, Model, Output, Variables
+from sparsejax.models.gpt import GPT
 from sparsejax.models.mlp import SparseMLP
 from sparsejax.models.network import SparseNetwork
 from sparsejax.models.noisy import NoisyNetwork
 from sparsejax.models.sparse_cnn import SparseCNN
 
-__all__ = ["Layer", "Model", "NoisyNetwork", "Output", "SparseCNN", "SparseMLP", "SparseNetwork", "Variables"]
+__all__ = ["GPT", "Layer", "Model", "NoisyNetwork", "Output", "SparseCNN", "SparseMLP", "SparseNetwork", "Variables"]

@@ -113,7 +113,7 @@ class GPT:
     def apply(
         self,
         variables: Variables,
-        tokens: Int[Array, "batch length"],
+        x: Int[Array, "batch length"],
         *,
         key: Key[Array, "batch"] | None = None,
         train: bool = False,
@@ -124,7 +124,7 @@ class GPT:
 
         Args:
           variables: as `init` made them.
-          tokens: token ids `[batch, length]`; one outside the vocabulary makes its sequence NaN.
+          x: token ids `[batch, length]`; one outside the vocabulary makes its sequence NaN.
           key: one key per example `[batch]`; needed in training.
           train: add noise.
           hyper: traced fields to use instead of this model's own.
@@ -138,6 +138,7 @@ class GPT:
           ValueError: hyper names an unknown field, or key is missing in training.
         """
         hyper = merged(self, hyper, hyper_of(self))
+        tokens = x
         self._check(tokens)
         if train and key is None:
             raise ValueError("Training under noise needs `key`: one PRNG key per example [batch].")

@@ -29,6 +29,7 @@ STUDIES: dict[str, tuple[str, str]] = {
     "noise/fig13": ("noise_activity", "dead units while the noise is taken away, classification"),
     "noise/fig14": ("noise_activity", "GELU units become sparse, too"),
     "noise/fig15": ("noise_activity", "sigmoid units become sparse, too"),
+    "noise/gpt": ("noise_language", "activity and perplexity of a small GPT"),
     "noise/table1": ("noise_activity", "reconstruction error of the ways to compete"),
     "emergence/terms": ("implicit_terms", "the three loss terms that noise adds, along training"),
     "emergence/trained": ("implicit_terms", "trained on the terms instead of the noise"),

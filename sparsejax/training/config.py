@@ -5,6 +5,7 @@ from typing import Literal
 
 from sparsejax.errors import ConfigError
 from sparsejax.hyper import traced
+from sparsejax.models.gpt import GPT
 from sparsejax.models.mlp import SparseMLP
 from sparsejax.models.noisy import NoisyNetwork
 from sparsejax.models.sparse_cnn import SparseCNN
@@ -14,7 +15,9 @@ from sparsejax.models.sparse_cnn import SparseCNN
 class DataConfig:
     """Which data, and from where."""
 
-    name: Literal["mnist", "fashion_mnist", "digits", "cifar10"] = "mnist"
+    name: Literal["mnist", "fashion_mnist", "digits", "cifar10", "wikitext-2", "wikitext-103", "tinyshakespeare"] = (
+        "mnist"
+    )
     """Data set."""
     source: Literal["auto", "files", "tfds", "download", "digits"] = "auto"
     """Where it comes from; auto tries files, TFDS and a download, and falls back on the bundled digits."""
@@ -22,6 +25,12 @@ class DataConfig:
     """Use only the first so many training examples."""
     test_examples: int | None = None
     """Use only the first so many test examples."""
+    unit: Literal["words", "characters"] = "words"
+    """What a token of a text is."""
+    vocabulary: int | None = None
+    """Different tokens kept of a text, the most frequent, the others becoming <unk>; None for all."""
+    length: int = 128
+    """Tokens of a window of a text."""
     normalise: bool = True
     """Scale pixels to mean 0 and standard deviation 1 over the training set; otherwise they lie in [0, 1]."""
 
@@ -30,8 +39,8 @@ class DataConfig:
 class ObjectiveConfig:
     """What is minimised."""
 
-    kind: Literal["classification", "reconstruction"] = "classification"
-    """Cross-entropy of the labels, or the squared error of the input."""
+    kind: Literal["classification", "reconstruction", "next_token"] = "classification"
+    """Cross-entropy of the labels, the squared error of the input, or cross-entropy of the next token."""
     l1: float | None = traced(None)
     """Weight of the hidden layers' summed absolute activity; None for no penalty."""
 
@@ -141,7 +150,7 @@ class DevicesConfig:
 class Config:
     """One experiment."""
 
-    model: SparseCNN | SparseMLP | NoisyNetwork
+    model: SparseCNN | SparseMLP | NoisyNetwork | GPT
     """The network."""
     data: DataConfig = DataConfig()
     """The data."""

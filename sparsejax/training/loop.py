@@ -57,7 +57,8 @@ def start(job: Job, seeds: list[int]) -> Progress:
         state = init_state(job.model, job.config, hyper, seed, images)
         return Progress(state, init_best(state))
 
-    example = np.zeros((1, *job.data.images.shape[1:]), np.float32)
+    tokens = job.data.images.dtype == np.int32
+    example = np.zeros((1, *job.data.images.shape[1:]), np.int32 if tokens else np.float32)
     return carry(init, job.placement)(job.hyper, put_members(np.asarray(seeds, np.int32), job.placement), example)
 
 

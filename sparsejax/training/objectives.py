@@ -12,6 +12,7 @@ from sparsejax.data.resident import Batch
 from sparsejax.functional import l1, reinforce_loss
 from sparsejax.hyper import Hyper
 from sparsejax.models.base import Output
+from sparsejax.models.gpt import next_token_loss
 
 Metrics = dict[str, Array]
 
@@ -44,7 +45,12 @@ cross_entropy = Objective(_cross_entropy, "accuracy")
 reconstruction = Objective(_squared_error, "loss", least=True)
 """Squared error against the clean input, averaged over its elements."""
 
-OBJECTIVES = {"classification": cross_entropy, "reconstruction": reconstruction}
+next_token = Objective(
+    lambda output, batch: {"loss": next_token_loss(output.prediction, batch.images)}, "loss", least=True
+)
+"""Negative log-likelihood of each next token in nats; its exponential is the perplexity."""
+
+OBJECTIVES = {"classification": cross_entropy, "reconstruction": reconstruction, "next_token": next_token}
 
 
 def total_loss(

@@ -23,7 +23,8 @@ def tiny(monkeypatch):
         settings["hidden"] = min(settings.get("hidden", 40), 40)
         config = whole(scale, **settings)
         for field, value in {"data.name": "digits", "data.train_examples": 300, "data.test_examples": 100,
-                             "training.epochs": 3, "training.batch_size": 50, "devices.carrier": "jit"}.items():  # fmt: skip
+                             "training.epochs": 3, "training.batch_size": 50,
+                             "devices.carrier": "jit"}.items():  # fmt: skip
             config = replaced(config, field, value)
         if config.model.anneal_after is not None:
             config = replaced(replaced(config, "model.anneal_after", 1.0), "model.anneal_epochs", 1.0)
@@ -44,8 +45,8 @@ def tiny(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", studies.STUDIES)
 def test_a_study_leaves_a_picture_and_numbers(tiny, tmp_path, capsys, name):
-    if name == "noise/fig7b":
-        pytest.skip("it needs two data sets")
+    if name in ("noise/fig7b", "noise/gpt"):
+        pytest.skip("it needs other data")
     assert main([name, "--out", str(tmp_path)]) == 0
     numbers = json.loads((tmp_path / f"{name}.json").read_text())
     assert numbers.keys() >= {"paper", "ours", "scale", "seeds", "device", "command", "versions", "source"}

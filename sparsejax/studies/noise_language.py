@@ -1,0 +1,48 @@
+"""Noise before the MLPs of a small GPT: the language model of figure 7 and its appendix."""
+
+from pathlib import Path
+
+import numpy as np
+
+from sparsejax import configs
+from sparsejax.figures.activity import activity_against_noise
+from sparsejax.studies.study import Outcome, Scale, Study, replaced, spearman, train
+from sparsejax.training.config import Config
+
+SIGMAS = (0.0, 0.1, 0.3, 0.8, 3.0)
+# Mean active fractions of the MLPs of the paper's GPT, read from its data.
+PAPER = (0.17, 0.17, 0.167, 0.165, 0.059)
+SEEDS = {"small": (10,), "paper": (10, 55, 78)}
+
+
+def base(scale: Scale) -> Config:
+    """Returns the configuration whose noise is swept."""
+    if scale == "paper":
+        return configs.get("wikitext_gpt")
+    config = configs.get("wikitext_gpt_small")
+    return replaced(replaced(config, "data.train_examples", 4_000), "training.epochs", 2)
+
+
+def _language(scale: Scale, folder: Path) -> Outcome:
+    config = base(scale)
+    trained = train(config, folder, "sigma", field="model.sigma", values=SIGMAS, seeds=SEEDS[scale])
+    layers = [f"mlp{block + 1}" for block in range(3)]
+    activity = np.mean([trained.last(f"active_fraction/{layer}") for layer in layers], axis=0)
+    perplexity = np.exp(trained.last("test_loss"))
+    figure = activity_against_noise(SIGMAS, {"GPT, mean of the MLPs": activity}, {"GPT, mean of the MLPs": PAPER})
+    ours = {
+        "sigma": list(SIGMAS),
+        "active_fraction": activity.mean(1).tolist(),
+        "perplexity": perplexity.mean(1).tolist(),
+        "perplexity_relative_to_none": (perplexity / perplexity[:1]).mean(1).tolist(),
+        "spearman": spearman(np.repeat(np.asarray(SIGMAS)[:, None], activity.shape[1], 1), activity),
+    }
+    return Outcome(figure, ours, {"active_fraction": list(PAPER)}, list(SEEDS[scale]))
+
+
+STUDIES: dict[str, Study] = {
+    "noise/gpt": Study(
+        "Bricken et al., Noise Transforms Feed-Forward Networks into Sparse Coding Networks, 2022, Fig. 7d",
+        _language,
+    )
+}
