@@ -11,20 +11,23 @@ import numpy as np
 
 from sparsejax import data
 from sparsejax.data.dataset import Dataset
-from sparsejax.data.resident import resident, steps_per_epoch
+from sparsejax.data.resident import Resident, normalised, resident, steps_per_epoch
 from sparsejax.data.text import TEXTS, load_text, windows
 from sparsejax.errors import ConfigError
 from sparsejax.evaluation.accuracy import make_evaluation, make_noise_evaluation
+from sparsejax.evaluation.implicit import implicit_measures
 from sparsejax.evaluation.report import layer_report, noise_report, summary
 from sparsejax.evaluation.tracking import layer_measures
 from sparsejax.figures.run import write_figures
 from sparsejax.hyper import stack_hyper, static_fields
 from sparsejax.models.base import Variables
 from sparsejax.models.gpt import GPT
+from sparsejax.models.noisy import NoisyNetwork
 from sparsejax.training import checkpoints, loop
 from sparsejax.training.config import Config
 from sparsejax.training.devices import carry, place, put_members, put_shared
 from sparsejax.training.log import MetricsLog, Terminal
+from sparsejax.training.members import over_members
 from sparsejax.training.objectives import OBJECTIVES
 from sparsejax.training.run_folder import RunFolder, describe
 
@@ -112,12 +115,15 @@ def run(experiment: Experiment, folder: RunFolder, *, fresh: bool = False, resum
         for units in (False, True)
     }
     measured = jax.jit(jax.vmap(lambda variables, counts: layer_measures(variables, counts, sizes["examples"])))
+    implicit = _implicit_evaluation(config, test)
 
     def evaluate(variables, epoch):
         counts = scored[config.evaluation.track](variables, hyper, epoch, test)
         scores = {f"test_{name}": total / sizes["examples"] for name, total in counts.sums.items()}
         scores = {name: scores[name] for name in sorted(scores)}
-        return scores | (measured(variables, counts) if config.evaluation.track else {})
+        if config.evaluation.track:
+            scores |= measured(variables, counts)
+        return scores if implicit is None else scores | implicit(variables, hyper, epoch)
 
     with checkpoints.opened(folder.checkpoints, keep=config.training.keep_checkpoints) as saved:
         progress = loop.start(job, experiment.seeds)
@@ -203,6 +209,12 @@ def _check_task(config: Config, dataset: Dataset) -> None:
                 f"tokens; take --model.vocabulary {dataset.classes}, or a smaller data.vocabulary."
             )
         return
+    known = isinstance(config.model, NoisyNetwork) and config.model.has_implicit_terms
+    if config.evaluation.implicit_examples is not None and not known:
+        raise ConfigError(
+            f"evaluation.implicit_examples is {config.evaluation.implicit_examples}, but the implicit terms are known "
+            "in closed form for a plain ReLU autoencoder under gaussian noise on its input only; take None."
+        )
     classes = config.model.classes
     if config.objective.kind == "reconstruction" and classes is not None:
         raise ConfigError(
@@ -253,6 +265,21 @@ def _noise_evaluation(experiment: Experiment, placement, sizes, hyper, test):
         return None
     noise = carry(make_noise_evaluation(config.model, **sizes), placement)
     return lambda variables, epoch: noise(variables, hyper, epoch, test)
+
+
+def _implicit_evaluation(config: Config, test: Resident):
+    """Returns `implicit(variables, hyper, epoch)`, or None where it is not asked for."""
+    if config.evaluation.implicit_examples is None:
+        return None
+
+    def of_member(variables, hyper, epoch, data):
+        hyper = config.model.scheduled(hyper["model"], epoch=epoch, step=jnp.int32(0))
+        x = normalised(data, data.images[: config.evaluation.implicit_examples])
+        return implicit_measures(variables, hyper, x)
+
+    # One network after another: a term takes a matrix over all pairs of units.
+    mapped = jax.jit(over_members(of_member, 1))
+    return lambda variables, hyper, epoch: mapped(variables, hyper, epoch, test)
 
 
 def _unit_arrays(variables, counts) -> dict[str, np.ndarray]:

@@ -203,3 +203,33 @@ def implicit_bars(
     panels[0].set_ylabel("part of the terms' size")
     style.group_legend(figure, panels[0], width=width)
     return figure
+
+
+@style.styled
+def terms_along_training(
+    epochs: ArrayLike, terms: Mapping[str, ArrayLike], sigmas: Sequence[float], *, width: style.Width = "page"
+) -> Figure:
+    """Draws the implicit terms along training, one panel each, one line per noise level, darker for more noise.
+
+    Both axes of values are linear up to a ten thousandth and logarithmic beyond it, on either side of 0.
+
+    Args:
+      epochs: `[points]`.
+      terms: name -> `[points, levels, networks]`.
+      sigmas: noise levels.
+      width: of the figure.
+    """
+    figure, panels = style.panels(len(terms), width=width, height=2.4, columns=len(terms))
+    for axes, (name, values) in zip(panels, terms.items(), strict=True):
+        for i, sigma in enumerate(sigmas):
+            style.spread(axes, np.asarray(epochs, float), np.asarray(values, float)[:, i],
+                         color=_shade(i, len(sigmas)), label=f"{sigma:g}")  # fmt: skip
+        axes.axhline(0, color=style.INK, linewidth=0.6)
+        axes.set_yscale("symlog", linthresh=1e-4)
+        axes.set_title(name.replace("_", " "))
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+        style.grid(axes)
+    panels[0].set_ylabel("part of the squared error")
+    style.group_legend(figure, panels[0], width=width, title="noise σ")
+    return figure

@@ -112,8 +112,7 @@ class NoisyNetwork:
             expect("model.k", self.k, winners, self.k is not None and 1 <= self.k <= self.hidden)
             expect("model.activation", self.activation, f"relu with {self.competition}", self.activation == "relu")
         if self.implicit is not None:
-            plain = self.activation == "relu" and self.competition == "none" and not self.normalised
-            expect("model.implicit", self.implicit, "None, or a plain ReLU autoencoder", plain and self.classes is None)
+            expect("model.implicit", self.implicit, "None, or a plain ReLU autoencoder", self.has_implicit_terms)
 
     def init(self, key: PRNGKeyArray, example: Float[Array, "batch *shape"]) -> Variables:
         """Draws a network for inputs `[batch, ...]`, which are flattened."""
@@ -213,6 +212,12 @@ class NoisyNetwork:
         """Describes the hidden layer for reports."""
         k = int(self.k) if self.competition in ("top_k", "top_k_subtract") and self.k is not None else None
         return [Layer("hidden", self.hidden, k, k, threshold=self.active_beyond)]
+
+    @property
+    def has_implicit_terms(self) -> bool:
+        """Whether the implicit loss terms of its noise are known in closed form: for a plain ReLU autoencoder."""
+        plain = self.competition == "none" and not self.normalised and self.noise == "gaussian"
+        return plain and self.activation == "relu" and self.classes is None and self.hidden_sigma is None
 
     @property
     def active_beyond(self) -> float:

@@ -24,6 +24,8 @@ STUDIES: dict[str, tuple[str, str]] = {
     "noise/fig7c": ("noise_activity", "activity against Gaussian and Laplace noise"),
     "noise/fig7d": ("noise_activity", "activity against noise, reconstruction and classification"),
     "noise/fig8": ("noise_pictures", "receptive fields for each noise level"),
+    "noise/fig9": ("noise_pictures", "the noisy images whose receptive fields are shown"),
+    "noise/fig10": ("noise_pictures", "receptive fields as training goes on"),
     "noise/fig11": ("noise_activity", "explaining away is sparser than plain ReLU"),
     "noise/fig12": ("noise_activity", "dead units while the noise is taken away, reconstruction"),
     "noise/fig13": ("noise_activity", "dead units while the noise is taken away, classification"),
@@ -31,7 +33,8 @@ STUDIES: dict[str, tuple[str, str]] = {
     "noise/fig15": ("noise_activity", "sigmoid units become sparse, too"),
     "noise/gpt": ("noise_language", "activity and perplexity of a small GPT"),
     "noise/table1": ("noise_activity", "reconstruction error of the ways to compete"),
-    "emergence/terms": ("implicit_terms", "the three loss terms that noise adds, along training"),
+    "emergence/terms": ("implicit_terms", "the three loss terms that noise adds, before and after training"),
+    "emergence/along": ("implicit_terms", "the three loss terms that noise adds, along training"),
     "emergence/trained": ("implicit_terms", "trained on the terms instead of the noise"),
 }
 

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsejax.data import load
-from sparsejax.figures.activity import activity_against_noise, implicit_bars
+from sparsejax.figures.activity import activity_against_noise, implicit_bars, terms_along_training
 from sparsejax.functional import implicit_terms
 from sparsejax.studies.noise_activity import base, grid
-from sparsejax.studies.study import Outcome, Scale, Study, train
+from sparsejax.studies.study import Outcome, Scale, Study, replaced, train
 
 _SOURCE = "Bricken et al., Emergence of Sparse Representations from Noise, ICML 2023, "
 _SIGMAS = (0.05, 0.1, 0.3, 0.8)
@@ -40,7 +40,7 @@ def _terms(scale: Scale, folder: Path) -> Outcome:
         sums = np.sum(values, axis=1)
         ours |= {f"{name}: mean shift, second moment, co-fluctuation": values, f"{name}: sum": sums.tolist(),
                  f"{name}: sum by drawing noise": drawn[name]}  # fmt: skip
-    return Outcome(figure, ours, {}, list(range(1)))
+    return Outcome(figure, ours, {}, [config.training.seed])
 
 
 def _monte_carlo(x, weights, sigma: float, draws: int = 200) -> float:
@@ -75,7 +75,25 @@ def _trained(scale: Scale, folder: Path) -> Outcome:
     return Outcome(figure, ours, {}, list(seeds))
 
 
+def _along(scale: Scale, folder: Path) -> Outcome:
+    """Follows the terms of the noise in force while networks train under it."""
+    config = replaced(base(scale, hidden=_UNITS, epochs=20), "evaluation.implicit_examples", 200)
+    trained = grid(config, scale, folder, "along", _SIGMAS)
+    names = ("mean_shift", "second_moment", "co_fluctuation")
+    series = {name: trained.along(f"implicit/{name}") for name in names}
+    epochs = next(iter(series.values()))[0]
+    figure = terms_along_training(epochs, {name: values for name, (_, values) in series.items()}, _SIGMAS)
+    ours = {"sigma": list(_SIGMAS)}
+    for name, (_, values) in series.items():
+        ours |= {
+            f"{name} after an epoch": values[0].mean(1).tolist(),
+            f"{name} at the end": values[-1].mean(1).tolist(),
+        }
+    return Outcome(figure, ours, {}, [config.training.seed])
+
+
 STUDIES: dict[str, Study] = {
     "emergence/terms": Study(_SOURCE + "the three terms", _terms),
+    "emergence/along": Study(_SOURCE + "the three terms along training", _along),
     "emergence/trained": Study(_SOURCE + "the three terms as a loss", _trained),
 }

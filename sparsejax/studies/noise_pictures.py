@@ -1,4 +1,4 @@
-"""Pictures of what noisy networks learn: figures 4, 5 and 8 of "Noise Transforms Feed-Forward Networks...".
+"""Pictures of what noisy networks learn: figures 4, 5 and 8 to 10 of "Noise Transforms Feed-Forward Networks...".
 
 Receptive fields are the keys of the units most active for one noisy image, each scaled by its largest weight around
 mid-grey, as the authors' notebook does.
@@ -11,9 +11,11 @@ import numpy as np
 from sparsejax.data import load
 from sparsejax.figures.activity import image_grid
 from sparsejax.studies.noise_activity import base, grid
-from sparsejax.studies.study import Outcome, Scale, Study, Trained
+from sparsejax.studies.study import Outcome, Scale, Study, Trained, replaced
 
 _SOURCE = "Bricken et al., Noise Transforms Feed-Forward Networks into Sparse Coding Networks, 2022, "
+_SEEDS = [10]
+STAGES = {"small": (2, 10, 50), "paper": (3_000, 9_000, 19_000)}  # epochs of figure 10
 _SIGMAS = (0.0, 0.1, 0.3, 0.8, 1.5, 3.0)
 
 
@@ -46,7 +48,7 @@ def _fig4(scale: Scale, folder: Path) -> Outcome:
         rows += [noisy.reshape(-1, *shape), made.reshape(-1, *shape)]
     labels = ["clean"] + [text for sigma in _SIGMAS for text in (f"σ = {sigma:g}", "reconstructed")]
     figure = image_grid(np.stack([images, *rows]), labels)
-    return Outcome(figure, {"sigma": list(_SIGMAS), "squared_error": errors}, {}, [trained.finished.result["seed"]])
+    return Outcome(figure, {"sigma": list(_SIGMAS), "squared_error": errors}, {}, _SEEDS)
 
 
 def _fields(trained: Trained, level: int, sigma: float, image: np.ndarray, most: int) -> np.ndarray:
@@ -65,7 +67,7 @@ def _fig5(scale: Scale, folder: Path) -> Outcome:
     blank = np.ones((-len(fields) % 25, *image.shape), np.float32)
     rows = np.concatenate([fields, blank]).reshape(-1, 25, *image.shape)
     ours = {"shown": len(fields), "centred": _centred(fields)}
-    return Outcome(image_grid(rows, None), ours, {"shown": 125}, [trained.finished.result["seed"]])
+    return Outcome(image_grid(rows, None), ours, {"shown": 125}, _SEEDS)
 
 
 def _fig8(scale: Scale, folder: Path) -> Outcome:
@@ -78,7 +80,32 @@ def _fig8(scale: Scale, folder: Path) -> Outcome:
         blank = np.ones((48 - len(fields), *image.shape), np.float32)
         rows.append(np.concatenate([fields, blank]).reshape(2, 24, *image.shape))
     labels = [text for sigma in _SIGMAS for text in (f"σ = {sigma:g}", "")]
-    return Outcome(image_grid(np.concatenate(rows), labels), ours, {}, [trained.finished.result["seed"]])
+    return Outcome(image_grid(np.concatenate(rows), labels), ours, {}, _SEEDS)
+
+
+def _fig9(scale: Scale, folder: Path) -> Outcome:
+    """Shows the queries of the other figures at every noise level; it trains nothing."""
+    images, rng = _images(scale, 3), np.random.default_rng(1)
+    rows = [images + sigma * rng.standard_normal(images.shape) for sigma in _SIGMAS]
+    noise = [float(np.std(row - images)) for row in rows]
+    figure = image_grid(np.stack(rows), [f"σ = {sigma:g}" for sigma in _SIGMAS], width="column")
+    return Outcome(figure, {"sigma": list(_SIGMAS), "noise_drawn": noise}, {}, [1])
+
+
+def _fig10(scale: Scale, folder: Path) -> Outcome:
+    """Trains one network for longer and longer: the runs share their seed, so a longer one goes through the others."""
+    image, sigma = _images(scale, 1)[0], 0.3
+    stages = STAGES[scale]
+    rows, ours = [], {"epochs": list(stages), "active": [], "centred": []}
+    for epochs in stages:
+        config = replaced(base(scale, epochs=epochs), "training.epochs", epochs)
+        fields = _fields(grid(config, scale, folder, f"epochs_{epochs}", (sigma,)), 0, sigma, image, 75)
+        ours["active"].append(len(fields))
+        ours["centred"].append(_centred(fields))
+        blank = np.ones((75 - len(fields), *image.shape), np.float32)
+        rows.append(np.concatenate([fields, blank]).reshape(3, 25, *image.shape))
+    labels = [text for epochs in stages for text in (f"{epochs:,} epochs", "", "")]
+    return Outcome(image_grid(np.concatenate(rows), labels), ours, {"epochs": list(STAGES["paper"])}, _SEEDS)
 
 
 def _centred(fields: np.ndarray) -> float:
@@ -97,4 +124,6 @@ STUDIES: dict[str, Study] = {
     "noise/fig4": Study(_SOURCE + "Fig. 4", _fig4),
     "noise/fig5": Study(_SOURCE + "Fig. 5", _fig5),
     "noise/fig8": Study(_SOURCE + "Fig. 8", _fig8),
+    "noise/fig9": Study(_SOURCE + "Fig. 9", _fig9),
+    "noise/fig10": Study(_SOURCE + "Fig. 10", _fig10),
 }

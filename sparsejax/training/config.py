@@ -118,10 +118,14 @@ class EvaluationConfig:
     """Seed of the noise: the same for all networks, so that they are compared on the same images."""
     track: bool = False
     """After every epoch also log how the hidden layers are used and how their weights and biases are spread."""
+    implicit_examples: int | None = None
+    """After every epoch also log the implicit loss terms of the noise over so many test examples; None for not."""
 
     def __post_init__(self):
-        if self.batch_size < 1:
-            raise ConfigError(f"evaluation.batch_size is {self.batch_size}; expected a positive number.")
+        for name in ("batch_size", "implicit_examples"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"evaluation.{name} is {value}; expected a positive number.")
 
 
 @dataclasses.dataclass(frozen=True)

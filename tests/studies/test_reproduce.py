@@ -38,6 +38,7 @@ def tiny(monkeypatch):
     )
     monkeypatch.setattr(noise_activity, "grid", lambda c, s, f, n, sigmas=(0.0, 0.8, 3.0): grid(c, s, f, n, sigmas))
     monkeypatch.setattr(implicit_terms, "_UNITS", 20)
+    monkeypatch.setattr(noise_pictures, "STAGES", {"small": (1, 2)})
     with jax.numpy_dtype_promotion("standard"):  # Optax's Adam relies on it
         yield
 
