@@ -32,6 +32,8 @@ def _run(arguments: list[str]) -> int:
     parser.add_argument("name", nargs="?", metavar="NAME", help="the study; --list shows all")
     parser.add_argument("--scale", choices=("small", "paper"), default="small",
                         help="small: minutes on two cores; paper: the published size")  # fmt: skip
+    parser.add_argument("--seeds", type=int, metavar="N",
+                        help="networks of each kind, where a study has a choice; more add to those there")  # fmt: skip
     parser.add_argument("--out", default="reproduced", metavar="DIR", help="where to (default: reproduced)")
     parser.add_argument("--list", action="store_true", help="list the studies")
     options = parser.parse_args(arguments)
@@ -51,7 +53,7 @@ def _run(arguments: list[str]) -> int:
 
     study, out = studies.get(options.name), Path(options.out).absolute()
     folder = out / options.name / options.scale
-    outcome = study.make(options.scale, folder)
+    outcome = study.make(options.scale, folder, **_chosen_seeds(options.name, options.seeds, study.seeds))
     picture = write_whole(out / f"{options.name}.png", png(outcome.figure))
     numbers = out / f"{options.name}.json"
     RunFolder(folder).write(
@@ -72,6 +74,17 @@ def _run(arguments: list[str]) -> int:
         print(f"  {key}: {_said(value)}{beside}")
     print(f"{picture}\n{numbers}")
     return 0
+
+
+def _chosen_seeds(name: str, chosen: int | None, most: int | None) -> dict[str, int | None]:
+    """Returns the keyword that a study with a choice of seeds takes."""
+    if most is None:
+        if chosen is not None:
+            raise ConfigError(f"--seeds is {chosen}, but the seeds of {name} are fixed; leave the option out.")
+        return {}
+    if chosen is not None and not 1 <= chosen <= most:
+        raise ConfigError(f"--seeds is {chosen}; expected a number from 1 to {most}, those of the paper.")
+    return {"seeds": chosen}
 
 
 def _said(value: object) -> str:

@@ -1,10 +1,12 @@
 """What a study is, and how it trains its networks: a grid in one program, in a folder that it can go on from."""
 
 import dataclasses
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import jax
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -12,7 +14,7 @@ from sparsejax.experiment import Experiment, Finished, run
 from sparsejax.figures.curves import Curve, curves_of
 from sparsejax.training.config import Config
 from sparsejax.training.log import read_metrics
-from sparsejax.training.run_folder import RunFolder
+from sparsejax.training.run_folder import RunFolder, finite
 
 Scale = Literal["small", "paper"]
 
@@ -27,10 +29,15 @@ class Outcome(NamedTuple):
 
 
 class Study(NamedTuple):
-    """A figure or table of a paper: `make(scale, folder)` trains what it needs within the folder."""
+    """A figure or table of a paper: `make(scale, folder)` trains what it needs within the folder.
+
+    With `seeds`, the greatest number of them, it is `make(scale, folder, seeds=...)`, None for as many as the scale
+    has; further seeds are added to those that a folder holds.
+    """
 
     source: str
-    make: Callable[[Scale, Path], Outcome]
+    make: Callable[..., Outcome]
+    seeds: int | None = None
 
 
 class Trained(NamedTuple):
@@ -85,6 +92,42 @@ def train(
     with np.load(where.units) as file:
         units = {key: file[key] for key in file.files}
     return Trained(finished, curves_of(read_metrics(where.metrics)), units, len(values), len(seeds))
+
+
+def train_seeds(config: Config, folder: Path, name: str, seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """Trains a network for each seed that the folder does not hold yet; returns what `result.json` says of all.
+
+    On a CPU, where networks would be trained one after another anyway, each is a run of its own, so that one that is
+    done stays done; elsewhere all that are missing are one run.
+
+    Args:
+      config: the network.
+      folder: of the study; the runs are `runs/NAME/SEEDS` in it.
+      name: of the network.
+      seeds: which networks.
+    """
+    where = folder / "runs" / name
+
+    def finished() -> dict[int, dict[str, Any]]:
+        members = {}
+        for path in sorted(where.glob("*/result.json")):
+            result = json.loads(path.read_text(encoding="utf-8"))
+            if result["config"] == _recorded(replaced(config, "training.seed", result["seed"])):
+                members |= {member["seed"]: member for member in result["members"]}
+        return members
+
+    missing = [seed for seed in seeds if seed not in finished()]
+    together = 1 if jax.default_backend() == "cpu" else len(missing)
+    for group in (missing[i : i + together] for i in range(0, len(missing), max(1, together))):
+        networks = tuple(replaced(config, "training.seed", seed) for seed in group)
+        run(Experiment(name, networks, ({},) * len(group)), RunFolder(where / "_".join(map(str, group))))
+    members = finished()
+    return [members[seed] for seed in seeds]
+
+
+def _recorded(config: Config) -> Any:
+    """Returns a configuration as JSON gives it back."""
+    return json.loads(json.dumps(finite(dataclasses.asdict(config))))
 
 
 def replaced(config: Any, path: str, value: Any) -> Any:

@@ -10,7 +10,7 @@ import pytest
 
 from sparsejax import studies
 from sparsejax.reproduce import main
-from sparsejax.studies import implicit_terms, noise_activity, noise_pictures
+from sparsejax.studies import dense_mnist, implicit_terms, noise_activity, noise_pictures
 from sparsejax.studies.study import replaced, spearman
 
 
@@ -38,7 +38,12 @@ def tiny(monkeypatch):
     )
     monkeypatch.setattr(noise_activity, "grid", lambda c, s, f, n, sigmas=(0.0, 0.8, 3.0): grid(c, s, f, n, sigmas))
     monkeypatch.setattr(implicit_terms, "_UNITS", 20)
-    monkeypatch.setattr(noise_pictures, "STAGES", {"small": (1, 2)})
+    monkeypatch.setattr(noise_pictures, "STAGES", {"small": (1, 2), "paper": (3, 4)})
+    short = {"data.name": "digits", "training.epochs": 2, "data.train_examples": 200, "data.test_examples": 100}
+    monkeypatch.setattr(dense_mnist, "_SHORT", short | {"devices.carrier": "jit"})
+    table = {name: dense_mnist.TABLE1[name] for name in ("Sparse CNN-1", "Dense CNN-1")}
+    monkeypatch.setattr(dense_mnist, "TABLE1", table)
+    monkeypatch.setattr(dense_mnist, "_FIG5", tuple(table))
     with jax.numpy_dtype_promotion("standard"):  # Optax's Adam relies on it
         yield
 
@@ -46,8 +51,8 @@ def tiny(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", studies.STUDIES)
 def test_a_study_leaves_a_picture_and_numbers(tiny, tmp_path, capsys, name):
-    if name in ("noise/fig7b", "noise/gpt"):
-        pytest.skip("it needs other data")
+    if name in ("noise/fig7b", "noise/gpt", "dense/fig5a", "dense/dropout"):
+        pytest.skip("it needs other data, or is as another")
     assert main([name, "--out", str(tmp_path)]) == 0
     numbers = json.loads((tmp_path / f"{name}.json").read_text())
     assert numbers.keys() >= {"paper", "ours", "scale", "seeds", "device", "command", "versions", "source"}
@@ -92,3 +97,23 @@ def test_the_paper_scale_is_the_papers():
     assert (config.training.learning_rate, config.training.clip_norm) == (1e-4, 1.0)
     annealed = noise_activity.base("paper", anneal_after=800.0, anneal_epochs=800.0)
     assert dataclasses.replace(annealed.model, anneal_after=None, anneal_epochs=0.0) == config.model
+
+
+@pytest.mark.slow
+def test_more_seeds_are_added_to_those_that_are_there(tiny, tmp_path, capsys):
+    assert main(["dense/fig5", "--out", str(tmp_path)]) == 0
+    one = json.loads((tmp_path / "dense/fig5.json").read_text())
+    trained = {path: path.stat().st_mtime_ns for path in tmp_path.glob("dense/mnist/small/runs/*/*/result.json")}
+    assert one["seeds"] == [42] and len(trained) == 2
+    assert main(["dense/fig5", "--out", str(tmp_path), "--seeds", "2"]) == 0
+    two = json.loads((tmp_path / "dense/fig5.json").read_text())
+    assert two["seeds"] == [42, 43] and len(list(tmp_path.glob("dense/mnist/small/runs/*/*/result.json"))) == 4
+    assert all(path.stat().st_mtime_ns == when for path, when in trained.items()), "what was done is not done again"
+    first = [
+        np.mean(two["ours"]["Sparse CNN-1"]["noise_score_best"][:1]),
+        one["ours"]["Sparse CNN-1"]["noise_score_best"][0],
+    ]
+    assert first[0] != first[1], "the second network counts"
+    capsys.readouterr()
+    assert main(["dense/fig5", "--seeds", "11"]) == 2 and "from 1 to 10" in capsys.readouterr().err
+    assert main(["noise/fig2", "--seeds", "2"]) == 2 and "leave the option out" in capsys.readouterr().err
