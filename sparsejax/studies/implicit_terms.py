@@ -19,7 +19,7 @@ _UNITS = 256
 
 def _terms(scale: Scale, folder: Path) -> Outcome:
     """Evaluates the terms at each noise level before and after training under that noise, against Monte-Carlo."""
-    config = base(scale, hidden=_UNITS, epochs=12)
+    config = base(scale, hidden=_UNITS)
     trained = grid(config, scale, folder, "terms", _SIGMAS)
     x = jnp.asarray(load(config.data.name, config.data.source).test.images[:200].reshape(200, -1) / np.float32(255))
     untrained = config.model.init(jax.random.key(0), x[:1])
@@ -60,12 +60,12 @@ def _monte_carlo(x, weights, sigma: float, draws: int = 200) -> float:
 
 def _trained(scale: Scale, folder: Path) -> Outcome:
     """Trains on noise, on its terms instead of it, and on neither."""
-    config = base(scale, hidden=_UNITS, epochs=12)
+    config = base(scale, hidden=_UNITS)
     seeds = (10,)
     noisy = grid(config, scale, folder, "noise", _SIGMAS)
-    on_terms = base(scale, hidden=_UNITS, epochs=12, sigma=0.0, implicit=1.0)
+    on_terms = base(scale, hidden=_UNITS, sigma=0.0, implicit=1.0)
     terms = train(on_terms, folder, "terms", field="model.implicit_sigma", values=_SIGMAS, seeds=seeds)
-    plain = train(base(scale, hidden=_UNITS, epochs=12, sigma=0.0), folder, "plain", field="model.sigma", values=(0.0,),
+    plain = train(base(scale, hidden=_UNITS, sigma=0.0), folder, "plain", field="model.sigma", values=(0.0,),
                   seeds=seeds)  # fmt: skip
     name = "active_fraction/hidden"
     without = np.repeat(plain.last(name), len(_SIGMAS), axis=0)
@@ -77,7 +77,7 @@ def _trained(scale: Scale, folder: Path) -> Outcome:
 
 def _along(scale: Scale, folder: Path) -> Outcome:
     """Follows the terms of the noise in force while networks train under it."""
-    config = replaced(base(scale, hidden=_UNITS, epochs=20), "evaluation.implicit_examples", 200)
+    config = replaced(base(scale, hidden=_UNITS), "evaluation.implicit_examples", 200)
     trained = grid(config, scale, folder, "along", _SIGMAS)
     names = ("mean_shift", "second_moment", "co_fluctuation")
     series = {name: trained.along(f"implicit/{name}") for name in names}

@@ -9,9 +9,9 @@ from sparsejax.figures.activity import activity_against_noise
 from sparsejax.studies.study import Outcome, Scale, Study, replaced, spearman, train
 from sparsejax.training.config import Config
 
-SIGMAS = (0.0, 0.1, 0.3, 0.8, 3.0)
+SIGMAS = (0.0, 0.1, 0.3, 0.8, 1.5, 3.0)
 # Mean active fractions of the MLPs of the paper's GPT, read from its data.
-PAPER = (0.17, 0.17, 0.167, 0.165, 0.059)
+PAPER = (0.17, 0.17, 0.167, 0.165, 0.1344, 0.059)
 SEEDS = {"small": (10,), "paper": (10, 55, 78)}
 
 
@@ -20,7 +20,7 @@ def base(scale: Scale) -> Config:
     if scale == "paper":
         return configs.get("wikitext_gpt")
     config = configs.get("wikitext_gpt_small")
-    return replaced(replaced(config, "data.train_examples", 4_000), "training.epochs", 2)
+    return replaced(replaced(config, "data.train_examples", 4_000), "training.epochs", 6)
 
 
 def _language(scale: Scale, folder: Path) -> Outcome:

@@ -15,13 +15,12 @@ from sparsejax.studies.study import Outcome, Scale, Study, Trained, replaced
 
 _SOURCE = "Bricken et al., Noise Transforms Feed-Forward Networks into Sparse Coding Networks, 2022, "
 _SEEDS = [10]
-STAGES = {"small": (2, 10, 50), "paper": (3_000, 9_000, 19_000)}  # epochs of figure 10
+STAGES = {"small": (5, 20, 60), "paper": (3_000, 9_000, 19_000)}  # epochs of figure 10
 _SIGMAS = (0.0, 0.1, 0.3, 0.8, 1.5, 3.0)
 
 
 def _trained(scale: Scale, folder: Path) -> Trained:
-    # Receptive fields take longer to form than the activity takes to fall.
-    return grid(base(scale, epochs=40), scale, folder, "sigma", _SIGMAS)
+    return grid(base(scale), scale, folder, "sigma", _SIGMAS)
 
 
 def _images(scale: Scale, count: int) -> np.ndarray:

@@ -77,6 +77,8 @@ class TrainingConfig:
     """Factor of the step schedule."""
     lr_decay_every: int = 1
     """Epochs between two steps of the step schedule."""
+    warmup_epochs: float | None = traced(None)
+    """Epochs over which the learning rate rises linearly from 0, besides the schedule; None for none."""
     checkpoint_every: int | None = None
     """Also save a checkpoint after so many steps (at the end of a chunk); None for after each epoch only."""
     keep_checkpoints: int = 2
@@ -84,7 +86,7 @@ class TrainingConfig:
 
     def __post_init__(self):
         positive = ("epochs", "batch_size", "first_epoch_batch_size", "learning_rate", "clip_norm", "lr_decay_every",
-                    "checkpoint_every", "keep_checkpoints")  # fmt: skip
+                    "warmup_epochs", "checkpoint_every", "keep_checkpoints")  # fmt: skip
         for name in positive:
             value = getattr(self, name)
             if value is not None and not value > 0:

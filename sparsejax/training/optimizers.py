@@ -37,9 +37,11 @@ def learning_rate(
       config: names the schedule.
       hyper: the traced fields of the configuration.
       epoch: whole epochs done.
-      fraction: of all epochs, the part that is done, in [0, 1].
+      fraction: of all epochs, the part that is done, in [0, 1]; a warm-up begins at 0, with a step that does nothing.
     """
     base = hyper["learning_rate"]
+    if config.warmup_epochs is not None:
+        base = base * jnp.minimum(1.0, fraction * config.epochs / hyper["warmup_epochs"])
     if config.schedule == "step":
         return base * hyper["lr_decay"] ** (epoch // config.lr_decay_every)
     if config.schedule == "cosine":
