@@ -14,7 +14,7 @@ RUN = ["--config", "mnist_noise", "--data.name", "digits", "--data.train-example
 def test_a_grid_of_noise_levels_ends_with_losses_activity_and_arrays(tmp_path):
     folder = tmp_path / "run"
     command = [*RUN, "--sweep", "model.sigma=0,2", "--seeds", 2, "--out", folder]
-    stopped = launch(*command, "--training.epochs", 3)
+    stopped = launch(*command, "--training.epochs", 3, "--evaluation.implicit-examples", 20)
     assert stopped.returncode == 0, stopped.stderr
     assert "test loss" in stopped.stdout and "active/hidden" in stopped.stdout
     result = json.loads((folder / "result.json").read_text())
@@ -36,6 +36,9 @@ def test_a_grid_of_noise_levels_ends_with_losses_activity_and_arrays(tmp_path):
     tracked = [line for line in lines if "active_fraction/hidden" in line]
     assert len(tracked) == 3
     assert tracked[0].keys() >= {"dead_units/hidden", "bias_spread/hidden", "key_norm_spread/hidden", "test_loss"}
+    second = [line["implicit/second_moment"] for line in tracked]
+    assert len(second) == 3 and all(line[:2] == [0, 0] and min(line[2:]) > 0 for line in second)
+    assert tracked[0].keys() >= {"implicit/mean_shift", "implicit/co_fluctuation"}
     page = (folder / "report.html").read_text()
     assert "test loss" in page.lower() and ">nan" not in page.lower()
 
@@ -64,6 +67,8 @@ def test_a_learned_k_is_logged_and_resumes_bit_equal(tmp_path):
         (["--model.classes", "10"], "objective.kind is reconstruction"),
         (["--objective.l1", "-1"], "objective.l1 is -1"),
         (["--model.noise", "poisson"], "poisson"),
+        (["--evaluation.implicit-examples", "0"], "evaluation.implicit_examples is 0"),
+        (["--evaluation.implicit-examples", "5", "--model.noise", "laplace"], "known in closed form for a plain ReLU"),
     ],
 )
 def test_what_does_not_fit_is_refused(tmp_path, options, message):

@@ -1,8 +1,8 @@
 """Networks that noise makes sparse (Bricken et al., 2022): pixels in [0, 1], Adam at 1e-4, gradients clipped to 1.
 
 The paper's networks have 10,000 units and see CIFAR-10 for 800 to 3,000 epochs; the MNIST ones here have 1,000 units
-and an epoch count that two cores manage, at a higher learning rate. That rate is reached slowly: at once, its first steps
-leave a fifth of the units dead for good. The noise is swept: `--sweep model.sigma=0,0.1,1`.
+and an epoch count that two cores manage, at a higher learning rate. That rate is reached slowly: at once, its first
+steps leave a fifth of the units dead for good. The noise is swept: `--sweep model.sigma=0,0.1,1`.
 """
 
 import dataclasses
