@@ -237,6 +237,7 @@ def _origin(dataset: Dataset) -> dict[str, Any]:
         "name": dataset.name,
         "source": dataset.source,
         "notice": dataset.notice,
+        "kind": dataset.kind,
         "train": len(dataset.train.labels),
         "test": len(dataset.test.labels),
         "fingerprint": dataset.fingerprint,
@@ -247,10 +248,9 @@ def _headline(experiment: Experiment, dataset: Dataset, placement, step: int) ->
     """Returns the lines that open a run."""
     networks = len(experiment.configs)
     devices = 1 if placement.mesh is None else placement.mesh.size
-    examples = "windows" if dataset.name in TEXTS else "images"
     lines = [
         f"{experiment.name}: {networks} network{'s' if networks > 1 else ''} on {dataset.name} ({dataset.source}; "
-        f"{len(dataset.train.labels):,} training, {len(dataset.test.labels):,} test {examples}), "
+        f"{len(dataset.train.labels):,} training, {len(dataset.test.labels):,} test {dataset.kind}), "
         f"{devices} {jax.default_backend()} device{'s' if devices > 1 else ''}, {placement.carrier}"
     ]
     if step:
@@ -259,9 +259,9 @@ def _headline(experiment: Experiment, dataset: Dataset, placement, step: int) ->
 
 
 def _noise_evaluation(experiment: Experiment, placement, sizes, hyper, test):
-    """Returns `noise(variables, epoch)`, or None where it is not asked for or there are no answers to count."""
-    config = experiment.config
-    if not config.evaluation.noise or config.objective.kind != "classification":
+    """Returns `noise(variables, epoch)`, or None where it is not asked for, or no answers or no pixels are there."""
+    config, images = experiment.config, test.images.dtype == jnp.uint8
+    if not config.evaluation.noise or config.objective.kind != "classification" or not images:
         return None
     noise = carry(make_noise_evaluation(config.model, **sizes), placement)
     return lambda variables, epoch: noise(variables, hyper, epoch, test)

@@ -88,6 +88,11 @@ def cifar_noise() -> Config:
     return _autoencoder(_PAPER, DataConfig("cifar10", normalise=False), hidden=10_000)
 
 
+def latent_noise() -> Config:
+    """The paper's autoencoder of CIFAR-10's latents: 256 features that a ConvMixer makes of each image."""
+    return _autoencoder(dataclasses.replace(_PAPER, epochs=800), DataConfig("cifar10_latents"), hidden=10_000)
+
+
 def cifar_noise_annealed() -> Config:
     """As `cifar_noise`, the noise held for 800 epochs and taken away over 800."""
     training = dataclasses.replace(_PAPER, epochs=2000)

@@ -1,4 +1,4 @@
-"""What every reader returns: two splits of uint8 images with labels, and what a report must say of them."""
+"""What every reader returns: two splits of images, vectors or tokens with labels, and what a report must say."""
 
 import dataclasses
 import functools
@@ -17,8 +17,8 @@ _CHUNK = 4096  # images per histogram: numpy widens each pixel to 8 bytes while 
 
 
 class Split(NamedTuple):
-    """Images uint8 [n, height, width, channels] and labels int32 [n]; of a text, windows of tokens int32 [n, length] in
-    the place of images, each with its number as label.
+    """Images uint8 [n, height, width, channels] and labels int32 [n]. In the place of images, vectors of features are
+    float32 [n, features]; of a text, windows of tokens are int32 [n, length], each with its number as label.
     """
 
     images: np.ndarray
@@ -40,7 +40,7 @@ class Dataset:
       notice: a sentence for the reader when the data stands in for other data, else "".
 
     Raises:
-      ValueError: a split is not uint8 [n, h, w, c] with int32 [n], or a label is outside the classes.
+      ValueError: a split has none of the types above, or a label is outside the classes.
     """
 
     name: str
@@ -58,12 +58,17 @@ class Dataset:
             if problem:
                 raise ValueError(f"The {word} split of {self.name!r} cannot be used: {problem}.")
 
+    @property
+    def kind(self) -> str:
+        """Names what the examples are: "images", "vectors" of features, or "windows" of a text."""
+        return {"f": "vectors", "i": "windows"}.get(self.train.images.dtype.kind, "images")
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """Names the data by the SHA-256 of all arrays' types, shapes and bytes (64 hex digits)."""
         digest = hashlib.sha256()
         for array in (*self.train, *self.test):
-            dtype = "u1" if array.dtype == np.uint8 else "<i4"
+            dtype = {"u": "u1", "i": "<i4", "f": "<f4"}[array.dtype.kind]
             digest.update(f"{dtype}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array, dtype).data)
         return digest.hexdigest()
@@ -86,16 +91,19 @@ def split_problem(split: Split, classes: int) -> str:
         if images.min() < 0 or images.max() >= classes:
             return f"tokens run from {images.min()} to {images.max()} where 0 to {classes - 1} is expected"
         return ""
-    if images.dtype != np.uint8 or images.ndim != 4:
+    vectors = images.dtype == np.float32 and images.ndim == 2
+    if not vectors and (images.dtype != np.uint8 or images.ndim != 4):
         return f"images are {images.dtype} {list(images.shape)} where uint8 [n, h, w, c] is expected"
     if labels.dtype != np.int32 or labels.ndim != 1:
         return f"labels are {labels.dtype} {list(labels.shape)} where int32 [n] is expected"
     if len(images) != len(labels):
-        return f"there are {len(images)} images and {len(labels)} labels"
+        return f"there are {len(images)} {'vectors' if vectors else 'images'} and {len(labels)} labels"
     if 0 in images.shape:
-        return f"it is empty, its images are {list(images.shape)}"
+        return f"it is empty, its examples are {list(images.shape)}"
     if labels.min() < 0 or labels.max() >= classes:
         return f"labels run from {labels.min()} to {labels.max()} where 0 to {classes - 1} is expected"
+    if vectors and not np.isfinite(images).all():
+        return f"{int((~np.isfinite(images)).any(axis=1).sum())} of its vectors hold numbers that are not finite"
     return ""
 
 

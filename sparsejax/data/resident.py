@@ -1,4 +1,4 @@
-"""Data that lies on the device as uint8, and the shuffled batches that a compiled chunk takes from it."""
+"""Data that lies on the device, images as uint8, and the shuffled batches that a compiled chunk takes from it."""
 
 from typing import NamedTuple
 
@@ -59,7 +59,7 @@ def epoch_order(key: PRNGKeyArray, epoch: Int[Array, ""], examples: int, batch_s
 
 
 def normalised(data: Resident, images: UInt8[Array, "batch height width channels"]) -> Float[Array, "batch h w c"]:
-    """Turns bytes into pixels in [0, 1], then to mean 0 and standard deviation 1; tokens stay as they are."""
-    if images.dtype == jnp.int32:
+    """Turns bytes into pixels in [0, 1], then to mean 0 and standard deviation 1; all else stays as it is."""
+    if images.dtype != jnp.uint8:
         return images
     return (images.astype(jnp.float32) / 255 - data.mean) / data.std

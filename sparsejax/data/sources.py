@@ -1,6 +1,7 @@
 """Which data set comes from where: the one door, load(name, source)."""
 
 import difflib
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from sparsejax.data.digits import read_digits
 from sparsejax.data.download import download_mnist
 from sparsejax.data.folders import data_root, download_folder, subfolder, tfds_folder, user_cache
 from sparsejax.data.idx import MNIST_FILES, found_files, read_mnist_folder
+from sparsejax.data.latents import HOW_TO_MAKE, LATENTS_FILE, read_latents
 from sparsejax.data.tfds_source import is_prepared, read_tfds
 from sparsejax.errors import ConfigError, DataMissingError
 
@@ -21,6 +23,7 @@ SOURCES = {
     "fashion_mnist": ("files", "tfds"),
     "digits": ("digits",),
     "cifar10": ("files",),
+    "cifar10_latents": ("files",),
 }
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
 
@@ -38,7 +41,7 @@ def load(name: str, source: str = "auto", *, say: Say = print) -> Dataset:
     source and notice say so. A damaged file is an error wherever it is found.
 
     Args:
-      name: "mnist", "fashion_mnist", "digits" or "cifar10".
+      name: "mnist", "fashion_mnist", "digits", "cifar10" or "cifar10_latents".
       source: "auto", "files" ($SPARSEJAX_DATA/NAME, for CIFAR-10 its own cifar-10-batches-py), "download" (cached),
         "tfds" or "digits".
       say: takes what a person should read: a download, a substitute's notice.
@@ -57,6 +60,8 @@ def load(name: str, source: str = "auto", *, say: Say = print) -> Dataset:
         dataset = _fashion_mnist(source)
     elif name == "cifar10":
         dataset = _cifar10(source, say)
+    elif name == "cifar10_latents":
+        dataset = _cifar10_latents(source)
     elif source == "files":
         dataset = read_mnist_folder(subfolder("mnist"))
     elif source == "download":
@@ -176,6 +181,41 @@ def _cifar10(source: str, say: Say) -> Dataset:
 def cifar10_cache() -> Path:
     """Returns where CIFAR-10 may be besides $SPARSEJAX_DATA, there or not."""
     return user_cache().parent / CIFAR10_FOLDER
+
+
+def _cifar10_latents(source: str) -> Dataset:
+    """Returns CIFAR-10's latents from $SPARSEJAX_DATA or (auto) from the user's cache."""
+    if source == "files":
+        return read_latents(subfolder(LATENTS_FILE.parent.name) / LATENTS_FILE.name)
+    path = found_latents()
+    if path is None:
+        raise DataMissingError(
+            f"CIFAR-10's latents were looked for in $SPARSEJAX_DATA/{LATENTS_FILE} and {latents_cache()}, and are in "
+            f"neither. {HOW_TO_MAKE}"
+        )
+    return read_latents(path)
+
+
+def found_latents() -> Path | None:
+    """Returns the file of CIFAR-10's latents in $SPARSEJAX_DATA or in the user's cache, None when there is none."""
+    root = data_root()
+    places = [*([root / LATENTS_FILE] if root else []), latents_cache()]
+    return next((path for path in places if path.is_file()), None)
+
+
+def latents_cache() -> Path:
+    """Returns where CIFAR-10's latents may be besides $SPARSEJAX_DATA, there or not."""
+    return user_cache().parent / LATENTS_FILE
+
+
+def latents_destination() -> Path:
+    """Returns where CIFAR-10's latents are written to: in $SPARSEJAX_DATA if that is writable, else in the cache."""
+    root = data_root()
+    if root is not None:
+        path = root / LATENTS_FILE
+        if os.access(path.parent if path.parent.exists() else root, os.W_OK):
+            return path
+    return latents_cache()
 
 
 def _closest(word: str, valid: Iterable[str]) -> str:

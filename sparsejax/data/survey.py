@@ -7,7 +7,8 @@ from typing import NamedTuple
 from sparsejax.data.cifar import CIFAR10_FILES, CIFAR10_FOLDER, found_batches
 from sparsejax.data.folders import data_root, download_folder, tfds_folder, user_cache
 from sparsejax.data.idx import MNIST_FILES, found_files
-from sparsejax.data.sources import DEBIAN_FASHION, cifar10_cache
+from sparsejax.data.latents import LATENTS_FILE
+from sparsejax.data.sources import DEBIAN_FASHION, cifar10_cache, latents_cache
 from sparsejax.data.tfds_source import BUILDERS
 
 
@@ -36,6 +37,8 @@ def survey() -> list[Place]:
         *(_tfds_place(name, tfds_folder()) for name in BUILDERS),
         _cifar_place(root and root / CIFAR10_FOLDER),
         _cifar_place(cifar10_cache()),
+        _latents_place(root and root / LATENTS_FILE),
+        _latents_place(latents_cache()),
         _digits_place(),
     ]
     return sorted(places, key=lambda place: place.name != "mnist")  # mnist first, else as listed
@@ -62,6 +65,12 @@ def _idx_place(name: str, source: str, folder: Path | None) -> Place:
 def _cifar_place(folder: Path | None) -> Place:
     """Looks for the six pickles."""
     return _files_place("cifar10", "files", folder, found_batches(folder) if folder else {}, len(CIFAR10_FILES))
+
+
+def _latents_place(path: Path | None) -> Place:
+    """Looks for the file of CIFAR-10's latents."""
+    files = {path.name: path} if path and path.is_file() else {}
+    return _files_place("cifar10_latents", "files", path, files, 1)
 
 
 def _files_place(name: str, source: str, folder: Path | None, files: dict[str, Path], count: int) -> Place:

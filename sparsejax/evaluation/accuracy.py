@@ -56,7 +56,7 @@ def make_evaluation(
     """
 
     def evaluate(variables: Variables, hyper: Hyper, epoch: Float[Array, ""], data: Resident) -> Counts:
-        hyper = model.scheduled(hyper["model"], epoch=epoch, step=jnp.int32(0))
+        hyper = model.scheduled(hyper.get("model", {}), epoch=epoch, step=jnp.int32(0))
         with jax.ensure_compile_time_eval():  # what layers say are plain numbers, within a traced function too
             thresholds = {layer.name: layer.threshold for layer in model.layers(data.images.shape[1:])}
 
@@ -91,7 +91,7 @@ def make_noise_evaluation(
     """
 
     def evaluate(variables: Variables, hyper: Hyper, epoch: Float[Array, ""], data: Resident) -> Int[Array, "levels"]:
-        hyper = model.scheduled(hyper["model"], epoch=epoch, step=jnp.int32(0))
+        hyper = model.scheduled(hyper.get("model", {}), epoch=epoch, step=jnp.int32(0))
         white = data.mean + 2 * data.std
 
         def correct_at(level, index):

@@ -114,7 +114,8 @@ def _header(result: Mapping[str, Any]) -> str:
     members, data = result["members"], result.get("data") or {}
     facts = [f"{len(members)} network{'s' if len(members) > 1 else ''}"]
     if "train" in data and "test" in data:
-        facts.append(f"{data['train']:,} training and {data['test']:,} test images of {result.get('dataset', '?')}")
+        kind = data.get("kind", "images")
+        facts.append(f"{data['train']:,} training and {data['test']:,} test {kind} of {result.get('dataset', '?')}")
     if members[0].get("epoch") is not None:
         epochs = members[0]["epoch"]
         facts.append(f"{epochs} epoch{'s' if epochs != 1 else ''}")

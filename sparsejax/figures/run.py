@@ -172,8 +172,8 @@ def _filters(result: Mapping[str, Any], variables: Any) -> _Drawing | None:
 
     name = next(iter(result.get("layers") or {}), None)
     params = variables.params.get(name, {})
-    task = (result.get("config") or {}).get("objective", {}).get("kind")
-    if "kernel" not in params or task == "next_token":  # weights on a stream of residuals make no picture
+    kind = (result.get("data") or {}).get("kind", "images")
+    if "kernel" not in params or kind != "images":  # weights on latents or on a stream of residuals make no picture
         return None
     kernel, mask = np.asarray(params["kernel"][0]), variables.state.get(name, {}).get("mask")
     mask = None if mask is None else np.asarray(mask[0])

@@ -1,6 +1,6 @@
 """Pure functions on arrays: what other JAX code imports. They need jax, numpy and jaxtyping, nothing else."""
 
-from sparsejax.functional.convolution import conv2d, max_pool2d
+from sparsejax.functional.convolution import conv2d, depthwise_conv2d, max_pool2d
 from sparsejax.functional.implicit import ImplicitTerms, implicit_terms, implicit_terms_smooth
 from sparsejax.functional.initializers import uniform_fan_in
 from sparsejax.functional.kwinners import (
@@ -46,6 +46,7 @@ __all__ = [
     "connections_per_unit",
     "conv2d",
     "dead_units",
+    "depthwise_conv2d",
     "dropout",
     "duty_entropy",
     "example_keys",

@@ -1,5 +1,7 @@
 """Convolution and pooling in the form that each backend runs well inside a scan."""
 
+import functools
+
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
@@ -25,6 +27,26 @@ def conv2d(
     return lax.platform_dependent(x, kernel, cpu=_by_patches, default=_by_convolution)
 
 
+def depthwise_conv2d(
+    x: Float[Array, "batch height width channels"], kernel: Float[Array, "kh kw channels"]
+) -> Float[Array, "batch height width channels"]:
+    """Convolves every channel with a kernel of its own, with stride 1, padded with zeros to the same size.
+
+    `[B, H, W, C]` -> `[B, H, W, C]`; of an even kernel the greater half of the padding comes after, as in XLA's "SAME".
+    On a CPU, where a grouped convolution inside a while loop takes seconds a step, it is a sum of shifted images times
+    the weights of their channels; elsewhere it is `lax.conv`.
+
+    Raises:
+      ValueError: shapes do not fit.
+    """
+    if x.ndim != 4 or kernel.ndim != 3 or x.shape[-1] != kernel.shape[-1]:
+        raise ValueError(
+            f"Cannot convolve images {x.shape} channel by channel with a kernel {kernel.shape}; expected [batch, "
+            "height, width, channels] and [kernel height, kernel width, channels]."
+        )
+    return lax.platform_dependent(x, kernel, cpu=_by_shifts, default=_by_grouped_convolution)
+
+
 def max_pool2d(x: Float[Array, "batch height width channels"], window: int = 2) -> Float[Array, "batch h w channels"]:
     """Takes the maximum over windows that do not overlap; rows and columns that fill no window are left out.
 
@@ -45,3 +67,23 @@ def _by_patches(x, kernel):
 
 def _by_convolution(x, kernel):
     return lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def _by_shifts(x, kernel):
+    rows, columns = x.shape[1:3]
+    before = [(size - 1) // 2 for size in kernel.shape[:2]]
+    after = [size - 1 - low for size, low in zip(kernel.shape[:2], before, strict=True)]
+    padded = jnp.pad(x, ((0, 0), (before[0], after[0]), (before[1], after[1]), (0, 0)))
+    shifted = (
+        padded[:, i : i + rows, j : j + columns] * kernel[i, j].reshape(1, 1, 1, -1)
+        for i in range(kernel.shape[0])
+        for j in range(kernel.shape[1])
+    )
+    return functools.reduce(jnp.add, shifted)
+
+
+def _by_grouped_convolution(x, kernel):
+    return lax.conv_general_dilated(
+        x, kernel[:, :, None], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1],
+    )  # fmt: skip

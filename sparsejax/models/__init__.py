@@ -1,10 +1,22 @@
 """Networks: frozen dataclasses of hyperparameters with pure `init` and `apply`."""
 
 from sparsejax.models.base import Layer, Model, Output, Variables
+from sparsejax.models.conv_mixer import ConvMixer
 from sparsejax.models.gpt import GPT
 from sparsejax.models.mlp import SparseMLP
 from sparsejax.models.network import SparseNetwork
 from sparsejax.models.noisy import NoisyNetwork
 from sparsejax.models.sparse_cnn import SparseCNN
 
-__all__ = ["GPT", "Layer", "Model", "NoisyNetwork", "Output", "SparseCNN", "SparseMLP", "SparseNetwork", "Variables"]
+__all__ = [
+    "ConvMixer",
+    "GPT",
+    "Layer",
+    "Model",
+    "NoisyNetwork",
+    "Output",
+    "SparseCNN",
+    "SparseMLP",
+    "SparseNetwork",
+    "Variables",
+]

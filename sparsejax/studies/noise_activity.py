@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from sparsejax import configs
+from sparsejax.data.latents import HOW_TO_MAKE
+from sparsejax.data.sources import found_latents
 from sparsejax.figures.activity import activity_against_noise, along_training, gathering
 from sparsejax.studies.study import Outcome, Scale, Study, Trained, replaced, spearman, train
 from sparsejax.training.config import Config
@@ -145,7 +147,14 @@ def _fig7b(scale: Scale, folder: Path) -> Outcome:
         "MNIST": replaced(base(scale), "data.name", "mnist"),
         "CIFAR-10": replaced(base(scale), "data.name", "cifar10"),
     }
-    return _compared(variants, scale, folder, PAPER)[1]
+    if found_latents() is None:
+        left_out = {"latents": f"{HOW_TO_MAKE}."}
+    else:
+        latents = replaced(base(scale), "data.name", "cifar10_latents")
+        variants["latents"] = configs.get("latent_noise") if scale == "paper" else latents
+        left_out = {}
+    outcome = _compared(variants, scale, folder, PAPER)[1]
+    return outcome._replace(ours=outcome.ours | ({"left_out": left_out} if left_out else {}))
 
 
 def _fig7c(scale: Scale, folder: Path) -> Outcome:

@@ -5,6 +5,7 @@ from typing import Literal
 
 from sparsejax.errors import ConfigError
 from sparsejax.hyper import traced
+from sparsejax.models.conv_mixer import ConvMixer
 from sparsejax.models.gpt import GPT
 from sparsejax.models.mlp import SparseMLP
 from sparsejax.models.noisy import NoisyNetwork
@@ -15,9 +16,8 @@ from sparsejax.models.sparse_cnn import SparseCNN
 class DataConfig:
     """Which data, and from where."""
 
-    name: Literal["mnist", "fashion_mnist", "digits", "cifar10", "wikitext-2", "wikitext-103", "tinyshakespeare"] = (
-        "mnist"
-    )
+    name: Literal["mnist", "fashion_mnist", "digits", "cifar10", "cifar10_latents", "wikitext-2", "wikitext-103",
+                  "tinyshakespeare"] = "mnist"  # fmt: skip
     """Data set."""
     source: Literal["auto", "files", "tfds", "download", "digits"] = "auto"
     """Where it comes from; auto tries files, TFDS and a download, and falls back on the bundled digits."""
@@ -156,7 +156,7 @@ class DevicesConfig:
 class Config:
     """One experiment."""
 
-    model: SparseCNN | SparseMLP | NoisyNetwork | GPT
+    model: SparseCNN | SparseMLP | NoisyNetwork | GPT | ConvMixer
     """The network."""
     data: DataConfig = DataConfig()
     """The data."""

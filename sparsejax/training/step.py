@@ -44,7 +44,7 @@ def make_step(
         # Keyed by the row in the whole batch, noise does not depend on how the batch is spread.
         noise_key = jax.random.fold_in(jax.random.fold_in(state.key, NOISE), state.step)
         keys = example_keys(noise_key, batch.rows)
-        model_hyper = model.scheduled(hyper["model"], epoch=epoch, step=state.step)
+        model_hyper = model.scheduled(hyper.get("model", {}), epoch=epoch, step=state.step)
 
         def loss_of(params):
             variables = state.variables._replace(params=params)

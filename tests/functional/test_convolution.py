@@ -1,4 +1,4 @@
-"""conv2d and max_pool2d against lax."""
+"""conv2d, depthwise_conv2d and max_pool2d against lax."""
 
 import functools
 
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from sparsejax.functional import conv2d, max_pool2d
-from sparsejax.functional.convolution import _by_convolution, _by_patches
+from sparsejax.functional import conv2d, depthwise_conv2d, max_pool2d
+from sparsejax.functional.convolution import _by_convolution, _by_grouped_convolution, _by_patches, _by_shifts
 
 SHAPES = [((3, 8, 9, 2), (5, 3, 2, 4)), ((2, 5, 5, 1), (5, 5, 1, 3)), ((1, 6, 6, 3), (1, 1, 3, 2))]
 
@@ -74,3 +74,58 @@ def test_half_precision_is_kept(fresh_key):
 def test_shapes_that_do_not_fit_are_refused(image, filters):
     with pytest.raises(ValueError, match="Cannot convolve images"):
         conv2d(jnp.ones(image), jnp.ones(filters))
+
+
+DEPTHWISE = [((3, 8, 9, 4), (5, 3, 4)), ((2, 4, 4, 3), (2, 4, 3)), ((1, 2, 3, 2), (5, 5, 2)), ((2, 3, 3, 1), (1, 1, 1))]
+
+
+def depthwise_reference(x, kernel):
+    """Convolves one channel after another."""
+    channels = [
+        lax.conv_general_dilated(
+            x[..., c : c + 1], kernel[:, :, None, c : c + 1], (1, 1), "SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"), precision=lax.Precision.HIGHEST,
+        )
+        for c in range(x.shape[-1])
+    ]  # fmt: skip
+    return jnp.concatenate(channels, axis=-1)
+
+
+@pytest.mark.parametrize("form", [_by_shifts, _by_grouped_convolution, depthwise_conv2d])
+@pytest.mark.parametrize(("image", "filters"), DEPTHWISE)
+def test_every_depthwise_form_and_its_gradients_equal_lax_conv(fresh_key, form, image, filters):
+    x, kernel = jax.random.normal(fresh_key(), image), jax.random.normal(fresh_key(), filters)
+    expected, backward = jax.vjp(depthwise_reference, x, kernel)
+    upstream = jax.random.normal(fresh_key(), expected.shape)
+    y, ours = jax.jit(lambda x, kernel: (form(x, kernel), jax.vjp(form, x, kernel)[1](upstream)))(x, kernel)
+    np.testing.assert_allclose(y, expected, atol=2e-5)
+    for got, gradient in zip(ours, backward(upstream), strict=True):
+        np.testing.assert_allclose(got, gradient, atol=5e-5)
+
+
+def test_a_depthwise_convolution_by_hand():
+    x = jnp.arange(8.0).reshape(1, 2, 2, 2)  # channel 0 is [[0, 2], [4, 6]], channel 1 one more
+    kernel = jnp.zeros((3, 3, 2)).at[1, 0, 0].set(1.0).at[2, 1, 1].set(10.0)
+    y = depthwise_conv2d(x, kernel)
+    np.testing.assert_array_equal(y[0, ..., 0], [[0, 0], [0, 4]])  # the neighbour to the left
+    np.testing.assert_array_equal(y[0, ..., 1], [[50, 70], [0, 0]])  # ten times the one below
+
+
+def test_members_of_a_vmap_have_their_own_depthwise_kernels(fresh_key):
+    x, kernels = jax.random.normal(fresh_key(), (2, 5, 5, 2)), jax.random.normal(fresh_key(), (3, 3, 3, 2))
+    together = jax.jit(jax.vmap(depthwise_conv2d, in_axes=(None, 0)))(x, kernels)
+    for kernel, y in zip(kernels, together, strict=True):
+        np.testing.assert_allclose(y, depthwise_reference(x, kernel), atol=2e-5)
+
+
+def test_a_depthwise_convolution_keeps_half_precision():
+    x = jnp.ones((2, 6, 6, 2), jnp.bfloat16)
+    assert depthwise_conv2d(x, jnp.ones((3, 3, 2), jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("image", "filters"), [((2, 6, 6, 2), (3, 3, 1)), ((2, 6, 6, 2), (3, 3, 1, 2)), ((6, 6, 2), (3, 3, 2))]
+)
+def test_shapes_that_do_not_fit_are_refused_channel_by_channel(image, filters):
+    with pytest.raises(ValueError, match="channel by channel"):
+        depthwise_conv2d(jnp.ones(image), jnp.ones(filters))

@@ -11,7 +11,7 @@ import pytest
 from sparsejax import studies
 from sparsejax.reproduce import main
 from sparsejax.studies import dense_mnist, implicit_terms, noise_activity, noise_pictures
-from sparsejax.studies.study import replaced, spearman
+from sparsejax.studies.study import Outcome, replaced, spearman
 
 
 @pytest.fixture
@@ -117,3 +117,25 @@ def test_more_seeds_are_added_to_those_that_are_there(tiny, tmp_path, capsys):
     capsys.readouterr()
     assert main(["dense/fig5", "--seeds", "11"]) == 2 and "from 1 to 10" in capsys.readouterr().err
     assert main(["noise/fig2", "--seeds", "2"]) == 2 and "leave the option out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("scale", ["small", "paper"])
+def test_latents_are_compared_when_they_are_there_and_said_to_be_left_out_when_not(monkeypatch, tmp_path, scale):
+    asked = []
+
+    def compared(variants, *_):
+        asked.append(variants)
+        return {}, Outcome(None, {"sigma": []}, {}, [])
+
+    monkeypatch.setattr(noise_activity, "_compared", compared)
+    for found in (None, tmp_path):
+        monkeypatch.setattr(noise_activity, "found_latents", lambda found=found: found)
+        ours = noise_activity.STUDIES["noise/fig7b"].make(scale, tmp_path).ours
+        assert ("left_out" in ours) == (found is None)
+        if found is None:
+            assert "python -m sparsejax.embed" in ours["left_out"]["latents"]
+    assert [list(variants) for variants in asked] == [["MNIST", "CIFAR-10"], ["MNIST", "CIFAR-10", "latents"]]
+    latents = asked[1]["latents"]
+    assert latents.data.name == "cifar10_latents"
+    assert latents.model.hidden == (1000 if scale == "small" else 10_000)
+    assert latents.training.epochs == (noise_activity.base("small").training.epochs if scale == "small" else 800)

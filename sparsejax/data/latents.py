@@ -1,0 +1,71 @@
+"""The file of CIFAR-10's latents: vectors that a trained network makes of the images, with their labels."""
+
+import io
+import json
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sparsejax.data.dataset import Dataset, Split, split_problem
+from sparsejax.errors import DataDamagedError, DataMissingError
+
+LATENTS_FILE = Path("cifar10-latents", "latents.npz")
+"""Where it lies in $SPARSEJAX_DATA or in the user's cache."""
+HOW_TO_MAKE = (
+    "Make them: python -m sparsejax.launch --config cifar_conv_mixer_small --out runs/conv_mixer (minutes on two "
+    "cores; cifar_conv_mixer on an accelerator), then python -m sparsejax.embed --run runs/conv_mixer"
+)
+
+
+def latents_bytes(train: Split, test: Split, provenance: Mapping[str, Any]) -> bytes:
+    """Writes latents as .npz.
+
+    Args:
+      train: vectors float32 [n, features] and labels int32 [n] of the training set.
+      test: likewise.
+      provenance: what they come from, as JSON: at least `data` with its `name`, and `classes`.
+    """
+    buffer, told = io.BytesIO(), np.array(json.dumps(provenance, allow_nan=False))
+    np.savez(
+        buffer, train=train.images, train_labels=train.labels, test=test.images, test_labels=test.labels,
+        provenance=told,
+    )  # fmt: skip
+    return buffer.getvalue()
+
+
+def read_latents(path: Path) -> Dataset:
+    """Reads what `latents_bytes` made, as a data set named NAME_latents after the one it was made of.
+
+    Raises:
+      DataMissingError: there is no such file, or it cannot be opened.
+      DataDamagedError: it is cut short, damaged, or holds something else.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            train, test = (Split(file[part], file[f"{part}_labels"]) for part in ("train", "test"))
+            provenance = json.loads(str(file["provenance"]))
+        name, classes = f"{provenance['data']['name']}_latents", int(provenance["classes"])
+    except OSError as error:
+        raise DataMissingError(
+            f"The latents {path} cannot be read: {error.strerror or error}. {HOW_TO_MAKE}"
+        ) from error
+    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise _damaged(path, f"{type(error).__name__}: {error}") from error
+    for word, split in (("train", train), ("test", test)):
+        images = split.images
+        problem = f"vectors are {images.dtype} {list(images.shape)} where float32 [n, features] is expected"
+        if images.dtype == np.float32 and images.ndim == 2 and images.shape[1:] == train.images.shape[1:]:
+            problem = split_problem(split, classes)
+        if problem:
+            raise _damaged(path, f"the {word} split cannot be used: {problem}")
+    return Dataset(name, "files", train, test, classes, (0.0,), (1.0,))
+
+
+def _damaged(path: Path, problem: str) -> DataDamagedError:
+    return DataDamagedError(
+        f"The file {path} holds no latents, or is cut short or damaged: {problem}. Delete it. {HOW_TO_MAKE}"
+    )
