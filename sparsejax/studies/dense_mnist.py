@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from sparsejax import configs
@@ -88,7 +90,7 @@ def _table1(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
         "noise score (% of the greatest)": [(mean / 1100, std / 1100) for _, _, (mean, std) in TABLE1.values()],
     }
     figure = beside_paper(list(TABLE1), drawn, paper)
-    ours = {name: _figures(row) for name, row in rows.items()}
+    ours: dict[str, Any] = {name: _figures(row) for name, row in rows.items()}
     published = {
         name: {"test_accuracy_best": list(accuracy), "noise_score_best": list(noise)}
         for name, (_, accuracy, noise) in TABLE1.items()
@@ -124,11 +126,9 @@ def _fig5(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
 
 def _fig5a(scale: Scale, folder: Path) -> Outcome:
     """Shows test images at every noise level; it trains nothing."""
-    import jax
-
     dataset = load("mnist")
-    images = dataset.test.images[:3].astype(np.float32) / 255
-    white, keys = dataset.mean[0] + 2 * dataset.std[0], example_keys(jax.random.key(0), np.arange(len(images)))
+    images = jnp.asarray(dataset.test.images[:3].astype(np.float32) / 255)
+    white, keys = dataset.mean[0] + 2 * dataset.std[0], example_keys(jax.random.key(0), jnp.arange(len(images)))
     noisy = np.stack([np.asarray(pixel_noise(keys, images, level=level, value=white)) for level in NOISE_LEVELS])
     changed = [float(np.mean(level != images)) for level in noisy]
     figure = image_grid(noisy.swapaxes(0, 1), None)
