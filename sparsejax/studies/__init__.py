@@ -40,6 +40,8 @@ STUDIES: dict[str, tuple[str, str]] = {
     "emergence/terms": ("implicit_terms", "the three loss terms that noise adds, before and after training"),
     "emergence/along": ("implicit_terms", "the three loss terms that noise adds, along training"),
     "emergence/trained": ("implicit_terms", "trained on the terms instead of the noise"),
+    "dense/fig2": ("matching", "how often random binary vectors match, counted and drawn"),
+    "dense/fig3": ("matching", "how often random scalar vectors match, counted and drawn"),
 }
 
 

@@ -12,6 +12,8 @@ from sparsejax import studies
 from sparsejax.reproduce import main
 from sparsejax.studies import dense_mnist, implicit_terms, noise_activity, noise_pictures
 from sparsejax.studies.study import Outcome, replaced, spearman
+from sparsejax.studies import implicit_terms, matching, noise_activity, noise_pictures
+from sparsejax.studies.study import replaced, spearman
 
 
 @pytest.fixture
@@ -44,6 +46,7 @@ def tiny(monkeypatch):
     table = {name: dense_mnist.TABLE1[name] for name in ("Sparse CNN-1", "Dense CNN-1")}
     monkeypatch.setattr(dense_mnist, "TABLE1", table)
     monkeypatch.setattr(dense_mnist, "_FIG5", tuple(table))
+    monkeypatch.setattr(matching, "TRIALS", {"small": 10_000, "paper": 10_000})
     with jax.numpy_dtype_promotion("standard"):  # Optax's Adam relies on it
         yield
 
