@@ -16,6 +16,7 @@ from sparsejax.data.text import TEXTS, load_text, windows
 from sparsejax.errors import ConfigError
 from sparsejax.evaluation.accuracy import make_evaluation, make_noise_evaluation
 from sparsejax.evaluation.implicit import implicit_measures
+from sparsejax.evaluation.products import count_products, products_report
 from sparsejax.evaluation.report import layer_report, noise_report, summary
 from sparsejax.evaluation.tracking import layer_measures
 from sparsejax.figures.run import write_figures
@@ -318,6 +319,7 @@ def _final_figures(experiment: Experiment, dataset: Dataset, progress: loop.Prog
             **{f"test_{name}": float(total) / examples for name, total in sorted(one.sums.items())},
             **({"test_perplexity": math.exp(float(one.sums["loss"]) / examples)} if language else {}),
             "layers": layer_report(layers, variables, one, examples),
+            **products_report(list(count_products(layers, variables, one, examples).values())),
             "best": {"epoch": int(best.epoch[i]), f"test_{objective.best}": score},
         }
         if correct is not None:

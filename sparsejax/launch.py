@@ -182,15 +182,21 @@ def _closing_lines(result: dict[str, Any], folder: Path) -> list[str]:
             f"noise score    {result['noise_score']:,} after the last epoch, {best['noise_score']:,} after {at}, "
             f"of {result['noise_score_max']:,}"
         )
+    if result.get("products_ratio"):
+        lines.append(
+            f"products       {result['products']:,.0f} of {result['products_dense']:,.0f} an image are not zero, "
+            f"{result['products_ratio']:.1f} times fewer"
+        )
     for name, layer in result["layers"].items():
         winners = f", {layer['k']:g} winners ({layer['k_inference']:g} at inference)" if layer["k"] else ""
         entropy = (
             f", duty-cycle entropy {layer['duty_entropy'] / layer['max_entropy']:.1%} of its maximum"
             if layer.get("max_entropy") else ""
         )  # fmt: skip
+        fewer = f", {layer['products_ratio']:.1f} times fewer products" if layer.get("products_ratio") else ""
         lines.append(
             f"{name:<14} {layer['units']:g} units{winners}: {layer['active_fraction']:.1%} active, "
-            f"{layer['dead_units']:.0f} never{entropy}"
+            f"{layer['dead_units']:.0f} never{entropy}{fewer}"
         )
     if result["notice"]:
         lines.append(f"NOTE: {result['notice']}")

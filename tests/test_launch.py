@@ -40,6 +40,10 @@ def test_a_run_leaves_its_result(finished):
     assert layer["active_fraction"] <= 48 / 256
     assert 0 <= layer["dead_units"] < 256
     assert 0 < layer["duty_entropy"] <= layer["max_entropy"]
+    assert layer["products_dense"] == 784 * 256
+    assert layer["products_ratio"] == pytest.approx(784 / 235), "235 of 784 weights of every unit, and a dense image"
+    assert result["products_dense"] == 784 * 256 + 256 * 10
+    assert result["products"] == pytest.approx(235 * 256 + 10 * 256 * layer["active_fraction"])
     assert 1 <= result["best"]["epoch"] <= 2
     assert result["best"]["test_accuracy"] >= result["test_accuracy"]
 
@@ -69,6 +73,7 @@ def test_what_a_run_says_without_a_terminal_stays_readable(finished):
     assert "examples/s" in output
     assert "noise score" in output
     assert "32 winners (48 at inference)" in output
+    assert "times fewer products" in output
     assert "report.html" in output
 
 

@@ -9,6 +9,8 @@ alone; pyplot and its global state are never touched. Figures come in two widths
   noise.py     accuracy against the noise in the images
   filters.py   kernels of the first layer, receptive fields
   units.py     how often units win, how many are active
+  matching.py  how often random vectors match
+  table.py     a table
   report.py    one self-contained HTML page
   run.py       all of the above for a run folder
 

@@ -226,10 +226,12 @@ def _layers(result: Mapping[str, Any]) -> str:
         return ""
     channels = any(layer.get("channels") is not None for layer in layers.values())
     winners = any(layer.get("k") is not None for layer in layers.values())
+    products = any(layer.get("products_ratio") for layer in layers.values())
     head = (
         ["Layer", "Units", "k (inference)", "Active", "Dead units"]
         + ["Dead channels"] * channels
         + ["Entropy"] * winners
+        + ["Non-zero products"] * products
     )
     rows = []
     for name, layer in layers.items():
@@ -247,6 +249,8 @@ def _layers(result: Mapping[str, Any]) -> str:
         if winners:
             known = layer.get("duty_entropy") is not None and layer.get("max_entropy")
             row.append(f"{100 * layer['duty_entropy'] / layer['max_entropy']:.1f} %" if known else "–")
+        if products:
+            row.append(_products(layer))
         rows.append(row)
     said = "Active is the mean fraction of units that are not zero on the test set; dead units were never active on it."
     if winners:
@@ -254,9 +258,21 @@ def _layers(result: Mapping[str, Any]) -> str:
             " k winners are kept in training, and the number in brackets at inference. Entropy is that of the "
             "duty cycles in training, out of the most that k winners can have: 100 % if all units win equally often."
         )
+    if products:
+        said += (
+            " Non-zero products are those of a weight and an input that are both not zero, for one image, and how many "
+            f"times fewer they are than all; with the output layer {_products(result)}."
+        )
     if len(result["members"]) > 1:
         said += f" Means over {len(result['members'])} networks."
     return _section("Sparsity", f"{_table('How each layer uses its units', head, rows)}\n<p>{said}</p>")
+
+
+def _products(entry: Mapping[str, Any]) -> str:
+    """Writes a number of products, and how many times fewer they are than in a dense layer."""
+    if not entry.get("products_ratio"):
+        return "–"
+    return f"{entry['products']:,.0f} ({entry['products_ratio']:.1f}× fewer)"
 
 
 def _main_figure(member: Mapping[str, Any]) -> tuple[str, str, Callable[..., str]]:

@@ -17,7 +17,8 @@ from sparsejax.models.base import Layer, Output, Variables, expect, merged
 
 class Stage(NamedTuple):
     """One hidden layer: the shape of its kernel, `[inputs, units]` or `[H, W, inputs, filters]`, its winners (None for
-    ReLU), its fraction of non-zero weights, and the positions of its feature map after the pooling.
+    ReLU), its fraction of non-zero weights, and for a convolution the positions of its feature map after the pooling
+    and the height and width of what it sees.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Stage(NamedTuple):
     k: int | None
     density: float
     positions: int = 1
+    image: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -157,7 +159,8 @@ class SparseNetwork:
             competitors = self._competitors(stage)
             k_inference = None if stage.k is None else int(inference_k(stage.k, self.k_inference_factor, competitors))
             units, local = stage.shape[-1] * stage.positions, self.local and stage.positions > 1
-            described.append(Layer(stage.name, units, stage.k, k_inference, stage.positions, local))
+            inputs = (*stage.image, stage.shape[-2])
+            described.append(Layer(stage.name, units, stage.k, k_inference, stage.positions, local, inputs=inputs))
         return described
 
     def _competitors(self, stage: Stage) -> int:

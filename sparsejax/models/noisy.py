@@ -211,7 +211,10 @@ class NoisyNetwork:
     def layers(self, example_shape: tuple[int, ...]) -> list[Layer]:
         """Describes the hidden layer for reports."""
         k = int(self.k) if self.competition in ("top_k", "top_k_subtract") and self.k is not None else None
-        return [Layer("hidden", self.hidden, k, k, threshold=self.active_beyond)]
+        # Circuits form products of their own, and noise leaves no unit at 0.
+        plain = self.competition not in ("explain_away", "interneuron") and self.hidden_sigma is None
+        inputs = (math.prod(example_shape),) if plain else None
+        return [Layer("hidden", self.hidden, k, k, threshold=self.active_beyond, inputs=inputs)]
 
     @property
     def has_implicit_terms(self) -> bool:

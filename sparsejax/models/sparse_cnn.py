@@ -60,6 +60,7 @@ class SparseCNN(SparseNetwork):
         height, width, inputs = example_shape
         stages, size = [], self.kernel_size
         for i, (filters, k) in enumerate(zip(self.channels, self.conv_k, strict=True)):
+            image = (height, width)
             height, width = (height - size + 1) // 2, (width - size + 1) // 2
             if height < 1 or width < 1:
                 raise ConfigError(
@@ -68,7 +69,7 @@ class SparseCNN(SparseNetwork):
                     "model.channels or a smaller model.kernel_size."
                 )
             density = self.conv_density[i] if self.conv_density else 1.0
-            stages.append(Stage(f"conv{i + 1}", (size, size, inputs, filters), k, density, height * width))
+            stages.append(Stage(f"conv{i + 1}", (size, size, inputs, filters), k, density, height * width, image))
             inputs = filters
         stages.append(Stage("hidden", (inputs * height * width, self.hidden), self.hidden_k, self.density))
         return stages

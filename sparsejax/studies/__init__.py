@@ -42,6 +42,7 @@ STUDIES: dict[str, tuple[str, str]] = {
     "emergence/trained": ("implicit_terms", "trained on the terms instead of the noise"),
     "dense/fig2": ("matching", "how often random binary vectors match, counted and drawn"),
     "dense/fig3": ("matching", "how often random scalar vectors match, counted and drawn"),
+    "dense/products": ("products", "how many products sparse weights and activations save"),
 }
 
 

@@ -13,6 +13,7 @@ from sparsejax.reproduce import main
 from sparsejax.studies import dense_mnist, implicit_terms, noise_activity, noise_pictures
 from sparsejax.studies.study import Outcome, replaced, spearman
 from sparsejax.studies import implicit_terms, matching, noise_activity, noise_pictures
+from sparsejax.studies import implicit_terms, matching, noise_activity, noise_pictures, products
 from sparsejax.studies.study import replaced, spearman
 
 
@@ -46,6 +47,7 @@ def tiny(monkeypatch):
     table = {name: dense_mnist.TABLE1[name] for name in ("Sparse CNN-1", "Dense CNN-1")}
     monkeypatch.setattr(dense_mnist, "TABLE1", table)
     monkeypatch.setattr(dense_mnist, "_FIG5", tuple(table))
+    monkeypatch.setattr(products, "EXAMPLES", {"small": 4, "paper": 4})
     monkeypatch.setattr(matching, "TRIALS", {"small": 10_000, "paper": 10_000})
     with jax.numpy_dtype_promotion("standard"):  # Optax's Adam relies on it
         yield
