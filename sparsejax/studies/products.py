@@ -1,9 +1,9 @@
 """How many products sparse networks save: section 4.3 of "How Can We Be So Dense?".
 
 The paper's numbers follow from its formula, (active inputs) x (non-zero weights) x (units), which multiplies each
-active input with every weight of the layer, and that once for every unit. Where sparse and dense layer are of one size, what
-is too much cancels in the ratio. For the hidden layer of the Super-Sparse CNN-2, whose 1,500 units are set against a
-dense layer of 1,000, it does not: 53 times fewer products become 35.
+active input with every weight of the layer, and that once for every unit. Where sparse and dense layer are of one size,
+what is too much cancels in the ratio. For the hidden layer of the Super-Sparse CNN-2, whose 1,500 units are set against
+a dense layer of 1,000, it does not: 53 times fewer products become 35.
 """
 
 from pathlib import Path
