@@ -93,6 +93,8 @@ def run(experiment: Experiment, folder: RunFolder, *, fresh: bool = False, resum
     started = time.perf_counter()
     config = experiment.config
     dataset = load_data(config)
+    for other in experiment.configs[1:]:  # a swept k or density, too, has to fit
+        other.model.layers(dataset.train.images.shape[1:])
     placement = place(config.devices, len(experiment.configs), _batch_sizes(config))
     description = describe(
         config, name=experiment.name, seeds=experiment.seeds, points=experiment.points, data=_origin(dataset)

@@ -15,9 +15,12 @@ import numpy as np
 Hyper = dict[str, Any]  # field name -> array, tuple of arrays, None, or the Hyper of a nested configuration
 
 
-def traced(default: Any) -> Any:
-    """Declares a dataclass field whose value becomes an array: a number, or a tuple of numbers and Nones."""
-    return dataclasses.field(default=default, metadata={"traced": True})
+def traced(default: Any, *, apart: Any = None) -> Any:
+    """Declares a dataclass field whose value becomes an array: a number, or a tuple of numbers and Nones.
+
+    The value `apart`, like None, makes another program, and so cannot share one with other values.
+    """
+    return dataclasses.field(default=default, metadata={"traced": True, "apart": apart})
 
 
 def hyper_of(config: Any) -> Hyper:
@@ -40,7 +43,7 @@ def stack_hyper(configs: Sequence[Any]) -> Hyper:
 
 
 def static_fields(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Returns `path -> value` of the fields that are not traced; of a traced one, only which entries are None."""
+    """Returns `path -> value` of the fields that are not traced; of a traced one, only which entries stand apart."""
     fields: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value, path = getattr(config, field.name), prefix + field.name
@@ -48,7 +51,8 @@ def static_fields(config: Any, prefix: str = "") -> dict[str, Any]:
             fields[path] = type(value).__name__
             fields |= static_fields(value, path + ".")
         elif field.metadata.get("traced"):
-            fields[path] = str(jax.tree.structure(value))
+            apart = field.metadata["apart"]
+            fields[path] = f"{jax.tree.structure(value)}{' apart' if apart is not None and value == apart else ''}"
         else:
             fields[path] = value
     return fields

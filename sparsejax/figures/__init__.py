@@ -9,6 +9,7 @@ alone; pyplot and its global state are never touched. Figures come in two widths
   noise.py     accuracy against the noise in the images
   filters.py   kernels of the first layer, receptive fields
   units.py     how often units win, how many are active
+  heat.py      quantities over a grid of two hyperparameters
   matching.py  how often random vectors match
   table.py     a table
   report.py    one self-contained HTML page

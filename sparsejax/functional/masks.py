@@ -2,12 +2,12 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from sparsejax.functional.selection import winners
 
 
-def sparse_mask(key: PRNGKeyArray, shape: tuple[int, ...], density: float) -> Bool[Array, "*shape"]:
+def sparse_mask(key: PRNGKeyArray, shape: tuple[int, ...], density: float | Float[Array, ""]) -> Bool[Array, "*shape"]:
     """Draws, for every unit on its own, which of its inputs are connected.
 
     Each unit has exactly round(density * fan_in) connections (half to even), drawn without replacement.
@@ -16,7 +16,8 @@ def sparse_mask(key: PRNGKeyArray, shape: tuple[int, ...], density: float) -> Bo
       key: a PRNG key; the same key gives the same mask.
       shape: of the weights, units last: `[inputs, units]`, or `[height, width, channels, units]` for a convolution,
         whose fan-in is height * width * channels.
-      density: fraction of non-zero weights, 0 < density <= 1.
+      density: fraction of non-zero weights, 0 < density <= 1. A traced one gives the same mask, at least one
+        connection, and its number is rounded in float32.
 
     Returns:
       Boolean array of that shape, True where connected.
@@ -27,10 +28,13 @@ def sparse_mask(key: PRNGKeyArray, shape: tuple[int, ...], density: float) -> Bo
     References:
       Ahmad & Scheinkman, How Can We Be So Dense?, 2019, section 3 ("sparse random distribution").
     """
-    connections = connections_per_unit(shape, density)
     fan_in = fan_in_of(shape)
-    if connections == fan_in:
-        return jnp.ones(shape, bool)
+    if isinstance(density, (int, float)):
+        connections = connections_per_unit(shape, density)
+        if connections == fan_in:
+            return jnp.ones(shape, bool)
+    else:
+        connections = jnp.clip(jnp.round(density * fan_in), 1, fan_in).astype(jnp.int32)
     # Equal random numbers are possible, so ties must be broken for the count to be exact.
     scores = jax.random.bits(key, (shape[-1], fan_in), jnp.uint32).astype(jnp.int32)
     return winners(scores, connections, ties="first").T.reshape(shape)

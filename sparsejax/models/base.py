@@ -55,8 +55,10 @@ class Layer(NamedTuple):
 class Model(Protocol):
     """The contract every network keeps; see `SparseCNN` for one."""
 
-    def init(self, key: PRNGKeyArray, example: Float[Array, "batch *shape"]) -> Variables:
-        """Draws a network for inputs shaped like the example."""
+    def init(
+        self, key: PRNGKeyArray, example: Float[Array, "batch *shape"], *, hyper: Hyper | None = None
+    ) -> Variables:
+        """Draws a network for inputs shaped like the example; `hyper` overrides the traced fields."""
         ...
 
     def apply(

@@ -24,12 +24,12 @@ Params = dict[str, Array]
 State = dict[str, Any]
 
 
-def init_weights(key: PRNGKeyArray, shape: tuple[int, ...], density: float) -> tuple[Params, State]:
+def init_weights(key: PRNGKeyArray, shape: tuple[int, ...], density: float | Float[Array, ""]) -> tuple[Params, State]:
     """Draws a kernel and bias as PyTorch does, and the mask of a sparse kernel; a dense one has no state."""
     kernel_key, bias_key, mask_key = jax.random.split(key, 3)
     kernel = uniform_fan_in(kernel_key, shape)
     bias = uniform_fan_in(bias_key, shape[-1:], fan_in=fan_in_of(shape))
-    if density == 1:
+    if isinstance(density, (int, float)) and density == 1:
         return {"kernel": kernel, "bias": bias}, {}
     mask = sparse_mask(mask_key, shape, density)
     return {"kernel": jnp.where(mask, kernel, 0.0), "bias": bias}, {"mask": mask}

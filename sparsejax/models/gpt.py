@@ -72,7 +72,7 @@ class GPT:
             expect(f"model.{name}", value, "None, or 0 or more", value is None or value >= 0)
         expect("model.sigma", self.sigma, "0 (no noise) or more", self.sigma >= 0)
 
-    def init(self, key: PRNGKeyArray, example: Int[Array, "1 length"]) -> Variables:
+    def init(self, key: PRNGKeyArray, example: Int[Array, "1 length"], *, hyper: Hyper | None = None) -> Variables:
         """Draws a network as GPT-2 is drawn: gaussian weights, those that write to the residual stream smaller.
 
         Args:

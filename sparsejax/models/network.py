@@ -33,8 +33,8 @@ class Stage(NamedTuple):
 class SparseNetwork:
     """A stack of hidden layers; a network says which by `stages`, and names their winners by `winners`."""
 
-    density: float = 0.3
-    """Fraction of non-zero weights in the fully connected hidden layers."""
+    density: float = traced(0.3, apart=1.0)
+    """Fraction of non-zero weights in the fully connected hidden layers; 1 for dense ones."""
     classes: int = 10
     """Number of classes."""
     boost_strength: float = traced(1.5)
@@ -76,8 +76,10 @@ class SparseNetwork:
         """Returns the winners of every hidden layer; None for ReLU."""
         raise NotImplementedError
 
-    def init(self, key: PRNGKeyArray, example: Float[Array, "batch *shape"]) -> Variables:
-        """Draws a network for inputs `[batch, ...]`.
+    def init(
+        self, key: PRNGKeyArray, example: Float[Array, "batch *shape"], *, hyper: Hyper | None = None
+    ) -> Variables:
+        """Draws a network for inputs `[batch, ...]`, with the density of `hyper` rather than this model's, if given.
 
         Raises:
           ConfigError: the network does not fit the example, k exceeds the units of a layer, or a density leaves a
@@ -87,8 +89,10 @@ class SparseNetwork:
         keys = jax.random.split(key, len(stages) + 1)
         params, state = {}, {}
         for stage, layer_key in zip(stages, keys[:-1], strict=True):
-            features = stage.shape[-1]
-            params[stage.name], weights_state = blocks.init_weights(layer_key, stage.shape, stage.density)
+            features, density = stage.shape[-1], stage.density
+            if hyper is not None and len(stage.shape) == 2 and density != 1:
+                density = hyper["density"]
+            params[stage.name], weights_state = blocks.init_weights(layer_key, stage.shape, density)
             state[stage.name] = weights_state | blocks.init_activation(features, stage.k)
             if self.batch_norm:
                 state[stage.name]["norm"] = blocks.init_batch_norm(features)

@@ -114,7 +114,9 @@ class NoisyNetwork:
         if self.implicit is not None:
             expect("model.implicit", self.implicit, "None, or a plain ReLU autoencoder", self.has_implicit_terms)
 
-    def init(self, key: PRNGKeyArray, example: Float[Array, "batch *shape"]) -> Variables:
+    def init(
+        self, key: PRNGKeyArray, example: Float[Array, "batch *shape"], *, hyper: Hyper | None = None
+    ) -> Variables:
         """Draws a network for inputs `[batch, ...]`, which are flattened."""
         inputs = math.prod(example.shape[1:])
         encoder_key, decoder_key, circuit_key = jax.random.split(key, 3)

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -81,17 +83,32 @@ def train(
       values: what it takes.
       seeds: of the networks.
     """
+    return train_grid(config, folder, name, fields={field: values}, seeds=seeds)
+
+
+def train_grid(
+    config: Config, folder: Path, name: str, *, fields: Mapping[str, Sequence[float]], seeds: Sequence[int]
+) -> Trained:
+    """Trains one network per point of a grid and seed, all in one program; the last field varies fastest.
+
+    Args:
+      config: the network.
+      folder, name, seeds: as in `train`.
+      fields: traced field -> what it takes.
+    """
     configs, points = [], []
-    for value in values:
-        for seed in seeds:
-            network = replaced(replaced(config, field, value), "training.seed", seed)
-            configs.append(network)
-            points.append({field: value})
+    for values in itertools.product(*fields.values()):
+        point = dict(zip(fields, values, strict=True))
+        network = config
+        for field, value in point.items():
+            network = replaced(network, field, value)
+        configs += [replaced(network, "training.seed", seed) for seed in seeds]
+        points += [point] * len(seeds)
     where = RunFolder(folder / "runs" / name)
     finished = run(Experiment(name, tuple(configs), tuple(points)), where)
     with np.load(where.units) as file:
         units = {key: file[key] for key in file.files}
-    return Trained(finished, curves_of(read_metrics(where.metrics)), units, len(values), len(seeds))
+    return Trained(finished, curves_of(read_metrics(where.metrics)), units, len(points) // len(seeds), len(seeds))
 
 
 def train_seeds(config: Config, folder: Path, name: str, seeds: Sequence[int]) -> list[dict[str, Any]]:

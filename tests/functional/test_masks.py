@@ -87,6 +87,23 @@ def test_training_masked_weights_equals_zeroing_them_after_each_step(momentum):
         np.testing.assert_allclose(bias, case["b"][t], atol=1e-6)
 
 
+def test_a_traced_density_gives_the_same_mask():
+    for shape, density in [*SHAPES[:2], ((20, 5), 1.0), ((30, 7), 0.2)]:
+        mask = jax.jit(lambda d, shape=shape: sparse_mask(jax.random.key(5), shape, d))(jnp.float32(density))
+        np.testing.assert_array_equal(mask, sparse_mask(jax.random.key(5), shape, density))
+    fewest = jax.jit(lambda d: sparse_mask(jax.random.key(5), (20, 5), d))(jnp.float32(1e-3))
+    np.testing.assert_array_equal(np.asarray(fewest).sum(0), 1)
+
+
+def test_a_traced_density_is_rounded_as_a_number_is():
+    percent = np.arange(1, 100)
+    for fan_in in (10, 150, 784, 1024, 1600):
+        traced = np.asarray(jnp.round(jnp.asarray(percent / 100, jnp.float32) * fan_in))
+        written = [connections_per_unit((fan_in, 1), float(p) / 100) if p * fan_in >= 100 else 0 for p in percent]
+        differing = [p for p, a, b in zip(percent, traced, written, strict=True) if b and a != b]
+        assert all(p * fan_in % 100 == 50 for p in differing), "only halves may go the other way"
+
+
 @pytest.mark.parametrize("density", [0.0, -0.1, 1.1, float("nan")])
 def test_a_density_outside_its_range_is_refused(density):
     with pytest.raises(ValueError, match=f"density is {density}"):

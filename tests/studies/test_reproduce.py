@@ -8,11 +8,12 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from sparsejax import studies
+from sparsejax import configs, studies
 from sparsejax.reproduce import main
 from sparsejax.studies import dense_mnist, implicit_terms, noise_activity, noise_pictures
 from sparsejax.studies.study import Outcome, replaced, spearman
 from sparsejax.studies import implicit_terms, matching, noise_activity, noise_pictures
+from sparsejax.studies import grid as grid_study
 from sparsejax.studies import implicit_terms, matching, noise_activity, noise_pictures, products
 from sparsejax.studies.study import replaced, spearman
 
@@ -47,10 +48,23 @@ def tiny(monkeypatch):
     table = {name: dense_mnist.TABLE1[name] for name in ("Sparse CNN-1", "Dense CNN-1")}
     monkeypatch.setattr(dense_mnist, "TABLE1", table)
     monkeypatch.setattr(dense_mnist, "_FIG5", tuple(table))
+    monkeypatch.setattr(grid_study, "base", lambda scale: _few_digits(configs.get("digits_kwinners")))
+    for name, values in (("WINNERS", (5, 20)), ("DENSITIES", (0.1, 0.5)), ("BOOSTS", (0.0, 1.5))):
+        monkeypatch.setattr(grid_study, name, {"small": values})
     monkeypatch.setattr(products, "EXAMPLES", {"small": 4, "paper": 4})
     monkeypatch.setattr(matching, "TRIALS", {"small": 10_000, "paper": 10_000})
     with jax.numpy_dtype_promotion("standard"):  # Optax's Adam relies on it
         yield
+
+
+def _few_digits(config):
+    """Makes Sparse CNN-2 small."""
+    for field, value in {"data.train_examples": 100, "data.test_examples": 30, "training.epochs": 1,
+                         "training.batch_size": 25, "training.first_epoch_batch_size": None, "devices.carrier": "jit",
+                         "model.conv_k": (20, 10), "model.channels": (2, 3), "model.hidden_k": 10,
+                         "model.hidden": 40}.items():  # fmt: skip
+        config = replaced(config, field, value)
+    return config
 
 
 @pytest.mark.slow
