@@ -19,6 +19,7 @@ CONFIGS: dict[str, tuple[str, str]] = {
     "mnist_sparse_cnn2_d3": ("mnist_kwinners", "sparse convolutions, dense hidden layer (paper: 98.89 %, 102,328)"),
     "mnist_sparse_cnn2_w1": ("mnist_kwinners", "Sparse CNN-2 with dense weights (paper: 98.2 %, 100,322)"),
     "mnist_sparse_cnn2_dsw": ("mnist_kwinners", "sparse convolutions and weights, ReLU (paper: 98.92 %, 70,566)"),
+    "mnist_sparse_cnn2_local": ("mnist_kwinners", "Sparse CNN-2, the channels of each position competing"),
     "digits_kwinners": ("digits", "Sparse CNN-2 on scikit-learn's 1,797 digits: no download, half a minute"),
     "mnist_noise": ("noise", "noisy autoencoder of 1,000 units; --sweep model.sigma=0,0.1,0.3,1"),
     "mnist_noise_annealed": ("noise", "noise held, then taken away"),

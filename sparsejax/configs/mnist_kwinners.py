@@ -83,3 +83,12 @@ def mnist_sparse_cnn2_dsw() -> Config:
         _DATA,
         TrainingConfig(epochs=10, first_epoch_batch_size=4, learning_rate=0.01, momentum=0.9, lr_decay=0.8),
     )
+
+
+def mnist_sparse_cnn2_local() -> Config:
+    """Sparse CNN-2 whose channels compete at each position: 3 of 32 and 19 of 64, the paper's densities."""
+    return Config(
+        SparseCNN(channels=(32, 64), conv_k=(3, 19), hidden=700, hidden_k=100, density=0.3, local=True),
+        _DATA,
+        TrainingConfig(epochs=10, first_epoch_batch_size=4, learning_rate=0.02, lr_decay=0.8),
+    )

@@ -32,6 +32,7 @@ from sparsejax.functional.measures import (
 from sparsejax.functional.noise import add_noise, annealed, dropout, example_keys, pixel_noise
 from sparsejax.functional.penalties import cauchy, gaussian, l1, l2
 from sparsejax.functional.recurrent import explain_away, inhibitory_interneuron
+from sparsejax.functional.rewiring import rewire
 from sparsejax.functional.selection import kth_largest, top_k, winners
 
 __all__ = [
@@ -68,6 +69,7 @@ __all__ = [
     "max_pool2d",
     "pixel_noise",
     "reinforce_loss",
+    "rewire",
     "sampled_k",
     "soft_top_k",
     "sparse_mask",

@@ -19,6 +19,8 @@ class SparseMLP(SparseNetwork):
       Ahmad & Scheinkman, How Can We Be So Dense?, 2019, section 3.
     """
 
+    _winners = ("k",)
+
     hidden: tuple[int, ...] = (700,)
     """Units of each hidden layer."""
     k: tuple[int | None, ...] = traced((100,))

@@ -2,9 +2,10 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from sparsejax.errors import ConfigError
@@ -33,6 +34,8 @@ class Stage(NamedTuple):
 class SparseNetwork:
     """A stack of hidden layers; a network says which by `stages`, and names their winners by `winners`."""
 
+    _winners: ClassVar[tuple[str, ...]]
+    """Fields that hold numbers of winners."""
     density: float = traced(0.3, apart=1.0)
     """Fraction of non-zero weights in the fully connected hidden layers; 1 for dense ones."""
     classes: int = 10
@@ -43,6 +46,12 @@ class SparseNetwork:
     """Factor on the boost strength after each epoch."""
     k_inference_factor: float = traced(1.5)
     """Factor on every k at inference."""
+    k_schedule: Literal["constant", "linear", "exponential"] = "constant"
+    """How every k comes down to its value from k_start times it."""
+    k_start: float = traced(1.0)
+    """Factor on every k at first, with a schedule; all units at most."""
+    k_epochs: float = traced(10.0)
+    """Epochs it takes to come down."""
     duty_period: int = 1000
     """Examples over which duty cycles are averaged."""
     local: bool = False
@@ -60,6 +69,8 @@ class SparseNetwork:
         expect("model.boost_strength", self.boost_strength, "0 (no boosting) or more", self.boost_strength >= 0)
         expect("model.boost_decay", self.boost_decay, "a factor in [0, 1]", 0 <= self.boost_decay <= 1)
         expect("model.k_inference_factor", self.k_inference_factor, "a positive factor", self.k_inference_factor > 0)
+        expect("model.k_start", self.k_start, "a positive factor", self.k_start > 0)
+        expect("model.k_epochs", self.k_epochs, "a positive number of epochs", self.k_epochs > 0)
         expect("model.duty_period", self.duty_period, "a positive number of examples", self.duty_period > 0)
         probable = self.dropout is None or 0 <= self.dropout < 1
         expect("model.dropout", self.dropout, "None or a probability in [0, 1)", probable)
@@ -153,8 +164,15 @@ class SparseNetwork:
         return Output(blocks.linear(params["output"], {}, x.reshape(x.shape[0], -1)), state, activations)
 
     def scheduled(self, hyper: Hyper, *, epoch: Array, step: Array) -> Hyper:
-        """Returns the hyperparameters after `epoch` epochs: the boost strength has decayed that often."""
-        return {**hyper, "boost_strength": hyper["boost_strength"] * hyper["boost_decay"] ** epoch}
+        """Returns the hyperparameters after `epoch` epochs: the boost strength has decayed, k has come down."""
+        hyper = {**hyper, "boost_strength": hyper["boost_strength"] * hyper["boost_decay"] ** epoch}
+        if self.k_schedule == "constant":
+            return hyper
+        left = 1 - jnp.minimum(epoch / hyper["k_epochs"], 1.0)
+        start = hyper["k_start"]
+        factor = 1 + (start - 1) * left if self.k_schedule == "linear" else start**left
+        scheduled = {name: jax.tree.map(lambda k: inference_k(k, factor, 2**30), hyper[name]) for name in self._winners}
+        return {**hyper, **scheduled}
 
     def layers(self, example_shape: tuple[int, ...]) -> list[Layer]:
         """Describes the hidden layers for reports; errors as in `init`."""

@@ -21,6 +21,8 @@ class SparseCNN(SparseNetwork):
       Ahmad & Scheinkman, How Can We Be So Dense?, 2019, section 3.2 and Table 3.
     """
 
+    _winners = ("conv_k", "hidden_k")
+
     channels: tuple[int, ...] = (32, 64)
     """Filters of each convolution."""
     conv_k: tuple[int | None, ...] = traced((400, 300))

@@ -79,6 +79,12 @@ class TrainingConfig:
     """Epochs between two steps of the step schedule."""
     warmup_epochs: float | None = traced(None)
     """Epochs over which the learning rate rises linearly from 0, besides the schedule; None for none."""
+    rewiring: Literal["none", "set", "rigl"] = "none"
+    """Move the sparse weights: drop each unit's weakest, grow others at random (set) or by gradient (rigl)."""
+    rewire_every: int = 100
+    """Steps between two rewirings."""
+    rewire_fraction: float = traced(0.3)
+    """Part of every unit's connections that a rewiring moves; rigl lets it fall to 0 over 3/4 of the training."""
     checkpoint_every: int | None = None
     """Also save a checkpoint after so many steps (at the end of a chunk); None for after each epoch only."""
     keep_checkpoints: int = 2
@@ -87,11 +93,17 @@ class TrainingConfig:
     def __post_init__(self):
         positive = ("epochs", "batch_size", "first_epoch_batch_size", "learning_rate", "clip_norm", "lr_decay_every",
                     "warmup_epochs", "checkpoint_every", "keep_checkpoints")  # fmt: skip
+                    "rewire_every", "checkpoint_every", "keep_checkpoints")  # fmt: skip
         for name in positive:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"training.{name} is {value}; expected more than 0.")
-        for name, low, high in (("momentum", 0, 1), ("lr_decay", 0, 1), ("weight_decay", 0, float("inf"))):
+        for name, low, high in (
+            ("momentum", 0, 1),
+            ("rewire_fraction", 0, 1),
+            ("lr_decay", 0, 1),
+            ("weight_decay", 0, float("inf")),
+        ):
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise ConfigError(f"training.{name} is {value}; expected a number in [{low}, {high}].")

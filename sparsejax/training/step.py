@@ -14,7 +14,8 @@ from sparsejax.models.base import Model
 from sparsejax.training.config import TrainingConfig
 from sparsejax.training.objectives import Metrics, Objective, total_loss
 from sparsejax.training.optimizers import learning_rate, optimizer
-from sparsejax.training.state import NOISE, ORDER, TrainState
+from sparsejax.training.rewiring import masked_layers, no_probes, probed, rewire_fraction, rewired
+from sparsejax.training.state import NOISE, ORDER, REWIRE, TrainState
 
 Step = Callable[[TrainState, Batch, Hyper], tuple[TrainState, Metrics]]
 Chunk = Callable[[TrainState, Hyper, Resident], tuple[TrainState, Metrics]]
@@ -46,8 +47,9 @@ def make_step(
         keys = example_keys(noise_key, batch.rows)
         model_hyper = model.scheduled(hyper.get("model", {}), epoch=epoch, step=state.step)
 
-        def loss_of(params):
+        def loss_of(params, probes=None):
             variables = state.variables._replace(params=params)
+            variables = variables if probes is None else probed(variables, probes)
             output = model.apply(variables, batch.images, key=keys, train=True, hyper=model_hyper, axis_name=axis_name)
             return total_loss(objective, output, batch, hyper.get("objective", {}), axis_name=axis_name)
 
@@ -62,6 +64,28 @@ def make_step(
         variables = state.variables._replace(
             params=optax.apply_updates(state.variables.params, updates), state=new_state
         )
+        if config.rewiring != "none" and masked_layers(variables):
+
+            def dense_gradients():
+                probes = no_probes(state.variables)
+                if axis_name is not None:
+                    probes = lax.pcast(probes, axis_name, to="varying")
+                grads = jax.grad(lambda probes: loss_of(params, probes)[0])(probes)
+                return grads if axis_name is None else lax.pmean(grads, axis_name)
+
+            key = jax.random.fold_in(jax.random.fold_in(state.key, REWIRE), state.step)
+            variables, opt_state = lax.cond(
+                (state.step + 1) % config.rewire_every == 0,
+                lambda networks: rewired(
+                    key,
+                    *networks,
+                    dense_gradients if config.rewiring == "rigl" else None,
+                    rewire_fraction(config, hyper["training"], fraction),
+                    optimizer(config, hyper["training"], rate).init,
+                ),
+                lambda networks: networks,
+                (variables, opt_state),
+            )
         metrics |= {"grad_norm": optax.tree.norm(grads), "learning_rate": rate}
         position = state.position + 1
         return TrainState(
