@@ -78,7 +78,8 @@ def make_step(
                 (state.step + 1) % config.rewire_every == 0,
                 lambda networks: rewired(
                     key,
-                    *networks,
+                    networks[0],
+                    networks[1],
                     dense_gradients if config.rewiring == "rigl" else None,
                     rewire_fraction(config, hyper["training"], fraction),
                     optimizer(config, hyper["training"], rate).init,

@@ -3,13 +3,14 @@
 import dataclasses
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from sparsejax.functional import BoostState, example_keys
-from sparsejax.hyper import hyper_of
+from sparsejax.hyper import hyper_of, static_fields
 from sparsejax.models import SparseCNN, SparseMLP, Variables
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -243,3 +244,28 @@ def test_bfloat16_images_and_weights_give_bfloat16_and_as_many_winners():
     assert out.prediction.dtype == jnp.bfloat16 and out.state["hidden"]["boost"].duty_cycle.dtype == jnp.float32
     for name, k in zip(HIDDEN[CNN], (20, 6, 5), strict=True):
         np.testing.assert_array_equal(winners(out.activations[name]), np.full(BATCH, k))
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("linear", [40, 25, 10, 10]), ("exponential", [40, 20, 10, 10])])
+def test_k_comes_down_over_the_epochs_to_its_value(kind, expected):
+    model = SparseCNN(channels=(4,), conv_k=(10,), hidden=30, hidden_k=10, k_schedule=kind, k_start=4.0, k_epochs=2.0)
+    hyper = [model.scheduled(hyper_of(model), epoch=jnp.float32(epoch), step=jnp.int32(0)) for epoch in range(4)]
+    assert [int(at["hidden_k"]) for at in hyper] == [int(at["conv_k"][0]) for at in hyper] == expected
+    x = jax.random.normal(jax.random.key(1), (2, 12, 12, 1))
+    variables = model.init(jax.random.key(0), x)
+    run = jax.jit(lambda at: model.apply(variables, x, train=True, hyper=at).activations["hidden"][0])
+    assert [np.count_nonzero(run(at)) for at in hyper] == [min(k, 30) for k in expected], "all units at most"
+    constant = dataclasses.replace(model, k_schedule="constant")
+    assert int(constant.scheduled(hyper_of(model), epoch=jnp.float32(0), step=jnp.int32(0))["hidden_k"]) == 10
+
+
+def test_a_given_density_replaces_the_models_own_and_a_dense_layer_stays_dense():
+    model, x = SparseMLP(hidden=(30,), k=(6,), density=0.5), jnp.zeros((1, 10, 10, 1))
+    drawn = model.init(jax.random.key(0), x, hyper={**hyper_of(model), "density": jnp.float32(0.2)})
+    alone = dataclasses.replace(model, density=0.2).init(jax.random.key(0), x)
+    chex.assert_trees_all_equal(drawn, alone)
+    dense = dataclasses.replace(model, density=1.0)
+    assert "mask" not in dense.init(jax.random.key(0), x, hyper=hyper_of(dense)).state["hidden1"]
+    assert static_fields(dense)["density"] != static_fields(model)["density"] == static_fields(
+        dataclasses.replace(model, density=0.2)
+    )["density"], "dense weights are another program"  # fmt: skip
