@@ -46,7 +46,13 @@ class ConvMixer:
             value = getattr(self, field.name)
             expect(f"model.{field.name}", value, "a positive number", value >= 1)
 
-    def init(self, key: PRNGKeyArray, example: Float[Array, "batch height width channels"]) -> Variables:
+    def init(
+        self,
+        key: PRNGKeyArray,
+        example: Float[Array, "batch height width channels"],
+        *,
+        hyper: Hyper | None = None,
+    ) -> Variables:
         """Draws a network, weights and biases as PyTorch does, as the authors' code.
 
         Raises:

@@ -1,9 +1,8 @@
 """What a study is, and how it trains its networks: a grid in one program, in a folder that it can go on from."""
 
 import dataclasses
-import json
-from collections.abc import Callable, Sequence
 import itertools
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple

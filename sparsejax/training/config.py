@@ -92,8 +92,7 @@ class TrainingConfig:
 
     def __post_init__(self):
         positive = ("epochs", "batch_size", "first_epoch_batch_size", "learning_rate", "clip_norm", "lr_decay_every",
-                    "warmup_epochs", "checkpoint_every", "keep_checkpoints")  # fmt: skip
-                    "rewire_every", "checkpoint_every", "keep_checkpoints")  # fmt: skip
+                    "warmup_epochs", "rewire_every", "checkpoint_every", "keep_checkpoints")  # fmt: skip
         for name in positive:
             value = getattr(self, name)
             if value is not None and not value > 0:

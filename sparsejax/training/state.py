@@ -39,7 +39,7 @@ def init_state(
 ) -> TrainState:
     """Returns an untrained network; pure in the seed, so that it can be mapped over members."""
     key = jax.random.key(seed)
-    variables = model.init(jax.random.fold_in(key, INIT), example, hyper=hyper["model"])
+    variables = model.init(jax.random.fold_in(key, INIT), example, hyper=hyper.get("model", {}))
     opt_state = optimizer(config, hyper["training"], jnp.float32(0)).init(variables.params)
     return TrainState(variables, opt_state, key, jnp.int32(0), jnp.int32(0), jnp.int32(0))
 

@@ -10,12 +10,9 @@ import pytest
 
 from sparsejax import configs, studies
 from sparsejax.reproduce import main
-from sparsejax.studies import dense_mnist, implicit_terms, noise_activity, noise_pictures
-from sparsejax.studies.study import Outcome, replaced, spearman
-from sparsejax.studies import implicit_terms, matching, noise_activity, noise_pictures
+from sparsejax.studies import dense_mnist, implicit_terms, matching, noise_activity, noise_pictures, products
 from sparsejax.studies import grid as grid_study
-from sparsejax.studies import implicit_terms, matching, noise_activity, noise_pictures, products
-from sparsejax.studies.study import replaced, spearman
+from sparsejax.studies.study import Outcome, replaced, spearman
 
 
 @pytest.fixture
