@@ -28,7 +28,7 @@ def init_dictionary(key: PRNGKeyArray, x: Float[Array, "examples inputs"], *, at
     """
     x = single(x)
     if x.ndim != 2 or atoms < 1:
-        raise ValueError(f"x has shape {x.shape} and atoms is {atoms}; expected [examples, inputs], and 1 atom or more.")
+        raise ValueError(f"x has shape {x.shape} and atoms is {atoms}; expected [examples, inputs] and 1 atom or more.")
     order, noise = jax.random.split(key)
     chosen = jax.random.permutation(order, x)[:atoms]
     random = jax.random.normal(noise, (atoms, x.shape[1]), x.dtype)
@@ -83,11 +83,15 @@ def dictionary_step(
     keep = jnp.where(state.steps == 0, 0, keep)
     codes = keep * state.codes + product(code.code.T, code.code) / len(x)
     products = keep * state.products + product(x.T, code.code) / len(x)
-    dictionary = lax.fori_loop(0, sweeps, lambda _, d: _sweep(d, codes, products), state.dictionary)
-    dictionary = _revive(dictionary, codes, x, x - product(code.code, state.dictionary.T))
+    dictionary = state.dictionary
+    for _ in range(sweeps):
+        dictionary = _sweep(dictionary, codes, products)
+    use = jnp.diagonal(codes)
+    dictionary, _ = revive(dictionary, use < 1e-6 * jnp.mean(use), x, x - product(code.code, state.dictionary.T))
     return DictionaryState(dictionary, codes, products, state.steps + 1), code
 
 
+@jax.jit
 def _sweep(dictionary: Array, codes: Array, products: Array) -> Array:
     """Minimises the surrogate over one atom after the other."""
 
@@ -101,13 +105,22 @@ def _sweep(dictionary: Array, codes: Array, products: Array) -> Array:
     return lax.fori_loop(0, dictionary.shape[1], atom, dictionary)
 
 
-def _revive(dictionary: Array, codes: Array, x: Array, residual: Array) -> Array:
-    """Replaces unused atoms by the examples that are coded worst, a different one each."""
-    use = jnp.diagonal(codes)
-    unused = use < 1e-6 * jnp.mean(use)
+def revive(dictionary: Array, unused: Array, x: Array, residual: Array) -> tuple[Array, Array]:
+    """Gives unused atoms the directions of the examples coded worst, a different one each.
+
+    Args:
+      dictionary: `[inputs, atoms]`.
+      unused: which atoms `[atoms]`.
+      x: examples `[examples, inputs]`.
+      residual: what their code leaves, of the same shape.
+
+    Returns:
+      The dictionary, and which atoms were replaced: not those for which there was no example.
+    """
     worst = x[jnp.argsort(-jnp.sum(residual**2, 1))]
-    lengths = jnp.linalg.norm(worst, axis=1, keepdims=True)
+    lengths = jnp.linalg.norm(worst, axis=1)
     rank = jnp.cumsum(unused) - 1
-    replaced = unused & (rank < len(x)) & (lengths[jnp.minimum(rank, len(x) - 1), 0] > 0)
-    directions = worst / jnp.where(lengths > 0, lengths, 1)
-    return jnp.where(replaced[None, :], directions[jnp.minimum(rank, len(x) - 1)].T, dictionary)
+    example = jnp.clip(rank, 0, len(x) - 1)
+    replaced = unused & (rank < len(x)) & (lengths[example] > 0)
+    directions = worst / jnp.where(lengths > 0, lengths, 1)[:, None]
+    return jnp.where(replaced[None, :], directions[example].T, dictionary), replaced

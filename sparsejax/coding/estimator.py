@@ -97,7 +97,11 @@ class DictionaryLearner:
         """
         self._require_fitted()
         x = self._checked(X, self.n_features_in_)
-        return np.asarray(_transform(x, self.state_.dictionary, self.l1, self.tolerance, self.k, self.max_iterations))
+        dictionary = self.state_.dictionary
+        if self.k is not None:
+            return np.asarray(orthogonal_matching_pursuit(x, dictionary, k=self.k).code)
+        code = admm(x, dictionary, l1=self.l1, tolerance=self.tolerance, max_iterations=5 * self.max_iterations)
+        return np.asarray(code.code)
 
     def fit_transform(self, X: Any, y: None = None) -> np.ndarray:
         """Fits, then codes the same rows."""
@@ -153,6 +157,8 @@ class DictionaryLearner:
         for name in ("atoms", "batch_size", "epochs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more.")
+        if not self.l1 > 0:
+            raise ValueError(f"l1 is {self.l1}; expected a weight above 0.")
         x = np.asarray(X, np.float32)
         if x.ndim != 2 or not x.size:
             raise ValueError(f"X has shape {x.shape}; expected a table [examples, inputs] (for one example, X[None]).")
@@ -163,7 +169,8 @@ class DictionaryLearner:
         return jnp.asarray(x)
 
     def _step(self, state: DictionaryState, x: jax.Array) -> DictionaryState:
-        return _step(state, x, self.l1, self.forget, self.tolerance, self.max_iterations)
+        settings = {"l1": self.l1, "forget": self.forget, "tolerance": self.tolerance}
+        return _step(state, x, **settings, max_iterations=self.max_iterations)[0]
 
     def _learnt(self, state: DictionaryState) -> Self:
         self.state_ = state
@@ -183,16 +190,4 @@ class DictionaryLearner:
         raise NotFittedError(message)
 
 
-@jax.jit
-def _step(state: DictionaryState, x: Any, l1: Any, forget: Any, tolerance: Any, max_iterations: Any) -> DictionaryState:
-    return dictionary_step(
-        state, x, l1=l1, forget=forget, tolerance=tolerance, max_iterations=max_iterations
-    )[0]
-
-
-def _transform(x: Any, dictionary: Any, l1: float, tolerance: float, k: int | None, max_iterations: int) -> jax.Array:
-    if k is not None:
-        return jax.jit(orthogonal_matching_pursuit, static_argnames="k")(x, dictionary, k=k).code
-    return jax.jit(admm, static_argnames="max_iterations")(
-        x, dictionary, l1=l1, tolerance=tolerance, max_iterations=5 * max_iterations
-    ).code
+_step = jax.jit(dictionary_step, static_argnames="max_iterations")

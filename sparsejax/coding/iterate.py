@@ -38,16 +38,7 @@ def iterate(
 
     Returns:
       The state, the iterations of each example and its last measure.
-
-    Raises:
-      ValueError: a setting is a Python number out of range.
     """
-    if isinstance(max_iterations, int) and max_iterations < 0:
-        raise ValueError(f"max_iterations is {max_iterations}; expected 0 or more.")
-    if isinstance(tolerance, (int, float)) and not tolerance >= 0:
-        raise ValueError(f"tolerance is {tolerance}; expected 0 or more, or None for exactly max_iterations.")
-    if check_every < 1:
-        raise ValueError(f"check_every is {check_every}; expected 1 or more iterations between two measures.")
     if tolerance is None:
         state = lax.fori_loop(0, max_iterations, lambda _, state: update(state, data), state)
         gap = measure(state, data)
@@ -82,6 +73,20 @@ def iterate(
     nothing = jnp.zeros((), jnp.int32)
     state, gap, taken = stage(state, data, gap, jnp.zeros(gap.shape, jnp.int32), nothing)
     return state, taken, gap
+
+
+def check_loop(tolerance: float | Array | None, max_iterations: int | Array, check_every: int = 1) -> None:
+    """Checks the settings of the loop, where they are still Python numbers.
+
+    Raises:
+      ValueError: one is out of range.
+    """
+    if isinstance(max_iterations, int) and max_iterations < 0:
+        raise ValueError(f"max_iterations is {max_iterations}; expected 0 or more.")
+    if isinstance(tolerance, (int, float)) and not tolerance >= 0:
+        raise ValueError(f"tolerance is {tolerance}; expected 0 or more, or None for exactly max_iterations.")
+    if check_every < 1:
+        raise ValueError(f"check_every is {check_every}; expected 1 or more iterations between two measures.")
 
 
 def _like(flags: Array, leaf: Array) -> Array:

@@ -4,12 +4,15 @@ All three take and return the same things. `admm` takes the fewest iterations, o
 unless the dictionary changes at every call; `ista` and `fista` need no factorisation.
 """
 
+import functools
+
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.scipy.linalg import cho_factor, cho_solve
 from jaxtyping import Array, Float
 
-from sparsejax.coding.iterate import iterate
+from sparsejax.coding.iterate import check_loop, iterate
 from sparsejax.coding.objective import (
     Code,
     batched,
@@ -55,7 +58,14 @@ def ista(
     References:
       Daubechies, Defrise & De Mol, An iterative thresholding algorithm for linear inverse problems, 2004.
     """
+    check_loop(tolerance, max_iterations, check_every)
     x, dictionary, start, batch = problem(x, dictionary, initial, l1=l1)
+    settings = {"max_iterations": max_iterations, "check_every": check_every}
+    return batched(_ista(x, dictionary, start, l1, tolerance, **settings), batch)
+
+
+@functools.partial(jax.jit, static_argnames=("max_iterations", "check_every"))
+def _ista(x, dictionary, start, l1, tolerance, *, max_iterations, check_every):
     data, correlate, measure = _lasso(x, dictionary, l1)
     step = 1 / largest_eigenvalue(dictionary)
 
@@ -65,7 +75,7 @@ def ista(
     code, taken, gap = iterate(
         update, measure, start, data, tolerance=tolerance, max_iterations=max_iterations, check_every=check_every
     )
-    return batched(Code(code, taken, gap), batch)
+    return Code(code, taken, gap)
 
 
 def fista(
@@ -86,7 +96,14 @@ def fista(
       Beck & Teboulle, A fast iterative shrinkage-thresholding algorithm, 2009; O'Donoghue & Candès, Adaptive restart
       for accelerated gradient schemes, 2015 (the gradient scheme, for each example by itself).
     """
+    check_loop(tolerance, max_iterations, check_every)
     x, dictionary, start, batch = problem(x, dictionary, initial, l1=l1)
+    settings = {"max_iterations": max_iterations, "check_every": check_every}
+    return batched(_fista(x, dictionary, start, l1, tolerance, **settings), batch)
+
+
+@functools.partial(jax.jit, static_argnames=("max_iterations", "check_every"))
+def _fista(x, dictionary, start, l1, tolerance, *, max_iterations, check_every):
     data, correlate, measure = _lasso(x, dictionary, l1)
     step = 1 / largest_eigenvalue(dictionary)
 
@@ -106,7 +123,7 @@ def fista(
         max_iterations=max_iterations,
         check_every=check_every,
     )
-    return batched(Code(state[0], taken, gap), batch)
+    return Code(state[0], taken, gap)
 
 
 def admm(
@@ -148,11 +165,16 @@ def admm(
       Boyd, Parikh, Chu, Peleato & Eckstein, Distributed optimization and statistical learning via the alternating
       direction method of multipliers, 2011, section 6.4 and equation 3.19.
     """
-    if check_every < 1:
-        raise ValueError(f"check_every is {check_every}; expected 1 or more iterations between two measures.")
     if not 0 < relaxation < 2:
         raise ValueError(f"relaxation is {relaxation}; expected a number between 0 and 2, 1 for none.")
+    check_loop(tolerance, max_iterations, check_every)
     x, dictionary, start, batch = problem(x, dictionary, initial, l1=l1)
+    settings = {"max_iterations": max_iterations, "check_every": check_every}
+    return batched(_admm(x, dictionary, start, l1, tolerance, relaxation, **settings), batch)
+
+
+@functools.partial(jax.jit, static_argnames=("max_iterations", "check_every"))
+def _admm(x, dictionary, start, l1, tolerance, relaxation, *, max_iterations, check_every):
     evaluate, data = correlations(dictionary), (product(x, dictionary), x)
     squares = jnp.mean(jnp.sum(dictionary**2, 0))
     rho = jnp.where(squares > 0, squares, 1)
@@ -184,7 +206,7 @@ def admm(
         max_iterations=rounds,
         check_every=1,
     )
-    return batched(Code(state[0], check_every * taken, gap), batch)
+    return Code(state[0], check_every * taken, gap)
 
 
 def _lasso(x: Array, dictionary: Array, l1: float | Array):

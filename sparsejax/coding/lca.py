@@ -1,11 +1,13 @@
 """The locally competitive algorithm: a network of leaky integrators that inhibit one another."""
 
+import functools
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sparsejax.coding.iterate import iterate
+from sparsejax.coding.iterate import check_loop, iterate
 from sparsejax.coding.objective import (
     Code,
     batched,
@@ -64,7 +66,14 @@ def lca(
         raise ValueError(f"threshold is {threshold!r}; expected 'soft' or 'hard'.")
     if isinstance(step, (int, float)) and not step > 0:
         raise ValueError(f"step is {step}; expected a positive dt / tau, or None for the largest that is safe.")
+    check_loop(tolerance, max_iterations, check_every)
     x, dictionary, start, batch = problem(x, dictionary, initial, l1=l1)
+    settings = {"threshold": threshold, "max_iterations": max_iterations, "check_every": check_every}
+    return batched(_lca(x, dictionary, start, l1, tolerance, step, warm=initial is not None, **settings), batch)
+
+
+@functools.partial(jax.jit, static_argnames=("threshold", "max_iterations", "check_every", "warm"))
+def _lca(x, dictionary, start, l1, tolerance, step, *, warm, threshold, max_iterations, check_every):
     activation = soft_threshold if threshold == "soft" else hard_threshold
     evaluate = correlations(dictionary)
     rate = 1 / jnp.maximum(largest_eigenvalue(dictionary), 1) if step is None else step
@@ -81,10 +90,12 @@ def lca(
 
     data = (product(x, dictionary), x)
     u = start
-    if initial is not None:
-        inhibited = evaluate(start, *data)[0]
-        edge = jnp.clip(inhibited, -l1, l1)
-        u = start + jnp.where(start != 0, l1 * jnp.sign(start), edge) if threshold == "soft" else start + edge * (start == 0)
+    if warm:
+        c = jnp.clip(evaluate(start, *data)[0], -l1, l1)
+        if threshold == "soft":
+            u = start + jnp.where(start != 0, l1 * jnp.sign(start), c)
+        else:
+            u = jnp.where(start != 0, start, c)
     u, taken, gap = iterate(
         lambda u, data: u + rate * drive(u, data),
         measure,
@@ -94,4 +105,4 @@ def lca(
         max_iterations=max_iterations,
         check_every=check_every,
     )
-    return batched(Code(activation(u, l1), taken, gap), batch)
+    return Code(activation(u, l1), taken, gap)

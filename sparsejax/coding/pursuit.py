@@ -1,11 +1,13 @@
 """Greedy codes of at most k atoms: matching pursuit and orthogonal matching pursuit, all examples at once."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from sparsejax.coding.iterate import iterate
+from sparsejax.coding.iterate import check_loop, iterate
 from sparsejax.coding.objective import Code, batched, correlations, problem, product, ratio
 
 
@@ -41,7 +43,13 @@ def matching_pursuit(
       Mallat & Zhang, Matching pursuits with time-frequency dictionaries, 1993.
     """
     _check(k, None)
+    check_loop(tolerance, k)
     x, dictionary, start, batch = problem(x, dictionary, initial)
+    return batched(_matching_pursuit(x, dictionary, start, k, tolerance), batch)
+
+
+@jax.jit
+def _matching_pursuit(x, dictionary, start, k, tolerance):
     gram = product(dictionary.T, dictionary)
     squares = jnp.diagonal(gram)
 
@@ -61,7 +69,7 @@ def matching_pursuit(
         max_iterations=k,
         check_every=1,
     )
-    return batched(Code(state[0], taken, gap), batch)
+    return Code(state[0], taken, gap)
 
 
 def orthogonal_matching_pursuit(
@@ -98,11 +106,17 @@ def orthogonal_matching_pursuit(
       its inverse is kept, and the correction by the present correlations, is ours).
     """
     _check(k, at_most)
+    check_loop(tolerance, k)
     x, dictionary, start, batch = problem(x, dictionary, None)
-    examples = jnp.arange(len(x))
     if at_most is None and not isinstance(k, int):
         raise ValueError("k is an array; name a static upper bound of it: at_most=32, say, or pass a Python integer.")
     slots = max(1, min(k if at_most is None else at_most, *dictionary.shape))
+    return batched(_orthogonal(x, dictionary, start, jnp.minimum(k, slots), tolerance, slots=slots), batch)
+
+
+@functools.partial(jax.jit, static_argnames="slots")
+def _orthogonal(x, dictionary, start, k, tolerance, *, slots):
+    examples = jnp.arange(len(x))
     gram, evaluate = product(dictionary.T, dictionary), correlations(dictionary)
     squares = jnp.diagonal(gram)
 
@@ -140,10 +154,10 @@ def orthogonal_matching_pursuit(
         state,
         (product(x, dictionary), x),
         tolerance=tolerance,
-        max_iterations=min(k, slots) if isinstance(k, int) else jnp.minimum(k, slots),
+        max_iterations=k,
         check_every=1,
     )
-    return batched(Code(state[0], taken, gap), batch)
+    return Code(state[0], taken, gap)
 
 
 def _check(k: int | Array, at_most: int | None) -> None:

@@ -1,9 +1,12 @@
 """Codes under the l0 penalty: sparse-set coding."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sparsejax.coding.iterate import iterate
+from sparsejax.coding.iterate import check_loop, iterate
 from sparsejax.coding.objective import Code, batched, problem, product, ratio
 
 
@@ -46,7 +49,14 @@ def sparse_set(
     """
     if isinstance(l0, (int, float)) and not l0 > 0:
         raise ValueError(f"l0 is {l0}; expected the price of an atom, above 0.")
+    check_loop(tolerance, max_iterations, check_every)
     x, dictionary, start, batch = problem(x, dictionary, initial)
+    settings = {"max_iterations": max_iterations, "check_every": check_every}
+    return batched(_sparse_set(x, dictionary, start, l0, tolerance, **settings), batch)
+
+
+@functools.partial(jax.jit, static_argnames=("max_iterations", "check_every"))
+def _sparse_set(x, dictionary, start, l0, tolerance, *, max_iterations, check_every):
     gram = product(dictionary.T, dictionary)
     squares = jnp.diagonal(gram)[None, :]
     safe = jnp.where(squares > 0, squares, 1)
@@ -79,4 +89,4 @@ def sparse_set(
         max_iterations=max_iterations,
         check_every=check_every,
     )
-    return batched(Code(state[0], taken, gap), batch)
+    return Code(state[0], taken, gap)

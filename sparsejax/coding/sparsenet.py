@@ -3,6 +3,7 @@ r"""Sparsenet: dictionaries learnt by turns, first the codes of some patches, th
 The objective is :math:`\frac12 \|x - D a\|^2 + \beta \sum_i S(a_i / \sigma)`, with S one of Olshausen & Field's three.
 """
 
+import functools
 from typing import Literal, NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from sparsejax.coding.dictionary import revive
 from sparsejax.coding.lasso import fista
 from sparsejax.coding.objective import Code, batched, largest_eigenvalue, problem, product, ratio
 
@@ -89,12 +91,17 @@ def sparsenet_code(
     """
     _check(sparseness, penalty=penalty, scale=scale)
     x, dictionary, start, batch = problem(x, dictionary, initial)
+    settings = {"sparseness": sparseness, "max_iterations": max_iterations, "warm": initial is not None}
+    return batched(_sparsenet_code(x, dictionary, start, penalty, scale, **settings), batch)
+
+
+@functools.partial(jax.jit, static_argnames=("sparseness", "max_iterations", "warm"))
+def _sparsenet_code(x, dictionary, start, penalty, scale, *, sparseness, max_iterations, warm):
     b, gram = product(x, dictionary), product(dictionary.T, dictionary)
-    if initial is None:
+    if not warm:
         start = b / jnp.maximum(largest_eigenvalue(dictionary), 1e-12)
     if sparseness == "l1":
-        code = fista(x, dictionary, l1=penalty / scale, initial=start, tolerance=None, max_iterations=max_iterations)
-        return batched(code, batch)
+        return fista(x, dictionary, l1=penalty / scale, initial=start, tolerance=None, max_iterations=max_iterations)
     slope = _SLOPE[sparseness]
 
     def downhill(code: Array, c: Array) -> Array:
@@ -118,7 +125,7 @@ def sparsenet_code(
     c = b - product(start, gram)
     code, c, _, _ = lax.fori_loop(0, max_iterations, update, (start, c, nothing, nothing))
     gap = ratio(jnp.sum(downhill(code, c) ** 2, -1), jnp.sum(b**2, -1))
-    return batched(Code(code, jnp.full(gap.shape, max_iterations, jnp.int32), gap), batch)
+    return Code(code, jnp.full(gap.shape, max_iterations, jnp.int32), gap)
 
 
 def sparsenet_objective(
@@ -152,6 +159,7 @@ def sparsenet_step(
     variance_goal: float | Float[Array, ""] = 0.1,
     variance_rate: float | Float[Array, ""] = 0.01,
     gain_exponent: float | Float[Array, ""] = 0.02,
+    least_variance: float | Float[Array, ""] = 0.1,
     max_iterations: int = 30,
 ) -> tuple[SparsenetState, SparsenetMetrics]:
     r"""Returns the state after coding x and a step :math:`D \leftarrow D + \eta \langle (x - D a) a^T \rangle`.
@@ -170,6 +178,8 @@ def sparsenet_step(
       variance_goal: of the coefficients.
       variance_rate: by which the running variances follow those of the batch.
       gain_exponent: alpha.
+      least_variance: an atom whose coefficients' variance is below this fraction of the goal has fallen silent, and
+        would shrink for ever; it starts again from the patch that is coded worst. 0 for never, as in the paper.
       max_iterations: of the inference.
 
     Raises:
@@ -192,7 +202,12 @@ def sparsenet_step(
     gain = state.gain * (variance / variance_goal) ** gain_exponent
     lengths = jnp.linalg.norm(dictionary, axis=0)
     dictionary = dictionary * ratio(gain, lengths)[None, :]
-    return SparsenetState(dictionary, gain, variance), metrics
+    silent = variance < least_variance * variance_goal
+    dictionary, new = revive(dictionary, silent, x, residual)
+    # As long as the others are: a shorter one would soon be silent again.
+    gain = jnp.where(new, ratio(jnp.sum(jnp.where(silent, 0, gain)), jnp.sum(1.0 - silent)), gain)
+    dictionary = jnp.where(new[None, :], dictionary * gain[None, :], dictionary)
+    return SparsenetState(dictionary, gain, jnp.where(new, variance_goal, variance)), metrics
 
 
 def _check(sparseness: str, **numbers: float | Array) -> None:

@@ -13,7 +13,7 @@ _SKIMAGE = ("chelsea", "rocket", "coffee")
 
 
 def photographs() -> dict[str, np.ndarray]:
-    """Returns photographs as greys `[height, width]` in [0, 1]: scikit-learn's two, and scikit-image's when it is there.
+    """Returns photographs as greys `[height, width]` in [0, 1]: scikit-learn's two, and scikit-image's if it is there.
 
     Their numbers matter to what is learnt from them: two photographs are few, ten (see `read_images_mat`) the classic.
     """
@@ -45,6 +45,12 @@ def grey(image: np.ndarray) -> np.ndarray:
     scale = 255 if image.dtype == np.uint8 else 1
     values = image.astype(np.float32) / scale
     return values if image.ndim == 2 else values[..., :3] @ _LUMINANCE
+
+
+def halve(image: np.ndarray) -> np.ndarray:
+    """Returns an image `[height, width]` at half its size, each pixel the mean of four: without a camera's noise."""
+    height, width = image.shape[0] // 2, image.shape[1] // 2
+    return image[: 2 * height, : 2 * width].reshape(height, 2, width, 2).mean((1, 3))
 
 
 def whiten(image: np.ndarray, *, cutoff: float = 0.4) -> np.ndarray:

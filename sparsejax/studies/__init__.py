@@ -40,6 +40,7 @@ STUDIES: dict[str, tuple[str, str]] = {
     "emergence/terms": ("implicit_terms", "the three loss terms that noise adds, before and after training"),
     "emergence/along": ("implicit_terms", "the three loss terms that noise adds, along training"),
     "emergence/trained": ("implicit_terms", "trained on the terms instead of the noise"),
+    "thesis/sparsenet": ("sparse_codes", "basis functions that Sparsenet learns from photographs, and Gabor fits"),
 }
 
 
