@@ -44,8 +44,8 @@ def ista(
       l1: lambda > 0; may be traced.
       initial: a code to start from, `[..., atoms]`; None for zeros.
       tolerance: largest relative duality gap (see `duality_gap`); an example that has reached it is frozen. None for
-        exactly `max_iterations`, without measuring, which can also be differentiated in reverse. In float32 do not
-        ask for less than 1e-6.
+        exactly `max_iterations`, without measuring, which can also be differentiated in reverse. Rounding to
+        float32 leaves about 1e-6, and more where the objective is far below half the energy of x.
       max_iterations: at most so many.
       check_every: iterations between two measures of the gap, which costs about as much as one of them.
 

@@ -116,12 +116,12 @@ def orthogonal_matching_pursuit(
 
 @functools.partial(jax.jit, static_argnames="slots")
 def _orthogonal(x, dictionary, start, k, tolerance, *, slots):
-    examples = jnp.arange(len(x))
     gram, evaluate = product(dictionary.T, dictionary), correlations(dictionary)
     squares = jnp.diagonal(gram)
 
     def update(state, data):
         code, c, chosen, inverse, free, count = state
+        examples = jnp.arange(len(count))
         j = _best(jnp.where(free, c, 0), squares)
         beside = jnp.where(jnp.arange(slots)[None, :] < count[:, None], gram[j[:, None], chosen], 0)
         along = jnp.einsum("est,et->es", inverse, beside, precision=lax.Precision.HIGHEST)

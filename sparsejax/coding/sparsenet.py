@@ -205,7 +205,7 @@ def sparsenet_step(
     silent = variance < least_variance * variance_goal
     dictionary, new = revive(dictionary, silent, x, residual)
     # As long as the others are: a shorter one would soon be silent again.
-    gain = jnp.where(new, ratio(jnp.sum(jnp.where(silent, 0, gain)), jnp.sum(1.0 - silent)), gain)
+    gain = jnp.where(new, ratio(jnp.sum(jnp.where(silent, 0.0, gain)), jnp.sum(jnp.where(silent, 0.0, 1.0))), gain)
     dictionary = jnp.where(new[None, :], dictionary * gain[None, :], dictionary)
     return SparsenetState(dictionary, gain, jnp.where(new, variance_goal, variance)), metrics
 

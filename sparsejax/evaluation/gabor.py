@@ -1,7 +1,7 @@
 r"""Fits Gabor functions to pictures: how many of a dictionary's atoms are localised, oriented and band-pass.
 
 A Gabor function is :math:`e^{-u^2/2\sigma_u^2 - v^2/2\sigma_v^2} (a \cos(k u) + b \sin(k u))` around a centre, u
-being the coordinate along the wave.
+being the coordinate along the wave; it is fitted up to a constant.
 """
 
 import functools
@@ -86,12 +86,12 @@ def _shape(parameters: Array, side: int) -> tuple[Array, Array, Array]:
 
 
 def _grid(side: int) -> tuple[Array, Array]:
-    line = jnp.arange(side) - (side - 1) / 2
+    line = jnp.arange(side, dtype=jnp.float32) - (side - 1) / 2
     return jnp.broadcast_to(line[:, None], (side, side)), jnp.broadcast_to(line[None, :], (side, side))
 
 
 def _gabor(parameters: Array, side: int) -> Array:
-    """Returns the function on the pixels; parameters are centre, log widths, wave vector, cosine, sine."""
+    """Returns the function on the pixels, less its mean; parameters are centre, log widths, wave vector, cosine, sine."""
     widths, cosine, sine = _shape(parameters, side)
     rows, columns = _grid(side)
     rows, columns = rows - parameters[0], columns - parameters[1]
@@ -100,7 +100,8 @@ def _gabor(parameters: Array, side: int) -> Array:
     u = (wave[0] * rows + wave[1] * columns) / size
     v = (wave[1] * rows - wave[0] * columns) / size
     envelope = jnp.exp(-((u / widths[0]) ** 2 + (v / widths[1]) ** 2) / 2)
-    return envelope * (cosine * jnp.cos(size * u) + sine * jnp.sin(size * u))
+    values = envelope * (cosine * jnp.cos(size * u) + sine * jnp.sin(size * u))
+    return values - jnp.mean(values)
 
 
 def _guesses(picture: Array, starts: int) -> Array:

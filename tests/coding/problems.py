@@ -7,7 +7,7 @@ def problem(examples=12, inputs=16, atoms=24, seed=0, unit=True):
     """Returns x `[examples, inputs]` and a dictionary `[inputs, atoms]` in float32."""
     rng = np.random.default_rng(seed)
     dictionary = rng.standard_normal((inputs, atoms))
-    dictionary /= np.linalg.norm(dictionary, axis=0) if unit else 1.0
+    dictionary /= np.linalg.norm(dictionary, axis=0) / (1.0 if unit else rng.uniform(0.5, 2.0, atoms))
     code = rng.standard_normal((examples, atoms)) * (rng.random((examples, atoms)) < 0.2)
     x = code @ dictionary.T + 0.05 * rng.standard_normal((examples, inputs))
     return x.astype(np.float32), dictionary.astype(np.float32)
