@@ -65,8 +65,8 @@ def iterate(
         if not half:
             return state, gap, taken
         pending = jnp.argsort(gap <= tolerance)[:half]
-        rest = jax.tree.map(lambda leaf: leaf[pending], (state, data, gap, taken))
-        rest = stage(*rest, done)
+        some, its_data = jax.tree.map(lambda leaf: leaf[pending], (state, data))
+        rest = stage(some, its_data, gap[pending], taken[pending], done)
         return jax.tree.map(lambda leaf, some: leaf.at[pending].set(some), (state, gap, taken), rest)
 
     gap = measure(state, data)

@@ -199,7 +199,7 @@ def _admm(x, dictionary, start, l1, tolerance, relaxation, *, max_iterations, ch
     rounds = -(-max_iterations // check_every)
     state, taken, gap = iterate(
         update,
-        lambda state, data: ratio(*gap_of(state[0], *state[2:], l1)),
+        lambda state, data: ratio(*gap_of(state[0], state[2], state[3], l1)),
         (start, jnp.clip(c, -l1, l1) / rho, c, energy),
         data,
         tolerance=tolerance,

@@ -1,5 +1,6 @@
 """Photographs of natural scenes, whitened and cut into patches as in Olshausen & Field's experiments."""
 
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def photographs() -> dict[str, np.ndarray]:
     sample = load_sample_images()
     found = {Path(name).stem: grey(image) for name, image in zip(sample.filenames, sample.images, strict=True)}
     try:
-        from skimage import data
+        data = importlib.import_module("skimage.data")
     except ImportError:
         return found
     for name in _SKIMAGE:

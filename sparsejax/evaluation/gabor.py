@@ -91,7 +91,7 @@ def _grid(side: int) -> tuple[Array, Array]:
 
 
 def _gabor(parameters: Array, side: int) -> Array:
-    """Returns the function on the pixels, less its mean; parameters are centre, log widths, wave vector, cosine, sine."""
+    """Returns the function on the pixels, less its mean; parameters: centre, log widths, wave vector, cosine, sine."""
     widths, cosine, sine = _shape(parameters, side)
     rows, columns = _grid(side)
     rows, columns = rows - parameters[0], columns - parameters[1]

@@ -28,7 +28,9 @@ def basis_functions(atoms: np.ndarray, r2: np.ndarray, reference: np.ndarray, *,
     tiles = np.ones((rows * columns, *atoms.shape[1:], 1))
     tiles[: len(atoms), ..., 0] = scaled
     figure, (left, right) = style.panels(2, width="page", height=3.0, columns=2)
-    left.get_gridspec().set_width_ratios([2, 1])
+    layout = left.get_gridspec()
+    if layout is not None:
+        layout.set_width_ratios([2, 1])
     left.imshow(mosaic(tiles.reshape(rows, columns, *tiles.shape[1:])), interpolation="nearest")
     left.set_xticks([])
     left.set_yticks([])

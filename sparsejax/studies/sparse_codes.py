@@ -78,7 +78,7 @@ def _sparsenet(scale: Scale, folder: Path) -> Outcome:
     good = r2 > GOOD
     last = settings.steps // 10
     folder.mkdir(parents=True, exist_ok=True)
-    np.savez(folder / "basis_functions.npz", atoms=atoms, **{name: np.asarray(v) for name, v in fit._asdict().items()})
+    np.savez(folder / "basis_functions.npz", atoms=atoms, r2=r2, centre=fit.centre, width=fit.width)
     ours = {
         "images": source,
         "good_gabor_fits": float(good.mean()),
