@@ -87,7 +87,7 @@ def test_a_warm_start_needs_fewer_iterations(solve):
     again = solve(x, dictionary, l1=0.1, initial=first.code)
     assert int(again.iterations.max()) == 0
     near = solve(x, dictionary, l1=0.095, initial=first.code)
-    assert near.iterations.sum() < 0.8 * solve(x, dictionary, l1=0.095).iterations.sum()
+    assert int(near.iterations.sum()) < 0.8 * int(solve(x, dictionary, l1=0.095).iterations.sum())
     assert float(near.gap.max()) <= 1e-4
 
 
