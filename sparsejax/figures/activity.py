@@ -150,13 +150,8 @@ def image_grid(images: np.ndarray, labels: Sequence[str] | None, *, width: style
       labels: one per row, or None.
       width: of the figure.
     """
-    rows, columns, high, wide, channels = images.shape
-    canvas = np.ones((rows * (high + 1) - 1, columns * (wide + 1) - 1, 3), np.float32)
-    for row in range(rows):
-        for column in range(columns):
-            tile = np.clip(images[row, column], 0, 1)
-            y, x = row * (high + 1), column * (wide + 1)
-            canvas[y : y + high, x : x + wide] = tile if channels == 3 else np.repeat(tile[..., :1], 3, axis=-1)
+    rows, _, high, _, _ = images.shape
+    canvas = mosaic(images)
     inches = style.WIDTHS[width] * canvas.shape[0] / canvas.shape[1]
     figure, (axes,) = style.panels(1, width=width, height=min(inches, 8.0), columns=1)
     axes.imshow(canvas, interpolation="nearest")
@@ -168,6 +163,18 @@ def image_grid(images: np.ndarray, labels: Sequence[str] | None, *, width: style
     for side in ("left", "bottom"):
         axes.spines[side].set_visible(False)
     return figure
+
+
+def mosaic(images: np.ndarray) -> np.ndarray:
+    """Lays images `[rows, columns, height, width, channels]` out a pixel apart, `[..., ..., 3]` in [0, 1]."""
+    rows, columns, high, wide, channels = images.shape
+    canvas = np.ones((rows * (high + 1) - 1, columns * (wide + 1) - 1, 3), np.float32)
+    for row in range(rows):
+        for column in range(columns):
+            tile = np.clip(images[row, column], 0, 1)
+            y, x = row * (high + 1), column * (wide + 1)
+            canvas[y : y + high, x : x + wide] = tile if channels == 3 else np.repeat(tile[..., :1], 3, axis=-1)
+    return canvas
 
 
 @style.styled

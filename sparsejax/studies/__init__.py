@@ -44,6 +44,7 @@ STUDIES: dict[str, tuple[str, str]] = {
     "dense/fig3": ("matching", "how often random scalar vectors match, counted and drawn"),
     "dense/products": ("products", "how many products sparse weights and activations save"),
     "dense/grid": ("grid", "accuracy, noise score and entropy over k, density and boost strength"),
+    "thesis/sparsenet": ("sparse_codes", "basis functions that Sparsenet learns from photographs, and Gabor fits"),
 }
 
 

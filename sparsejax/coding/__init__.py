@@ -1,0 +1,50 @@
+"""Linear codes: inference and dictionary learning. Pure functions that need jax, numpy and jaxtyping, nothing else."""
+
+from sparsejax.coding.dictionary import DictionaryState, dictionary_step, init_dictionary
+from sparsejax.coding.estimator import DictionaryLearner
+from sparsejax.coding.lasso import admm, fista, ista
+from sparsejax.coding.lca import lca
+from sparsejax.coding.objective import (
+    Code,
+    duality_gap,
+    hard_threshold,
+    kkt_violation,
+    lasso_objective,
+    soft_threshold,
+)
+from sparsejax.coding.pursuit import matching_pursuit, orthogonal_matching_pursuit
+from sparsejax.coding.sparse_set import sparse_set
+from sparsejax.coding.sparsenet import (
+    SparsenetMetrics,
+    SparsenetState,
+    init_sparsenet,
+    sparsenet_code,
+    sparsenet_objective,
+    sparsenet_step,
+)
+
+__all__ = [
+    "Code",
+    "DictionaryLearner",
+    "DictionaryState",
+    "SparsenetMetrics",
+    "SparsenetState",
+    "admm",
+    "dictionary_step",
+    "duality_gap",
+    "fista",
+    "hard_threshold",
+    "init_dictionary",
+    "init_sparsenet",
+    "ista",
+    "kkt_violation",
+    "lasso_objective",
+    "lca",
+    "matching_pursuit",
+    "orthogonal_matching_pursuit",
+    "soft_threshold",
+    "sparse_set",
+    "sparsenet_code",
+    "sparsenet_objective",
+    "sparsenet_step",
+]

@@ -1,0 +1,126 @@
+"""Mini-batch dictionary learning for the lasso: the dictionary that codes all examples seen so far best."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from sparsejax.coding.lasso import admm
+from sparsejax.coding.objective import Code, product, single
+
+
+class DictionaryState(NamedTuple):
+    """The dictionary `[inputs, atoms]` and the codes' statistics: sums of a a^T and x a^T over the batches."""
+
+    dictionary: Float[Array, "inputs atoms"]
+    codes: Float[Array, "atoms atoms"]
+    products: Float[Array, "inputs atoms"]
+    steps: Int[Array, ""]
+
+
+def init_dictionary(key: PRNGKeyArray, x: Float[Array, "examples inputs"], *, atoms: int) -> DictionaryState:
+    """Returns a dictionary of examples drawn from x (and random directions, should they be too few), of length 1.
+
+    Raises:
+      ValueError: x is not `[examples, inputs]`, or atoms is not positive.
+    """
+    x = single(x)
+    if x.ndim != 2 or atoms < 1:
+        raise ValueError(f"x has shape {x.shape} and atoms is {atoms}; expected [examples, inputs] and 1 atom or more.")
+    order, noise = jax.random.split(key)
+    chosen = jax.random.permutation(order, x)[:atoms]
+    random = jax.random.normal(noise, (atoms, x.shape[1]), x.dtype)
+    full = jnp.sum(chosen**2, 1, keepdims=True) > 0  # an empty patch has no direction
+    dictionary = random.at[: len(chosen)].set(jnp.where(full, chosen, random[: len(chosen)]))
+    dictionary = dictionary / jnp.linalg.norm(dictionary, axis=1, keepdims=True)
+    return DictionaryState(
+        dictionary.T, jnp.zeros((atoms, atoms), x.dtype), jnp.zeros((x.shape[1], atoms), x.dtype), jnp.int32(0)
+    )
+
+
+def dictionary_step(
+    state: DictionaryState,
+    x: Float[Array, "examples inputs"],
+    *,
+    l1: float | Float[Array, ""],
+    forget: float | Float[Array, ""] = 1.0,
+    tolerance: float | Float[Array, ""] | None = 1e-3,
+    max_iterations: int = 100,
+    sweeps: int = 1,
+) -> tuple[DictionaryState, Code]:
+    r"""Returns the state after one batch, and the batch's code with the dictionary as it was.
+
+    The batch is coded by `admm`; A and B take its mean a a^T and x a^T, what is older fading by
+    :math:`(1 - 1/t)^{\rho}`; then each atom in turn becomes the minimiser of the surrogate,
+    :math:`u = d_j + (b_j - D a_j) / A_{jj}`, cut to length 1. An atom that no code has used for long becomes the
+    example that is coded worst.
+
+    Args:
+      state: from `init_dictionary`.
+      x: one batch `[examples, inputs]`.
+      l1: lambda > 0; may be traced.
+      forget: rho >= 0; 0 weighs all batches alike; may be traced.
+      tolerance: of the codes' relative duality gap.
+      max_iterations: of the coding.
+      sweeps: over the atoms.
+
+    Raises:
+      ValueError: as `admm`, or x is not `[examples, inputs]`.
+
+    References:
+      Mairal, Bach, Ponce & Sapiro, Online learning for matrix factorization and sparse coding, 2010, algorithms 1 and
+      2, section 3.4.2 (forgetting) and 3.4.4 (unused atoms, there replaced by random examples).
+    """
+    if jnp.ndim(x) != 2:
+        raise ValueError(f"x has shape {jnp.shape(x)}; expected one batch of examples, [examples, inputs].")
+    x = single(x)
+    code = admm(x, state.dictionary, l1=l1, tolerance=tolerance, max_iterations=max_iterations)
+    step = (state.steps + 1).astype(x.dtype)
+    keep = (1 - 1 / step) ** forget
+    # Before the first batch there is nothing to keep, even with forget = 0, where 0^0 would be 1.
+    keep = jnp.where(state.steps == 0, 0, keep)
+    codes = keep * state.codes + product(code.code.T, code.code) / len(x)
+    products = keep * state.products + product(x.T, code.code) / len(x)
+    dictionary = state.dictionary
+    for _ in range(sweeps):
+        dictionary = _sweep(dictionary, codes, products)
+    use = jnp.diagonal(codes)
+    dictionary, _ = revive(dictionary, use < 1e-6 * jnp.mean(use), x, x - product(code.code, state.dictionary.T))
+    return DictionaryState(dictionary, codes, products, state.steps + 1), code
+
+
+@jax.jit
+def _sweep(dictionary: Array, codes: Array, products: Array) -> Array:
+    """Minimises the surrogate over one atom after the other."""
+
+    def atom(j: Array, dictionary: Array) -> Array:
+        use = codes[j, j]
+        change = products[:, j] - product(dictionary, codes[:, j])
+        new = dictionary[:, j] + change / jnp.where(use > 0, use, 1)
+        new = new / jnp.maximum(jnp.linalg.norm(new), 1)
+        return dictionary.at[:, j].set(jnp.where(use > 0, new, dictionary[:, j]))
+
+    return lax.fori_loop(0, dictionary.shape[1], atom, dictionary)
+
+
+def revive(dictionary: Array, unused: Array, x: Array, residual: Array) -> tuple[Array, Array]:
+    """Gives unused atoms the directions of the examples coded worst, a different one each.
+
+    Args:
+      dictionary: `[inputs, atoms]`.
+      unused: which atoms `[atoms]`.
+      x: examples `[examples, inputs]`.
+      residual: what their code leaves, of the same shape.
+
+    Returns:
+      The dictionary, and which atoms were replaced: not those for which there was no example.
+    """
+    worst = x[jnp.argsort(-jnp.sum(residual**2, 1))]
+    lengths = jnp.linalg.norm(worst, axis=1)
+    rank = jnp.cumsum(unused) - 1
+    example = jnp.clip(rank, 0, len(x) - 1)
+    replaced = unused & (rank < len(x)) & (lengths[example] > 0)
+    directions = worst / jnp.where(lengths > 0, lengths, 1)[:, None]
+    return jnp.where(replaced[None, :], directions[example].T, dictionary), replaced

@@ -1,0 +1,108 @@
+"""The locally competitive algorithm: a network of leaky integrators that inhibit one another."""
+
+import functools
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from sparsejax.coding.iterate import check_loop, iterate
+from sparsejax.coding.objective import (
+    Code,
+    batched,
+    correlations,
+    gap_of,
+    hard_threshold,
+    largest_eigenvalue,
+    problem,
+    product,
+    ratio,
+    soft_threshold,
+)
+
+
+def lca(
+    x: Float[Array, "*batch inputs"],
+    dictionary: Float[Array, "inputs atoms"],
+    *,
+    l1: float | Float[Array, ""],
+    threshold: Literal["soft", "hard"] = "soft",
+    initial: Float[Array, "*batch atoms"] | None = None,
+    step: float | Float[Array, ""] | None = None,
+    tolerance: float | Float[Array, ""] | None = 1e-4,
+    max_iterations: int = 2000,
+    check_every: int = 10,
+) -> Code:
+    r"""Codes x by Euler steps of :math:`\tau \dot u = b - u - (D^T D - I) a, \; a = T_\lambda(u), \; b = D^T x`.
+
+    Its fixed points with the soft threshold are the solutions of the lasso, whatever the lengths of the atoms; with
+    the hard one, they are minima of the squared error plus lambda^2 / 2 for each atom used (of length 1).
+
+    Args:
+      x: `[..., inputs]`.
+      dictionary: `[inputs, atoms]`; the dynamics are those of the paper when its atoms have length 1.
+      l1: the threshold lambda > 0; may be traced.
+      threshold: "soft", or "hard", which keeps the value of what is above it.
+      initial: a code to start from, `[..., atoms]`: u starts where this is its fixed point. None for u = 0.
+      step: Euler's step over the time constant, dt / tau; None for the inverse of the Gram matrix' largest
+        eigenvalue, half of what stays stable with all atoms active. The paper's time constant is 10 ms.
+      tolerance: with the soft threshold, largest relative duality gap; with the hard one, largest
+        :math:`|\tau \dot u|` over lambda. None for exactly `max_iterations`.
+      max_iterations: at most so many.
+      check_every: iterations between two measures.
+
+    Returns:
+      Code, the gap being as said for `tolerance`.
+
+    Raises:
+      ValueError: shapes do not fit, a Python number is out of range, or threshold is unknown.
+
+    References:
+      Rozell, Johnson, Baraniuk & Olshausen, Sparse coding via thresholding and local competition in neural circuits,
+      2008, equations 2.3 to 2.5.
+    """
+    if threshold not in ("soft", "hard"):
+        raise ValueError(f"threshold is {threshold!r}; expected 'soft' or 'hard'.")
+    if isinstance(step, (int, float)) and not step > 0:
+        raise ValueError(f"step is {step}; expected a positive dt / tau, or None for the largest that is safe.")
+    check_loop(tolerance, max_iterations, check_every)
+    x, dictionary, start, batch = problem(x, dictionary, initial, l1=l1)
+    settings = {"threshold": threshold, "max_iterations": max_iterations, "check_every": check_every}
+    return batched(_lca(x, dictionary, start, l1, tolerance, step, warm=initial is not None, **settings), batch)
+
+
+@functools.partial(jax.jit, static_argnames=("threshold", "max_iterations", "check_every", "warm"))
+def _lca(x, dictionary, start, l1, tolerance, step, *, warm, threshold, max_iterations, check_every):
+    activation = soft_threshold if threshold == "soft" else hard_threshold
+    evaluate = correlations(dictionary)
+    rate = 1 / jnp.maximum(largest_eigenvalue(dictionary), 1) if step is None else step
+
+    def drive(u, data):
+        code = activation(u, l1)
+        return evaluate(code, *data)[0] + code - u
+
+    def measure(u, data):
+        if threshold == "hard":
+            return jnp.max(jnp.abs(drive(u, data)), -1) / l1
+        code = activation(u, l1)
+        return ratio(*gap_of(code, *evaluate(code, *data), l1))
+
+    data = (product(x, dictionary), x)
+    u = start
+    if warm:
+        c = jnp.clip(evaluate(start, *data)[0], -l1, l1)
+        if threshold == "soft":
+            u = start + jnp.where(start != 0, l1 * jnp.sign(start), c)
+        else:
+            u = jnp.where(start != 0, start, c)
+    u, taken, gap = iterate(
+        lambda u, data: u + rate * drive(u, data),
+        measure,
+        u,
+        data,
+        tolerance=tolerance,
+        max_iterations=max_iterations,
+        check_every=check_every,
+    )
+    return Code(activation(u, l1), taken, gap)

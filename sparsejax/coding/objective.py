@@ -1,0 +1,211 @@
+r"""What linear codes minimise, and how far a code is from the minimum.
+
+Everywhere in `coding`, x is `[..., inputs]`, a dictionary is `[inputs, atoms]`, its columns being the atoms, and a code
+is `[..., atoms]`, so that x is near `code @ dictionary.T`. (scikit-learn's `components_` is the transpose.) The lasso's
+objective is :math:`\frac12 \|x - D a\|^2 + \lambda \|a\|_1`; lambda is called `l1`.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+
+class Code(NamedTuple):
+    """What a solver returns.
+
+    Attributes:
+      code: `[..., atoms]`.
+      iterations: how many of them each example took, `[...]`.
+      gap: what is left to gain, `[...]`: of solvers of the lasso, the relative duality gap; of the others, as they say.
+    """
+
+    code: Float[Array, "*batch atoms"]
+    iterations: Int[Array, "*batch"]
+    gap: Float[Array, "*batch"]
+
+
+def soft_threshold(z: Float[Array, "*shape"], threshold: float | Float[Array, ""]) -> Float[Array, "*shape"]:
+    """Returns z moved towards 0 by the threshold, 0 where it is within it."""
+    return z - jnp.clip(z, -threshold, threshold)
+
+
+def hard_threshold(z: Float[Array, "*shape"], threshold: float | Float[Array, ""]) -> Float[Array, "*shape"]:
+    """Returns z where it is beyond the threshold, else 0."""
+    return jnp.where(jnp.abs(z) > threshold, z, jnp.zeros_like(z))
+
+
+def lasso_objective(
+    x: Float[Array, "*batch inputs"],
+    dictionary: Float[Array, "inputs atoms"],
+    code: Float[Array, "*batch atoms"],
+    *,
+    l1: float | Float[Array, ""],
+) -> Float[Array, "*batch"]:
+    """Returns half the squared error plus l1 times the sum of absolute values, for each example.
+
+    Raises:
+      ValueError: shapes do not fit, or l1 is a Python number that is not positive.
+    """
+    x, dictionary, code, batch = problem(x, dictionary, code, l1=l1)
+    residual = x - product(code, dictionary.T)
+    return (jnp.sum(residual**2, -1) / 2 + l1 * jnp.sum(jnp.abs(code), -1)).reshape(batch)
+
+
+def duality_gap(
+    x: Float[Array, "*batch inputs"],
+    dictionary: Float[Array, "inputs atoms"],
+    code: Float[Array, "*batch atoms"],
+    *,
+    l1: float | Float[Array, ""],
+    relative: bool = False,
+) -> Float[Array, "*batch"]:
+    r"""Returns an upper bound of how far the lasso's objective lies above its minimum, for each example.
+
+    With the residual r, its correlations :math:`c = D^T r` and :math:`s = \min(1, \lambda / \max_i |c_i|)`, the dual
+    point s r is feasible and the gap is
+
+    .. math:: \tfrac12 (1 - s)^2 \|r\|^2 + \sum_i \left( \lambda |a_i| - s\, a_i c_i \right)
+
+    a sum of terms none of which is negative: nothing cancels but within a term, so that float32 resolves gaps down to
+    about 1e-7 of the objective. (The difference of the two objectives does not.)
+
+    Args:
+      x: `[..., inputs]`.
+      dictionary: `[inputs, atoms]`.
+      code: `[..., atoms]`.
+      l1: lambda > 0; may be traced.
+      relative: divide by the objective at the code (0 where that is 0).
+
+    Raises:
+      ValueError: as `lasso_objective`.
+    """
+    x, dictionary, code, batch = problem(x, dictionary, code, l1=l1)
+    residual = x - product(code, dictionary.T)
+    gap, objective = gap_of(code, product(residual, dictionary), jnp.sum(residual**2, -1), l1)
+    return (ratio(gap, objective) if relative else gap).reshape(batch)
+
+
+def kkt_violation(
+    x: Float[Array, "*batch inputs"],
+    dictionary: Float[Array, "inputs atoms"],
+    code: Float[Array, "*batch atoms"],
+    *,
+    l1: float | Float[Array, ""],
+) -> Float[Array, "*batch"]:
+    r"""Returns the worst violation of the lasso's optimality conditions, in the unit of x, for each example.
+
+    :math:`c_i = \lambda\, \mathrm{sign}(a_i)` where a is not 0, :math:`|c_i| \le \lambda` where it is, c being the
+    atoms' correlations with the residual.
+
+    Raises:
+      ValueError: as `lasso_objective`.
+    """
+    x, dictionary, code, batch = problem(x, dictionary, code, l1=l1)
+    c = product(x - product(code, dictionary.T), dictionary)
+    on, off = jnp.abs(c - l1 * jnp.sign(code)), jnp.maximum(jnp.abs(c) - l1, 0)
+    return jnp.max(jnp.where(code != 0, on, off), -1).reshape(batch)
+
+
+def gap_of(code: Array, correlations: Array, energy: Array, l1: float | Array) -> tuple[Array, Array]:
+    """Returns the duality gap and the objective `[examples]`, given D^T r and the squared length of r."""
+    largest = jnp.max(jnp.abs(correlations), -1)
+    s = jnp.where(largest > l1, l1 / jnp.where(largest > l1, largest, 1), 1)
+    terms = l1 * jnp.abs(code) - s[:, None] * code * correlations
+    penalty = l1 * jnp.sum(jnp.abs(code), -1)
+    return (1 - s) ** 2 * energy / 2 + jnp.sum(jnp.maximum(terms, 0), -1), energy / 2 + penalty
+
+
+def ratio(part: Array, whole: Array) -> Array:
+    """Returns part / whole, 0 where both are 0."""
+    return part / jnp.where(whole > 0, whole, 1)
+
+
+def product(a: Array, b: Array) -> Array:
+    """Returns a @ b in the precision of its operands; accelerators would take less by default."""
+    return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
+
+
+def problem(
+    x: Array, dictionary: Array, code: Array | None, *, l1: float | Array | None = None
+) -> tuple[Array, Array, Array, tuple[int, ...]]:
+    """Checks the arguments; returns x `[examples, inputs]`, the dictionary, the code (or zeros) and the batch's shape.
+
+    Raises:
+      ValueError: shapes do not fit, or l1 is a Python number that is not positive.
+    """
+    x, dictionary = single(x), single(dictionary)
+    if dictionary.ndim != 2 or not x.ndim or x.shape[-1] != dictionary.shape[0]:
+        hint = "; pass its transpose" if dictionary.ndim == 2 and x.shape[-1:] == dictionary.shape[1:] else ""
+        raise ValueError(
+            f"x has shape {x.shape} and dictionary {dictionary.shape}; expected x [..., inputs] and a dictionary "
+            f"[inputs, atoms], whose columns are the atoms{hint}."
+        )
+    batch, atoms = x.shape[:-1], dictionary.shape[1]
+    if code is not None and jnp.shape(code) != (*batch, atoms):
+        raise ValueError(
+            f"The code has shape {jnp.shape(code)}; expected [..., atoms], here {(*batch, atoms)}, for x {x.shape} and "
+            f"a dictionary of {atoms} atoms."
+        )
+    if isinstance(l1, (int, float)) and not l1 > 0:
+        raise ValueError(f"l1 is {l1}; expected a weight above 0 (for none, solve the least-squares problem instead).")
+    examples = math.prod(batch)
+    start = jnp.zeros((examples, atoms), x.dtype) if code is None else single(code).reshape(examples, atoms)
+    return x.reshape(examples, x.shape[-1]), dictionary.astype(x.dtype), start.astype(x.dtype), batch
+
+
+def single(x: Array) -> Array:
+    """Returns x in float32 at least."""
+    x = jnp.asarray(x)
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def largest_eigenvalue(dictionary: Float[Array, "inputs atoms"]) -> Float[Array, ""]:
+    r"""Returns an upper bound, at most about 3 % too large, of the largest eigenvalue of :math:`D^T D`.
+
+    Power iteration on the matrix itself: seven squarings give :math:`G^{128}`, whose Frobenius norm's 128-th root is
+    never too small, as a step size needs it.
+    """
+    inputs, atoms = dictionary.shape
+    gram = product(dictionary, dictionary.T) if inputs < atoms else product(dictionary.T, dictionary)
+
+    def square(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        matrix, log_scale = carry
+        length = jnp.linalg.norm(matrix)
+        matrix = matrix / jnp.where(length > 0, length, 1)
+        return product(matrix, matrix), 2 * (log_scale + jnp.log(length))
+
+    power, log_scale = lax.fori_loop(0, 7, square, (gram, jnp.zeros((), gram.dtype)))
+    return jnp.exp((log_scale + jnp.log(jnp.linalg.norm(power))) / 128)
+
+
+def correlations(dictionary: Float[Array, "inputs atoms"]) -> Callable[..., tuple[Array, Array]]:
+    """Returns a function `(code, b, x) -> (D^T r, |r|^2)` of codes and b = D^T x, r being x - D code.
+
+    Up to two atoms per input it takes the Gram matrix, one product rather than two. What cancels in |r|^2 then is
+    weighted by (1 - s)^2 in the duality gap, which is tiny where r is.
+    """
+    inputs, atoms = dictionary.shape
+    if atoms <= 2 * inputs:
+        gram = product(dictionary.T, dictionary)
+
+        def by_gram(code: Array, b: Array, x: Array) -> tuple[Array, Array]:
+            c = b - product(code, gram)
+            return c, jnp.maximum(jnp.sum(x**2, -1) - jnp.sum(code * (b + c), -1), 0)
+
+        return by_gram
+
+    def by_residual(code: Array, b: Array, x: Array) -> tuple[Array, Array]:
+        residual = x - product(code, dictionary.T)
+        return product(residual, dictionary), jnp.sum(residual**2, -1)
+
+    return by_residual
+
+
+def batched(code: Code, batch: tuple[int, ...]) -> Code:
+    """Returns the result with the batch axes that x had."""
+    return jax.tree.map(lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]), code)

@@ -1,0 +1,218 @@
+r"""Sparsenet: dictionaries learnt by turns, first the codes of some patches, then a step of the dictionary.
+
+The objective is :math:`\frac12 \|x - D a\|^2 + \beta \sum_i S(a_i / \sigma)`, with S one of Olshausen & Field's three.
+"""
+
+import functools
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from sparsejax.coding.dictionary import revive
+from sparsejax.coding.lasso import fista
+from sparsejax.coding.objective import Code, batched, largest_eigenvalue, problem, product, ratio
+
+Sparseness = Literal["cauchy", "l1", "gaussian"]
+"""S(a): "cauchy" is log(1 + a^2), "l1" is |a|, "gaussian" is -exp(-a^2)."""
+
+_COST = {
+    "cauchy": lambda a: jnp.log1p(a**2),
+    "l1": jnp.abs,
+    "gaussian": lambda a: 1 - jnp.exp(-(a**2)),  # moved up by 1, to be 0 for an empty code
+}
+_SLOPE = {
+    "cauchy": lambda a: 2 * a / (1 + a**2),
+    "gaussian": lambda a: 2 * a * jnp.exp(-(a**2)),
+}
+
+
+class SparsenetState(NamedTuple):
+    """The dictionary `[inputs, atoms]`, and what keeps its lengths: each atom's gain and coefficient variance."""
+
+    dictionary: Float[Array, "inputs atoms"]
+    gain: Float[Array, "atoms"]
+    variance: Float[Array, "atoms"]
+
+
+class SparsenetMetrics(NamedTuple):
+    """Of a step, before the dictionary changes: the mean objective, and the fraction of the energy that is left."""
+
+    objective: Float[Array, ""]
+    error: Float[Array, ""]
+
+
+def init_sparsenet(key: PRNGKeyArray, inputs: int, atoms: int, *, variance_goal: float = 0.1) -> SparsenetState:
+    """Returns a dictionary of random directions of length 1, whose coefficients count as having the goal's variance."""
+    if inputs < 1 or atoms < 1:
+        raise ValueError(f"inputs is {inputs} and atoms {atoms}; expected at least one of each.")
+    dictionary = jax.random.normal(key, (inputs, atoms), jnp.float32)
+    dictionary = dictionary / jnp.linalg.norm(dictionary, axis=0)[None, :]
+    return SparsenetState(dictionary, jnp.ones(atoms), jnp.full(atoms, variance_goal, jnp.float32))
+
+
+def sparsenet_code(
+    x: Float[Array, "*batch inputs"],
+    dictionary: Float[Array, "inputs atoms"],
+    *,
+    sparseness: Sparseness = "cauchy",
+    penalty: float | Float[Array, ""] = 0.022,
+    scale: float | Float[Array, ""] = 0.316,
+    initial: Float[Array, "*batch atoms"] | None = None,
+    max_iterations: int = 30,
+) -> Code:
+    r"""Codes x by conjugate gradients on the smooth costs, by FISTA on :math:`|a|`.
+
+    The step along a direction d is the exact minimum of a parabola that lies above the objective: its curvature is
+    :math:`\|D d\|^2 + 2 \beta \|d\|^2 / \sigma^2`, as :math:`S'' \le 2`. The objective never rises.
+
+    Args:
+      x: `[..., inputs]`.
+      dictionary: `[inputs, atoms]`.
+      sparseness: S.
+      penalty: beta > 0; may be traced.
+      scale: sigma > 0, where S bends; may be traced. The defaults suit patches of variance 0.1.
+      initial: a code to start from, `[..., atoms]`; None for the correlations :math:`D^T x` over the largest eigenvalue
+        of the Gram matrix: Olshausen & Field's start, made small
+        enough not to overshoot.
+      max_iterations: exactly so many.
+
+    Returns:
+      Code, the gap being the squared length of the gradient over that of :math:`D^T x`; for "l1", FISTA's.
+
+    Raises:
+      ValueError: shapes do not fit, a Python number is out of range, or sparseness is unknown.
+
+    References:
+      Olshausen & Field, Sparse coding with an overcomplete basis set: a strategy employed by V1?, 1997, equations 10
+      and 13. (Without the factor 2 that a squared error without its half would bring.)
+    """
+    _check(sparseness, penalty=penalty, scale=scale)
+    x, dictionary, start, batch = problem(x, dictionary, initial)
+    settings = {"sparseness": sparseness, "max_iterations": max_iterations, "warm": initial is not None}
+    return batched(_sparsenet_code(x, dictionary, start, penalty, scale, **settings), batch)
+
+
+@functools.partial(jax.jit, static_argnames=("sparseness", "max_iterations", "warm"))
+def _sparsenet_code(x, dictionary, start, penalty, scale, *, sparseness, max_iterations, warm):
+    b, gram = product(x, dictionary), product(dictionary.T, dictionary)
+    if not warm:
+        start = b / jnp.maximum(largest_eigenvalue(dictionary), 1e-12)
+    if sparseness == "l1":
+        return fista(x, dictionary, l1=penalty / scale, initial=start, tolerance=None, max_iterations=max_iterations)
+    slope = _SLOPE[sparseness]
+
+    def downhill(code: Array, c: Array) -> Array:
+        return c - penalty / scale * slope(code / scale)
+
+    def update(_: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
+        code, c, direction, before = state
+        now = downhill(code, c)
+        # Polak & Ribière's, never negative: falls back to the gradient where it must.
+        weight = ratio(jnp.sum(now * (now - before), -1), jnp.sum(before**2, -1))
+        direction = now + jnp.maximum(weight, 0)[:, None] * direction
+        along = jnp.sum(now * direction, -1)
+        direction = jnp.where((along > 0)[:, None], direction, now)
+        along = jnp.sum(now * direction, -1)
+        change = product(direction, gram)
+        curvature = jnp.sum(direction * change, -1) + 2 * penalty / scale**2 * jnp.sum(direction**2, -1)
+        step = ratio(along, curvature)[:, None]
+        return code + step * direction, c - step * change, direction, now
+
+    nothing = jnp.zeros_like(start)
+    c = b - product(start, gram)
+    code, c, _, _ = lax.fori_loop(0, max_iterations, update, (start, c, nothing, nothing))
+    gap = ratio(jnp.sum(downhill(code, c) ** 2, -1), jnp.sum(b**2, -1))
+    return Code(code, jnp.full(gap.shape, max_iterations, jnp.int32), gap)
+
+
+def sparsenet_objective(
+    x: Float[Array, "*batch inputs"],
+    dictionary: Float[Array, "inputs atoms"],
+    code: Float[Array, "*batch atoms"],
+    *,
+    sparseness: Sparseness = "cauchy",
+    penalty: float | Float[Array, ""] = 0.022,
+    scale: float | Float[Array, ""] = 0.316,
+) -> Float[Array, "*batch"]:
+    """Returns half the squared error plus the penalty, for each example; -exp(-a^2) counts as 1 - exp(-a^2).
+
+    Raises:
+      ValueError: as `sparsenet_code`.
+    """
+    _check(sparseness, penalty=penalty, scale=scale)
+    x, dictionary, code, batch = problem(x, dictionary, code)
+    error = jnp.sum((x - product(code, dictionary.T)) ** 2, -1) / 2
+    return (error + penalty * jnp.sum(_COST[sparseness](code / scale), -1)).reshape(batch)
+
+
+def sparsenet_step(
+    state: SparsenetState,
+    x: Float[Array, "examples inputs"],
+    *,
+    learning_rate: float | Float[Array, ""] = 1.0,
+    sparseness: Sparseness = "cauchy",
+    penalty: float | Float[Array, ""] = 0.022,
+    scale: float | Float[Array, ""] = 0.316,
+    variance_goal: float | Float[Array, ""] = 0.1,
+    variance_rate: float | Float[Array, ""] = 0.01,
+    gain_exponent: float | Float[Array, ""] = 0.02,
+    least_variance: float | Float[Array, ""] = 0.1,
+    max_iterations: int = 30,
+) -> tuple[SparsenetState, SparsenetMetrics]:
+    r"""Returns the state after coding x and a step :math:`D \leftarrow D + \eta \langle (x - D a) a^T \rangle`.
+
+    Then each atom takes the length of its gain, which grows while its coefficients vary more than the goal and
+    shrinks while they vary less: :math:`g \leftarrow g\, (\mathrm{var}(a) / \mathrm{goal})^{\alpha}`. So all atoms
+    are used alike, and the penalty cannot be dodged by long atoms.
+
+    Args:
+      state: from `init_sparsenet`.
+      x: patches `[examples, inputs]`, whitened, of variance near 0.1.
+      learning_rate: eta; may be traced, as the following.
+      sparseness: S.
+      penalty: beta.
+      scale: sigma.
+      variance_goal: of the coefficients.
+      variance_rate: by which the running variances follow those of the batch.
+      gain_exponent: alpha.
+      least_variance: an atom whose coefficients' variance is below this fraction of the goal has fallen silent, and
+        would shrink for ever; it starts again from the patch that is coded worst. 0 for never, as in the paper.
+      max_iterations: of the inference.
+
+    Raises:
+      ValueError: as `sparsenet_code`, or x is not `[examples, inputs]`.
+
+    References:
+      Olshausen & Field, 1997, equation 14 and the norm control below it; Emergence of simple-cell receptive field
+      properties by learning a sparse code for natural images, 1996.
+    """
+    if jnp.ndim(x) != 2:
+        raise ValueError(f"x has shape {jnp.shape(x)}; expected one batch of patches, [examples, inputs].")
+    costs = {"sparseness": sparseness, "penalty": penalty, "scale": scale}
+    code = sparsenet_code(x, state.dictionary, max_iterations=max_iterations, **costs).code
+    residual = x - product(code, state.dictionary.T)
+    metrics = SparsenetMetrics(
+        jnp.mean(sparsenet_objective(x, state.dictionary, code, **costs)), ratio(jnp.sum(residual**2), jnp.sum(x**2))
+    )
+    dictionary = state.dictionary + learning_rate * product(residual.T, code) / len(x)
+    variance = (1 - variance_rate) * state.variance + variance_rate * jnp.mean(code**2, 0)
+    gain = state.gain * (variance / variance_goal) ** gain_exponent
+    lengths = jnp.linalg.norm(dictionary, axis=0)
+    dictionary = dictionary * ratio(gain, lengths)[None, :]
+    silent = variance < least_variance * variance_goal
+    dictionary, new = revive(dictionary, silent, x, residual)
+    # As long as the others are: a shorter one would soon be silent again.
+    gain = jnp.where(new, ratio(jnp.sum(jnp.where(silent, 0.0, gain)), jnp.sum(jnp.where(silent, 0.0, 1.0))), gain)
+    dictionary = jnp.where(new[None, :], dictionary * gain[None, :], dictionary)
+    return SparsenetState(dictionary, gain, jnp.where(new, variance_goal, variance)), metrics
+
+
+def _check(sparseness: str, **numbers: float | Array) -> None:
+    if sparseness not in _COST:
+        raise ValueError(f"sparseness is {sparseness!r}; expected one of {', '.join(map(repr, _COST))}.")
+    for name, value in numbers.items():
+        if isinstance(value, (int, float)) and not value > 0:
+            raise ValueError(f"{name} is {value}; expected a number above 0.")

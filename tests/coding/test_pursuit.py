@@ -1,0 +1,185 @@
+"""Matching pursuits, and codes under the l0 penalty."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparsejax.coding import matching_pursuit, orthogonal_matching_pursuit, sparse_set
+from tests import golden
+from tests.coding.problems import problem
+
+each_pursuit = pytest.mark.parametrize("pursue", [matching_pursuit, orthogonal_matching_pursuit], ids=["mp", "omp"])
+
+
+def test_matching_pursuit_of_patches_is_the_recorded_one():
+    case = golden.load("codes_matching_pursuit")
+    result = jax.jit(matching_pursuit)(case["X"], case["D"].T, k=int(case["K"]))
+    np.testing.assert_allclose(result.code, case["codes"], atol=1e-4)
+    # The reference that overwrites an atom chosen again leaves more of the patches.
+    error = np.sqrt(result.gap)
+    overwritten = np.linalg.norm(case["X"] - case["codes_rctn"] @ case["D"], axis=1)
+    assert error.mean() < (overwritten / np.linalg.norm(case["X"], axis=1)).mean()
+
+
+@pytest.mark.parametrize("atoms", [256, 512])
+def test_orthogonal_matching_pursuit_of_patches_is_scikit_learns(atoms):
+    case = golden.load("codes_sklearn_reference")
+    x, dictionary = case["X"][:64], case[f"D{atoms}"].T
+    result = orthogonal_matching_pursuit(x, dictionary, k=26)
+    np.testing.assert_allclose(result.code, case[f"omp{atoms}"][:64], atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(16, 24), (16, 10), (8, 40)])
+def test_orthogonal_matching_pursuit_is_scikit_learns(shape):
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    x, dictionary = problem(inputs=shape[0], atoms=shape[1])
+    ours = orthogonal_matching_pursuit(x, dictionary, k=5).code
+    expected = linear_model.orthogonal_mp(dictionary.astype(np.float64), x.T.astype(np.float64), n_nonzero_coefs=5)
+    np.testing.assert_allclose(ours, expected.T, atol=1e-4)
+
+
+def test_an_atom_chosen_again_accumulates():
+    # Two atoms at 45 degrees: the residual of either correlates with the other, so they are chosen by turns.
+    dictionary = np.array([[1.0, 0.5**0.5], [0.0, 0.5**0.5]], np.float32)
+    x = np.array([1.0, 0.3], np.float32)
+    first, second = 1.0, 0.0
+    residual = np.array([0.0, 0.3])
+    codes = [(1.0, 0.0)]
+    for step in range(1, 5):
+        change = residual @ dictionary[:, step % 2]
+        first, second = (first + change, second) if step % 2 == 0 else (first, second + change)
+        residual = residual - change * dictionary[:, step % 2]
+        codes.append((first, second))
+    for k, code in enumerate(codes, 1):
+        np.testing.assert_allclose(matching_pursuit(x, dictionary, k=k).code, code, atol=1e-6)
+    far = matching_pursuit(x, dictionary, k=100)
+    np.testing.assert_allclose(far.code @ dictionary.T, x, atol=1e-6)
+
+
+@given(st.integers(0, 2**31))
+def test_the_residual_is_orthogonal_to_the_chosen_atoms(seed):
+    x, dictionary = problem(seed=seed, unit=False)
+    result = orthogonal_matching_pursuit(x, dictionary, k=6)
+    correlations = (x - result.code @ dictionary.T) @ dictionary
+    on = np.asarray(result.code != 0)
+    assert np.all(on.sum(1) <= 6)
+    np.testing.assert_allclose(np.where(on, correlations, 0), 0, atol=2e-4)
+    greedy = matching_pursuit(x, dictionary, k=6)
+    assert result.gap.mean() <= greedy.gap.mean() + 1e-5
+
+
+@each_pursuit
+def test_the_error_falls_with_k_and_k_may_be_traced(pursue):
+    x, dictionary = problem()
+    bound = {} if pursue is matching_pursuit else {"at_most": 10}
+    traced = jax.jit(lambda k: pursue(x, dictionary, k=k, **bound))
+    gaps = []
+    for k in (0, 1, 4, 10):
+        result = pursue(x, dictionary, k=k)
+        np.testing.assert_allclose(traced(k).code, result.code, atol=1e-5)
+        assert np.all((np.asarray(result.code) != 0).sum(1) <= k)
+        gaps.append(result.gap)
+    np.testing.assert_array_equal(gaps[0], 1)
+    assert np.all(np.diff(np.stack(gaps), axis=0) < 1e-6)
+
+
+@each_pursuit
+def test_a_tolerance_stops_each_example_by_itself(pursue):
+    x, dictionary = problem(examples=100)
+    result = jax.jit(lambda x: pursue(x, dictionary, k=14, tolerance=0.05))(x)
+    done = result.iterations < 14
+    assert np.all(result.gap[done] <= 0.05) and done.sum() > 2
+    assert len(np.unique(result.iterations)) > 2
+    for i in (0, 50):
+        before = pursue(x[i], dictionary, k=int(result.iterations[i]) - 1)
+        assert before.gap > 0.05
+        np.testing.assert_allclose(pursue(x[i], dictionary, k=14, tolerance=0.05).code, result.code[i], atol=1e-4)
+
+
+@each_pursuit
+def test_equal_and_empty_atoms_and_batch_axes(pursue):
+    x, dictionary = problem(inputs=8, atoms=6)
+    dictionary[:, 4], dictionary[:, 5] = dictionary[:, 0], 0
+    result = pursue(x.reshape(3, 4, 8), dictionary, k=6)
+    assert result.code.shape == (3, 4, 6) and result.gap.shape == (3, 4)
+    assert np.all(np.isfinite(result.code))
+    np.testing.assert_array_equal(result.code[..., 4:], 0)
+    best = np.linalg.lstsq(dictionary[:, :4], x.T, rcond=None)[0].T
+    if pursue is orthogonal_matching_pursuit:
+        np.testing.assert_allclose(result.code.reshape(12, 6)[:, :4], best, atol=1e-4)
+    np.testing.assert_array_equal(pursue(0 * x, dictionary, k=3).code, 0)
+
+
+def test_more_steps_than_inputs_end_at_no_error():
+    x, dictionary = problem(inputs=8, atoms=20)
+    result = orthogonal_matching_pursuit(x, dictionary, k=20)
+    np.testing.assert_allclose(result.gap, 0, atol=1e-8)
+    assert np.all((np.asarray(result.code) != 0).sum(1) <= 8)
+
+
+def test_matching_pursuit_goes_on_from_a_code():
+    x, dictionary = problem()
+    half = matching_pursuit(x, dictionary, k=3)
+    whole = matching_pursuit(x, dictionary, k=3, initial=half.code)
+    np.testing.assert_allclose(whole.code, matching_pursuit(x, dictionary, k=6).code, atol=1e-5)
+
+
+def _l0_objective(x, dictionary, code, l0):
+    return ((x - code @ dictionary.T) ** 2).sum(-1) / 2 + l0 * (np.asarray(code) != 0).sum(-1)
+
+
+def test_sparse_set_never_rises_and_ends_at_a_coordinatewise_minimum():
+    x, dictionary = problem()
+    values = [
+        _l0_objective(x, dictionary, sparse_set(x, dictionary, l0=0.05, tolerance=None, max_iterations=n).code, 0.05)
+        for n in (0, 1, 3, 10, 40)
+    ]
+    assert np.all(np.diff(np.stack(values), axis=0) <= 1e-6)
+    result = sparse_set(x, dictionary, l0=0.05, tolerance=1e-6)
+    least = _l0_objective(x, dictionary, result.code, 0.05)
+    for atom, value in itertools.product(range(0, 24, 3), np.linspace(-1, 1, 21)):
+        other = np.array(result.code)
+        other[:, atom] = value
+        assert np.all(_l0_objective(x, dictionary, other, 0.05) >= least - 1e-5)
+
+
+def test_sparse_set_finds_the_best_of_all_sets_on_small_problems():
+    # Not guaranteed, but on incoherent atoms it should nearly always be within a little.
+    x, dictionary = problem(examples=10, inputs=12, atoms=8)
+    ours = _l0_objective(x, dictionary, sparse_set(x, dictionary, l0=0.05).code, 0.05)
+    best = (x**2).sum(1) / 2
+    for size in range(1, 9):
+        for chosen in itertools.combinations(range(8), size):
+            part = dictionary[:, chosen]
+            code = np.linalg.lstsq(part, x.T, rcond=None)[0].T
+            best = np.minimum(best, ((x - code @ part.T) ** 2).sum(1) / 2 + 0.05 * size)
+    assert np.all(ours >= best - 1e-5)
+    assert np.mean(ours <= best * 1.02 + 1e-5) >= 0.8
+
+
+def test_sparse_set_takes_atoms_away_and_starts_warm():
+    x, dictionary = problem()
+    full = np.linalg.lstsq(dictionary, x.T, rcond=None)[0].T.astype(np.float32)
+    result = sparse_set(x, dictionary, l0=0.05, initial=full)
+    assert np.count_nonzero(result.code) < 0.5 * full.size
+    again = sparse_set(x, dictionary, l0=0.05, initial=result.code)
+    assert int(again.iterations.max()) == 0
+
+
+def test_errors_say_what_was_expected():
+    x, dictionary = problem()
+    with pytest.raises(ValueError, match="k is -1"):
+        matching_pursuit(x, dictionary, k=-1)
+    with pytest.raises(ValueError, match="pass its transpose"):
+        orthogonal_matching_pursuit(x, dictionary.T, k=2)
+    with pytest.raises(ValueError, match="static upper bound"):
+        orthogonal_matching_pursuit(x, dictionary, k=jnp.int32(3))
+    with pytest.raises(ValueError, match="at_most is 0"):
+        orthogonal_matching_pursuit(x, dictionary, k=jnp.int32(3), at_most=0)
+    with pytest.raises(ValueError, match="l0 is 0"):
+        sparse_set(x, dictionary, l0=0)
