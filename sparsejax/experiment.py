@@ -12,6 +12,7 @@ import numpy as np
 from sparsejax import data
 from sparsejax.data.dataset import Dataset
 from sparsejax.data.resident import Resident, normalised, resident, steps_per_epoch
+from sparsejax.data.speech import SPEECH
 from sparsejax.data.text import TEXTS, load_text, windows
 from sparsejax.errors import ConfigError
 from sparsejax.evaluation.accuracy import make_evaluation, make_noise_evaluation
@@ -24,6 +25,7 @@ from sparsejax.hyper import stack_hyper, static_fields
 from sparsejax.models.base import Variables
 from sparsejax.models.gpt import GPT
 from sparsejax.models.noisy import NoisyNetwork
+from sparsejax.models.speech import SpeechCNN
 from sparsejax.training import checkpoints, loop
 from sparsejax.training.config import Config
 from sparsejax.training.devices import carry, place, put_members, put_shared
@@ -107,7 +109,7 @@ def run(experiment: Experiment, folder: RunFolder, *, fresh: bool = False, resum
     objective, normalise = OBJECTIVES[config.objective.kind], config.data.normalise
     job = loop.Job(
         config.model, objective, config.training, placement, hyper,
-        put_shared(resident(dataset, dataset.train, normalise=normalise), placement),
+        put_shared(resident(dataset, dataset.train, normalise=normalise), placement), config.data.balanced,
     )  # fmt: skip
     test = put_shared(resident(dataset, dataset.test, normalise=normalise), placement)
     sizes = {"examples": len(dataset.test.labels), "batch_size": config.evaluation.batch_size,
@@ -185,6 +187,9 @@ def load_data(config: Config) -> Dataset:
     if config.data.name in TEXTS:
         text = load_text(config.data.name, unit=config.data.unit, vocabulary=config.data.vocabulary)
         dataset = windows(text, config.data.length)
+    elif config.data.name in SPEECH:
+        wanted = {"words": config.data.words, "silence": config.data.silence, "held_out": config.data.held_out}
+        dataset = data.load(config.data.name, config.data.source, **wanted)
     else:
         dataset = data.load(config.data.name, config.data.source)
     dataset = dataset.limited(config.data.train_examples, config.data.test_examples)
@@ -217,6 +222,11 @@ def _check_task(config: Config, dataset: Dataset) -> None:
         raise ConfigError(
             f"evaluation.implicit_examples is {config.evaluation.implicit_examples}, but the implicit terms are known "
             "in closed form for a plain ReLU autoencoder under gaussian noise on its input only; take None."
+        )
+    if isinstance(config.model, SpeechCNN) != (config.data.name in SPEECH):
+        raise ConfigError(
+            f"A {type(config.model).__name__} on {dataset.name} cannot be; spoken words ({', '.join(SPEECH)}) and the "
+            "model SpeechCNN go together."
         )
     classes = config.model.classes
     if config.objective.kind == "reconstruction" and classes is not None:

@@ -13,12 +13,14 @@ from sparsejax.errors import ConfigError
 # The figures everybody normalises MNIST with, to the digits everybody writes.
 MNIST_MEAN, MNIST_STD = (0.1307,), (0.3081,)
 
+_BYTES = {"uint8": "u1", "int16": "<i2", "int32": "<i4", "float32": "<f4"}  # how the fingerprint reads an array
 _CHUNK = 4096  # images per histogram: numpy widens each pixel to 8 bytes while it counts
 
 
 class Split(NamedTuple):
     """Images uint8 [n, height, width, channels] and labels int32 [n]. In the place of images, vectors of features are
-    float32 [n, features]; of a text, windows of tokens are int32 [n, length], each with its number as label.
+    float32 [n, features]; of speech, waveforms are int16 [n, samples]; of a text, windows of tokens are int32
+    [n, length], each with its number as label.
     """
 
     images: np.ndarray
@@ -60,15 +62,16 @@ class Dataset:
 
     @property
     def kind(self) -> str:
-        """Names what the examples are: "images", "vectors" of features, or "windows" of a text."""
-        return {"f": "vectors", "i": "windows"}.get(self.train.images.dtype.kind, "images")
+        """Names what the examples are: "images", "vectors" of features, "clips" of speech, or "windows" of a text."""
+        kinds = {"float32": "vectors", "int16": "clips", "int32": "windows"}
+        return kinds.get(self.train.images.dtype.name, "images")
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """Names the data by the SHA-256 of all arrays' types, shapes and bytes (64 hex digits)."""
         digest = hashlib.sha256()
         for array in (*self.train, *self.test):
-            dtype = {"u": "u1", "i": "<i4", "f": "<f4"}[array.dtype.kind]
+            dtype = _BYTES[array.dtype.name]
             digest.update(f"{dtype}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array, dtype).data)
         return digest.hexdigest()
@@ -91,8 +94,8 @@ def split_problem(split: Split, classes: int) -> str:
         if images.min() < 0 or images.max() >= classes:
             return f"tokens run from {images.min()} to {images.max()} where 0 to {classes - 1} is expected"
         return ""
-    vectors = images.dtype == np.float32 and images.ndim == 2
-    if not vectors and (images.dtype != np.uint8 or images.ndim != 4):
+    vectors, waveforms = (images.dtype == dtype and images.ndim == 2 for dtype in (np.float32, np.int16))
+    if not (vectors or waveforms) and (images.dtype != np.uint8 or images.ndim != 4):
         return f"images are {images.dtype} {list(images.shape)} where uint8 [n, h, w, c] is expected"
     if labels.dtype != np.int32 or labels.ndim != 1:
         return f"labels are {labels.dtype} {list(labels.shape)} where int32 [n] is expected"

@@ -48,18 +48,46 @@ def steps_per_epoch(examples: int, batch_size: int) -> int:
     return -(-examples // batch_size)
 
 
-def epoch_order(key: PRNGKeyArray, epoch: Int[Array, ""], examples: int, batch_size: int) -> Int[Array, "steps batch"]:
+def epoch_order(
+    key: PRNGKeyArray,
+    epoch: Int[Array, ""],
+    examples: int,
+    batch_size: int,
+    labels: Int[Array, "examples"] | None = None,
+) -> Int[Array, "steps batch"]:
     """Returns the example indices of every batch of an epoch, shuffled by the key and the epoch's number.
 
-    The last batch is filled up with the first examples of the same order, so that all batches have one shape.
+    The last batch is filled up with the first examples of the same order, so that all batches have one shape. Given
+    labels, every class comes equally often, to one example.
     """
-    order = jax.random.permutation(jax.random.fold_in(key, epoch), examples)
+    key = jax.random.fold_in(key, epoch)
+    order = jax.random.permutation(key, examples)
+    if labels is not None:
+        order = _balanced(jax.random.fold_in(key, 1), order, labels)
     steps = steps_per_epoch(examples, batch_size)
     return jnp.concatenate([order, order[: steps * batch_size - examples]]).reshape(steps, batch_size)
 
 
+def _balanced(key: PRNGKeyArray, order: Int[Array, "n"], labels: Int[Array, "n"]) -> Int[Array, "n"]:
+    """Returns as many examples, of every class that there is equally many: of a large class the first in the order, of
+    a small one all of them, time and again.
+    """
+    by_class = order[jnp.argsort(labels[order], stable=True)]
+    at = labels[by_class]
+    group = jnp.cumsum(jnp.concatenate([jnp.zeros(1, jnp.int32), (at[1:] != at[:-1]).astype(jnp.int32)]))
+    sizes = jnp.zeros(len(order), jnp.int32).at[group].add(1)
+    starts, classes = jnp.cumsum(sizes) - sizes, group[-1] + 1
+    slot = jnp.arange(len(order))
+    chosen = by_class[starts[slot % classes] + slot // classes % sizes[slot % classes]]
+    return jax.random.permutation(key, chosen)
+
+
 def normalised(data: Resident, images: UInt8[Array, "batch height width channels"]) -> Float[Array, "batch h w c"]:
-    """Turns bytes into pixels in [0, 1], then to mean 0 and standard deviation 1; all else stays as it is."""
+    """Turns bytes into pixels in [0, 1], then to mean 0 and standard deviation 1, and 16-bit samples of waveforms to
+    [-1, 1); all else stays as it is.
+    """
+    if images.dtype == jnp.int16:
+        return images.astype(jnp.float32) / 32768
     if images.dtype != jnp.uint8:
         return images
     return (images.astype(jnp.float32) / 255 - data.mean) / data.std

@@ -4,6 +4,7 @@ import difflib
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from sparsejax.data.cifar import CIFAR10_FILES, CIFAR10_FOLDER, HOW_TO_GET, found_batches, read_cifar10_folder
 from sparsejax.data.dataset import Dataset
@@ -12,6 +13,7 @@ from sparsejax.data.download import download_mnist
 from sparsejax.data.folders import data_root, download_folder, subfolder, tfds_folder, user_cache
 from sparsejax.data.idx import MNIST_FILES, found_files, read_mnist_folder
 from sparsejax.data.latents import HOW_TO_MAKE, LATENTS_FILE, read_latents
+from sparsejax.data.speech import SPEECH, load_speech
 from sparsejax.data.tfds_source import is_prepared, read_tfds
 from sparsejax.errors import ConfigError, DataMissingError
 
@@ -24,6 +26,8 @@ SOURCES = {
     "digits": ("digits",),
     "cifar10": ("files",),
     "cifar10_latents": ("files",),
+    "speech_commands": ("files",),
+    "spoken_digits": ("files",),
 }
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
 
@@ -33,7 +37,7 @@ _DIGITS = (
 )
 
 
-def load(name: str, source: str = "auto", *, say: Say = print) -> Dataset:
+def load(name: str, source: str = "auto", *, say: Say = print, **speech: Any) -> Dataset:
     """Returns a data set, from the source named or from the first that has it.
 
     "auto" looks for MNIST in $SPARSEJAX_DATA/mnist, in the user's cache, in a prepared TFDS folder, then
@@ -41,10 +45,12 @@ def load(name: str, source: str = "auto", *, say: Say = print) -> Dataset:
     source and notice say so. A damaged file is an error wherever it is found.
 
     Args:
-      name: "mnist", "fashion_mnist", "digits", "cifar10" or "cifar10_latents".
+      name: "mnist", "fashion_mnist", "digits", "cifar10", "cifar10_latents", or of speech (all the words there are, and
+        silence) "speech_commands" or "spoken_digits".
       source: "auto", "files" ($SPARSEJAX_DATA/NAME, for CIFAR-10 its own cifar-10-batches-py), "download" (cached),
         "tfds" or "digits".
       say: takes what a person should read: a download, a substitute's notice.
+      speech: of spoken words, what `load_speech` takes besides the name.
 
     Raises:
       ConfigError: an unknown name or source, or a source that this data set does not have.
@@ -58,6 +64,8 @@ def load(name: str, source: str = "auto", *, say: Say = print) -> Dataset:
         dataset = read_tfds(name)
     elif name == "fashion_mnist":
         dataset = _fashion_mnist(source)
+    elif name in SPEECH:
+        dataset = load_speech(name, **speech)
     elif name == "cifar10":
         dataset = _cifar10(source, say)
     elif name == "cifar10_latents":

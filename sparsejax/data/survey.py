@@ -9,6 +9,7 @@ from sparsejax.data.folders import data_root, download_folder, tfds_folder, user
 from sparsejax.data.idx import MNIST_FILES, found_files
 from sparsejax.data.latents import LATENTS_FILE
 from sparsejax.data.sources import DEBIAN_FASHION, cifar10_cache, latents_cache
+from sparsejax.data.speech import SPEECH
 from sparsejax.data.tfds_source import BUILDERS
 
 
@@ -39,6 +40,11 @@ def survey() -> list[Place]:
         _cifar_place(cifar10_cache()),
         _latents_place(root and root / LATENTS_FILE),
         _latents_place(latents_cache()),
+        *(
+            _speech_place(name, folder)
+            for name in SPEECH
+            for folder in (root and root / name, user_cache().parent / name)
+        ),
         _digits_place(),
     ]
     return sorted(places, key=lambda place: place.name != "mnist")  # mnist first, else as listed
@@ -71,6 +77,13 @@ def _latents_place(path: Path | None) -> Place:
     """Looks for the file of CIFAR-10's latents."""
     files = {path.name: path} if path and path.is_file() else {}
     return _files_place("cifar10_latents", "files", path, files, 1)
+
+
+def _speech_place(name: str, folder: Path | None) -> Place:
+    """Counts the clips."""
+    clips = [*folder.glob("*.wav"), *folder.glob("[!_.]*/*.wav")] if folder else []
+    found = f"{len(clips):,} clips" if clips else ""
+    return Place(name, "files", folder, found, sum(path.stat().st_size for path in clips))
 
 
 def _files_place(name: str, source: str, folder: Path | None, files: dict[str, Path], count: int) -> Place:

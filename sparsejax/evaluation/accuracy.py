@@ -5,16 +5,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from sparsejax.data.resident import Batch, Resident, normalised
-from sparsejax.functional import example_keys, pixel_noise
+from sparsejax.functional import example_keys, pixel_noise, white_noise_blend
 from sparsejax.hyper import Hyper
 from sparsejax.models.base import Model, Variables
 from sparsejax.training.objectives import Objective
 
 NOISE_LEVELS = tuple(level / 20 for level in range(11))
-"""Fractions of pixels replaced, 0 to 0.5 (Ahmad & Scheinkman, 2019, section 4.1)."""
+"""Fractions of pixels replaced, or shares of white noise in a waveform (Ahmad & Scheinkman, 2019, section 4)."""
 
 
 class Counts(NamedTuple):
@@ -92,15 +92,13 @@ def make_noise_evaluation(
 
     def evaluate(variables: Variables, hyper: Hyper, epoch: Float[Array, ""], data: Resident) -> Int[Array, "levels"]:
         hyper = model.scheduled(hyper.get("model", {}), epoch=epoch, step=jnp.int32(0))
-        white = data.mean + 2 * data.std
 
         def correct_at(level, index):
             key = jax.random.fold_in(jax.random.key(seed), index)
 
             def counts_of(rows, counted):
-                pixels = data.images[rows].astype(jnp.float32) / 255
-                noisy = pixel_noise(example_keys(key, rows), pixels, level=level, value=white)
-                output = model.apply(variables, (noisy - data.mean) / data.std, train=False, hyper=hyper)
+                noisy = corrupted(example_keys(key, rows), data, data.images[rows], level)
+                output = model.apply(variables, noisy, train=False, hyper=hyper)
                 hits = (jnp.argmax(output.prediction, axis=-1) == data.labels[rows]) & counted
                 return jnp.sum(hits.astype(jnp.int32))
 
@@ -110,6 +108,19 @@ def make_noise_evaluation(
         return lax.map(lambda pair: correct_at(*pair), (levels, jnp.arange(len(NOISE_LEVELS))))
 
     return evaluate
+
+
+def corrupted(
+    keys: Key[Array, "batch"], data: Resident, examples: Array, level: float | Float[Array, ""]
+) -> Float[Array, "batch ..."]:
+    """Returns what a network is given of examples under noise: waveforms blended with white noise, or images with that
+    fraction of their pixels replaced by the mean plus two standard deviations, then normalised.
+    """
+    if examples.dtype == jnp.int16:
+        return white_noise_blend(keys, normalised(data, examples), level=level)
+    white = data.mean + 2 * data.std
+    noisy = pixel_noise(keys, examples.astype(jnp.float32) / 255, level=level, value=white)
+    return (noisy - data.mean) / data.std
 
 
 def _summed(counts_of, examples, batch_size, axis_name, shards):

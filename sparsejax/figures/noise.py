@@ -1,4 +1,4 @@
-"""Accuracy against the fraction of pixels replaced by noise."""
+"""Accuracy against the level of noise."""
 
 from collections.abc import Mapping, Sequence
 
@@ -18,18 +18,20 @@ def noise_curve(
     scores: ArrayLike | None = None,
     groups: Sequence[str] | None = None,
     references: Mapping[str, tuple[ArrayLike, ArrayLike]] | None = None,
+    label: str = "pixels replaced by noise (%)",
     width: style.Width = "column",
 ) -> Figure:
-    """Draws test accuracy against the noise in the images.
+    """Draws test accuracy against the noise in the inputs.
 
     Several networks appear as median and range; those of one group share a colour.
 
     Args:
-      levels: fractions of pixels replaced, `[levels]`.
+      levels: from 0 to 1, such as fractions of pixels replaced, `[levels]`.
       accuracy: from 0 to 1, `[networks, levels]`, or `[levels]` for one network.
       scores: noise score of each network, `[networks]`, for the legend.
       groups: a label per network, at most seven different ones; None for all alike.
       references: name -> (levels, accuracies) of points to compare with, such as a paper's.
+      label: of the x axis.
       width: of the figure.
 
     Raises:
@@ -52,7 +54,7 @@ def noise_curve(
     for i, (name, (at, reached)) in enumerate((references or {}).items()):
         axes.plot(100 * np.asarray(at, float), 100 * np.asarray(reached, float), linestyle="", color=style.INK,
                   marker=("x", "+", "1", "2")[i % 4], markersize=5, label=name)  # fmt: skip
-    axes.set_xlabel("pixels replaced by noise (%)")
+    axes.set_xlabel(label)
     axes.set_ylabel("test accuracy (%)")
     axes.set_xlim(100 * levels.min() - 1, 100 * levels.max() + 1)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10]))

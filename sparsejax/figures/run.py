@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sparsejax.data.speech import SPEECH
 from sparsejax.errors import RunFolderError
 from sparsejax.training.log import read_metrics
 from sparsejax.training.run_folder import RunFolder
@@ -100,14 +101,17 @@ def _noise(result: Mapping[str, Any], groups: Sequence[str]) -> _Drawing | None:
     )
     scores = [member["noise_score"] for member in members]
     first, last = accuracy[:, 0].mean(), accuracy[:, -1].mean()
+    speech = (result.get("config") or {}).get("data", {}).get("name") in SPEECH
+    what = "each clip is blended with white noise" if speech else "a fraction of the pixels is replaced by noise"
+    label = "white noise (%)" if speech else "pixels replaced by noise (%)"
     return _Drawing(
         "noise.png",
         "Robustness to noise",
-        "Test accuracy when a fraction of the pixels is replaced by noise, after the last epoch; the noise score "
+        f"Test accuracy when {what}, after the last epoch; the noise score "
         "counts the correct answers over all levels." + _what_is_drawn(result),
         f"Line chart: test accuracy goes from {100 * first:.1f} % without noise to {100 * last:.1f} % with "
-        f"{100 * levels[-1]:.0f} % of the pixels replaced{_on_average(result)}.",
-        lambda width: noise_curve(levels, accuracy, scores=scores, groups=groups, width=width),
+        f"{100 * levels[-1]:.0f} % {'of white noise' if speech else 'of the pixels replaced'}{_on_average(result)}.",
+        lambda width: noise_curve(levels, accuracy, scores=scores, groups=groups, label=label, width=width),
         "column",
     )
 

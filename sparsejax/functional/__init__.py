@@ -29,11 +29,12 @@ from sparsejax.functional.measures import (
     l0,
     max_entropy,
 )
-from sparsejax.functional.noise import add_noise, annealed, dropout, example_keys, pixel_noise
+from sparsejax.functional.noise import add_noise, annealed, dropout, example_keys, pixel_noise, white_noise_blend
 from sparsejax.functional.penalties import cauchy, gaussian, l1, l2
 from sparsejax.functional.recurrent import explain_away, inhibitory_interneuron
 from sparsejax.functional.rewiring import rewire
 from sparsejax.functional.selection import kth_largest, top_k, winners
+from sparsejax.functional.spectral import mel_filters, mel_power, mel_spectrogram, power_to_db, stft_power
 
 __all__ = [
     "BoostState",
@@ -67,16 +68,22 @@ __all__ = [
     "l2",
     "max_entropy",
     "max_pool2d",
+    "mel_filters",
+    "mel_power",
+    "mel_spectrogram",
     "pixel_noise",
+    "power_to_db",
     "reinforce_loss",
     "rewire",
     "sampled_k",
     "soft_top_k",
     "sparse_mask",
+    "stft_power",
     "top_k",
     "top_k_subtract",
     "uniform_fan_in",
     "update_boost_state",
     "update_reinforce_baseline",
+    "white_noise_blend",
     "winners",
 ]

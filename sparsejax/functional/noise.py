@@ -135,3 +135,31 @@ def dropout(
         raise ValueError(f"rate is {rate}; expected a probability in [0, 1).")
     kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(keys)
     return jnp.where(kept, x / jnp.asarray(1 - rate, x.dtype), jnp.zeros_like(x))
+
+
+def white_noise_blend(
+    keys: Key[Array, "batch"], waveform: Float[Array, "batch samples"], *, level: float | Float[Array, ""]
+) -> Float[Array, "batch samples"]:
+    """Blends each waveform with white noise: (1 - level) * waveform + level * U(-1, 1), sample by sample.
+
+    The noise has the full range of a waveform in [-1, 1] however quiet the clip is, so that a level of 0.05 is strong.
+
+    Args:
+      keys: one PRNG key per waveform `[batch]`.
+      waveform: `[batch, samples]`, in [-1, 1].
+      level: eta, the share of the noise, 0 <= eta <= 1; may be traced.
+
+    Returns:
+      Array like waveform.
+
+    Raises:
+      ValueError: level is a Python number outside [0, 1].
+
+    References:
+      Ahmad & Scheinkman, How Can We Be So Dense?, 2019, section 4.2; the noise is uniform in the authors' code.
+    """
+    if isinstance(level, (int, float)) and not 0 <= level <= 1:
+        raise ValueError(f"level is {level}; expected a share of noise in [0, 1].")
+    share = jnp.asarray(level, waveform.dtype)
+    noise = jax.vmap(lambda key: jax.random.uniform(key, waveform.shape[1:], waveform.dtype, -1.0, 1.0))(keys)
+    return (1 - share) * waveform + share * noise

@@ -7,6 +7,7 @@ from sparsejax.models.mlp import SparseMLP
 from sparsejax.models.network import SparseNetwork
 from sparsejax.models.noisy import NoisyNetwork
 from sparsejax.models.sparse_cnn import SparseCNN
+from sparsejax.models.speech import SpeechCNN
 
 __all__ = [
     "ConvMixer",
@@ -18,5 +19,6 @@ __all__ = [
     "SparseCNN",
     "SparseMLP",
     "SparseNetwork",
+    "SpeechCNN",
     "Variables",
 ]

@@ -37,6 +37,7 @@ STUDIES: dict[str, tuple[str, str]] = {
     "dense/fig5": ("dense_mnist", "accuracy against noise, dense and sparse; --seeds N"),
     "dense/fig5a": ("dense_mnist", "digits at the eleven noise levels"),
     "dense/dropout": ("dense_mnist", "accuracy against noise, with and without dropout; --seeds N"),
+    "dense/table2": ("dense_speech", "spoken words: test accuracy and noise score of the four networks; --seeds N"),
     "emergence/terms": ("implicit_terms", "the three loss terms that noise adds, before and after training"),
     "emergence/along": ("implicit_terms", "the three loss terms that noise adds, along training"),
     "emergence/trained": ("implicit_terms", "trained on the terms instead of the noise"),

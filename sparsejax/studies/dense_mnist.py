@@ -64,7 +64,7 @@ def _rows(networks: Mapping[str, Config], scale: Scale, folder: Path, seeds: int
     }
 
 
-def _figures(members: list[dict[str, Any]]) -> dict[str, Any]:
+def both_rules(members: list[dict[str, Any]]) -> dict[str, Any]:
     """Returns mean and standard deviation over the networks of test accuracy (per cent) and noise score."""
     figures = {}
     for rule, entries in (("best", [member["best"] for member in members]), ("last", members)):
@@ -90,7 +90,7 @@ def _table1(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
         "noise score (% of the greatest)": [(mean / 1100, std / 1100) for _, _, (mean, std) in TABLE1.values()],
     }
     figure = beside_paper(list(TABLE1), drawn, paper)
-    ours: dict[str, Any] = {name: _figures(row) for name, row in rows.items()}
+    ours: dict[str, Any] = {name: both_rules(row) for name, row in rows.items()}
     published = {
         name: {"test_accuracy_best": list(accuracy), "noise_score_best": list(noise)}
         for name, (_, accuracy, noise) in TABLE1.items()
@@ -115,7 +115,7 @@ def _curves(networks: Mapping[str, Config], scale: Scale, folder: Path, seeds: i
     ours = {"levels": list(NOISE_LEVELS)}
     for name, row in rows.items():
         ours |= {f"{name}, accuracy": np.mean([member["best"]["noise_accuracy"] for member in row], axis=0).tolist()}
-        ours |= {name: _figures(row)}
+        ours |= {name: both_rules(row)}
     published = {name: {"noise_score_best": list(TABLE1[name][2])} for name in networks if name in TABLE1}
     return Outcome(figure, ours, published, list(_seeds(scale, seeds)))
 

@@ -10,6 +10,7 @@ from sparsejax.models.gpt import GPT
 from sparsejax.models.mlp import SparseMLP
 from sparsejax.models.noisy import NoisyNetwork
 from sparsejax.models.sparse_cnn import SparseCNN
+from sparsejax.models.speech import SpeechCNN
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +18,7 @@ class DataConfig:
     """Which data, and from where."""
 
     name: Literal["mnist", "fashion_mnist", "digits", "cifar10", "cifar10_latents", "wikitext-2", "wikitext-103",
-                  "tinyshakespeare"] = "mnist"  # fmt: skip
+                  "tinyshakespeare", "speech_commands", "spoken_digits"] = "mnist"  # fmt: skip
     """Data set."""
     source: Literal["auto", "files", "tfds", "download", "digits"] = "auto"
     """Where it comes from; auto tries files, TFDS and a download, and falls back on the bundled digits."""
@@ -31,6 +32,14 @@ class DataConfig:
     """Different tokens kept of a text, the most frequent, the others becoming <unk>; None for all."""
     length: int = 128
     """Tokens of a window of a text."""
+    words: tuple[str, ...] | None = None
+    """Spoken words to tell apart; None for all that are there."""
+    silence: float = 0.1
+    """Silent clips added to spoken words in training, as a fraction of their number."""
+    held_out: Literal["test", "validation"] = "test"
+    """Part of the spoken words that networks are evaluated on."""
+    balanced: bool = False
+    """Show examples of every class equally often, however many there are."""
     normalise: bool = True
     """Scale pixels to mean 0 and standard deviation 1 over the training set; otherwise they lie in [0, 1]."""
 
@@ -167,7 +176,7 @@ class DevicesConfig:
 class Config:
     """One experiment."""
 
-    model: SparseCNN | SparseMLP | NoisyNetwork | GPT | ConvMixer
+    model: SparseCNN | SpeechCNN | SparseMLP | NoisyNetwork | GPT | ConvMixer
     """The network."""
     data: DataConfig = DataConfig()
     """The data."""

@@ -38,6 +38,7 @@ class Job(NamedTuple):
     placement: Placement
     hyper: Hyper
     data: Resident
+    balanced: bool = False
 
     @property
     def members(self) -> int:
@@ -118,6 +119,7 @@ def _compiled_chunk(job: Job, batch_size: int, steps: int) -> tuple[Any, int]:
     length = chunk_length(steps)
     function = make_chunk(
         job.model, job.objective, job.config, examples=job.examples, batch_size=batch_size, length=length,
+        balanced=job.balanced,
         axis_name=job.placement.axis_name, shards=job.placement.shards,
     )  # fmt: skip
     return carry(function, job.placement, donate=True), length

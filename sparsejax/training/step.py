@@ -104,6 +104,7 @@ def make_chunk(
     examples: int,
     batch_size: int,
     length: int,
+    balanced: bool = False,
     axis_name: str | None = None,
     shards: int = 1,
 ) -> Chunk:
@@ -114,6 +115,7 @@ def make_chunk(
       examples: size of the training set.
       batch_size: examples a step, over all shards.
       length: steps; it must divide those of an epoch.
+      balanced: show examples of every class equally often.
       axis_name: mesh axis of the shards.
       shards: parts of a batch; each takes its rows of it.
     """
@@ -122,7 +124,8 @@ def make_chunk(
     share = batch_size // shards
 
     def chunk(state: TrainState, hyper: Hyper, data: Resident) -> tuple[TrainState, Metrics]:
-        order = epoch_order(jax.random.fold_in(state.key, ORDER), state.epoch, examples, batch_size)
+        labels = data.labels if balanced else None
+        order = epoch_order(jax.random.fold_in(state.key, ORDER), state.epoch, examples, batch_size, labels)
         first_row = 0 if axis_name is None else share * lax.axis_index(axis_name)
 
         def body(state: TrainState, _: None) -> tuple[TrainState, Metrics]:

@@ -1,0 +1,224 @@
+"""Spoken words: Google Speech Commands, the Free Spoken Digit Dataset, and any folder of one-second clips by word."""
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from sparsejax.data.dataset import Dataset, Split
+from sparsejax.data.folders import data_root, user_cache
+from sparsejax.data.wav import read_clip
+from sparsejax.errors import ConfigError, DataDamagedError, DataMissingError
+
+RATE = SAMPLES = 16_000
+"""Samples a second, and of a clip: it lasts one second."""
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+Part = Literal["train", "validation", "test"]
+Parts = dict[Part, list[tuple[Path, str]]]  # part -> (file, word) of its clips
+
+
+class SpeechSource(NamedTuple):
+    """How a data set of spoken words is laid out and where it can be had; `convert` where its rate is another."""
+
+    parts: Callable[[Path, Sequence[str] | None], Parts]
+    convert: bool
+    how: str
+
+
+def load_speech(
+    name: str,
+    *,
+    words: Sequence[str] | None = None,
+    silence: float = 0.1,
+    held_out: Literal["validation", "test"] = "test",
+) -> Dataset:
+    """Returns spoken words from $SPARSEJAX_DATA/NAME or, where that is not there, from the user's cache.
+
+    Args:
+      name: "speech_commands" or "spoken_digits".
+      words: see `read_speech`; None for all that are there.
+      silence: see `read_speech`.
+      held_out: see `read_speech`.
+
+    Raises:
+      DataMissingError: the data, or one of the words, is not there, or $SPARSEJAX_DATA names no folder.
+      ConfigError, DataDamagedError: as `read_speech`.
+    """
+    if name not in SPEECH:
+        raise ConfigError(f"There is no speech {name!r}; there are {', '.join(SPEECH)}.")
+    root = data_root()
+    places = [folder / name for folder in ([root] if root else []) + [user_cache().parent]]
+    place = next((place for place in places if place.is_dir()), None)
+    if place is None:
+        raise DataMissingError(
+            f"{name} was looked for in $SPARSEJAX_DATA/{name} and {places[-1]}, and is in neither. {SPEECH[name].how}"
+        )
+    return read_speech(place, name=name, words=words, silence=silence, held_out=held_out)
+
+
+def read_speech(
+    folder: str | os.PathLike[str],
+    *,
+    name: str = "speech_commands",
+    words: Sequence[str] | None = None,
+    silence: float = 0.1,
+    held_out: Literal["validation", "test"] = "test",
+    convert: bool | None = None,
+) -> Dataset:
+    """Reads a folder of clips as waveforms of one second at 16 kHz: short ones are followed by zeros, long ones cut.
+
+    Speech Commands, or any folder that has one folder of WAV files for each word, is split by testing_list.txt and
+    validation_list.txt where they lie beside the words, otherwise by the rule that made those lists (`part_of`). The
+    Free Spoken Digit Dataset is one folder of files DIGIT_SPEAKER_NUMBER.wav, its test part those numbered 0 to 4.
+
+    Args:
+      folder: where the words' folders, or the files, lie.
+      name: "speech_commands" or "spoken_digits": the layout, and the data set's name in reports.
+      words: the classes, in the order of their labels; None for all the words there are, the digits first.
+      silence: silent clips to add to the training part, as a fraction of its size; they are one more class, the last.
+      held_out: the part that networks are evaluated on; where no clip is in the test part, it is the validation part,
+        and the data set's notice says so.
+      convert: mix and resample clips of several channels or another rate; None where the data set is known to need it.
+
+    Raises:
+      ConfigError: silence is negative, or a clip would have to be converted.
+      DataMissingError: the folder, a word's folder, or a part is not there.
+      DataDamagedError: a clip or a list is damaged.
+
+    References:
+      Warden, Speech Commands: A Dataset for Limited-Vocabulary Speech Recognition, 2018; Ahmad & Scheinkman, How Can We
+      Be So Dense?, 2019, section 4.2: its code adds 10 % of silence (zeros) in training and none to the test.
+    """
+    if not silence >= 0:
+        raise ConfigError(f"The fraction of silence is {silence}; expected 0 or more.")
+    folder, source = Path(folder), SPEECH[name]
+    parts = source.parts(folder, words)
+    present = {word for clips in parts.values() for _, word in clips}
+    classes = tuple(words) if words else (*(w for w in DIGITS if w in present), *sorted(present - {*DIGITS}))
+    convert = source.convert if convert is None else convert
+    substitute = held_out == "test" and not parts["test"]
+    evaluated: Part = "validation" if substitute else held_out
+    for part in ("train", evaluated):
+        if not parts[part]:
+            raise DataMissingError(f"{folder} has no clips for the {part} part of {name}. {source.how}")
+    train, test = (_read(parts[part], classes, convert) for part in ("train", evaluated))
+    quiet = round(silence * len(train.labels))
+    if quiet:
+        train = Split(
+            np.concatenate([train.images, np.zeros((quiet, SAMPLES), np.int16)]),
+            np.concatenate([train.labels, np.full(quiet, len(classes), np.int32)]),
+        )
+    count = len(classes) + bool(quiet)
+    notice = _notice(classes, train, test, substitute) if set(classes) != set(DIGITS) or substitute else ""
+    return Dataset(name, "files", train, test, count, mean=(0.0,), std=(1.0,), notice=notice)
+
+
+def part_of(file: str) -> Part:
+    """Returns the part a clip belongs to, by its name: 80 % train, 10 % validate, 10 % test; a speaker is in one only.
+
+    References:
+      Warden, 2018, section 6: the SHA-1 of the name without "_nohash_" and what follows, modulo 2^27, in per cent.
+    """
+    speaker = re.sub(r"_nohash_.*$", "", Path(file).name)
+    most = 2**27 - 1
+    percent = int(hashlib.sha1(speaker.encode()).hexdigest(), 16) % (most + 1) * (100 / most)
+    return "validation" if percent < 10 else "test" if percent < 20 else "train"
+
+
+def _word_folders(folder: Path, words: Sequence[str] | None) -> Parts:
+    """Finds the clips of Speech Commands."""
+    if not folder.is_dir():
+        raise DataMissingError(f"There is no folder {folder}. {SPEECH['speech_commands'].how}")
+    there = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(("_", ".")))
+    missing = [word for word in words or () if word not in there]
+    if missing or not there:
+        raise DataMissingError(
+            f"{folder} has no folder for {', '.join(missing) or 'any word'}; it has {', '.join(there) or 'none'}. Name "
+            f"words that are there (--data.words), or take all of them (--data.words None). "
+            f"{SPEECH['speech_commands'].how}"
+        )
+    clips = {
+        f"{word}/{path.name}": (path, word) for word in words or there for path in sorted((folder / word).glob("*.wav"))
+    }
+    lists = {part: folder / f"{short}_list.txt" for part, short in (("validation", "validation"), ("test", "testing"))}
+    if not any(path.is_file() for path in lists.values()):
+        return _grouped((part_of(name), clip) for name, clip in clips.items())
+    listed = {}
+    for part, path in lists.items():
+        if not path.is_file():
+            raise DataDamagedError(f"{path} is missing, but the other list is there. Fetch it, or take both away.")
+        listed |= dict.fromkeys(path.read_text(encoding="utf-8").split(), part)
+    lost = [name for name in listed if name not in clips and name.partition("/")[0] in (words or there)]
+    if lost:
+        raise DataDamagedError(
+            f"{folder} lacks {len(lost)} clips that its lists name, such as {lost[0]}. Unpack the data set again."
+        )
+    return _grouped((listed.get(name, "train"), clip) for name, clip in clips.items())
+
+
+def _spoken_digits(folder: Path, words: Sequence[str] | None) -> Parts:
+    """Finds the clips of the Free Spoken Digit Dataset."""
+    clips = []
+    for path in sorted(folder.glob("*.wav")):
+        found = re.fullmatch(r"([0-9])_[^_]+_([0-9]+)", path.stem)
+        if not found:
+            raise DataDamagedError(f"{path} is not named DIGIT_SPEAKER_NUMBER.wav. Take it away, or name it so.")
+        word = DIGITS[int(found[1])]
+        if words is None or word in words:
+            clips.append(("test" if int(found[2]) < 5 else "train", (path, word)))
+    missing = set(words or ()) - {word for _, (_, word) in clips}
+    if missing or not clips:
+        raise DataMissingError(
+            f"{folder} has no clips of {', '.join(sorted(missing)) or 'any digit'}. {SPEECH['spoken_digits'].how}"
+        )
+    return _grouped(clips)
+
+
+def _grouped(clips) -> Parts:
+    parts: Parts = {"train": [], "validation": [], "test": []}
+    for part, clip in clips:
+        parts[part].append(clip)
+    return parts
+
+
+def _read(clips: Sequence[tuple[Path, str]], classes: Sequence[str], convert: bool) -> Split:
+    """Reads clips, each cut or filled up with zeros to one second."""
+    waveforms = np.zeros((len(clips), SAMPLES), np.int16)
+    for row, (path, _) in zip(waveforms, clips, strict=True):
+        clip = read_clip(path, rate=RATE, convert=convert)[:SAMPLES]
+        row[: len(clip)] = clip
+    labels = [classes.index(word) for _, word in clips]
+    # Shuffled once and for all, so that the first examples (--data.train-examples) are of every word.
+    order = np.random.default_rng(0).permutation(len(clips))
+    return Split(waveforms[order], np.asarray(labels, np.int32)[order])
+
+
+def _notice(classes: Sequence[str], train: Split, test: Split, substitute: bool) -> str:
+    """Says what the clips are, where they are not the ten digits with the test part."""
+    spoken = int((train.labels < len(classes)).sum())
+    part = "and of the validation part, as there are none of the test part," if substitute else "and"
+    return (
+        f"these are the words {', '.join(classes)}: {spoken:,} clips to train on {part} {len(test.labels):,} to "
+        "evaluate; figures are not comparable with those of the data set's ten digits and test part."
+    )
+
+
+SPEECH = {
+    "speech_commands": SpeechSource(
+        _word_folders,
+        False,
+        "Speech Commands is published at http://download.tensorflow.org/data/speech_commands_v0.01.tar.gz; unpack it "
+        "to $SPARSEJAX_DATA/speech_commands.",
+    ),
+    "spoken_digits": SpeechSource(
+        _spoken_digits,
+        True,
+        "The Free Spoken Digit Dataset is published at https://github.com/Jakobovski/free-spoken-digit-dataset; copy "
+        "its recordings to $SPARSEJAX_DATA/spoken_digits.",
+    ),
+}

@@ -1,0 +1,165 @@
+"""Changes to clips of sound that leave the word as it is, keyed by example.
+
+Each draws an amount for every example and, with probability 1 - `probability`, leaves the example as it is. They follow
+the preprocessing of Ahmad & Scheinkman (How Can We Be So Dense?, 2019, section 4.2): `amplitude` and `speed` change the
+waveform, `stretch` and `shift` its STFT.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+Probability = float | Float[Array, ""]
+
+
+def amplitude(
+    keys: Key[Array, "batch"],
+    waveform: Float[Array, "batch samples"],
+    *,
+    low: float = 0.7,
+    high: float = 1.1,
+    probability: Probability = 0.5,
+) -> Float[Array, "batch samples"]:
+    """Multiplies each waveform by a factor drawn from U(low, high).
+
+    Features that are relative to their maximum, as of `mel_spectrogram`, do not see it.
+
+    Args:
+      keys: one PRNG key per example `[batch]`.
+      waveform: `[batch, samples]`.
+      low: least factor.
+      high: greatest factor.
+      probability: of a change; may be traced.
+
+    Raises:
+      ValueError: probability is a Python number outside [0, 1], or low exceeds high.
+    """
+    factor = _drawn(keys, low, high, 1.0, probability)
+    return waveform * factor[:, None].astype(waveform.dtype)
+
+
+def speed(
+    keys: Key[Array, "batch"],
+    waveform: Float[Array, "batch samples"],
+    *,
+    scale: float = 0.2,
+    probability: Probability = 0.5,
+) -> Float[Array, "batch samples"]:
+    """Plays each waveform slower or faster, and so lower or higher: 1 + U(-scale, scale) times as long.
+
+    The new samples are interpolated linearly. What runs past the end is cut, and zeros follow what ends before it.
+
+    Args:
+      keys: one PRNG key per example `[batch]`.
+      waveform: `[batch, samples]`.
+      scale: greatest change of the length, in [0, 1).
+      probability: of a change; may be traced.
+
+    Raises:
+      ValueError: probability is a Python number outside [0, 1], or scale is outside [0, 1).
+    """
+    _check_scale(scale)
+    step = 1 / (1 + _drawn(keys, -scale, scale, 0.0, probability))
+    return _sampled_at(waveform[..., None], step, waveform.shape[1], silent_end=False)[..., 0]
+
+
+def stretch(
+    keys: Key[Array, "batch"],
+    power: Float[Array, "batch frames bins"],
+    *,
+    scale: float = 0.2,
+    frames: int | None = None,
+    probability: Probability = 0.5,
+) -> Float[Array, "batch frames bins"]:
+    """Plays each STFT faster or slower by a factor of 1 + U(-scale, scale), at the same pitch.
+
+    Magnitudes are interpolated linearly between frames, which is what a phase vocoder does with them; the phases that
+    it adds have no part in the power.
+
+    Args:
+      keys: one PRNG key per example `[batch]`.
+      power: of the STFT, as of `stft_power`.
+      scale: greatest change of the rate, in [0, 1).
+      frames: frames to return, zeros after the end; None for as many as there are. A `shift` to the left needs more.
+      probability: of a change; may be traced.
+
+    Raises:
+      ValueError: probability is a Python number outside [0, 1], or scale is outside [0, 1).
+
+    References:
+      Flanagan & Golden, Phase Vocoder, 1966; librosa's documentation of `phase_vocoder`.
+    """
+    _check_scale(scale)
+    rate = 1 + _drawn(keys, -scale, scale, 0.0, probability)
+    magnitude = jnp.sqrt(power)
+    return _sampled_at(magnitude, rate, power.shape[1] if frames is None else frames, silent_end=True) ** 2
+
+
+def shift(
+    keys: Key[Array, "batch"],
+    power: Float[Array, "batch frames bins"],
+    *,
+    frames: int = 8,
+    probability: Probability = 0.5,
+) -> Float[Array, "batch frames bins"]:
+    """Moves each STFT by a whole number of frames drawn from -frames to frames; silence comes in at the open end.
+
+    Args:
+      keys: one PRNG key per example `[batch]`.
+      power: of the STFT, as of `stft_power`.
+      frames: furthest move, 0 or more.
+      probability: of a change; may be traced.
+
+    Raises:
+      ValueError: probability is a Python number outside [0, 1], or frames is negative.
+    """
+    if frames < 0:
+        raise ValueError(f"frames is {frames}; expected 0 or more.")
+    # The floor of U(-frames, frames + 1) is any of those whole numbers with the same chance.
+    moves = jnp.floor(_drawn(keys, -frames, frames + 1, 0.0, probability)).astype(jnp.int32)
+    places = jnp.arange(power.shape[1])[None] - moves[:, None]
+    return _frames_at(power, places)
+
+
+def _drawn(
+    keys: Key[Array, "batch"], low: float, high: float, neutral: float, probability: Probability
+) -> Float[Array, "batch"]:
+    """Draws each example's amount from U(low, high), or takes the neutral one."""
+    if isinstance(probability, (int, float)) and not 0 <= probability <= 1:
+        raise ValueError(f"probability is {probability}; expected a number in [0, 1].")
+    if not low <= high:
+        raise ValueError(f"The least amount is {low} and the greatest {high}; expected them in order.")
+    draws = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys)
+    amount = jnp.float32(low) + (jnp.float32(high) - jnp.float32(low)) * draws[:, 0]
+    return jnp.where(draws[:, 1] < probability, amount, jnp.float32(neutral))
+
+
+def _check_scale(scale: float) -> None:
+    if not 0 <= scale < 1:
+        raise ValueError(f"scale is {scale}; expected a number in [0, 1).")
+
+
+def _sampled_at(
+    x: Float[Array, "batch n *rest"], step: Float[Array, "batch"], count: int, *, silent_end: bool
+) -> Float[Array, "batch count *rest"]:
+    """Interpolates linearly at 0, step, 2 step, ...; zeros from n on, and between n - 1 and n the last value, which
+    with `silent_end` fades to zero.
+    """
+    n = x.shape[1]
+    at = jnp.arange(count, dtype=jnp.float32)[None] * step[:, None]
+    left = jnp.floor(at)
+    part = (at - left).reshape(*at.shape, *(1,) * (x.ndim - 2)).astype(x.dtype)
+    left = left.astype(jnp.int32)
+    right = left + 1 if silent_end else jnp.where(left == n - 1, left, left + 1)
+    return (1 - part) * _frames_at(x, left) + part * _frames_at(x, right) * (left < n).reshape(part.shape).astype(
+        x.dtype
+    )
+
+
+def _frames_at(
+    x: Float[Array, "batch n *rest"], places: Int[Array, "batch count"]
+) -> Float[Array, "batch count *rest"]:
+    """Takes entries along the second axis, zeros where there are none."""
+    there = (places >= 0) & (places < x.shape[1])
+    taken = jax.vmap(lambda row, place: row[place])(x, jnp.clip(places, 0, x.shape[1] - 1))
+    return jnp.where(there.reshape(*there.shape, *(1,) * (x.ndim - 2)), taken, jnp.zeros((), x.dtype))

@@ -1,0 +1,90 @@
+"""A network for spoken words: waveforms become mel spectrograms on the device, changed a little in training."""
+
+import dataclasses
+
+import jax
+from jaxtyping import Array, Float, Key
+
+from sparsejax.errors import ConfigError
+from sparsejax.functional import augmentation, mel_power, power_to_db, stft_power
+from sparsejax.functional.spectral import BANDS, frames_of
+from sparsejax.hyper import Hyper, hyper_of, traced
+from sparsejax.models.base import Output, Variables, expect, merged
+from sparsejax.models.network import Stage
+from sparsejax.models.sparse_cnn import SparseCNN
+
+_AUGMENTATION = 1 << 16  # numbers from here on are folded into the keys of changes, below it into those of layers
+_SHIFT = 8  # frames
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SpeechCNN(SparseCNN):
+    """A SparseCNN that hears waveforms of one second at 16 kHz `[batch, 16000]` in [-1, 1].
+
+    It sees them as mel spectrograms of 32 bands and 32 frames in decibels below the maximum; in training each clip is
+    changed in amplitude, in speed and pitch, in speed alone, and in place, each of the four with probability `augment`.
+    The change of amplitude is the paper's, too, but what is relative to the maximum does not see it.
+
+    References:
+      Ahmad & Scheinkman, How Can We Be So Dense?, 2019, section 4.2.
+    """
+
+    augment: float | None = traced(0.5)
+    """Probability of each of four changes to a clip in training; None for no changes."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        probable = self.augment is None or 0 <= self.augment <= 1
+        expect("model.augment", self.augment, "None or a probability in [0, 1]", probable)
+
+    def stages(self, example_shape: tuple[int, ...]) -> list[Stage]:
+        """Describes the hidden layers for waveforms `[samples]`, or for their spectrograms `[bands, frames, 1]`.
+
+        Raises:
+          ConfigError: the waveforms are too short.
+        """
+        if len(example_shape) == 1:
+            example_shape = (BANDS, frames_of(example_shape[0]), 1)
+        elif len(example_shape) != 3 or example_shape[0] != BANDS:
+            raise ConfigError(f"An example has shape {example_shape}; a SpeechCNN expects waveforms [samples].")
+        return super().stages(example_shape)
+
+    def apply(
+        self,
+        variables: Variables,
+        x: Float[Array, "batch samples"],
+        *,
+        key: Key[Array, "batch"] | None = None,
+        train: bool = False,
+        hyper: Hyper | None = None,
+        axis_name: str | None = None,
+    ) -> Output:
+        """Returns logits `[batch, classes]` as `SparseCNN.apply`, of waveforms `[batch, samples]`.
+
+        Raises:
+          ValueError: hyper names an unknown field, or key is missing in training with changes or dropout.
+        """
+        hyper = merged(self, hyper, hyper_of(self))
+        probability = hyper["augment"] if train else None
+        images = _features(key, x, probability)[..., None]
+        return super().apply(variables, images, key=key, train=train, hyper=hyper, axis_name=axis_name)
+
+
+def _features(
+    key: Key[Array, "batch"] | None, waveform: Float[Array, "batch samples"], probability: Array | None
+) -> Float[Array, "batch bands frames"]:
+    """Returns mel spectrograms, of changed clips unless probability is None."""
+    if probability is None:
+        return power_to_db(mel_power(stft_power(waveform)))
+    if key is None:
+        raise ValueError("Training with model.augment needs `key`: one PRNG key per example [batch].")
+    loud, fast, long, moved = (
+        jax.vmap(jax.random.fold_in, in_axes=(0, None))(key, _AUGMENTATION + i) for i in range(4)
+    )
+    waveform = augmentation.amplitude(loud, waveform, probability=probability)
+    waveform = augmentation.speed(fast, waveform, probability=probability)
+    power = stft_power(waveform)
+    # More frames than there were, so that a shift to the left brings in what was stretched past the end.
+    longer = augmentation.stretch(long, power, frames=power.shape[1] + _SHIFT, probability=probability)
+    longer = augmentation.shift(moved, longer, frames=_SHIFT, probability=probability)
+    return power_to_db(mel_power(longer[:, : power.shape[1]]))
