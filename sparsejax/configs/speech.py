@@ -1,9 +1,9 @@
 """The networks of "How Can We Be So Dense?" on Google Speech Commands (Table 2), with their code's hyperparameters.
 
 `gsc_*` are as published: the ten digits, batch normalisation everywhere, weight decay 0.01, no small first batch.
-`speech_*` have half the filters, units and winners and see whatever words are at hand for twelve epochs: minutes on a CPU.
-Of three thousand clips that is a twentieth of the published steps, so the sparse ones begin at 0.04, the top of the range
-that the paper gives.
+`speech_*` have half the filters, units and winners and see whatever words are at hand for twelve epochs: minutes on a
+CPU. With three thousand clips that is a fifteenth of the published steps, so the sparse ones begin at a learning rate
+of 0.04, the top of the range that the paper gives.
 """
 
 import dataclasses
