@@ -272,9 +272,9 @@ def _headline(experiment: Experiment, dataset: Dataset, placement, step: int) ->
 
 
 def _noise_evaluation(experiment: Experiment, placement, sizes, hyper, test):
-    """Returns `noise(variables, epoch)`, or None where it is not asked for, or no answers or no pixels are there."""
-    config, images = experiment.config, test.images.dtype == jnp.uint8
-    if not config.evaluation.noise or config.objective.kind != "classification" or not images:
+    """Returns `noise(variables, epoch)`, or None where it is not asked for, or there are no answers, pixels or clips."""
+    config, noisy = experiment.config, test.images.dtype in (jnp.uint8, jnp.int16)
+    if not config.evaluation.noise or config.objective.kind != "classification" or not noisy:
         return None
     noise = carry(make_noise_evaluation(config.model, **sizes), placement)
     return lambda variables, epoch: noise(variables, hyper, epoch, test)
