@@ -272,7 +272,7 @@ def _headline(experiment: Experiment, dataset: Dataset, placement, step: int) ->
 
 
 def _noise_evaluation(experiment: Experiment, placement, sizes, hyper, test):
-    """Returns `noise(variables, epoch)`, or None where it is not asked for, or there are no answers, pixels or clips."""
+    """Returns `noise(variables, epoch)`, or None if it is not asked for or there are no answers, pixels or clips."""
     config, noisy = experiment.config, test.images.dtype in (jnp.uint8, jnp.int16)
     if not config.evaluation.noise or config.objective.kind != "classification" or not noisy:
         return None
