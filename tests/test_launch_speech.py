@@ -32,6 +32,7 @@ RUN = ["--config", "speech_sparse_cnn2", "--model.channels", 4, 4, "--model.conv
        "--model.hidden-k", 5, "--training.epochs", 3, "--training.batch-size", 8]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_words_are_told_apart_and_scored_under_noise(tmp_path, library):
     folder = tmp_path / "run"
     process = launch(*RUN, "--out", folder, SPARSEJAX_DATA=str(library))
