@@ -161,7 +161,7 @@ def problem(
 def single(x: Array) -> Array:
     """Returns x in float32 at least."""
     x = jnp.asarray(x)
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
 
 
 def largest_eigenvalue(dictionary: Float[Array, "inputs atoms"]) -> Float[Array, ""]:

@@ -36,7 +36,7 @@ def test_codes_of_patches_are_scikit_learns(solve, atoms):
 def test_every_solver_finds_scikit_learns_code(solve, shape, unit):
     linear_model = pytest.importorskip("sklearn.linear_model")
     x, dictionary = problem(inputs=shape[0], atoms=shape[1], unit=unit)
-    result = solve(x, dictionary, l1=0.1, tolerance=1e-4, max_iterations=20_000)
+    result = solve(x, dictionary, l1=0.1, tolerance=1e-4, max_iterations=100_000)
     model = linear_model.Lasso(alpha=0.1 / shape[0], fit_intercept=False, tol=1e-12, max_iter=100_000)
     expected = [model.fit(dictionary.astype(np.float64), one.astype(np.float64)).coef_ for one in x]
     least, _ = objective(x, dictionary, np.stack(expected), 0.1)
