@@ -206,7 +206,7 @@ def test_every_named_configuration_is_valid_and_described(name):
     config = configs.get(name)
     assert config.training.seed in (42, 10), "the first seed of its paper"
     assert CONFIGS[name][1]
-    if isinstance(config.model, SparseCNN):
+    if type(config.model) is SparseCNN:
         assert config.training.lr_decay == (0.8 if "mnist" in name else 0.9)
         assert config.model.k_inference_factor == 1.5
 
