@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.sharding import PartitionSpec as P
 
 from sparsejax.data.dataset import Dataset, Split
 from sparsejax.data.resident import resident
@@ -135,6 +136,18 @@ def test_no_field_is_traced():
         MODEL.apply(drawn(), images(), hyper={"width": 3})
 
 
+def erf_can_be_spread() -> bool:
+    """JAX 0.12.0 cannot differentiate its error function, and so GELU, under shard_map; others can."""
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    spread = jax.shard_map(jax.grad(lambda x: lax.erf(x).sum()), mesh=mesh, in_specs=P("data"), out_specs=P("data"))
+    try:
+        jax.eval_shape(spread, jnp.zeros(2))
+    except ValueError as error:
+        return "varying manual axes" not in str(error)
+    return True
+
+
+@pytest.mark.skipif(not erf_can_be_spread(), reason="this JAX cannot differentiate erf under shard_map")
 @pytest.mark.parametrize("carrier", ["shard_map", "pmap"])
 def test_many_devices_train_the_network_that_one_trains(quick_compile, carrier):
     model = dataclasses.replace(MODEL, depth=1)
