@@ -153,7 +153,9 @@ def replaced(config: Any, path: str, value: Any) -> Any:
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float:
-    """Returns Spearman's rank correlation of two arrays of one shape (ties share their mean rank)."""
+    """Returns Spearman's rank correlation of two arrays of one shape (ties share a rank); NaN if one is constant."""
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return float("nan")
     ranks = [np.unique(values, return_inverse=True, return_counts=True)[1:] for values in (np.ravel(x), np.ravel(y))]
     middles = [(np.cumsum(counts) - counts / 2)[inverse] for inverse, counts in ranks]
     return float(np.corrcoef(middles[0], middles[1])[0, 1])

@@ -179,5 +179,6 @@ def test_bad_placements_are_refused_before_anything_is_compiled():
 
 def test_hyper_of_a_model_names_only_its_traced_fields():
     assert set(hyper_of(MODEL)) == {
-        "conv_k", "hidden_k", "boost_strength", "boost_decay", "k_inference_factor", "dropout"
+        "conv_k", "hidden_k", "boost_strength", "boost_decay", "k_inference_factor", "dropout", "density", "k_start",
+        "k_epochs",
     }  # fmt: skip
