@@ -9,7 +9,8 @@ from sparsejax import studies
 from sparsejax.errors import CheckpointError, ConfigError, DataDamagedError, DataMissingError, RunFolderError
 
 _DESCRIPTION = """Make a figure or table of a paper again. Writes DIR/NAME.png and DIR/NAME.json, the
-networks under DIR/NAME/SCALE/runs; the same command goes on where it was stopped."""
+networks into folders beside them, where figures that share some find them; the same command goes on where it was
+stopped."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,17 +10,23 @@ from sparsejax.data import load
 from sparsejax.figures.activity import activity_against_noise, implicit_bars, terms_along_training
 from sparsejax.functional import implicit_terms
 from sparsejax.studies.noise_activity import base, grid
-from sparsejax.studies.study import Outcome, Scale, Study, replaced, train
+from sparsejax.studies.study import Outcome, Scale, Study, Trained, replaced, train
 
 _SOURCE = "Bricken et al., Emergence of Sparse Representations from Noise, ICML 2023, "
 _SIGMAS = (0.05, 0.1, 0.3, 0.8)
 _UNITS = 256
 
 
+def _noisy(scale: Scale, folder: Path) -> Trained:
+    """Trains under noise, its terms watched: networks that all studies here look at."""
+    config = replaced(base(scale, hidden=_UNITS), "evaluation.implicit_examples", 200)
+    return grid(config, scale, folder, "noise", _SIGMAS)
+
+
 def _terms(scale: Scale, folder: Path) -> Outcome:
     """Evaluates the terms at each noise level before and after training under that noise, against Monte-Carlo."""
+    trained = _noisy(scale, folder)
     config = base(scale, hidden=_UNITS)
-    trained = grid(config, scale, folder, "terms", _SIGMAS)
     x = jnp.asarray(load(config.data.name, config.data.source).test.images[:200].reshape(200, -1) / np.float32(255))
     untrained = config.model.init(jax.random.key(0), x[:1])
     rows = {"untrained": [], "trained": []}
@@ -60,9 +66,8 @@ def _monte_carlo(x, weights, sigma: float, draws: int = 200) -> float:
 
 def _trained(scale: Scale, folder: Path) -> Outcome:
     """Trains on noise, on its terms instead of it, and on neither."""
-    config = base(scale, hidden=_UNITS)
     seeds = (10,)
-    noisy = grid(config, scale, folder, "noise", _SIGMAS)
+    noisy = _noisy(scale, folder)
     on_terms = base(scale, hidden=_UNITS, sigma=0.0, implicit=1.0)
     terms = train(on_terms, folder, "terms", field="model.implicit_sigma", values=_SIGMAS, seeds=seeds)
     plain = train(base(scale, hidden=_UNITS, sigma=0.0), folder, "plain", field="model.sigma", values=(0.0,),
@@ -77,8 +82,7 @@ def _trained(scale: Scale, folder: Path) -> Outcome:
 
 def _along(scale: Scale, folder: Path) -> Outcome:
     """Follows the terms of the noise in force while networks train under it."""
-    config = replaced(base(scale, hidden=_UNITS), "evaluation.implicit_examples", 200)
-    trained = grid(config, scale, folder, "along", _SIGMAS)
+    trained = _noisy(scale, folder)
     names = ("mean_shift", "second_moment", "co_fluctuation")
     series = {name: trained.along(f"implicit/{name}") for name in names}
     epochs = next(iter(series.values()))[0]
@@ -89,7 +93,7 @@ def _along(scale: Scale, folder: Path) -> Outcome:
             f"{name} after an epoch": values[0].mean(1).tolist(),
             f"{name} at the end": values[-1].mean(1).tolist(),
         }
-    return Outcome(figure, ours, {}, [config.training.seed])
+    return Outcome(figure, ours, {}, [base(scale).training.seed])
 
 
 STUDIES: dict[str, Study] = {

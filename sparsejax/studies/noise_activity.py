@@ -46,9 +46,15 @@ def base(scale: Scale, *, epochs: int = 40, name: str = "mnist_noise", **model: 
     return dataclasses.replace(config, model=dataclasses.replace(config.model, **model))
 
 
-def grid(config: Config, scale: Scale, folder: Path, name: str, sigmas: Sequence[float] = SIGMAS) -> Trained:
-    """Trains a network for each noise level and seed."""
-    return train(config, folder, name, field="model.sigma", values=sigmas, seeds=_SEEDS[scale])
+def grid(config: Config, scale: Scale, folder: Path, label: str, sigmas: Sequence[float] | None = None) -> Trained:
+    """Trains a network for each noise level (None for all) and seed.
+
+    The figures of a paper compare variants with the same plain networks, which are trained once for all of them.
+    """
+    plain = config == base(scale) and sigmas is None
+    name = "plain" if plain else "".join(letter if letter.isalnum() else "_" for letter in label.lower())
+    shared = folder.parents[1] / "networks" / scale
+    return train(config, shared, name, field="model.sigma", values=sigmas or SIGMAS, seeds=_SEEDS[scale])
 
 
 def _activity(trained: Trained) -> np.ndarray:
@@ -71,20 +77,16 @@ def _compared(
     variants: Mapping[str, Config], scale: Scale, folder: Path, paper: Mapping[str, Sequence[float]]
 ) -> tuple[dict[str, Trained], Outcome]:
     """Trains every variant over the noise levels and draws activity against noise."""
-    grids = {label: grid(config, scale, folder, _slug(label)) for label, config in variants.items()}
+    grids = {label: grid(config, scale, folder, label) for label, config in variants.items()}
     figure = activity_against_noise(SIGMAS, {label: _activity(trained) for label, trained in grids.items()}, paper)
     ours = {"sigma": list(SIGMAS), **{label: _summary(trained, SIGMAS) for label, trained in grids.items()}}
     published = {label: list(paper[label]) for label in variants if label in paper}
     return grids, Outcome(figure, ours, published, list(_SEEDS[scale]))
 
 
-def _slug(label: str) -> str:
-    return "".join(letter if letter.isalnum() else "_" for letter in label.lower())
-
-
 def _fig2(scale: Scale, folder: Path) -> Outcome:
     # Much noise is learned from slowly: at sigma 3 the units that match nothing take 80 epochs to fall silent.
-    trained = grid(base(scale, epochs=100), scale, folder, "sigma")
+    trained = grid(base(scale, epochs=100), scale, folder, "long")
     epochs, activity = trained.along("active_fraction/hidden")
     figure = along_training(epochs, activity, SIGMAS, "active units (%)", percent=True)
     ours = {"sigma": list(SIGMAS), **_summary(trained, SIGMAS)}
@@ -93,18 +95,22 @@ def _fig2(scale: Scale, folder: Path) -> Outcome:
 
 
 def _fig3(scale: Scale, folder: Path) -> Outcome:
-    sigmas = (0.0, 0.3, 0.8)
-    trained = grid(base(scale), scale, folder, "sigma", sigmas)
+    levels = [level for level, sigma in enumerate(SIGMAS) if sigma in (0, 0.3, 0.8)]
+    sigmas = [SIGMAS[level] for level in levels]
+    trained = grid(base(scale), scale, folder, "plain")
     names = ("active_fraction", "active_spread", "bias", "bias_spread", "key_norm", "key_norm_spread")
-    series = {name: trained.along(f"{name}/hidden") for name in names}
-    bias, key = trained.parameter("hidden", "bias"), trained.parameter("hidden", "kernel")
-    norms = np.linalg.norm(key, axis=-2)
-    figure = gathering(series, trained.unit("hidden.k"), bias, norms, sigmas)
+    series = {}
+    for name in names:
+        epochs, values = trained.along(f"{name}/hidden")
+        series[name] = epochs, values[:, levels]
+    bias = trained.parameter("hidden", "bias")[levels]
+    norms = np.linalg.norm(trained.parameter("hidden", "kernel")[levels], axis=-2)
+    figure = gathering(series, trained.unit("hidden.k")[levels], bias, norms, sigmas)
     ours = {
-        "sigma": list(sigmas),
+        "sigma": sigmas,
         "relative_spread_of_biases": _relative_spread(bias),
         "relative_spread_of_key_norms": _relative_spread(norms),
-        "spread_of_winners": trained.last("active_spread/hidden").mean(1).tolist(),
+        "spread_of_winners": trained.last("active_spread/hidden")[levels].mean(1).tolist(),
     }
     return Outcome(figure, ours, {}, list(_SEEDS[scale]))
 
@@ -182,19 +188,22 @@ def _smooth(activation: str, label: str, scale: Scale, folder: Path) -> Outcome:
 
 def _table1(scale: Scale, folder: Path) -> Outcome:
     """Compares ways to compete by the error of denoising, with noise, as printed."""
-    sigmas = (0.05, 0.1, 0.3, 0.8)
+    levels = [level for level, sigma in enumerate(SIGMAS) if 0 < sigma < 1]
+    sigmas = [SIGMAS[level] for level in levels]
     variants = {
         "ReLU": base(scale),
         "shared bias": base(scale, bias="shared"),
         "explaining away": base(scale, competition="explain_away"),
         "interneuron": base(scale, competition="interneuron", bias="none"),
     }
-    grids = {label: grid(config, scale, folder, _slug(label), sigmas) for label, config in variants.items()}
-    losses = {label: trained.last("test_loss") for label, trained in grids.items()}
+    grids = {label: grid(config, scale, folder, label) for label, config in variants.items()}
+    losses = {label: trained.last("test_loss")[levels] for label, trained in grids.items()}
     figure = activity_against_noise(sigmas, losses, {}, label="squared error", percent=False)
-    ours: dict[str, Any] = {"sigma": list(sigmas)}
+    ours: dict[str, Any] = {"sigma": sigmas}
     ours |= {label: values.mean(1).tolist() for label, values in losses.items()}
-    ours |= {f"{label}, active fraction": _activity(trained).mean(1).tolist() for label, trained in grids.items()}
+    ours |= {
+        f"{label}, active fraction": _activity(trained)[levels].mean(1).tolist() for label, trained in grids.items()
+    }
     return Outcome(figure, ours, {}, list(_SEEDS[scale]))
 
 
@@ -209,7 +218,7 @@ STUDIES: dict[str, Study] = {
     "noise/fig11": Study(_SOURCE + "Fig. 11", _fig11),
     "noise/fig12": Study(_SOURCE + "Fig. 12", lambda s, f: _annealed(s, f, "annealed", "mnist_noise", "dead_units")),
     "noise/fig13": Study(
-        _SOURCE + "Fig. 13", lambda s, f: _annealed(s, f, "annealed", "mnist_noise_classifier", "dead_units")
+        _SOURCE + "Fig. 13", lambda s, f: _annealed(s, f, "annealed classifier", "mnist_noise_classifier", "dead_units")
     ),
     "noise/fig14": Study(_SOURCE + "Fig. 14", functools.partial(_smooth, "gelu", "GELU")),
     "noise/fig15": Study(_SOURCE + "Fig. 15", functools.partial(_smooth, "sigmoid", "sigmoid")),

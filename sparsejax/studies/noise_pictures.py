@@ -10,17 +10,22 @@ import numpy as np
 
 from sparsejax.data import load
 from sparsejax.figures.activity import image_grid
+from sparsejax.studies import noise_activity
 from sparsejax.studies.noise_activity import base, grid
 from sparsejax.studies.study import Outcome, Scale, Study, Trained, replaced
 
 _SOURCE = "Bricken et al., Noise Transforms Feed-Forward Networks into Sparse Coding Networks, 2022, "
 _SEEDS = [10]
 STAGES = {"small": (5, 20, 60), "paper": (3_000, 9_000, 19_000)}  # epochs of figure 10
-_SIGMAS = (0.0, 0.1, 0.3, 0.8, 1.5, 3.0)
 
 
 def _trained(scale: Scale, folder: Path) -> Trained:
-    return grid(base(scale), scale, folder, "sigma", _SIGMAS)
+    return grid(base(scale), scale, folder, "plain")
+
+
+def _levels() -> list[tuple[int, float]]:
+    """Returns the noise levels that are shown: beyond 3 nothing is learned."""
+    return [(level, sigma) for level, sigma in enumerate(noise_activity.SIGMAS) if sigma <= 3]
 
 
 def _images(scale: Scale, count: int) -> np.ndarray:
@@ -39,15 +44,15 @@ def _fig4(scale: Scale, folder: Path) -> Outcome:
     trained, images = _trained(scale, folder), _images(scale, 5)
     rng, shape = np.random.default_rng(0), images.shape[1:]
     rows, errors = [], []
-    for level, sigma in enumerate(_SIGMAS):
+    for level, sigma in _levels():
         noisy = images.reshape(len(images), -1) + sigma * rng.standard_normal((len(images), images[0].size))
         decoder = trained.parameter("output", "kernel")[level, 0], trained.parameter("output", "bias")[level, 0]
         made = _hidden(trained, level, noisy) @ decoder[0] + decoder[1]
         errors.append(float(np.mean((made - images.reshape(len(images), -1)) ** 2)))
         rows += [noisy.reshape(-1, *shape), made.reshape(-1, *shape)]
-    labels = ["clean"] + [text for sigma in _SIGMAS for text in (f"σ = {sigma:g}", "reconstructed")]
+    labels = ["clean"] + [text for _, sigma in _levels() for text in (f"σ = {sigma:g}", "reconstructed")]
     figure = image_grid(np.stack([images, *rows]), labels)
-    return Outcome(figure, {"sigma": list(_SIGMAS), "squared_error": errors}, {}, _SEEDS)
+    return Outcome(figure, {"sigma": [sigma for _, sigma in _levels()], "squared_error": errors}, {}, _SEEDS)
 
 
 def _fields(trained: Trained, level: int, sigma: float, image: np.ndarray, most: int) -> np.ndarray:
@@ -62,7 +67,7 @@ def _fields(trained: Trained, level: int, sigma: float, image: np.ndarray, most:
 
 def _fig5(scale: Scale, folder: Path) -> Outcome:
     trained, image = _trained(scale, folder), _images(scale, 1)[0]
-    fields = _fields(trained, _SIGMAS.index(0.8), 0.8, image, 125)
+    fields = _fields(trained, noise_activity.SIGMAS.index(0.8), 0.8, image, 125)
     blank = np.ones((-len(fields) % 25, *image.shape), np.float32)
     rows = np.concatenate([fields, blank]).reshape(-1, 25, *image.shape)
     ours = {"shown": len(fields), "centred": _centred(fields)}
@@ -71,24 +76,24 @@ def _fig5(scale: Scale, folder: Path) -> Outcome:
 
 def _fig8(scale: Scale, folder: Path) -> Outcome:
     trained, image = _trained(scale, folder), _images(scale, 1)[0]
-    rows, ours = [], {"sigma": list(_SIGMAS), "active": [], "centred": []}
-    for level, sigma in enumerate(_SIGMAS):
+    rows, ours = [], {"sigma": [sigma for _, sigma in _levels()], "active": [], "centred": []}
+    for level, sigma in _levels():
         fields = _fields(trained, level, sigma, image, 48)
         ours["active"].append(len(fields))
         ours["centred"].append(_centred(fields))
         blank = np.ones((48 - len(fields), *image.shape), np.float32)
         rows.append(np.concatenate([fields, blank]).reshape(2, 24, *image.shape))
-    labels = [text for sigma in _SIGMAS for text in (f"σ = {sigma:g}", "")]
+    labels = [text for _, sigma in _levels() for text in (f"σ = {sigma:g}", "")]
     return Outcome(image_grid(np.concatenate(rows), labels), ours, {}, _SEEDS)
 
 
 def _fig9(scale: Scale, folder: Path) -> Outcome:
     """Shows the queries of the other figures at every noise level; it trains nothing."""
     images, rng = _images(scale, 3), np.random.default_rng(1)
-    rows = [images + sigma * rng.standard_normal(images.shape) for sigma in _SIGMAS]
+    rows = [images + sigma * rng.standard_normal(images.shape) for _, sigma in _levels()]
     noise = [float(np.std(row - images)) for row in rows]
-    figure = image_grid(np.stack(rows), [f"σ = {sigma:g}" for sigma in _SIGMAS], width="column")
-    return Outcome(figure, {"sigma": list(_SIGMAS), "noise_drawn": noise}, {}, [1])
+    figure = image_grid(np.stack(rows), [f"σ = {sigma:g}" for _, sigma in _levels()], width="column")
+    return Outcome(figure, {"sigma": [sigma for _, sigma in _levels()], "noise_drawn": noise}, {}, [1])
 
 
 def _fig10(scale: Scale, folder: Path) -> Outcome:

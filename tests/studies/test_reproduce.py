@@ -18,7 +18,7 @@ from sparsejax.studies.study import Outcome, replaced, spearman
 @pytest.fixture
 def tiny(monkeypatch):
     """Makes the studies train small networks on few of the bundled digits, over three noise levels."""
-    whole, grid = noise_activity.base, noise_activity.grid
+    whole = noise_activity.base
 
     def base(scale, **settings):
         settings["hidden"] = min(settings.get("hidden", 40), 40)
@@ -37,7 +37,6 @@ def tiny(monkeypatch):
     monkeypatch.setattr(
         noise_activity, "PAPER", {"MNIST": (0.96, 0.088, 0.03), "latents": (0.8, 0.1, 0.03), "GELU": (0.9, 0.3, 0.1)}
     )
-    monkeypatch.setattr(noise_activity, "grid", lambda c, s, f, n, sigmas=(0.0, 0.8, 3.0): grid(c, s, f, n, sigmas))
     monkeypatch.setattr(implicit_terms, "_UNITS", 20)
     monkeypatch.setattr(noise_pictures, "STAGES", {"small": (1, 2), "paper": (3, 4)})
     short = {"data.name": "digits", "training.epochs": 2, "data.train_examples": 200, "data.test_examples": 100}
