@@ -142,12 +142,15 @@ def _plain_log(axes: Axes) -> None:
 
 
 @style.styled
-def image_grid(images: np.ndarray, labels: Sequence[str] | None, *, width: style.Width = "page") -> Figure:
+def image_grid(
+    images: np.ndarray, labels: Sequence[str] | None, *, headings: Sequence[str] = (), width: style.Width = "page"
+) -> Figure:
     """Draws rows of images close together.
 
     Args:
       images: `[rows, columns, height, width, channels]`, cut to [0, 1]; one channel is drawn in greys.
       labels: one per row, or None.
+      headings: above as many equal parts of the columns.
       width: of the figure.
     """
     rows, _, high, _, _ = images.shape
@@ -155,7 +158,8 @@ def image_grid(images: np.ndarray, labels: Sequence[str] | None, *, width: style
     inches = style.WIDTHS[width] * canvas.shape[0] / canvas.shape[1]
     figure, (axes,) = style.panels(1, width=width, height=min(inches, 8.0), columns=1)
     axes.imshow(canvas, interpolation="nearest")
-    axes.set_xticks([])
+    axes.set_xticks([(part + 0.5) * canvas.shape[1] / len(headings) for part in range(len(headings))], headings)
+    axes.xaxis.tick_top()
     axes.set_yticks([] if labels is None else [row * (high + 1) + high / 2 for row in range(rows)])
     if labels is not None:
         axes.set_yticklabels(labels)

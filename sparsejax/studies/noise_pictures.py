@@ -49,9 +49,10 @@ def _fig4(scale: Scale, folder: Path) -> Outcome:
         decoder = trained.parameter("output", "kernel")[level, 0], trained.parameter("output", "bias")[level, 0]
         made = _hidden(trained, level, noisy) @ decoder[0] + decoder[1]
         errors.append(float(np.mean((made - images.reshape(len(images), -1)) ** 2)))
-        rows += [noisy.reshape(-1, *shape), made.reshape(-1, *shape)]
-    labels = ["clean"] + [text for _, sigma in _levels() for text in (f"σ = {sigma:g}", "reconstructed")]
-    figure = image_grid(np.stack([images, *rows]), labels)
+        apart = np.ones((1, *shape))
+        rows.append(np.concatenate([noisy.reshape(-1, *shape), apart, made.reshape(-1, *shape)]))
+    labels = [f"σ = {sigma:g}" for _, sigma in _levels()]
+    figure = image_grid(np.stack(rows), labels, headings=["noisy images", "reconstructions"])
     return Outcome(figure, {"sigma": [sigma for _, sigma in _levels()], "squared_error": errors}, {}, _SEEDS)
 
 
