@@ -7,7 +7,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from numpy.typing import ArrayLike
 
 from sparsejax.figures import style
@@ -138,7 +138,10 @@ def _shade(index: int, count: int) -> str:
 def _plain_log(axes: Axes) -> None:
     """Makes the y axis logarithmic, labelled with plain numbers."""
     axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 @style.styled
@@ -237,7 +240,7 @@ def terms_along_training(
                          color=_shade(i, len(sigmas)), label=f"{sigma:g}")  # fmt: skip
         axes.axhline(0, color=style.INK, linewidth=0.6)
         axes.set_yscale("symlog", linthresh=1e-4)
-        axes.set_title(name.replace("_", " "))
+        axes.set_title(name)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
         style.grid(axes)

@@ -83,8 +83,8 @@ def _trained(scale: Scale, folder: Path) -> Outcome:
 def _along(scale: Scale, folder: Path) -> Outcome:
     """Follows the terms of the noise in force while networks train under it."""
     trained = _noisy(scale, folder)
-    names = ("mean_shift", "second_moment", "co_fluctuation")
-    series = {name: trained.along(f"implicit/{name}") for name in names}
+    names = ("mean shift", "second moment", "co-fluctuation")
+    series = {name: trained.along("implicit/" + name.replace(" ", "_").replace("-", "_")) for name in names}
     epochs = next(iter(series.values()))[0]
     figure = terms_along_training(epochs, {name: values for name, (_, values) in series.items()}, _SIGMAS)
     ours = {"sigma": list(_SIGMAS)}
