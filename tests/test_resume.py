@@ -2,6 +2,7 @@
 
 import json
 import random
+import sys
 import time
 from pathlib import Path
 
@@ -137,3 +138,18 @@ def test_checkpoints_keep_keys_and_types_and_refuse_other_networks(tmp_path):
             saved.restore(tree, 2)
         assert saved.restore(tree, 3).tree["n"] == 3
         assert saved.steps() == [1, 3]
+
+
+def test_reads_that_end_after_a_failed_one_print_nothing(tmp_path, capfd):
+    tree = {f"w{i}": np.random.default_rng(i).standard_normal((100, 100)).astype(np.float32) for i in range(20)}
+    hook = sys.unraisablehook
+    with checkpoints.opened(tmp_path / "c", keep=2) as saved:
+        saved.save(1, tree, score=1.0)
+    with checkpoints.opened(tmp_path / "c", keep=2) as saved:
+        assert saved.restore(tree).step == 1
+    assert sys.unraisablehook is hook
+    for path in (tmp_path / "c/1/tree/ocdbt.process_0/d").iterdir():
+        path.write_bytes(bytes(byte ^ 255 for byte in path.read_bytes()))
+    with checkpoints.opened(tmp_path / "c", keep=2) as saved, pytest.raises(checkpoints.CheckpointError):
+        saved.restore(tree)
+    assert "Traceback" not in capfd.readouterr().err

@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,7 +65,8 @@ class Checkpoints:
         abstract = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(_plain(like))]
         try:
             items = ocp.args.Composite(tree=ocp.args.StandardRestore(), checksums=ocp.args.JsonRestore())
-            restored = self._manager.restore(chosen, args=items)
+            with _late_reads_ignored():
+                restored = self._manager.restore(chosen, args=items)
             leaves = {name: np.asarray(leaf) for name, leaf in restored["tree"].items()}
             expected, found = restored["checksums"], _checksums(leaves)
         except Exception as error:  # Orbax and TensorStore raise bare exceptions with pages of specification
@@ -142,6 +144,23 @@ def _is_key(leaf: Any) -> bool:
 
 def _raw(leaf: Any) -> Any:
     return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+@contextmanager
+def _late_reads_ignored() -> Iterator[None]:
+    """Keeps reads that end after a failure from printing tracebacks: Orbax closes their event loop at the first one.
+
+    They may end long after it, so the filter stays in place when there was one.
+    """
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            before(unraisable)
+
+    sys.unraisablehook = hook
+    yield
+    sys.unraisablehook = before
 
 
 def _checksums(leaves: dict[str, np.ndarray]) -> dict[str, int]:
