@@ -30,6 +30,8 @@ class Row:
     ours_least_ms: float
     peer_least_ms: float | None
     target: float | None = None
+    details: dict[str, float] = dataclasses.field(default_factory=dict)
+    """What else the case has to tell, by name: errors, rates."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +42,15 @@ class Report:
     remarks: tuple[str, ...] = ()
 
 
-def row(group: str, case: str, ours: Timing, peer: str, peers: Timing | None, target: float | None = None) -> Row:
+def row(
+    group: str,
+    case: str,
+    ours: Timing,
+    peer: str,
+    peers: Timing | None,
+    target: float | None = None,
+    details: dict[str, float] | None = None,
+) -> Row:
     """Makes a row; without a peer's timing its columns stay empty. `target` is the least ratio aimed at."""
     return Row(
         group=group,
@@ -53,6 +63,7 @@ def row(group: str, case: str, ours: Timing, peer: str, peers: Timing | None, ta
         ours_least_ms=_rounded(ours.least),
         peer_least_ms=_rounded(peers.least) if peers else None,
         target=target and round(target, 3),
+        details=details or {},
     )
 
 

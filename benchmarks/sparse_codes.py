@@ -1,9 +1,12 @@
-"""Group "sparse_codes": codes of 2,000 whitened patches, at equal error, beside scikit-learn and PyTorch."""
+"""Group "sparse_codes": codes of 2,000 whitened patches, at equal error, beside scikit-learn, SPAMS and PyTorch."""
 
+import importlib
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +16,7 @@ from sklearn.linear_model import Lasso
 
 from benchmarks.peers import Twin
 from benchmarks.rows import Report, Row, row
-from benchmarks.timing import Run, Timing, round_robin
+from benchmarks.timing import Run, round_robin
 from sparsejax.coding import (
     admm,
     dictionary_step,
@@ -26,23 +29,34 @@ from sparsejax.coding import (
 from sparsejax.data.natural_images import patches, photographs, whiten
 
 GROUP = "sparse_codes"
-PATCHES, ATOMS, L1, K = 2_000, (256, 512), 1.1, 26
+PATCHES, TRAINING, ATOMS, L1, K = 2_000, 20_000, (256, 512), 1.1, 26
 GAP, KKT = 1e-3, 1e-3
+REPETITIONS = 3
+
+Solve = Callable[[], np.ndarray]  # codes all patches, [patches, atoms]
+
+
+class Peer(NamedTuple):
+    """A timed way to code the patches, and how good its codes are: the worst patch's, by name."""
+
+    run: Run
+    quality: dict[str, float]
 
 
 def measure(twin: Twin | None) -> Report:
     """Compares solvers of the lasso at equal accuracy of the worst patch, and OMP at equal sparsity."""
     images = [whiten(image) for image in photographs().values()]
     x = patches(images, PATCHES, seed=1, remove_mean=True)
-    training = patches(images, 20_000, seed=2, remove_mean=True)
-    rows, remarks = [], [f"Patches of 16 x 16 pixels, l1 = {L1}, dictionaries learnt from 20,000 others."]
+    training = patches(images, TRAINING, seed=2, remove_mean=True)
+    spams = _spams()
+    rows, remarks = [], [f"Patches of 16 x 16 pixels, l1 = {L1}, dictionaries learnt from {TRAINING:,} others."]
+    if spams is None:
+        remarks.append("SPAMS was not measured, as it is not installed here: `pip install spams-bin`.")
     for atoms in ATOMS:
         dictionary = _dictionary(training, atoms)
-        for target in ("gap", "KKT"):
-            some, said = _lasso(twin, x, dictionary, target)
-            rows, remarks = rows + some, remarks + said
-        some, said = _pursuit(x, dictionary)
-        rows, remarks = rows + some, remarks + said
+        for violation in (None, KKT):
+            rows += _lasso(twin, spams, x, dictionary, violation)
+        rows += _pursuit(spams, x, dictionary)
     return Report(tuple(rows), tuple(remarks))
 
 
@@ -55,84 +69,99 @@ def _dictionary(x: np.ndarray, atoms: int) -> np.ndarray:
     return np.asarray(state.dictionary / lengths[None, :])
 
 
-def _lasso(twin: Twin | None, x: np.ndarray, dictionary: np.ndarray, target: str) -> tuple[list[Row], list[str]]:
-    """Each solver with the loosest tolerance (of 1 and 0.3 times powers of ten) whose worst patch is good enough."""
+def _lasso(
+    twin: Twin | None, spams: ModuleType | None, x: np.ndarray, dictionary: np.ndarray, violation: float | None
+) -> list[Row]:
+    """Compares codes whose worst patch has a relative gap of GAP and, if asked for, a KKT violation of `violation`.
+
+    Ours and PyTorch's stop by themselves at just that; scikit-learn's tolerance is the loosest (of 1 and 0.3 times
+    powers of ten) with which the codes are as good; SPAMS' homotopy is exact.
+    """
     atoms = dictionary.shape[1]
-    name = f"{atoms} atoms, relative gap {GAP:g}" if target == "gap" else f"{atoms} atoms, KKT violation {KKT:g}"
+    name = f"{atoms} atoms, " + (f"relative gap {GAP:g}" if violation is None else f"KKT violation {violation:g}")
     device_x, device_d = jnp.asarray(x), jnp.asarray(dictionary)
 
-    def worst(code: np.ndarray) -> tuple[float, float]:
-        gap = duality_gap(device_x, device_d, jnp.asarray(code, jnp.float32), l1=L1, relative=True)
-        kkt = kkt_violation(device_x, device_d, jnp.asarray(code, jnp.float32), l1=L1)
-        return float(gap.max()), float(kkt.max())
+    def quality(code: np.ndarray) -> dict[str, float]:
+        with jax.enable_x64(True):
+            arrays = [jnp.asarray(array, jnp.float64) for array in (x, dictionary, code)]
+            gap, kkt = duality_gap(*arrays, l1=L1, relative=True), kkt_violation(*arrays, l1=L1)
+            return {"gap": float(gap.max()), "kkt": float(kkt.max())}
 
-    good = (lambda gap, kkt: gap <= 1.01 * GAP) if target == "gap" else (lambda gap, kkt: kkt <= KKT)
-    ours = {"admm": admm, "fista": fista}
-    calls: dict[str, Callable[[float], Callable[[], np.ndarray]]] = {
-        name: lambda tolerance, solve=solve: (
-            lambda: jax.block_until_ready(solve(device_x, device_d, l1=L1, tolerance=tolerance).code)
-        )
-        for name, solve in ours.items()
+    def good(quality: dict[str, float]) -> bool:
+        return quality["gap"] <= 1.01 * GAP and (violation is None or quality["kkt"] <= violation)
+
+    # Ours measures the Gram matrix' correlations: a tenth is left for rounding.
+    settings = {"l1": L1, "tolerance": GAP, "violation": violation and 0.9 * violation / L1}
+    ours = {
+        "admm": lambda: jax.block_until_ready(admm(device_x, device_d, **settings).code),
+        "fista": lambda: jax.block_until_ready(fista(device_x, device_d, **settings).code),
     }
-    calls["scikit-learn lasso_cd float64"] = lambda tolerance: _sklearn_lasso(x, dictionary, tolerance)
-    runs, remarks = {}, []
-    for solver, make in calls.items():
-        for tolerance in _tolerances():
-            call = make(tolerance)
-            gap, kkt = worst(call())
-            if good(gap, kkt):
-                break
-        remarks.append(
-            f"{name}, {solver}: tolerance {tolerance:g}, worst gap {gap:.1e}, worst KKT violation {kkt:.1e}."
-        )
-        runs[solver] = _timed(call)
+    solvers = {solver: Peer(_timed(call), quality(call())) for solver, call in ours.items()}
+    for tolerance in (factor * 10.0**-power for power in range(3, 8) for factor in (1, 0.3)):
+        call = _sklearn_lasso(x, dictionary, tolerance)
+        solvers["scikit-learn lasso_cd float64"] = Peer(_timed(call), quality(call()))
+        if good(solvers["scikit-learn lasso_cd float64"].quality):
+            break
+    if spams is not None:
+        call = _spams_lasso(spams, x, dictionary)
+        solvers["SPAMS lasso float32"] = Peer(_timed(call), quality(call()))
     if twin is not None:
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "problem.npz"
+            path, case = Path(folder) / "problem.npz", f"PyTorch FISTA {name}"
             np.savez(path, x=x, dictionary=dictionary)
-            for tolerance in _tolerances():
-                case = f"PyTorch FISTA {name} {tolerance:g}"
-                run = twin.run(case, steps=1, what="fista", path=str(path), l1=L1, tolerance=tolerance)
-                gap, kkt = twin.forms[case]
-                if good(gap, kkt):
-                    break
-            runs["PyTorch FISTA"] = run
-            remarks.append(f"{name}, PyTorch FISTA: worst gap {gap:.1e}, worst KKT violation {kkt:.1e}.")
-    timings = round_robin(runs, repetitions=3)
-    remarks.append(_rates(name, timings))
-    peers = ("scikit-learn lasso_cd float64", "PyTorch FISTA")
-    return [
-        row(GROUP, f"{solver}, {name}", timings[solver], peer, timings.get(peer), target=1.0)
-        for solver in ours
-        for peer in peers
-    ], remarks
+            run = twin.run(case, steps=1, what="fista", path=str(path), l1=L1, tolerance=GAP, violation=violation)
+        solvers["PyTorch FISTA"] = Peer(run, dict(zip(("gap", "kkt"), twin.forms[case], strict=True)))
+    peers = ("scikit-learn lasso_cd float64", "SPAMS lasso float32", "PyTorch FISTA")
+    return _rows(name, tuple(ours), peers, solvers)
 
 
-def _pursuit(x: np.ndarray, dictionary: np.ndarray) -> tuple[list[Row], list[str]]:
-    name = f"{dictionary.shape[1]} atoms, {K} of them"
+def _pursuit(spams: ModuleType | None, x: np.ndarray, dictionary: np.ndarray) -> list[Row]:
     device_x, device_d = jnp.asarray(x), jnp.asarray(dictionary)
     wide_x, rows = x.astype(np.float64), np.ascontiguousarray(dictionary.T, np.float64)
+    calls: dict[str, Solve] = {
+        "omp": lambda: jax.block_until_ready(orthogonal_matching_pursuit(device_x, device_d, k=K).code),
+        "scikit-learn omp float64": lambda: sparse_encode(wide_x, rows, algorithm="omp", n_nonzero_coefs=K),
+    }
+    if spams is not None:
+        tall_x, tall_d = np.asfortranarray(x.T, np.float64), np.asfortranarray(dictionary, np.float64)
+        calls["SPAMS omp float64"] = lambda: spams.omp(tall_x, tall_d, L=K, numThreads=-1).toarray().T
+    solvers = {
+        solver: Peer(
+            _timed(call),
+            {"relative_error": float(np.linalg.norm(x - np.asarray(call()) @ dictionary.T) / np.linalg.norm(x))},
+        )
+        for solver, call in calls.items()
+    }
+    name = f"{dictionary.shape[1]} atoms, {K} of them"
+    return _rows(name, ("omp",), ("scikit-learn omp float64", "SPAMS omp float64"), solvers)
 
-    def ours() -> np.ndarray:
-        return jax.block_until_ready(orthogonal_matching_pursuit(device_x, device_d, k=K).code)
 
-    def theirs() -> np.ndarray:
-        return sparse_encode(wide_x, rows, algorithm="omp", n_nonzero_coefs=K)
+def _rows(name: str, ours: tuple[str, ...], peers: tuple[str, ...], solvers: dict[str, Peer]) -> list[Row]:
+    """Times all solvers in turn; returns a row for each of ours and each peer, empty if the peer is not there."""
+    timings = round_robin({solver: peer.run for solver, peer in solvers.items()}, repetitions=REPETITIONS)
 
-    error = [
-        float(np.linalg.norm(x - np.asarray(call()) @ dictionary.T) / np.linalg.norm(x)) for call in (ours, theirs)
+    def details(whose: str, solver: str) -> dict[str, float]:
+        if solver not in solvers:
+            return {}
+        rate = {"patches_per_second": round(1e3 * PATCHES / timings[solver].median)}
+        return {f"{whose}_{key}": value for key, value in (solvers[solver].quality | rate).items()}
+
+    return [
+        row(
+            GROUP,
+            f"{solver}, {name}",
+            timings[solver],
+            peer if peer in solvers else f"{peer} (not installed)",
+            timings.get(peer),
+            target=1.0,
+            details=details("ours", solver) | details("peer", peer),
+        )
+        for solver in ours
+        for peer in peers
     ]
-    timings = round_robin({"omp": _timed(ours), "scikit-learn omp float64": _timed(theirs)}, repetitions=3)
-    remarks = [f"{name}: relative error {error[0]:.5f} (ours), {error[1]:.5f} (scikit-learn).", _rates(name, timings)]
-    peer = "scikit-learn omp float64"
-    return [row(GROUP, f"omp, {name}", timings["omp"], peer, timings[peer], target=1.0)], remarks
 
 
-def _tolerances() -> list[float]:
-    return [factor * 10.0**-power for power in range(3, 8) for factor in (1, 0.3)]
-
-
-def _sklearn_lasso(x: np.ndarray, dictionary: np.ndarray, tolerance: float) -> Callable[[], np.ndarray]:
+def _sklearn_lasso(x: np.ndarray, dictionary: np.ndarray, tolerance: float) -> Solve:
     """What sparse_encode(algorithm="lasso_cd") does, which has no setting for the tolerance."""
     design, targets = np.asfortranarray(dictionary, np.float64), np.asfortranarray(x.T, np.float64)
     gram = design.T @ design
@@ -144,15 +173,23 @@ def _sklearn_lasso(x: np.ndarray, dictionary: np.ndarray, tolerance: float) -> C
     return call
 
 
-def _timed(call: Callable[[], np.ndarray]) -> Run:
+def _spams() -> ModuleType | None:
+    try:
+        return importlib.import_module("spams")
+    except ImportError:
+        return None
+
+
+def _spams_lasso(spams: ModuleType, x: np.ndarray, dictionary: np.ndarray) -> Solve:
+    tall_x, tall_d = np.asfortranarray(x.T), np.asfortranarray(dictionary)
+    # Mode 2 is the objective of `lasso_objective`; all cores.
+    return lambda: spams.lasso(tall_x, D=tall_d, lambda1=L1, mode=2, numThreads=-1).toarray().T
+
+
+def _timed(call: Solve) -> Run:
     def run() -> float:
         started = time.perf_counter()
         call()
         return (time.perf_counter() - started) * 1e3
 
     return run
-
-
-def _rates(name: str, timings: dict[str, Timing]) -> str:
-    rates = (f"{solver} {1e3 * PATCHES / timing.median:,.0f}" for solver, timing in timings.items())
-    return f"{name}: patches per second: {'; '.join(rates)}."

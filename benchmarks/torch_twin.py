@@ -236,10 +236,13 @@ def selection_call(rows: int, n: int, k: int, tied: bool, method: str) -> Callab
     return lambda: values >= select(values, k)
 
 
-def fista(path: str, l1: float, tolerance: float) -> tuple[Callable[[], Any], tuple[float, float]]:
+def fista(
+    path: str, l1: float, tolerance: float, violation: float | None
+) -> tuple[Callable[[], Any], tuple[float, float]]:
     """Returns a call that codes patches by FISTA on the Gram matrix, and its worst relative gap and KKT violation.
 
-    The momentum restarts for each patch, as in ours; every 10 iterations it stops if all patches are good enough.
+    The momentum restarts for each patch, as in ours; every 10 iterations it stops if all patches are good enough:
+    their relative gaps within the tolerance and, if it is given, their KKT violations within `violation`.
     """
     with np.load(path) as arrays:
         x, dictionary = torch.from_numpy(arrays["x"]), torch.from_numpy(arrays["dictionary"])
@@ -269,7 +272,7 @@ def fista(path: str, l1: float, tolerance: float) -> tuple[Callable[[], Any], tu
             code, ahead, t = new, torch.addcmul(new, (t - 1) / next_t, change), next_t
             if iteration % 10 == 9:
                 gap, kkt = quality(code, b, gram)
-                if gap.max() <= tolerance:
+                if gap.max() <= tolerance and (violation is None or kkt.max() <= violation):
                     break
         return float(gap.max()), float(kkt.max())
 

@@ -76,7 +76,7 @@ def dictionary_step(
     if jnp.ndim(x) != 2:
         raise ValueError(f"x has shape {jnp.shape(x)}; expected one batch of examples, [examples, inputs].")
     x = single(x)
-    code = admm(x, state.dictionary, l1=l1, tolerance=tolerance, max_iterations=max_iterations)
+    code = admm(x, state.dictionary, l1=l1, tolerance=tolerance, violation=None, max_iterations=max_iterations)
     step = (state.steps + 1).astype(x.dtype)
     keep = (1 - 1 / step) ** forget
     # Before the first batch there is nothing to keep, even with forget = 0, where 0^0 would be 1.

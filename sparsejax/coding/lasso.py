@@ -9,19 +9,17 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.scipy.linalg import cho_factor, cho_solve
 from jaxtyping import Array, Float
 
-from sparsejax.coding.iterate import check_loop, iterate
+from sparsejax.coding.iterate import check_loop, goal, iterate
 from sparsejax.coding.objective import (
     Code,
     batched,
     correlations,
-    gap_of,
     largest_eigenvalue,
     problem,
     product,
-    ratio,
+    shortfall,
     soft_threshold,
 )
 
@@ -33,6 +31,7 @@ def ista(
     l1: float | Float[Array, ""],
     initial: Float[Array, "*batch atoms"] | None = None,
     tolerance: float | Float[Array, ""] | None = 1e-4,
+    violation: float | Float[Array, ""] | None = 5e-4,
     max_iterations: int = 2000,
     check_every: int = 10,
 ) -> Code:
@@ -46,6 +45,8 @@ def ista(
       tolerance: largest relative duality gap (see `duality_gap`); an example that has reached it is frozen. None for
         exactly `max_iterations`, without measuring, which can also be differentiated in reverse. Rounding to
         float32 leaves about 1e-6, and more where the objective is far below half the energy of x.
+      violation: largest KKT violation over l1 (see `kkt_violation`) to reach as well, as far as float32 resolves it;
+        None for any. It holds a code's small coefficients to account, to which the gap is blind.
       max_iterations: at most so many.
       check_every: iterations between two measures of the gap, which costs about as much as one of them.
 
@@ -58,10 +59,10 @@ def ista(
     References:
       Daubechies, Defrise & De Mol, An iterative thresholding algorithm for linear inverse problems, 2004.
     """
-    check_loop(tolerance, max_iterations, check_every)
+    check_loop(tolerance, max_iterations, check_every, violation)
     x, dictionary, start, batch = problem(x, dictionary, initial, l1=l1)
     settings = {"max_iterations": max_iterations, "check_every": check_every}
-    return batched(_ista(x, dictionary, start, l1, tolerance, **settings), batch)
+    return batched(_ista(x, dictionary, start, l1, goal(tolerance, violation), **settings), batch)
 
 
 @functools.partial(jax.jit, static_argnames=("max_iterations", "check_every"))
@@ -72,7 +73,7 @@ def _ista(x, dictionary, start, l1, tolerance, *, max_iterations, check_every):
     def update(code, data):
         return soft_threshold(code + step * correlate(code, data), step * l1)
 
-    code, taken, gap = iterate(
+    code, taken, (_, _, gap) = iterate(
         update, measure, start, data, tolerance=tolerance, max_iterations=max_iterations, check_every=check_every
     )
     return Code(code, taken, gap)
@@ -85,6 +86,7 @@ def fista(
     l1: float | Float[Array, ""],
     initial: Float[Array, "*batch atoms"] | None = None,
     tolerance: float | Float[Array, ""] | None = 1e-4,
+    violation: float | Float[Array, ""] | None = 5e-4,
     max_iterations: int = 2000,
     check_every: int = 10,
 ) -> Code:
@@ -96,10 +98,10 @@ def fista(
       Beck & Teboulle, A fast iterative shrinkage-thresholding algorithm, 2009; O'Donoghue & Candès, Adaptive restart
       for accelerated gradient schemes, 2015 (the gradient scheme, for each example by itself).
     """
-    check_loop(tolerance, max_iterations, check_every)
+    check_loop(tolerance, max_iterations, check_every, violation)
     x, dictionary, start, batch = problem(x, dictionary, initial, l1=l1)
     settings = {"max_iterations": max_iterations, "check_every": check_every}
-    return batched(_fista(x, dictionary, start, l1, tolerance, **settings), batch)
+    return batched(_fista(x, dictionary, start, l1, goal(tolerance, violation), **settings), batch)
 
 
 @functools.partial(jax.jit, static_argnames=("max_iterations", "check_every"))
@@ -114,7 +116,7 @@ def _fista(x, dictionary, start, l1, tolerance, *, max_iterations, check_every):
         next_t = (1 + jnp.sqrt(1 + 4 * t**2)) / 2
         return new, new + ((t - 1) / next_t)[:, None] * (new - code), next_t
 
-    state, taken, gap = iterate(
+    state, taken, (_, _, gap) = iterate(
         update,
         lambda state, data: measure(state[0], data),
         (start, start, jnp.ones(len(x), x.dtype)),
@@ -133,6 +135,7 @@ def admm(
     l1: float | Float[Array, ""],
     initial: Float[Array, "*batch atoms"] | None = None,
     tolerance: float | Float[Array, ""] | None = 1e-4,
+    violation: float | Float[Array, ""] | None = 5e-4,
     max_iterations: int = 1000,
     check_every: int = 5,
     relaxation: float = 1.8,
@@ -151,6 +154,7 @@ def admm(
       l1: lambda > 0; may be traced.
       initial: a code to start from, `[..., atoms]`.
       tolerance: largest relative duality gap; None for exactly `max_iterations`.
+      violation: largest KKT violation over l1 to reach as well; None for any.
       max_iterations: at most so many, rounded up to whole rounds.
       check_every: iterations of a round, after which the gap is measured.
       relaxation: in (0, 2); 1 is none.
@@ -167,10 +171,10 @@ def admm(
     """
     if not 0 < relaxation < 2:
         raise ValueError(f"relaxation is {relaxation}; expected a number between 0 and 2, 1 for none.")
-    check_loop(tolerance, max_iterations, check_every)
+    check_loop(tolerance, max_iterations, check_every, violation)
     x, dictionary, start, batch = problem(x, dictionary, initial, l1=l1)
     settings = {"max_iterations": max_iterations, "check_every": check_every}
-    return batched(_admm(x, dictionary, start, l1, tolerance, relaxation, **settings), batch)
+    return batched(_admm(x, dictionary, start, l1, goal(tolerance, violation), relaxation, **settings), batch)
 
 
 @functools.partial(jax.jit, static_argnames=("max_iterations", "check_every"))
@@ -197,9 +201,9 @@ def _admm(x, dictionary, start, l1, tolerance, relaxation, *, max_iterations, ch
 
     c, energy = evaluate(start, *data)
     rounds = -(-max_iterations // check_every)
-    state, taken, gap = iterate(
+    state, taken, (_, _, gap) = iterate(
         update,
-        lambda state, data: ratio(*gap_of(state[0], state[2], state[3], l1)),
+        lambda state, data: shortfall(state[0], state[2], state[3], data[0], l1),
         (start, jnp.clip(c, -l1, l1) / rho, c, energy),
         data,
         tolerance=tolerance,
@@ -210,11 +214,11 @@ def _admm(x, dictionary, start, l1, tolerance, relaxation, *, max_iterations, ch
 
 
 def _lasso(x: Array, dictionary: Array, l1: float | Array):
-    """Returns (b, x), b being D^T x, the correlations as a function of a code and those, and its relative gap."""
+    """Returns (b, x), b being D^T x, the correlations as a function of a code and those, and its shortfall."""
     evaluate = correlations(dictionary)
 
-    def measure(code: Array, data: tuple[Array, Array]) -> Array:
-        return ratio(*gap_of(code, *evaluate(code, *data), l1))
+    def measure(code: Array, data: tuple[Array, Array]) -> tuple[Array, Array, Array]:
+        return shortfall(code, *evaluate(code, *data), data[0], l1)
 
     return (product(x, dictionary), x), lambda code, data: evaluate(code, *data)[0], measure
 
@@ -224,10 +228,25 @@ def _regularised(dictionary: Array, rho: Array):
     inputs, atoms = dictionary.shape
     small = atoms <= 2 * inputs
     gram = product(dictionary.T, dictionary) if small else product(dictionary, dictionary.T)
-    identity = jnp.eye(len(gram), dtype=gram.dtype)
-    inverse = cho_solve(cho_factor(gram + rho * identity), identity)
+    inverse = _inverse(gram + rho * jnp.eye(len(gram), dtype=gram.dtype))
     if small:
         return lambda v: product(v, inverse)
     # Woodbury's identity.
     narrow = product(dictionary.T, inverse)
     return lambda v: (v - product(product(v, narrow), dictionary)) / rho
+
+
+def _inverse(matrix: Array) -> Array:
+    """Returns the inverse of a symmetric positive definite matrix, by halves: all but the smallest are products.
+
+    On a CPU, LAPACK's threads and XLA's would wait for one another; on accelerators, products are what is fast.
+    """
+    size = len(matrix)
+    if size <= 32:
+        return jnp.linalg.inv(matrix)
+    half = size // 2
+    first, across = _inverse(matrix[:half, :half]), matrix[:half, half:]
+    along = product(first, across)
+    second = _inverse(matrix[half:, half:] - product(across.T, along))
+    corner = -product(along, second)
+    return jnp.block([[first - product(corner, along.T), corner], [corner.T, second]])

@@ -7,17 +7,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sparsejax.coding.iterate import check_loop, iterate
+from sparsejax.coding.iterate import check_loop, goal, iterate
 from sparsejax.coding.objective import (
     Code,
     batched,
     correlations,
-    gap_of,
     hard_threshold,
     largest_eigenvalue,
     problem,
     product,
-    ratio,
+    shortfall,
     soft_threshold,
 )
 
@@ -31,6 +30,7 @@ def lca(
     initial: Float[Array, "*batch atoms"] | None = None,
     step: float | Float[Array, ""] | None = None,
     tolerance: float | Float[Array, ""] | None = 1e-4,
+    violation: float | Float[Array, ""] | None = 5e-4,
     max_iterations: int = 2000,
     check_every: int = 10,
 ) -> Code:
@@ -49,6 +49,7 @@ def lca(
         eigenvalue, half of what stays stable with all atoms active. The paper's time constant is 10 ms.
       tolerance: with the soft threshold, largest relative duality gap; with the hard one, largest
         :math:`|\tau \dot u|` over lambda. None for exactly `max_iterations`.
+      violation: with the soft threshold, largest KKT violation over l1 to reach as well; None for any.
       max_iterations: at most so many.
       check_every: iterations between two measures.
 
@@ -66,10 +67,12 @@ def lca(
         raise ValueError(f"threshold is {threshold!r}; expected 'soft' or 'hard'.")
     if isinstance(step, (int, float)) and not step > 0:
         raise ValueError(f"step is {step}; expected a positive dt / tau, or None for the largest that is safe.")
-    check_loop(tolerance, max_iterations, check_every)
+    check_loop(tolerance, max_iterations, check_every, violation)
     x, dictionary, start, batch = problem(x, dictionary, initial, l1=l1)
     settings = {"threshold": threshold, "max_iterations": max_iterations, "check_every": check_every}
-    return batched(_lca(x, dictionary, start, l1, tolerance, step, warm=initial is not None, **settings), batch)
+    return batched(
+        _lca(x, dictionary, start, l1, goal(tolerance, violation), step, warm=initial is not None, **settings), batch
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("threshold", "max_iterations", "check_every", "warm"))
@@ -84,9 +87,10 @@ def _lca(x, dictionary, start, l1, tolerance, step, *, warm, threshold, max_iter
 
     def measure(u, data):
         if threshold == "hard":
-            return jnp.max(jnp.abs(drive(u, data)), -1) / l1
+            left = jnp.max(jnp.abs(drive(u, data)), -1) / l1
+            return left, jnp.zeros_like(left), left
         code = activation(u, l1)
-        return ratio(*gap_of(code, *evaluate(code, *data), l1))
+        return shortfall(code, *evaluate(code, *data), data[0], l1)
 
     data = (product(x, dictionary), x)
     u = start
@@ -96,7 +100,7 @@ def _lca(x, dictionary, start, l1, tolerance, step, *, warm, threshold, max_iter
             u = start + jnp.where(start != 0, l1 * jnp.sign(start), c)
         else:
             u = jnp.where(start != 0, start, c)
-    u, taken, gap = iterate(
+    u, taken, (_, _, gap) = iterate(
         lambda u, data: u + rate * drive(u, data),
         measure,
         u,

@@ -106,9 +106,26 @@ def kkt_violation(
       ValueError: as `lasso_objective`.
     """
     x, dictionary, code, batch = problem(x, dictionary, code, l1=l1)
-    c = product(x - product(code, dictionary.T), dictionary)
-    on, off = jnp.abs(c - l1 * jnp.sign(code)), jnp.maximum(jnp.abs(c) - l1, 0)
-    return jnp.max(jnp.where(code != 0, on, off), -1).reshape(batch)
+    return _violation(code, product(x - product(code, dictionary.T), dictionary), l1).reshape(batch)
+
+
+def shortfall(
+    code: Array, correlations: Array, energy: Array, b: Array, l1: float | Array
+) -> tuple[Array, Array, Array]:
+    """Returns what iterations can still mend of a lasso's code, its relative duality gap and its KKT violation over l1.
+
+    The gap weighs a violation by the size of the coefficient, so that a small coefficient may be far off where the gap
+    is tiny: neither stands for the other. Both are 0 where the violation is no more than what rounding does to
+    correlations as large as b = D^T x. The third result is the gap as it is.
+    """
+    gap, violation = ratio(*gap_of(code, correlations, energy, l1)), _violation(code, correlations, l1)
+    rounded = violation <= 16 * jnp.finfo(b.dtype).eps * jnp.max(jnp.abs(b), -1)
+    return jnp.where(rounded, 0, gap), jnp.where(rounded, 0, violation / l1), gap
+
+
+def _violation(code: Array, correlations: Array, l1: float | Array) -> Array:
+    on, off = jnp.abs(correlations - l1 * jnp.sign(code)), jnp.maximum(jnp.abs(correlations) - l1, 0)
+    return jnp.max(jnp.where(code != 0, on, off), -1)
 
 
 def gap_of(code: Array, correlations: Array, energy: Array, l1: float | Array) -> tuple[Array, Array]:

@@ -22,7 +22,8 @@ def basis_functions(atoms: np.ndarray, r2: np.ndarray, reference: np.ndarray, *,
       good: the threshold to mark.
     """
     order = np.argsort(-r2)
-    columns = math.ceil(math.sqrt(1.4 * len(atoms)))
+    widest = math.ceil(math.sqrt(1.4 * len(atoms)))
+    columns = min(range(widest, widest + 4), key=lambda columns: -len(atoms) % columns)  # the fullest last row
     rows = math.ceil(len(atoms) / columns)
     scaled = 0.5 + 0.5 * atoms[order] / np.abs(atoms[order]).max((1, 2), keepdims=True).clip(1e-12)
     tiles = np.ones((rows * columns, *atoms.shape[1:], 1))

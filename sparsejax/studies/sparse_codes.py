@@ -26,7 +26,7 @@ class Settings(NamedTuple):
     size: int = 16
     patches: int = 50_000
     batch: int = 100
-    steps: int = 10_000
+    steps: int = 15_000
     penalty: float = 0.05
     rate: float = 1.0
 
@@ -56,9 +56,12 @@ def learn(settings: Settings, x: jax.Array, seed: int) -> tuple[SparsenetState, 
             chosen = jax.random.randint(jax.random.fold_in(draw, i), (settings.batch,), 0, len(x))
             done = i / settings.steps
             rate = settings.rate * jnp.where(done < 0.5, 1.0, jnp.where(done < 0.8, 0.5, 0.2))
-            # An atom that starts again late would not be learnt in time.
-            least = jnp.where(done < 0.8, 0.1, 0.0)
-            return sparsenet_step(state, x[chosen], learning_rate=rate, penalty=settings.penalty, least_variance=least)
+            # An atom that starts again late would not be learnt in time, one that falls silent then shrink to nothing.
+            early = jnp.where(done < 0.8, 1.0, 0.0)
+            return sparsenet_step(
+                state, x[chosen], learning_rate=rate, penalty=settings.penalty,
+                gain_exponent=0.02 * early, least_variance=0.1 * early,
+            )  # fmt: skip
 
         return lax.scan(step, init_sparsenet(start, x.shape[1], settings.atoms), jnp.arange(settings.steps))
 

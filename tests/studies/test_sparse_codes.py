@@ -1,0 +1,36 @@
+"""The study of Sparsenet, end to end on a few small patches."""
+
+import json
+
+import matplotlib.image
+import numpy as np
+
+from sparsejax.reproduce import main
+from sparsejax.studies import sparse_codes
+
+
+def test_sparsenet_leaves_its_functions_a_picture_and_the_fraction_of_good_fits(monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        sparse_codes, "SETTINGS", {"small": sparse_codes.Settings(atoms=12, size=8, patches=500, batch=50, steps=60)}
+    )
+    monkeypatch.delenv("SPARSEJAX_DATA", raising=False)
+    assert main(["thesis/sparsenet", "--out", str(tmp_path)]) == 0
+    numbers = json.loads((tmp_path / "thesis/sparsenet.json").read_text())["ours"]
+    with np.load(tmp_path / "thesis/sparsenet/small/basis_functions.npz") as file:
+        atoms, r2 = file["atoms"], file["r2"]
+    assert atoms.shape == (12, 8, 8) and np.all(np.abs(atoms).max((1, 2)) > 1e-3)
+    assert numbers["good_gabor_fits"] == np.mean(r2 > sparse_codes.GOOD)
+    assert "china" in numbers["images"] and 0 < numbers["error_left"] < 1
+    assert min(matplotlib.image.imread(tmp_path / "thesis/sparsenet.png").shape[:2]) > 40
+
+
+def test_images_mat_is_taken_where_it_is(monkeypatch, tmp_path):
+    from scipy.io import savemat
+
+    pictures = np.random.default_rng(0).standard_normal((40, 40, 3)) * 0.3
+    savemat(tmp_path / "IMAGES.mat", {"IMAGES": pictures})
+    monkeypatch.setenv("SPARSEJAX_DATA", str(tmp_path))
+    found, source = sparse_codes.images()
+    assert source == "IMAGES.mat" and len(found) == 3
+    np.testing.assert_allclose([image.std() for image in found], 1, rtol=1e-5)
+    np.testing.assert_allclose(found[1], pictures[:, :, 1] / pictures[:, :, 1].std(), rtol=1e-4, atol=1e-5)
