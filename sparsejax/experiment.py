@@ -31,7 +31,7 @@ from sparsejax.training.config import Config
 from sparsejax.training.devices import carry, place, put_members, put_shared
 from sparsejax.training.log import MetricsLog, Terminal
 from sparsejax.training.members import over_members
-from sparsejax.training.objectives import OBJECTIVES
+from sparsejax.training.objectives import OBJECTIVES, objective_of
 from sparsejax.training.run_folder import RunFolder, describe
 
 
@@ -97,7 +97,8 @@ def run(experiment: Experiment, folder: RunFolder, *, fresh: bool = False, resum
     dataset = load_data(config)
     for other in experiment.configs[1:]:  # a swept k or density, too, has to fit
         other.model.layers(dataset.train.images.shape[1:])
-    placement = place(config.devices, len(experiment.configs), _batch_sizes(config))
+    parameters = _parameters(config, dataset) if config.training.order_seed is not None else None
+    placement = place(config.devices, len(experiment.configs), _batch_sizes(config), sharing=parameters)
     description = describe(
         config, name=experiment.name, seeds=experiment.seeds, points=experiment.points, data=_origin(dataset)
     )
@@ -106,7 +107,7 @@ def run(experiment: Experiment, folder: RunFolder, *, fresh: bool = False, resum
     folder.claim(description)
 
     hyper = put_members(stack_hyper(experiment.configs), placement)
-    objective, normalise = OBJECTIVES[config.objective.kind], config.data.normalise
+    objective, normalise = objective_of(config.objective), config.data.normalise
     job = loop.Job(
         config.model, objective, config.training, placement, hyper,
         put_shared(resident(dataset, dataset.train, normalise=normalise), placement), config.data.balanced,
@@ -196,10 +197,23 @@ def load_data(config: Config) -> Dataset:
     for batch_size in sorted(_batch_sizes(config)):
         steps_per_epoch(len(dataset.train.labels), batch_size)
     _check_task(config, dataset)
+    _parameters(config, dataset)  # k and densities against the layers
+    penalised, layers = config.objective.penalised, config.model.layers(dataset.train.images.shape[1:])
+    unknown = sorted({*(penalised or ())} - {layer.name for layer in layers})
+    if unknown:
+        raise ConfigError(
+            f"objective.penalised names {', '.join(unknown)}, but the hidden layers of this network are "
+            f"{', '.join(layer.name for layer in layers)}; take some of them, or None for all."
+        )
+    return dataset
+
+
+def _parameters(config: Config, dataset: Dataset) -> int:
+    """Counts the parameters of a network on these data, without drawing it."""
     shape, dtype = dataset.train.images.shape[1:], dataset.train.images.dtype
     example = jnp.zeros((1, *shape), jnp.int32 if dtype == np.int32 else jnp.float32)
-    jax.eval_shape(config.model.init, jax.random.key(0), example)  # k and densities against the layers
-    return dataset
+    variables = jax.eval_shape(config.model.init, jax.random.key(0), example)
+    return sum(leaf.size for leaf in jax.tree.leaves(variables.params))
 
 
 def _check_task(config: Config, dataset: Dataset) -> None:
@@ -231,8 +245,8 @@ def _check_task(config: Config, dataset: Dataset) -> None:
     classes = config.model.classes
     if config.objective.kind == "reconstruction" and classes is not None:
         raise ConfigError(
-            f"objective.kind is reconstruction, but model.classes is {classes}; take a NoisyNetwork with model.classes "
-            "None, whose outputs are as many as its inputs."
+            f"objective.kind is reconstruction, but model.classes is {classes}; take a network "
+            "with model.classes None, such as a DenseNetwork, whose outputs are as many as its inputs."
         )
     if config.objective.kind == "classification" and (classes is None or classes < dataset.classes):
         raise ConfigError(
