@@ -16,6 +16,7 @@ from sparsejax.data.speech import SPEECH
 from sparsejax.data.text import TEXTS, load_text, windows
 from sparsejax.errors import ConfigError
 from sparsejax.evaluation.accuracy import make_evaluation, make_noise_evaluation
+from sparsejax.evaluation.detail import detail_arrays, detail_report, make_detail
 from sparsejax.evaluation.implicit import implicit_measures
 from sparsejax.evaluation.products import count_products, products_report
 from sparsejax.evaluation.report import layer_report, noise_report, summary
@@ -153,14 +154,17 @@ def run(experiment: Experiment, folder: RunFolder, *, fresh: bool = False, resum
             log.close()
         training_seconds = time.perf_counter() - training_started
 
-    members, counts = _final_figures(
+    members, counts, detail = _final_figures(
         experiment,
         dataset,
         progress,
         count=lambda variables, epoch: scored[True](variables, hyper, epoch, test),
+        detail=_detail_evaluation(config, dataset, placement, sizes, hyper, test),
         noise=_noise_evaluation(experiment, placement, sizes, hyper, test),
     )
     folder.write_arrays(folder.units, _unit_arrays(progress.state.variables, counts))
+    if detail is not None:
+        folder.write_arrays(folder.detail, detail_arrays(detail, progress.state.variables))
     result = {
         "name": experiment.name,
         **summary(members),
@@ -230,6 +234,8 @@ def _check_task(config: Config, dataset: Dataset) -> None:
                 f"model.vocabulary is {config.model.vocabulary}, but {dataset.name} has {dataset.classes} different "
                 f"tokens; take --model.vocabulary {dataset.classes}, or a smaller data.vocabulary."
             )
+        if config.evaluation.detail:
+            raise ConfigError("evaluation.detail is True, but windows of a text have no classes; take False.")
         return
     known = isinstance(config.model, NoisyNetwork) and config.model.has_implicit_terms
     if config.evaluation.implicit_examples is not None and not known:
@@ -294,6 +300,15 @@ def _noise_evaluation(experiment: Experiment, placement, sizes, hyper, test):
     return lambda variables, epoch: noise(variables, hyper, epoch, test)
 
 
+def _detail_evaluation(config: Config, dataset: Dataset, placement, sizes, hyper, test):
+    """Returns `detail(variables, epoch)`, or None where it is not asked for."""
+    if not config.evaluation.detail:
+        return None
+    classifier = config.objective.kind == "classification"
+    measure = carry(make_detail(config.model, classes=dataset.classes, classifier=classifier, **sizes), placement)
+    return lambda variables, epoch: measure(variables, hyper, epoch, test)
+
+
 def _implicit_evaluation(config: Config, test: Resident):
     """Returns `implicit(variables, hyper, epoch)`, or None where it is not asked for."""
     if config.evaluation.implicit_examples is None:
@@ -319,13 +334,14 @@ def _unit_arrays(variables, counts) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _final_figures(experiment: Experiment, dataset: Dataset, progress: loop.Progress, *, count, noise):
+def _final_figures(experiment: Experiment, dataset: Dataset, progress: loop.Progress, *, count, detail, noise):
     """Describes every network as it is after the last epoch and, under "best", as it was after its best one."""
     examples, objective = len(dataset.test.labels), OBJECTIVES[experiment.config.objective.kind]
     language = experiment.config.objective.kind == "next_token"
     state, best = progress
     last_epoch = state.epoch.astype(jnp.float32)
     counts = jax.tree.map(np.asarray, count(state.variables, last_epoch))
+    details = None if detail is None else jax.tree.map(np.asarray, detail(state.variables, last_epoch))
     correct = None  # [rule, member, level]
     if noise is not None:
         last = noise(state.variables, last_epoch)
@@ -348,8 +364,12 @@ def _final_figures(experiment: Experiment, dataset: Dataset, progress: loop.Prog
             **products_report(list(count_products(layers, variables, one, examples).values())),
             "best": {"epoch": int(best.epoch[i]), f"test_{objective.best}": score},
         }
+        if details is not None:
+            classes, codes = detail_report(jax.tree.map(lambda leaf, i=i: leaf[i], details))
+            member |= classes
+            member["layers"] = {name: entry | codes[name] for name, entry in member["layers"].items()}
         if correct is not None:
             member |= noise_report(correct[0, i], examples)
             member["best"] |= noise_report(correct[1, i], examples)
         members.append(member)
-    return members, counts
+    return members, counts, details

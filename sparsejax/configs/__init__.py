@@ -42,6 +42,8 @@ CONFIGS: dict[str, tuple[str, str]] = {
     "latent_noise": ("noise", "the paper's latent autoencoder: 10,000 units, CIFAR-10's latents, 800 epochs"),
     "cifar_conv_mixer": ("latents", "ConvMixer-256/8 on CIFAR-10, whose latents sparsejax.embed makes"),
     "cifar_conv_mixer_small": ("latents", "a shallow one: minutes on two cores"),
+    "mnist_convnet": ("convnets", "two 7 x 7 convolutions, activity penalised; --sweep objective.l1=0,0.001,0.002"),
+    "cifar_convnet": ("convnets", "the same on CIFAR-10"),
     "wikitext_gpt": ("language", "GPT of three blocks with noise before each MLP, WikiText-103"),
     "wikitext_gpt_small": ("language", "a small one on part of WikiText-2: minutes on a laptop"),
     "gsc_sparse_cnn2": ("speech", "Sparse CNN-2 on Speech Commands' ten digits (paper: 96.65 %, 11,233 of 28,072)"),

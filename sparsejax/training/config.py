@@ -160,6 +160,8 @@ class EvaluationConfig:
     """Seed of the noise: the same for all networks, so that they are compared on the same images."""
     track: bool = False
     """After every epoch also log how the hidden layers are used and how their weights and biases are spread."""
+    detail: bool = False
+    """At the end also measure mistakes by class, and how sparse and for which classes the hidden layers are active."""
     implicit_examples: int | None = None
     """After every epoch also log the implicit loss terms of the noise over so many test examples; None for not."""
 
