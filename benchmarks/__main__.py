@@ -10,6 +10,7 @@ from pathlib import Path
 
 GROUPS = {
     "autoencoder_step": "a training step of a noisy autoencoder beside PyTorch, and its memory by number of units",
+    "ensemble": "an epoch of a network of a grid of small networks beside a PyTorch loop for each, with two data paths",
     "kwinners_step": "a training step of the paper's Sparse CNN-2 beside dense networks, a naive port and PyTorch",
     "selection": "the k largest of each row beside lax.top_k, a sort, plain bisection and PyTorch",
     "sparse_codes": "codes of 2,000 patches, lasso and OMP, beside scikit-learn, SPAMS and PyTorch at equal error",

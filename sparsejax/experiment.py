@@ -16,6 +16,7 @@ from sparsejax.data.speech import SPEECH
 from sparsejax.data.text import TEXTS, load_text, windows
 from sparsejax.errors import ConfigError
 from sparsejax.evaluation.accuracy import make_evaluation, make_noise_evaluation
+from sparsejax.evaluation.detail import detail_arrays, detail_report, make_detail
 from sparsejax.evaluation.implicit import implicit_measures
 from sparsejax.evaluation.products import count_products, products_report
 from sparsejax.evaluation.report import layer_report, noise_report, summary
@@ -31,7 +32,7 @@ from sparsejax.training.config import Config
 from sparsejax.training.devices import carry, place, put_members, put_shared
 from sparsejax.training.log import MetricsLog, Terminal
 from sparsejax.training.members import over_members
-from sparsejax.training.objectives import OBJECTIVES
+from sparsejax.training.objectives import OBJECTIVES, objective_of
 from sparsejax.training.run_folder import RunFolder, describe
 
 
@@ -97,7 +98,8 @@ def run(experiment: Experiment, folder: RunFolder, *, fresh: bool = False, resum
     dataset = load_data(config)
     for other in experiment.configs[1:]:  # a swept k or density, too, has to fit
         other.model.layers(dataset.train.images.shape[1:])
-    placement = place(config.devices, len(experiment.configs), _batch_sizes(config))
+    parameters = _parameters(config, dataset) if config.training.order_seed is not None else None
+    placement = place(config.devices, len(experiment.configs), _batch_sizes(config), sharing=parameters)
     description = describe(
         config, name=experiment.name, seeds=experiment.seeds, points=experiment.points, data=_origin(dataset)
     )
@@ -106,7 +108,7 @@ def run(experiment: Experiment, folder: RunFolder, *, fresh: bool = False, resum
     folder.claim(description)
 
     hyper = put_members(stack_hyper(experiment.configs), placement)
-    objective, normalise = OBJECTIVES[config.objective.kind], config.data.normalise
+    objective, normalise = objective_of(config.objective), config.data.normalise
     job = loop.Job(
         config.model, objective, config.training, placement, hyper,
         put_shared(resident(dataset, dataset.train, normalise=normalise), placement), config.data.balanced,
@@ -152,14 +154,17 @@ def run(experiment: Experiment, folder: RunFolder, *, fresh: bool = False, resum
             log.close()
         training_seconds = time.perf_counter() - training_started
 
-    members, counts = _final_figures(
+    members, counts, detail = _final_figures(
         experiment,
         dataset,
         progress,
         count=lambda variables, epoch: scored[True](variables, hyper, epoch, test),
+        detail=_detail_evaluation(config, dataset, placement, sizes, hyper, test),
         noise=_noise_evaluation(experiment, placement, sizes, hyper, test),
     )
     folder.write_arrays(folder.units, _unit_arrays(progress.state.variables, counts))
+    if detail is not None:
+        folder.write_arrays(folder.detail, detail_arrays(detail, progress.state.variables))
     result = {
         "name": experiment.name,
         **summary(members),
@@ -196,10 +201,23 @@ def load_data(config: Config) -> Dataset:
     for batch_size in sorted(_batch_sizes(config)):
         steps_per_epoch(len(dataset.train.labels), batch_size)
     _check_task(config, dataset)
+    _parameters(config, dataset)  # k and densities against the layers
+    penalised, layers = config.objective.penalised, config.model.layers(dataset.train.images.shape[1:])
+    unknown = sorted({*(penalised or ())} - {layer.name for layer in layers})
+    if unknown:
+        raise ConfigError(
+            f"objective.penalised names {', '.join(unknown)}, but the hidden layers of this network are "
+            f"{', '.join(layer.name for layer in layers)}; take some of them, or None for all."
+        )
+    return dataset
+
+
+def _parameters(config: Config, dataset: Dataset) -> int:
+    """Counts the parameters of a network on these data, without drawing it."""
     shape, dtype = dataset.train.images.shape[1:], dataset.train.images.dtype
     example = jnp.zeros((1, *shape), jnp.int32 if dtype == np.int32 else jnp.float32)
-    jax.eval_shape(config.model.init, jax.random.key(0), example)  # k and densities against the layers
-    return dataset
+    variables = jax.eval_shape(config.model.init, jax.random.key(0), example)
+    return sum(leaf.size for leaf in jax.tree.leaves(variables.params))
 
 
 def _check_task(config: Config, dataset: Dataset) -> None:
@@ -216,6 +234,8 @@ def _check_task(config: Config, dataset: Dataset) -> None:
                 f"model.vocabulary is {config.model.vocabulary}, but {dataset.name} has {dataset.classes} different "
                 f"tokens; take --model.vocabulary {dataset.classes}, or a smaller data.vocabulary."
             )
+        if config.evaluation.detail:
+            raise ConfigError("evaluation.detail is True, but windows of a text have no classes; take False.")
         return
     known = isinstance(config.model, NoisyNetwork) and config.model.has_implicit_terms
     if config.evaluation.implicit_examples is not None and not known:
@@ -231,8 +251,8 @@ def _check_task(config: Config, dataset: Dataset) -> None:
     classes = config.model.classes
     if config.objective.kind == "reconstruction" and classes is not None:
         raise ConfigError(
-            f"objective.kind is reconstruction, but model.classes is {classes}; take a NoisyNetwork with model.classes "
-            "None, whose outputs are as many as its inputs."
+            f"objective.kind is reconstruction, but model.classes is {classes}; take a network "
+            "with model.classes None, such as a DenseNetwork, whose outputs are as many as its inputs."
         )
     if config.objective.kind == "classification" and (classes is None or classes < dataset.classes):
         raise ConfigError(
@@ -280,6 +300,15 @@ def _noise_evaluation(experiment: Experiment, placement, sizes, hyper, test):
     return lambda variables, epoch: noise(variables, hyper, epoch, test)
 
 
+def _detail_evaluation(config: Config, dataset: Dataset, placement, sizes, hyper, test):
+    """Returns `detail(variables, epoch)`, or None where it is not asked for."""
+    if not config.evaluation.detail:
+        return None
+    classifier = config.objective.kind == "classification"
+    measure = carry(make_detail(config.model, classes=dataset.classes, classifier=classifier, **sizes), placement)
+    return lambda variables, epoch: measure(variables, hyper, epoch, test)
+
+
 def _implicit_evaluation(config: Config, test: Resident):
     """Returns `implicit(variables, hyper, epoch)`, or None where it is not asked for."""
     if config.evaluation.implicit_examples is None:
@@ -305,13 +334,14 @@ def _unit_arrays(variables, counts) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _final_figures(experiment: Experiment, dataset: Dataset, progress: loop.Progress, *, count, noise):
+def _final_figures(experiment: Experiment, dataset: Dataset, progress: loop.Progress, *, count, detail, noise):
     """Describes every network as it is after the last epoch and, under "best", as it was after its best one."""
     examples, objective = len(dataset.test.labels), OBJECTIVES[experiment.config.objective.kind]
     language = experiment.config.objective.kind == "next_token"
     state, best = progress
     last_epoch = state.epoch.astype(jnp.float32)
     counts = jax.tree.map(np.asarray, count(state.variables, last_epoch))
+    details = None if detail is None else jax.tree.map(np.asarray, detail(state.variables, last_epoch))
     correct = None  # [rule, member, level]
     if noise is not None:
         last = noise(state.variables, last_epoch)
@@ -334,8 +364,12 @@ def _final_figures(experiment: Experiment, dataset: Dataset, progress: loop.Prog
             **products_report(list(count_products(layers, variables, one, examples).values())),
             "best": {"epoch": int(best.epoch[i]), f"test_{objective.best}": score},
         }
+        if details is not None:
+            classes, codes = detail_report(jax.tree.map(lambda leaf, i=i: leaf[i], details))
+            member |= classes
+            member["layers"] = {name: entry | codes[name] for name, entry in member["layers"].items()}
         if correct is not None:
             member |= noise_report(correct[0, i], examples)
             member["best"] |= noise_report(correct[1, i], examples)
         members.append(member)
-    return members, counts
+    return members, counts, details

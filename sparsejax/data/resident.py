@@ -11,12 +11,17 @@ from sparsejax.errors import ConfigError
 
 
 class Resident(NamedTuple):
-    """One split on the device, passed to a compiled function as an argument (closed over, it would be copied in)."""
+    """One split on the device, passed to a compiled function as an argument (closed over, it would be copied in).
+
+    `batches` are the example indices of the next steps where all networks see the same examples; None where each has
+    an order of its own.
+    """
 
     images: UInt8[Array, "n height width channels"]
     labels: Int[Array, "n"]
     mean: Float[Array, "1 1 1 channels"]
     std: Float[Array, "1 1 1 channels"]
+    batches: Int[Array, "steps batch"] | None = None
 
 
 class Batch(NamedTuple):

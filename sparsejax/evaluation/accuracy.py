@@ -1,11 +1,12 @@
 """Loss, accuracy, noise accuracy and the use of units, over a whole split inside one compiled call."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from sparsejax.data.resident import Batch, Resident, normalised
 from sparsejax.functional import example_keys, pixel_noise, white_noise_blend
@@ -77,7 +78,7 @@ def make_evaluation(
                     k[name] = jnp.zeros(on.shape[-1] + 1, jnp.int32).at[winners].add(counted.astype(jnp.int32))
             return Counts(sums, density, active, k)
 
-        return _summed(counts_of, examples, batch_size, axis_name, shards)
+        return over_split(counts_of, examples, batch_size, axis_name, shards)
 
     return evaluate
 
@@ -102,7 +103,7 @@ def make_noise_evaluation(
                 hits = (jnp.argmax(output.prediction, axis=-1) == data.labels[rows]) & counted
                 return jnp.sum(hits.astype(jnp.int32))
 
-            return _summed(counts_of, examples, batch_size, axis_name, shards)
+            return over_split(counts_of, examples, batch_size, axis_name, shards)
 
         levels = jnp.asarray(NOISE_LEVELS, jnp.float32)
         return lax.map(lambda pair: correct_at(*pair), (levels, jnp.arange(len(NOISE_LEVELS))))
@@ -123,8 +124,14 @@ def corrupted(
     return (noisy - data.mean) / data.std
 
 
-def _summed(counts_of, examples, batch_size, axis_name, shards):
-    """Adds up `counts_of(rows, counted)` over all rows of a split, batch by batch and over the shards."""
+def over_split(
+    counts_of: Callable[[Int[Array, "batch"], Bool[Array, "batch"]], Any],
+    examples: int,
+    batch_size: int,
+    axis_name: str | None,
+    shards: int,
+) -> Any:
+    """Adds up `counts_of(rows, counted)`, arrays in any structure, over a split, batch by batch and over the shards."""
     share = -(-min(batch_size, examples) // shards)
     shard = 0 if axis_name is None else lax.axis_index(axis_name)
     batches = -(-examples // (share * shards))

@@ -103,6 +103,9 @@ _FIGURES = (
     "products",
     "products_dense",
     "products_ratio",
+    "confusion",
+    "precision",
+    "recall",
 )
 
 

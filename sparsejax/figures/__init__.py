@@ -9,6 +9,8 @@ alone; pyplot and its global state are never touched. Figures come in two widths
   noise.py     accuracy against the noise in the images
   filters.py   kernels of the first layer, receptive fields
   units.py     how often units win, how many are active
+  classes.py   which classes are taken for which
+  histograms.py  how activations and weights are spread
   heat.py      quantities over a grid of two hyperparameters
   matching.py  how often random vectors match
   table.py     a table

@@ -43,6 +43,7 @@ def report(result: Mapping[str, Any], pictures: Sequence[Picture]) -> str:
         _notice(result),
         _headline(result),
         _figures(pictures),
+        _classes(result),
         _layers(result),
         _settings(result),
         _networks(result),
@@ -227,11 +228,13 @@ def _layers(result: Mapping[str, Any]) -> str:
     channels = any(layer.get("channels") is not None for layer in layers.values())
     winners = any(layer.get("k") is not None for layer in layers.values())
     products = any(layer.get("products_ratio") for layer in layers.values())
+    codes = all("gini" in layer for layer in layers.values())
     head = (
         ["Layer", "Units", "k (inference)", "Active", "Dead units"]
         + ["Dead channels"] * channels
         + ["Entropy"] * winners
         + ["Non-zero products"] * products
+        + ["l0", "l1", "Gini", "Hoyer"] * codes
     )
     rows = []
     for name, layer in layers.items():
@@ -251,6 +254,8 @@ def _layers(result: Mapping[str, Any]) -> str:
             row.append(f"{100 * layer['duty_entropy'] / layer['max_entropy']:.1f} %" if known else "–")
         if products:
             row.append(_products(layer))
+        if codes:
+            row += [plain(float(f"{layer[name]:.4g}")) for name in ("l0", "l1", "gini", "hoyer")]
         rows.append(row)
     said = "Active is the mean fraction of units that are not zero on the test set; dead units were never active on it."
     if winners:
@@ -263,9 +268,32 @@ def _layers(result: Mapping[str, Any]) -> str:
             " Non-zero products are those of a weight and an input that are both not zero, for one image, and how many "
             f"times fewer they are than all; with the output layer {_products(result)}."
         )
+    if codes:
+        said += (
+            " l0 and l1 are the units active and the summed activity for one example; the Gini and Hoyer indices go "
+            "from 0, all units equally active, to 1, one alone."
+        )
     if len(result["members"]) > 1:
         said += f" Means over {len(result['members'])} networks."
     return _section("Sparsity", f"{_table('How each layer uses its units', head, rows)}\n<p>{said}</p>")
+
+
+def _classes(result: Mapping[str, Any]) -> str:
+    """Tabulates how well each class is told from the others, if it was measured."""
+    if "confusion" not in result:
+        return ""
+    rows = [
+        [str(i), _count(sum(row)), percent(of_those_named), percent(of_those_there)]
+        for i, (row, of_those_named, of_those_there) in enumerate(
+            zip(result["confusion"], result["precision"], result["recall"], strict=True)
+        )
+    ]
+    said = (
+        "Precision is the part of the examples taken for a class that are of it, recall the part of its examples that "
+        "are recognised."
+    )
+    table = _table("Precision and recall of each class", ["Class", "Examples", "Precision", "Recall"], rows)
+    return _section("Classes", f"{table}\n<p>{said}</p>")
 
 
 def _products(entry: Mapping[str, Any]) -> str:

@@ -60,7 +60,10 @@ def _drawings(folder: RunFolder, result: Mapping[str, Any], variables: Any) -> l
     found = (
         _training(folder, result, groups),
         _noise(result, groups),
+        _confusion(result),
         _active(result),
+        _sizes(folder, result),
+        _weights(folder, result),
         _duty_cycles(result, variables),
         _filters(result, variables),
     )
@@ -114,6 +117,96 @@ def _noise(result: Mapping[str, Any], groups: Sequence[str]) -> _Drawing | None:
         lambda width: noise_curve(levels, accuracy, scores=scores, groups=groups, label=label, width=width),
         "column",
     )
+
+
+def _confusion(result: Mapping[str, Any]) -> _Drawing | None:
+    """Draws the confusion matrix, if it was measured."""
+    from sparsejax.figures.classes import confusion_map
+
+    if "confusion" not in result:
+        return None
+    confusion = np.asarray(result["confusion"], float)
+    wrong = np.where(np.eye(len(confusion), dtype=bool), 0, confusion)
+    row, column = np.unravel_index(wrong.argmax(), wrong.shape)
+    return _Drawing(
+        "confusion.png",
+        "Which classes are taken for which",
+        "Rows are what test examples are, columns what they are taken for after the last epoch; numbers are per cent "
+        "of the row, and cells without one lie below half a per cent."
+        + (" All networks together." if len(result["members"]) > 1 else ""),
+        f"Heat map of a confusion matrix of {len(confusion)} classes; the most frequent mistake takes class {row} for "
+        f"{column}.",
+        lambda width: confusion_map(confusion, width=width),
+        "column",
+    )
+
+
+def _sizes(folder: RunFolder, result: Mapping[str, Any]) -> _Drawing | None:
+    """Draws how large activations are, if it was measured."""
+    from sparsejax.figures.histograms import Histogram, histograms
+
+    if not _detailed(folder, result):
+        return None
+    with np.load(folder.detail) as arrays:
+        edges, panels = arrays["magnitudes.edges"], {}
+        for name in result["layers"]:
+            counts = arrays[f"{name}.magnitudes"].sum(0)
+            silent = f"{100 * counts[0] / max(counts.sum(), 1):.1f} % are 0"
+            panels[name] = _trimmed(Histogram(counts[1:-1], edges, "size of activations", silent))
+    return _Drawing(
+        "activations.png",
+        "Sizes of activations",
+        f"How large the activations of each hidden layer are on the test set, in half octaves; those below "
+        f"{edges[0]:.0e} count as 0 and are left out{_pooled(result)}.",
+        "Histograms of the sizes of activations of each hidden layer, on a logarithmic axis.",
+        lambda width: histograms(panels, columns=3, height=1.7, log_x=True, width=width),
+        "page" if len(panels) > 1 else "column",
+    )
+
+
+def _weights(folder: RunFolder, result: Mapping[str, Any]) -> _Drawing | None:
+    """Draws how weights are spread, if it was measured."""
+    from sparsejax.figures.histograms import Histogram, histograms
+
+    if not _detailed(folder, result):
+        return None
+    with np.load(folder.detail) as arrays:
+        names = [name.removesuffix(".weights") for name in arrays.files if name.endswith(".weights")]
+        panels = {
+            name: Histogram(arrays[f"{name}.weights"].sum(0), arrays[f"{name}.weights.edges"], "weight")
+            for name in names
+        }
+    if not panels:
+        return None
+    return _Drawing(
+        "weights.png",
+        "Weights",
+        f"How the weights of each layer are spread after the last epoch; the axis of per cent is logarithmic"
+        f"{_pooled(result)}.",
+        f"Histograms of the weights of {', '.join(names)}.",
+        lambda width: histograms(panels, columns=3, height=1.7, log_y=True, width=width),
+        "page" if len(panels) > 1 else "column",
+    )
+
+
+def _detailed(folder: RunFolder, result: Mapping[str, Any]) -> bool:
+    """Says whether the run made the detailed measures."""
+    asked = ((result.get("config") or {}).get("evaluation") or {}).get("detail")
+    return bool(asked) and folder.detail.exists()
+
+
+def _pooled(result: Mapping[str, Any]) -> str:
+    return ", all networks pooled" if len(result["members"]) > 1 else ""
+
+
+def _trimmed(histogram: Any) -> Any:
+    """Leaves out the empty bins at either end."""
+    counts, edges = np.asarray(histogram.counts), np.asarray(histogram.edges)
+    filled = np.flatnonzero(counts)
+    if not len(filled):
+        return histogram
+    first, last = filled[0], filled[-1] + 1
+    return histogram._replace(counts=counts[first:last], edges=edges[first : last + 1])
 
 
 def _active(result: Mapping[str, Any]) -> _Drawing | None:

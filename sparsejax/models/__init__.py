@@ -2,6 +2,7 @@
 
 from sparsejax.models.base import Layer, Model, Output, Variables
 from sparsejax.models.conv_mixer import ConvMixer
+from sparsejax.models.dense import DenseNetwork
 from sparsejax.models.gpt import GPT
 from sparsejax.models.mlp import SparseMLP
 from sparsejax.models.network import SparseNetwork
@@ -11,6 +12,7 @@ from sparsejax.models.speech import SpeechCNN
 
 __all__ = [
     "ConvMixer",
+    "DenseNetwork",
     "GPT",
     "Layer",
     "Model",

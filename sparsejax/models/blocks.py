@@ -36,7 +36,8 @@ def init_weights(key: PRNGKeyArray, shape: tuple[int, ...], density: float | Flo
 
 
 def linear(params: Params, state: State, x: Float[Array, "batch ..."]) -> Float[Array, "batch ..."]:
-    """Applies a convolution (four-dimensional kernel) or a dense layer; masked weights count as zero.
+    """Applies a convolution (four-dimensional kernel) or a dense layer, with a bias if there is one; masked weights
+    count as zero.
 
     The gradient to a `probe` of zeros in the state is that to every weight, the masked ones too.
     """
@@ -46,7 +47,7 @@ def linear(params: Params, state: State, x: Float[Array, "batch ..."]) -> Float[
     if "probe" in state:
         kernel = kernel + state["probe"]
     y = conv2d(x, kernel) if kernel.ndim == 4 else x @ kernel
-    return y + params["bias"].reshape((1,) * (y.ndim - 1) + (-1,))
+    return y + params["bias"].reshape((1,) * (y.ndim - 1) + (-1,)) if "bias" in params else y
 
 
 def init_batch_norm(features: int) -> State:

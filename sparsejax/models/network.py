@@ -18,8 +18,8 @@ from sparsejax.models.base import Layer, Output, Variables, expect, merged
 
 class Stage(NamedTuple):
     """One hidden layer: the shape of its kernel, `[inputs, units]` or `[H, W, inputs, filters]`, its winners (None for
-    ReLU), its fraction of non-zero weights, and for a convolution the positions of its feature map after the pooling
-    and the height and width of what it sees.
+    ReLU), its fraction of non-zero weights, and for a convolution the positions of its feature map after the pooling,
+    the height and width of what it sees, and those of the windows it is pooled over.
     """
 
     name: str
@@ -28,6 +28,7 @@ class Stage(NamedTuple):
     density: float
     positions: int = 1
     image: tuple[int, ...] = ()
+    pool: int = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -144,7 +145,7 @@ class SparseNetwork:
             if self.batch_norm:
                 x, layer["norm"] = blocks.batch_norm(layer["norm"], x, train=train, axis_name=axis_name)
             if convolution:
-                x = max_pool2d(x)
+                x = max_pool2d(x, stage.pool)
             elif train and hyper["dropout"] is not None:
                 x = dropout(_layer_keys(key, index), x, rate=hyper["dropout"])
             x, state[name] = blocks.activate(

@@ -15,7 +15,8 @@ from sparsejax.models.network import SparseNetwork, Stage
 class SparseCNN(SparseNetwork):
     """Convolutions, each followed by a 2 x 2 maximum and k-winners, then a hidden layer with sparse weights.
 
-    The defaults are the paper's Sparse CNN-2.
+    The defaults are the paper's Sparse CNN-2. With ReLU, dense weights and `pool` 1 it is a plain convolutional
+    network.
 
     References:
       Ahmad & Scheinkman, How Can We Be So Dense?, 2019, section 3.2 and Table 3.
@@ -31,6 +32,8 @@ class SparseCNN(SparseNetwork):
     """Fraction of non-zero weights of each convolution; None for dense ones, as in the paper."""
     kernel_size: int = 5
     """Height and width of the filters."""
+    pool: int = 2
+    """Height and width of the windows whose maximum each convolution passes on; 1 for none."""
     hidden: int = 700
     """Units of the hidden layer."""
     hidden_k: int | None = traced(100)
@@ -47,6 +50,7 @@ class SparseCNN(SparseNetwork):
         fractions = densities is None or (len(densities) == count and all(0 < density <= 1 for density in densities))
         expect("model.conv_density", densities, f"None or {count} fractions in (0, 1]", fractions)
         expect("model.kernel_size", self.kernel_size, "a positive number of pixels", self.kernel_size > 0)
+        expect("model.pool", self.pool, "a positive number of pixels, 1 for no pooling", self.pool > 0)
         expect("model.hidden", self.hidden, "a positive number of units", self.hidden > 0)
         winners = self.hidden_k is None or 1 <= self.hidden_k <= self.hidden
         expect("model.hidden_k", self.hidden_k, f"None or a number of winners from 1 to {self.hidden}", winners)
@@ -63,15 +67,16 @@ class SparseCNN(SparseNetwork):
         stages, size = [], self.kernel_size
         for i, (filters, k) in enumerate(zip(self.channels, self.conv_k, strict=True)):
             image = (height, width)
-            height, width = (height - size + 1) // 2, (width - size + 1) // 2
+            height, width = (height - size + 1) // self.pool, (width - size + 1) // self.pool
             if height < 1 or width < 1:
                 raise ConfigError(
                     f"Images of shape {example_shape} are too small for {len(self.channels)} convolutions with "
-                    f"kernels of {size} and pooling by 2: nothing is left after conv{i + 1}. Take fewer "
+                    f"kernels of {size} and pooling by {self.pool}: nothing is left after conv{i + 1}. Take fewer "
                     "model.channels or a smaller model.kernel_size."
                 )
             density = self.conv_density[i] if self.conv_density else 1.0
-            stages.append(Stage(f"conv{i + 1}", (size, size, inputs, filters), k, density, height * width, image))
+            kernel, positions = (size, size, inputs, filters), height * width
+            stages.append(Stage(f"conv{i + 1}", kernel, k, density, positions, image, self.pool))
             inputs = filters
         stages.append(Stage("hidden", (inputs * height * width, self.hidden), self.hidden_k, self.density))
         return stages

@@ -128,7 +128,7 @@ def train_seeds(config: Config, folder: Path, name: str, seeds: Sequence[int]) -
         members = {}
         for path in sorted(where.glob("*/result.json")):
             result = json.loads(path.read_text(encoding="utf-8"))
-            if result["config"] == _recorded(replaced(config, "training.seed", result["seed"])):
+            if result["config"] == recorded(replaced(config, "training.seed", result["seed"])):
                 members |= {member["seed"]: member for member in result["members"]}
         return members
 
@@ -141,7 +141,7 @@ def train_seeds(config: Config, folder: Path, name: str, seeds: Sequence[int]) -
     return [members[seed] for seed in seeds]
 
 
-def _recorded(config: Config) -> Any:
+def recorded(config: Config) -> Any:
     """Returns a configuration as JSON gives it back."""
     return json.loads(json.dumps(finite(dataclasses.asdict(config))))
 

@@ -6,6 +6,7 @@ from typing import Literal
 from sparsejax.errors import ConfigError
 from sparsejax.hyper import traced
 from sparsejax.models.conv_mixer import ConvMixer
+from sparsejax.models.dense import DenseNetwork
 from sparsejax.models.gpt import GPT
 from sparsejax.models.mlp import SparseMLP
 from sparsejax.models.noisy import NoisyNetwork
@@ -52,10 +53,24 @@ class ObjectiveConfig:
     """Cross-entropy of the labels, the squared error of the input, or cross-entropy of the next token."""
     l1: float | None = traced(None)
     """Weight of the hidden layers' summed absolute activity; None for no penalty."""
+    l2: float | None = traced(None)
+    """Weight of their summed squared activity; None for no penalty."""
+    cauchy: float | None = traced(None)
+    """Weight of their sum of log(1 + a^2); None for no penalty."""
+    gaussian: float | None = traced(None)
+    """Weight of their sum of -exp(-a^2); None for no penalty."""
+    penalised: tuple[str, ...] | None = None
+    """Hidden layers that penalties are on, by name; None for all."""
+    per_unit: bool = False
+    """Divide the penalties by the number of penalised units, so that a weight means the same for any size."""
 
     def __post_init__(self):
-        if self.l1 is not None and not self.l1 >= 0:
-            raise ConfigError(f"objective.l1 is {self.l1}; expected None or a weight of 0 or more.")
+        for name in ("l1", "l2", "cauchy", "gaussian"):
+            weight = getattr(self, name)
+            if weight is not None and not weight >= 0:
+                raise ConfigError(f"objective.{name} is {weight}; expected None or a weight of 0 or more.")
+        if self.penalised == ():
+            raise ConfigError("objective.penalised is (); expected None for all hidden layers, or some names.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +79,9 @@ class TrainingConfig:
 
     seed: int = 42
     """Seed of the weights, the masks and the order of the examples."""
+    order_seed: int | None = None
+    """Seed of the order of the examples, the same for all networks of a grid, which then share their batches: many
+    small ones train in a fraction of the time. None for an order of its own for each network."""
     epochs: int = 10
     """Passes over the training set."""
     batch_size: int = 64
@@ -120,8 +138,10 @@ class TrainingConfig:
                 f"training.momentum is {self.momentum}, but adam keeps its own averages; take --training.momentum None "
                 "or --training.optimizer sgd."
             )
-        if not 0 <= self.seed < 2**31:
-            raise ConfigError(f"training.seed is {self.seed}; expected a whole number in [0, 2^31).")
+        for name in ("seed", "order_seed"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 2**31:
+                raise ConfigError(f"training.{name} is {value}; expected a whole number in [0, 2^31).")
 
     def batch_size_in(self, epoch: int) -> int:
         """Returns the batch size of an epoch, counted from 0."""
@@ -140,6 +160,8 @@ class EvaluationConfig:
     """Seed of the noise: the same for all networks, so that they are compared on the same images."""
     track: bool = False
     """After every epoch also log how the hidden layers are used and how their weights and biases are spread."""
+    detail: bool = False
+    """At the end also measure mistakes by class, and how sparse and for which classes the hidden layers are active."""
     implicit_examples: int | None = None
     """After every epoch also log the implicit loss terms of the noise over so many test examples; None for not."""
 
@@ -161,7 +183,8 @@ class DevicesConfig:
     member: int = 1
     """Devices the networks of a grid are spread over."""
     members_at_once: int | None = None
-    """Networks computed side by side on a device; None for 1 on a CPU, all elsewhere."""
+    """Networks computed side by side on a device; None for all, but on a CPU for 1, or for as many small ones as fit
+    its cache if they share their batches."""
 
     def __post_init__(self):
         for name in ("data", "member", "members_at_once"):
@@ -176,7 +199,7 @@ class DevicesConfig:
 class Config:
     """One experiment."""
 
-    model: SparseCNN | SpeechCNN | SparseMLP | NoisyNetwork | GPT | ConvMixer
+    model: SparseCNN | SpeechCNN | SparseMLP | DenseNetwork | NoisyNetwork | GPT | ConvMixer
     """The network."""
     data: DataConfig = DataConfig()
     """The data."""

@@ -31,19 +31,29 @@ class Placement(NamedTuple):
         return None if self.mesh is None else "data"
 
 
-def place(config: DevicesConfig, members: int, batch_sizes: set[int]) -> Placement:
+# On a CPU a product of the weights of networks that share a batch is fastest while they are about this many.
+_PARAMETERS_AT_ONCE = 2**18
+
+
+def place(config: DevicesConfig, members: int, batch_sizes: set[int], *, sharing: int | None = None) -> Placement:
     """Chooses the devices of a run.
 
     Args:
       config: what was asked for.
       members: networks trained together.
       batch_sizes: all that occur; each must divide among the devices.
+      sharing: parameters of a network, if all networks see the same batches; else None.
 
     Raises:
       ConfigError: more devices are asked for than there are, or members or a batch do not divide among them.
     """
     available = jax.device_count()
-    members_at_once = config.members_at_once or (1 if jax.default_backend() == "cpu" else None)
+    members_at_once = config.members_at_once
+    if members_at_once is None and jax.default_backend() == "cpu":
+        most, local = 1 if sharing is None else max(1, _PARAMETERS_AT_ONCE // sharing), members // config.member
+        members_at_once = max(
+            (n for n in range(1, min(most, local) + 1) if local % n == 0), default=1
+        )  # one shape of program
     data = config.data or (1 if config.carrier == "jit" else max(1, available // config.member))
     if config.data is None and config.carrier == "auto":
         # Unasked, take only as many devices as share every batch evenly.

@@ -4,18 +4,19 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from sparsejax.data.resident import Resident, steps_per_epoch
+from sparsejax.data.resident import Resident, epoch_order, steps_per_epoch
 from sparsejax.hyper import Hyper
 from sparsejax.models.base import Model, Variables
 from sparsejax.training.checkpoints import Checkpoints
 from sparsejax.training.config import TrainingConfig
-from sparsejax.training.devices import Placement, carry, put_members
+from sparsejax.training.devices import Placement, carry, put_members, put_shared
 from sparsejax.training.log import MetricsLog, Terminal
 from sparsejax.training.objectives import Objective
-from sparsejax.training.state import Best, TrainState, init_best, init_state, update_best
+from sparsejax.training.state import ORDER, Best, TrainState, init_best, init_state, update_best
 from sparsejax.training.step import chunk_length, make_chunk
 
 # evaluate(variables, epoch) -> name -> one number per network; the objective's score is among them, after "test_".
@@ -82,9 +83,11 @@ def train(
             chunks[batch_size] = _compiled_chunk(job, batch_size, steps)
         chunk, length = chunks[batch_size]
         done, step = (position["position"] if epoch == position["epoch"] else 0), int(progress.state.step[0])
+        batches = _shared_batches(job, epoch, batch_size)
         collected = []
         while done < steps:
-            state, metrics = chunk(progress.state, job.hyper, job.data)
+            data = job.data if batches is None else job.data._replace(batches=batches[done : done + length])
+            state, metrics = chunk(progress.state, job.hyper, data)
             metrics = {name: np.asarray(values) for name, values in metrics.items()}
             progress = progress._replace(state=state)
             done, step = done + length, step + length
@@ -112,6 +115,15 @@ def examples_done(config: TrainingConfig, examples: int, epoch: int, position: i
     sizes = [config.batch_size_in(i) for i in range(epoch + 1)]
     whole = sum(steps_per_epoch(examples, size) * size for size in sizes[:-1])
     return whole + position * sizes[-1]
+
+
+def _shared_batches(job: Job, epoch: int, batch_size: int) -> Int[Array, "steps batch"] | None:
+    """Returns the batches of an epoch if all networks share them."""
+    if job.config.order_seed is None:
+        return None
+    key = jax.random.fold_in(jax.random.key(job.config.order_seed), ORDER)
+    labels = job.data.labels if job.balanced else None
+    return put_shared(epoch_order(key, jnp.int32(epoch), job.examples, batch_size, labels), job.placement)
 
 
 def _compiled_chunk(job: Job, batch_size: int, steps: int) -> tuple[Any, int]:

@@ -9,10 +9,11 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from sparsejax.data.resident import Batch
-from sparsejax.functional import l1, reinforce_loss
+from sparsejax.functional import cauchy, gaussian, l1, l2, reinforce_loss
 from sparsejax.hyper import Hyper
 from sparsejax.models.base import Output
 from sparsejax.models.gpt import next_token_loss
+from sparsejax.training.config import ObjectiveConfig
 
 Metrics = dict[str, Array]
 
@@ -20,12 +21,15 @@ Metrics = dict[str, Array]
 class Objective(NamedTuple):
     """What is minimised: `score(output, batch)` gives `loss` and perhaps other figures of each example `[batch]`.
 
-    A network is best where `best` is greatest, or least if `least`.
+    A network is best where `best` is greatest, or least if `least`. Penalties are on the hidden layers named by
+    `penalised`, None for all; with `per_unit` they are divided by the number of their units.
     """
 
     score: Callable[[Output, Batch], dict[str, Float[Array, "batch"]]]
     best: str
     least: bool = False
+    penalised: tuple[str, ...] | None = None
+    per_unit: bool = False
 
 
 def _cross_entropy(output: Output, batch: Batch) -> dict[str, Float[Array, "batch"]]:
@@ -51,6 +55,12 @@ next_token = Objective(
 """Negative log-likelihood of each next token in nats; its exponential is the perplexity."""
 
 OBJECTIVES = {"classification": cross_entropy, "reconstruction": reconstruction, "next_token": next_token}
+_PENALTIES = {"l1": l1, "l2": l2, "cauchy": cauchy, "gaussian": gaussian}
+
+
+def objective_of(config: ObjectiveConfig) -> Objective:
+    """Returns the configured objective."""
+    return OBJECTIVES[config.kind]._replace(penalised=config.penalised, per_unit=config.per_unit)
 
 
 def total_loss(
@@ -58,9 +68,9 @@ def total_loss(
 ) -> tuple[Float[Array, ""], tuple[Metrics, Any]]:
     """Adds up what a step minimises, and returns it with the figures to log and the network's new state.
 
-    That is the objective's mean loss, the losses the network adds itself, with `hyper["l1"]` the penalised activity
-    of its hidden layers, and for what it sampled the surrogate of REINFORCE, whose gradient raises the probability of
-    the samples that had less loss than is usual.
+    That is the objective's mean loss, the losses the network adds itself, the penalties on the activity of its hidden
+    layers (logged as `l1_activity` and so on, without their weights), and for what it sampled the surrogate of
+    REINFORCE, whose gradient raises the probability of the samples that had less loss than is usual.
 
     Args:
       objective: the task.
@@ -70,15 +80,20 @@ def total_loss(
       axis_name: mesh axis the batch is spread over; the usual loss is averaged over it.
 
     References:
-      Williams, Simple Statistical Gradient-Following Algorithms, 1992; Bricken et al., 2022, for the L1 baseline.
+      Williams, Simple Statistical Gradient-Following Algorithms, 1992; Bricken et al., 2022, for the L1 baseline;
+      the thesis "Sparse Coding in Deep Neural Networks and the Visual System", Eq. 2.1 to 2.4 (an L1 penalty summed
+      over all hidden units and averaged over the batch) and 3.1 (divided by the number of nodes).
     """
     scores = objective.score(output, batch)
     metrics = {name: jnp.mean(values) for name, values in scores.items()}
     metrics |= {name: jnp.asarray(value, jnp.float32) for name, value in (output.measures or {}).items()}
     loss, state = metrics["loss"], output.state
-    if hyper.get("l1") is not None:
-        metrics["activity"] = jnp.stack([l1(h.reshape(h.shape[0], -1)) for h in output.activations.values()]).sum()
-        loss = loss + hyper["l1"] * metrics["activity"]
+    layers = {name: h for name, h in output.activations.items() if name in (objective.penalised or (name,))}
+    units = sum(h[0].size for h in layers.values()) if objective.per_unit else 1
+    for name, penalty in _PENALTIES.items():
+        if hyper.get(name) is not None:
+            metrics[f"{name}_activity"] = activity = jnp.stack([penalty(h) for h in layers.values()]).sum()
+            loss = loss + hyper[name] / units * activity
     for name, value in (output.losses or {}).items():
         metrics[name], loss = value, loss + value
     if output.log_probability is not None:

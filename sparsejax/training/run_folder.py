@@ -33,6 +33,7 @@ class RunFolder:
         self.metrics = self.path / "metrics.jsonl"
         self.result = self.path / "result.json"
         self.units = self.path / "units.npz"
+        self.detail = self.path / "detail.npz"
         self.checkpoints = self.path / "checkpoints"
         self.tensorboard = self.path / "tensorboard"
         self.figures = self.path / "figures"
@@ -67,7 +68,7 @@ class RunFolder:
         """Deletes what an earlier run left; other files in the folder stay, and then `claim` refuses it."""
         for path in (self.checkpoints, self.tensorboard, self.figures):
             shutil.rmtree(path, ignore_errors=True)
-        for path in (self.config, self.metrics, self.result, self.units, self.report):
+        for path in (self.config, self.metrics, self.result, self.units, self.detail, self.report):
             path.unlink(missing_ok=True)
 
     def write(self, path: Path, content: Mapping[str, Any]) -> None:

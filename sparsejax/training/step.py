@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jaxtyping import Array, Int
 
 from sparsejax.data.resident import Batch, Resident, epoch_order, normalised, steps_per_epoch
 from sparsejax.functional import example_keys
@@ -110,6 +111,9 @@ def make_chunk(
 ) -> Chunk:
     """Returns `chunk(state, hyper, data) -> (state, mean metrics)`, a scan over `length` steps of one epoch.
 
+    The examples are those of `data.batches` if they are given. Networks mapped over members then share them, so that
+    the first layers of all are one product; else each has the order that its key draws.
+
     Args:
       model, objective, config: as in `make_step`.
       examples: size of the training set.
@@ -124,17 +128,19 @@ def make_chunk(
     share = batch_size // shards
 
     def chunk(state: TrainState, hyper: Hyper, data: Resident) -> tuple[TrainState, Metrics]:
-        labels = data.labels if balanced else None
-        order = epoch_order(jax.random.fold_in(state.key, ORDER), state.epoch, examples, batch_size, labels)
+        order, first = data.batches, 0
+        if order is None:
+            labels = data.labels if balanced else None
+            order = epoch_order(jax.random.fold_in(state.key, ORDER), state.epoch, examples, batch_size, labels)
+            first = state.position
         first_row = 0 if axis_name is None else share * lax.axis_index(axis_name)
 
-        def body(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
-            indices = lax.dynamic_slice(order, (state.position, first_row), (1, share))[0]
+        def body(state: TrainState, indices: Int[Array, "share"]) -> tuple[TrainState, Metrics]:
             images = normalised(data, data.images[indices])
             batch = Batch(images, data.labels[indices], first_row + jnp.arange(share))
             return step(state, batch, hyper)
 
-        state, metrics = lax.scan(body, state, None, length=length)
+        state, metrics = lax.scan(body, state, lax.dynamic_slice(order, (first, first_row), (length, share)))
         return state, jax.tree.map(lambda values: jnp.mean(values, axis=0), metrics)
 
     return chunk

@@ -189,7 +189,7 @@ def test_l1_penalises_the_summed_activity():
     plain, _ = total_loss(reconstruction, output, batch, {})
     penalised, (metrics, _) = total_loss(reconstruction, output, batch, {"l1": jnp.float32(0.1)})
     np.testing.assert_allclose(penalised - plain, 0.1 * l1(output.activations["hidden"]), rtol=1e-5)
-    np.testing.assert_allclose(metrics["activity"], l1(output.activations["hidden"]), rtol=1e-6)
+    np.testing.assert_allclose(metrics["l1_activity"], l1(output.activations["hidden"]), rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,144 @@
+"""What is measured of a network beyond the usual, when asked for: its mistakes by class, and how sparse its code is."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from sparsejax.data.resident import Resident, normalised
+from sparsejax.evaluation.accuracy import over_split
+from sparsejax.functional import (
+    active_counts,
+    confusion_matrix,
+    example_keys,
+    gini,
+    hoyer,
+    magnitude_counts,
+    precision,
+    recall,
+)
+from sparsejax.hyper import Hyper
+from sparsejax.models.base import Model, Variables
+
+EDGES = (2.0 ** np.linspace(-20, 20, 81)).astype(np.float32)
+"""Between which the sizes of activations are counted: two to an octave, from 1e-6 to 1e6."""
+
+NORMS = ("l0", "l1", "gini", "hoyer")
+_WEIGHT_BINS = 60
+
+
+class Detail(NamedTuple):
+    """Of a split: mistakes, and the codes of the hidden layers.
+
+    `examples` of every class, and how many of them were taken for which (None without classes). `norms` holds for each
+    layer the sum over the examples and that of squares of l0, l1, the Gini index and Hoyer's; `active` for how many
+    examples of every class each unit was active, `magnitudes` the counts of `magnitude_counts` between `EDGES`.
+    """
+
+    examples: Int[Array, "classes"]
+    confusion: Int[Array, "classes classes"] | None
+    norms: dict[str, Float[Array, "4 2"]]
+    active: dict[str, Int[Array, "classes units"]]
+    magnitudes: dict[str, Int[Array, "bins"]]
+
+
+def make_detail(
+    model: Model,
+    *,
+    classes: int,
+    classifier: bool,
+    examples: int,
+    batch_size: int,
+    seed: int = 0,
+    axis_name: str | None = None,
+    shards: int = 1,
+):
+    """Returns `measure(variables, hyper, epoch, data) -> Detail` of one network, in one pass over a split.
+
+    Args:
+      model: the network.
+      classes: labels run from 0 to classes - 1.
+      classifier: whether its prediction is a class; otherwise there is no confusion.
+      examples, batch_size, seed, axis_name, shards: as in `make_evaluation`.
+    """
+
+    def measure(variables: Variables, hyper: Hyper, epoch: Float[Array, ""], data: Resident) -> Detail:
+        hyper = model.scheduled(hyper.get("model", {}), epoch=epoch, step=jnp.int32(0))
+        with jax.ensure_compile_time_eval():
+            thresholds = {layer.name: layer.threshold for layer in model.layers(data.images.shape[1:])}
+
+        def detail_of(rows, counted):
+            keys = example_keys(jax.random.key(seed), rows)
+            images, labels = normalised(data, data.images[rows]), data.labels[rows]
+            output = model.apply(variables, images, key=keys, train=False, hyper=hyper)
+            confusion = None
+            if classifier:
+                guess = jnp.argmax(output.prediction, axis=-1)
+                confusion = confusion_matrix(labels, guess, classes=classes, counted=counted)
+            seen = jnp.zeros(classes, jnp.int32).at[labels].add(counted.astype(jnp.int32))
+            norms, active, magnitudes = {}, {}, {}
+            for name, y in output.activations.items():
+                y = y.reshape(len(rows), -1).astype(jnp.float32)
+                on = (jnp.abs(y) > thresholds[name]) & counted[:, None]
+                each = jnp.stack([jnp.sum(on.astype(jnp.float32), -1), jnp.sum(jnp.abs(y), -1), gini(y), hoyer(y)])
+                each = jnp.where(counted[None], each, 0.0)
+                norms[name] = jnp.stack([jnp.sum(each, axis=-1), jnp.sum(each**2, axis=-1)], axis=-1)
+                active[name] = active_counts(on, labels, classes=classes)
+                magnitudes[name] = magnitude_counts(y, jnp.asarray(EDGES), counted=counted[:, None])
+            return Detail(seen, confusion, norms, active, magnitudes)
+
+        return over_split(detail_of, examples, batch_size, axis_name, shards)
+
+    return measure
+
+
+def detail_report(detail: Detail) -> tuple[dict[str, Any], dict[str, dict[str, float]]]:
+    """Returns what `result.json` says of one network: of its classes, and of each hidden layer.
+
+    Of the classes `confusion` (rows are what the examples are, columns what they are taken for), `precision` and
+    `recall`; empty if it tells none apart. Of a layer the mean over the examples of `l0` (units active), `l1` (summed
+    absolute activity), `gini` and `hoyer`, and of each the standard deviation, such as `l0_spread`.
+    """
+    examples = int(detail.examples.sum())
+    layers = {}
+    for layer, sums in detail.norms.items():
+        mean, square = (np.asarray(sums, float) / examples).T
+        spread = np.sqrt(np.maximum(square - mean**2, 0.0))
+        layers[layer] = dict(zip(NORMS, mean.tolist(), strict=True))
+        layers[layer] |= {f"{name}_spread": value for name, value in zip(NORMS, spread.tolist(), strict=True)}
+    if detail.confusion is None:
+        return {}, layers
+    confusion = jnp.asarray(detail.confusion)
+    classes = {"confusion": confusion, "precision": precision(confusion), "recall": recall(confusion)}
+    return {name: np.asarray(values).tolist() for name, values in classes.items()}, layers
+
+
+def detail_arrays(detail: Detail, variables: Variables) -> dict[str, np.ndarray]:
+    """Returns the arrays of `detail.npz`, all but the edges with a leading axis of networks.
+
+    `examples [classes]`; per layer `LAYER.active [classes, units]`, for how many examples of every class each unit was
+    active; `LAYER.magnitudes [bins]`, how often activations were of which size, between `magnitudes.edges`; and for a
+    layer with a kernel, and the output, `LAYER.weights [bins]` between `LAYER.weights.edges`.
+    """
+    arrays = {"examples": np.asarray(detail.examples), "magnitudes.edges": EDGES}
+    for name in detail.active:
+        arrays[f"{name}.active"] = np.asarray(detail.active[name])
+        arrays[f"{name}.magnitudes"] = np.asarray(detail.magnitudes[name])
+    for name, params in variables.params.items():
+        if isinstance(params, dict) and "kernel" in params:
+            counts, edges = weight_histograms(np.asarray(params["kernel"]))
+            arrays |= {f"{name}.weights": counts, f"{name}.weights.edges": edges}
+    return arrays
+
+
+def weight_histograms(weights: np.ndarray, bins: int = _WEIGHT_BINS) -> tuple[np.ndarray, np.ndarray]:
+    """Counts weights `[networks, ...]` in bins that all networks share: counts `[networks, bins]`, edges `[bins + 1]`.
+
+    The bins are of equal width and symmetric about 0; weights that are not finite are left out.
+    """
+    finite = np.abs(weights[np.isfinite(weights)])
+    most = float(finite.max()) if finite.size and finite.max() > 0 else 1.0
+    edges = np.linspace(-most, most, bins + 1)
+    return np.stack([np.histogram(one[np.isfinite(one)], edges)[0] for one in weights]), edges

@@ -1,0 +1,80 @@
+"""How values are spread: activations, weights."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import ArrayLike
+
+from sparsejax.figures import style
+
+
+class Histogram(NamedTuple):
+    """Counts `[bins]` between edges `[bins + 1]`, what is counted, and a line to write above it."""
+
+    counts: ArrayLike
+    edges: ArrayLike
+    label: str = ""
+    title: str = ""
+
+
+@style.styled
+def histograms(
+    panels: Mapping[str, Histogram],
+    *,
+    columns: int,
+    height: float = 1.35,
+    log_x: bool = False,
+    log_y: bool = False,
+    shared: bool = False,
+    width: style.Width = "page",
+) -> Figure:
+    """Draws a panel for each histogram, as the per cent of its counts that lie in each bin.
+
+    Args:
+      panels: name, which a histogram's title is written after -> histogram; one without counts stays empty.
+      columns: panels side by side, at most.
+      height: of a panel, in inches.
+      log_x, log_y: logarithmic axes.
+      shared: one range of both axes for all panels, numbered at the margins only.
+      width: of the figure.
+
+    Raises:
+      ValueError: there is no panel, or one whose edges do not fit its counts.
+    """
+    if not panels:
+        raise ValueError("panels is empty; expected at least one histogram.")
+    columns = min(columns, len(panels)) if width == "page" else min(columns, 2, len(panels))
+    figure, axes = style.panels(len(panels), width=width, height=height, columns=columns)
+    tops, lows, highs = [], [], []
+    for i, ((name, histogram), panel) in enumerate(zip(panels.items(), axes, strict=True)):
+        counts, edges = np.asarray(histogram.counts, float), np.asarray(histogram.edges, float)
+        if len(edges) != len(counts) + 1:
+            raise ValueError(f"{name} has {len(counts)} counts and {len(edges)} edges; expected one edge more.")
+        shares = 100 * counts / max(counts.sum(), 1)
+        panel.stairs(shares, edges, fill=True, color=style.SKY, linewidth=0)
+        panel.stairs(shares, edges, color=style.BLUE, linewidth=0.6)
+        tops.append(shares.max())
+        lows.append(edges[0])
+        highs.append(edges[-1])
+        if log_x:
+            panel.set_xscale("log")
+        if log_y:
+            panel.set_yscale("log")
+        panel.set_title(f"{name}{': ' if histogram.title else ''}{histogram.title}", fontsize=7)
+        bottom_row = i + columns >= len(panels)
+        if bottom_row:
+            panel.set_xlabel(histogram.label)
+        if shared:
+            panel.tick_params(labelbottom=bottom_row, labelleft=i % columns == 0)
+        if not log_x:
+            panel.xaxis.set_major_locator(MaxNLocator(nbins=4))
+        panel.yaxis.set_major_formatter(PercentFormatter(decimals=None if max(tops) < 1 or log_y else 0))
+    for panel, top in zip(axes, tops, strict=True):
+        high = max(tops) if shared else top
+        panel.set_ylim(0.01 if log_y else 0, (2 if log_y else 1.08) * (high if high > 0 else 1.0))
+        if shared:
+            panel.set_xlim(min(lows), max(highs))
+    return figure

@@ -1,0 +1,110 @@
+"""Fully connected networks and autoencoders without any competition: what a penalty on the activity makes sparse."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key, PRNGKeyArray
+
+from sparsejax.hyper import Hyper
+from sparsejax.models import blocks
+from sparsejax.models.base import Layer, Output, Variables, expect, merged
+
+_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"relu": jax.nn.relu, "sigmoid": jax.nn.sigmoid}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DenseNetwork:
+    """Hidden layers of one activation function and an output layer, all fully connected.
+
+    References:
+      "Sparse Coding in Deep Neural Networks and the Visual System" (thesis), chapters 3 and 4.2; thresholds and the
+      missing bias of the output are what its section 3.2.2 proposes.
+    """
+
+    hidden: tuple[int, ...] = (64,)
+    """Units of each hidden layer."""
+    classes: int | None = 10
+    """Outputs; None for as many as inputs (an autoencoder)."""
+    activation: Literal["relu", "sigmoid"] = "relu"
+    """Of the hidden layers."""
+    output: Literal["linear", "relu"] = "linear"
+    """Of the output layer; relu for images without negative pixels."""
+    bias: Literal["free", "threshold"] = "free"
+    """Of the hidden units: any number, or strictly negative, so that a layer without input is silent."""
+    output_bias: bool = True
+    """Give the output units biases; without them a network whose hidden layers are silent cannot guess."""
+
+    def __post_init__(self):
+        expect("model.hidden", self.hidden, "one or more positive numbers", min(self.hidden, default=0) > 0)
+        expect("model.classes", self.classes, "None or a positive number", self.classes is None or self.classes > 0)
+
+    def init(
+        self, key: PRNGKeyArray, example: Float[Array, "batch *shape"], *, hyper: Hyper | None = None
+    ) -> Variables:
+        """Draws a network for inputs `[batch, ...]`, which are flattened; weights and biases as PyTorch draws them.
+
+        A threshold t is kept as the number whose softplus it is; it begins at the size of the bias drawn.
+        """
+        inputs = math.prod(example.shape[1:])
+        sizes = (inputs, *self.hidden, self.classes or inputs)
+        names, shapes = self._names(), itertools.pairwise(sizes)
+        params = {}
+        for name, shape, layer_key in zip(names, shapes, jax.random.split(key, len(names)), strict=True):
+            layer, _ = blocks.init_weights(layer_key, shape, 1.0)
+            if name != "output" and self.bias == "threshold":
+                layer["threshold"] = jnp.log(jnp.expm1(jnp.maximum(jnp.abs(layer.pop("bias")), 1e-4)))
+            elif name == "output" and not self.output_bias:
+                del layer["bias"]
+            params[name] = layer
+        return Variables(params, {})
+
+    def apply(
+        self,
+        variables: Variables,
+        x: Float[Array, "batch *shape"],
+        *,
+        key: Key[Array, "batch"] | None = None,
+        train: bool = False,
+        hyper: Hyper | None = None,
+        axis_name: str | None = None,
+    ) -> Output:
+        """Returns logits `[batch, classes]` or reconstructions `[batch, inputs]`, and the hidden layers' outputs.
+
+        Args:
+          variables: as `init` made them.
+          x: inputs `[batch, ...]`.
+          key, train, axis_name: not needed, for nothing is drawn, kept or averaged.
+          hyper: there is none.
+
+        Raises:
+          ValueError: hyper names a field.
+        """
+        merged(self, hyper, {})
+        activate, activations = _ACTIVATIONS[self.activation], {}
+        x = x.reshape(x.shape[0], -1)
+        for name in self._names():
+            layer = variables.params[name]
+            x = blocks.linear(layer, {}, x)
+            if "threshold" in layer:
+                x = x - jax.nn.softplus(layer["threshold"])[None]
+            if name != "output":
+                x = activations[name] = activate(x)
+        return Output(jax.nn.relu(x) if self.output == "relu" else x, variables.state, activations)
+
+    def scheduled(self, hyper: Hyper, *, epoch: Array, step: Array) -> Hyper:
+        """Returns the hyperparameters as they are."""
+        return hyper
+
+    def layers(self, example_shape: tuple[int, ...]) -> list[Layer]:
+        """Describes the hidden layers for reports."""
+        inputs = (math.prod(example_shape), *self.hidden)
+        named = zip(self._names(), self.hidden, inputs, strict=False)
+        return [Layer(name, units, inputs=(fan_in,)) for name, units, fan_in in named]
+
+    def _names(self) -> list[str]:
+        return [*(f"hidden{i + 1}" for i in range(len(self.hidden))), "output"]

@@ -1,0 +1,111 @@
+"""The detailed measures of a split agree with numpy over all its examples at once, however it is cut into batches."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sparsejax import configs, data
+from sparsejax.data.resident import resident
+from sparsejax.errors import ConfigError
+from sparsejax.evaluation.detail import EDGES, NORMS, detail_report, make_detail, weight_histograms
+from sparsejax.experiment import Experiment, run
+from sparsejax.hyper import hyper_of
+from sparsejax.models import SparseCNN
+from sparsejax.studies.study import replaced
+from sparsejax.training.run_folder import RunFolder
+
+MODEL = SparseCNN(channels=(3,), conv_k=(None,), kernel_size=11, pool=1, hidden=20, hidden_k=None, density=1.0)
+EXAMPLES = 45
+
+
+@pytest.fixture(scope="module")
+def setting():
+    dataset = data.load("digits").limited(None, EXAMPLES)
+    variables = MODEL.init(jax.random.key(1), jnp.zeros((1, 28, 28, 1)))
+    images = (dataset.test.images / np.float32(255) - dataset.mean[0]) / dataset.std[0]
+    output = MODEL.apply(variables, jnp.asarray(images, jnp.float32))
+    return dataset, variables, output
+
+
+@pytest.fixture(scope="module", params=[7, 500])
+def detail(setting, request):
+    dataset, variables, _ = setting
+    sizes = {"classes": 10, "classifier": True, "examples": EXAMPLES, "batch_size": request.param}
+    measure = jax.jit(make_detail(MODEL, **sizes))
+    return measure(variables, {"model": hyper_of(MODEL)}, jnp.float32(0), resident(dataset, dataset.test))
+
+
+def test_mistakes_are_counted_by_class(setting, detail):
+    dataset, _, output = setting
+    labels, guess = dataset.test.labels, np.asarray(output.prediction).argmax(-1)
+    expected = np.zeros((10, 10), int)
+    np.add.at(expected, (labels, guess), 1)
+    np.testing.assert_array_equal(detail.confusion, expected)
+    np.testing.assert_array_equal(detail.examples, np.bincount(labels, minlength=10))
+    classes, _ = detail_report(detail)
+    assert np.trace(classes["confusion"]) == (labels == guess).sum()
+    np.testing.assert_allclose(classes["recall"], np.diag(expected) / expected.sum(1), rtol=1e-6)
+
+
+def test_codes_are_measured_layer_by_layer(setting, detail):
+    dataset, _, output = setting
+    _, layers = detail_report(detail)
+    for name, y in output.activations.items():
+        y = np.asarray(y, float).reshape(EXAMPLES, -1)
+        ordered, n = np.sort(y), y.shape[1]
+        gini = (ordered * (2 * np.arange(1, n + 1) - n - 1)).sum(1) / (n * y.sum(1))
+        hoyer = (np.sqrt(n) - y.sum(1) / np.sqrt((y**2).sum(1))) / (np.sqrt(n) - 1)
+        for norm, values in zip(NORMS, ((y > 0).sum(1), y.sum(1), gini, hoyer), strict=True):
+            assert layers[name][norm] == pytest.approx(values.mean(), rel=1e-4)
+            assert layers[name][f"{norm}_spread"] == pytest.approx(values.std(), rel=1e-2, abs=1e-3)
+        for label in range(10):
+            expected = (y[dataset.test.labels == label] > 0).sum(0)
+            assert (np.abs(np.asarray(detail.active[name][label]) - expected) <= 1).all()
+        sizes = np.histogram(np.abs(y), [0, *EDGES, np.inf])[0]
+        assert np.abs(np.asarray(detail.magnitudes[name]) - sizes).sum() <= 4
+
+
+def test_weights_are_counted_in_symmetric_bins():
+    weights = np.array([[[0.5, -1.0], [0.1, 0.2]], [[2.0, np.nan], [0.0, 0.0]]])
+    counts, edges = weight_histograms(weights, bins=4)
+    np.testing.assert_allclose(edges, [-2, -1, 0, 1, 2])
+    np.testing.assert_array_equal(counts, [[0, 1, 3, 0], [0, 0, 2, 1]])
+    assert weight_histograms(np.zeros((2, 3)))[0].sum(1).tolist() == [3, 3]
+
+
+def _few(name: str):
+    config = configs.get(name)
+    for field, value in {"data.train_examples": 100, "data.test_examples": 40, "training.epochs": 1,
+                         "training.batch_size": 25, "evaluation.detail": True, "evaluation.noise": False,
+                         "devices.carrier": "jit"}.items():  # fmt: skip
+        config = replaced(config, field, value)
+    return config
+
+
+def test_a_run_writes_what_it_measured(tmp_path: Path):
+    config = _few("digits_mlp")
+    config = replaced(config, "training.first_epoch_batch_size", None)
+    pair = tuple(replaced(config, "training.seed", seed) for seed in (1, 2))
+    folder = RunFolder(tmp_path / "run")
+    run(Experiment("digits_mlp", pair, ({}, {})), folder)
+    result = json.loads(folder.result.read_text())
+    assert np.shape(result["confusion"]) == (10, 10) and len(result["precision"]) == len(result["recall"]) == 10
+    hidden = result["members"][0]["layers"]["hidden1"]
+    assert hidden["l0"] == pytest.approx(hidden["active_fraction"] * hidden["units"], rel=1e-4)
+    assert 0 < hidden["gini"] <= 1 and 0 < hidden["hoyer"] <= 1
+    with np.load(folder.detail) as arrays, np.load(folder.units) as units:
+        np.testing.assert_array_equal(arrays["hidden1.active"].sum(1), units["hidden1.active"])
+        assert arrays["hidden1.weights"].shape[0] == arrays["output.weights"].shape[0] == 2
+    page = folder.report.read_text()
+    for words in ("Precision", "Gini", "Which classes are taken for which"):
+        assert words in page, words
+
+
+def test_texts_have_no_classes_to_measure(tmp_path: Path):
+    config = replaced(configs.get("wikitext_gpt_small"), "evaluation.detail", True)
+    with pytest.raises(ConfigError, match=r"evaluation.detail is True"):
+        run(Experiment("gpt", (config,), ({},)), RunFolder(tmp_path / "run"))
