@@ -142,20 +142,30 @@ def _plain_log(axes: Axes) -> None:
 
 
 @style.styled
-def image_grid(images: np.ndarray, labels: Sequence[str] | None, *, width: style.Width = "page") -> Figure:
+def image_grid(
+    images: np.ndarray,
+    labels: Sequence[str] | None,
+    *,
+    over: Sequence[str] | None = None,
+    width: style.Width = "page",
+) -> Figure:
     """Draws rows of images close together.
 
     Args:
       images: `[rows, columns, height, width, channels]`, cut to [0, 1]; one channel is drawn in greys.
       labels: one per row, or None.
+      over: one per column, written above it, or None.
       width: of the figure.
     """
-    rows, _, high, _, _ = images.shape
+    rows, columns, high, wide, _ = images.shape
     canvas = mosaic(images)
     inches = style.WIDTHS[width] * canvas.shape[0] / canvas.shape[1]
     figure, (axes,) = style.panels(1, width=width, height=min(inches, 8.0), columns=1)
     axes.imshow(canvas, interpolation="nearest")
-    axes.set_xticks([])
+    axes.set_xticks([] if over is None else [column * (wide + 1) + wide / 2 for column in range(columns)])
+    if over is not None:
+        axes.xaxis.tick_top()
+        axes.set_xticklabels(over)
     axes.set_yticks([] if labels is None else [row * (high + 1) + high / 2 for row in range(rows)])
     if labels is not None:
         axes.set_yticklabels(labels)

@@ -156,8 +156,8 @@ def _sizes(folder: RunFolder, result: Mapping[str, Any]) -> _Drawing | None:
     return _Drawing(
         "activations.png",
         "Sizes of activations",
-        f"How large the activations of each hidden layer are on the test set, in half octaves; those below {edges[0]:.0e} "
-        f"count as 0 and are left out{_pooled(result)}.",
+        f"How large the activations of each hidden layer are on the test set, in half octaves; those below "
+        f"{edges[0]:.0e} count as 0 and are left out{_pooled(result)}.",
         "Histograms of the sizes of activations of each hidden layer, on a logarithmic axis.",
         lambda width: histograms(panels, columns=3, height=1.7, log_x=True, width=width),
         "page" if len(panels) > 1 else "column",
@@ -184,7 +184,7 @@ def _weights(folder: RunFolder, result: Mapping[str, Any]) -> _Drawing | None:
         f"How the weights of each layer are spread after the last epoch; the axis of per cent is logarithmic"
         f"{_pooled(result)}.",
         f"Histograms of the weights of {', '.join(names)}.",
-        lambda width: histograms(panels, columns=3, height=1.7, log_y=True, width=width),
+        lambda width: histograms(panels, columns=2 if len(panels) == 4 else 3, height=1.7, log_y=True, width=width),
         "page" if len(panels) > 1 else "column",
     )
 
