@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 from numpy.typing import ArrayLike
 
 from sparsejax.figures import style
@@ -105,7 +105,9 @@ def _line(axes: Axes, x: np.ndarray, y: np.ndarray, i: int, label: str, spread: 
 def along_epochs(
     epochs: ArrayLike, panels: Mapping[str, Mapping[str, ArrayLike]], *, label: str, width: style.Width = "page"
 ) -> Figure:
-    """Draws a quantity along training on a logarithmic axis, one panel for each title, one line for each kind.
+    """Draws a quantity along training, one panel for each title, one line for each kind.
+
+    The axis is logarithmic, with the same limits in all panels.
 
     Args:
       epochs: `[points]`.
@@ -114,17 +116,22 @@ def along_epochs(
       width: of the figure.
     """
     figure, axes = style.panels(len(panels), width=width, height=2.1, columns=2)
+    every = np.concatenate([np.ravel(values) for kinds in panels.values() for values in kinds.values()])
+    least, most = every.min(), every.max()
     for panel, (name, kinds) in zip(axes, panels.items(), strict=True):
         for i, (kind, values) in enumerate(kinds.items()):
             style.spread(panel, np.asarray(epochs, float), np.asarray(values, float), color=style.PALETTE[i],
                          label=kind)  # fmt: skip
         panel.set_yscale("log")
+        panel.set_ylim(least / 1.3, most * 1.3)
+        panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        panel.yaxis.set_minor_formatter(NullFormatter())
         panel.set_title(name)
         panel.set_xlabel("epoch")
         style.grid(panel)
     for panel in axes[::2]:
         panel.set_ylabel(label)
-    style.group_legend(figure, axes[0], width=width, title="hidden units")
+    style.group_legend(figure, axes[0], width=width)
     return figure
 
 
@@ -165,13 +172,13 @@ def firing_by_class(panels: Mapping[str, ArrayLike], *, width: style.Width = "pa
     """
     figure, axes = style.panels(len(panels), width=width, height=1.35, columns=1)
     for panel, (name, values) in zip(axes, panels.items(), strict=True):
-        image = panel.imshow(100 * np.asarray(values, float), cmap="viridis", vmin=0, vmax=100, aspect="auto",
-                             interpolation="nearest")  # fmt: skip
+        panel.imshow(100 * np.asarray(values, float), cmap="viridis", vmin=0, vmax=100, aspect="auto",
+                     interpolation="nearest")  # fmt: skip
         panel.set_yticks(range(0, len(np.asarray(values)), 3))
         panel.set_title(name)
         panel.set_ylabel("digit")
         for side in ("left", "bottom"):
             panel.spines[side].set_visible(False)
     axes[-1].set_xlabel("unit")
-    figure.colorbar(image, ax=axes, label="active (% of the digit's images)", aspect=40, fraction=0.04)
+    figure.colorbar(axes[0].images[0], ax=axes, label="active (% of the digit's images)", aspect=40, fraction=0.04)
     return figure

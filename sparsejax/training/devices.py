@@ -50,7 +50,10 @@ def place(config: DevicesConfig, members: int, batch_sizes: set[int], *, sharing
     available = jax.device_count()
     members_at_once = config.members_at_once
     if members_at_once is None and jax.default_backend() == "cpu":
-        members_at_once = 1 if sharing is None else max(1, _PARAMETERS_AT_ONCE // sharing)
+        most, local = 1 if sharing is None else max(1, _PARAMETERS_AT_ONCE // sharing), members // config.member
+        members_at_once = max(
+            (n for n in range(1, min(most, local) + 1) if local % n == 0), default=1
+        )  # one shape of program
     data = config.data or (1 if config.carrier == "jit" else max(1, available // config.member))
     if config.data is None and config.carrier == "auto":
         # Unasked, take only as many devices as share every batch evenly.

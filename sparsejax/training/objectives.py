@@ -92,7 +92,7 @@ def total_loss(
     units = sum(h[0].size for h in layers.values()) if objective.per_unit else 1
     for name, penalty in _PENALTIES.items():
         if hyper.get(name) is not None:
-            metrics[f"{name}_activity"] = activity = sum(penalty(h) for h in layers.values())
+            metrics[f"{name}_activity"] = activity = jnp.stack([penalty(h) for h in layers.values()]).sum()
             loss = loss + hyper[name] / units * activity
     for name, value in (output.losses or {}).items():
         metrics[name], loss = value, loss + value
