@@ -177,10 +177,10 @@ def _active(data: Images, layers: int, scale: Scale, folder: Path, seeds: int | 
 
 
 def _image(data: Images) -> np.ndarray:
-    """Returns the first "5", or the first truck, of the test images, `[height, width, channels]` in [0, 1]."""
-    test = load(data).test
+    """Returns the first "5", or the first truck, of the training images, `[height, width, channels]` in [0, 1]."""
+    train = load(data).train
     wanted = {"mnist": 5, "cifar10": 9}[data]
-    return test.images[np.flatnonzero(test.labels == wanted)[0]].astype(np.float32) / 255
+    return train.images[np.flatnonzero(train.labels == wanted)[0]].astype(np.float32) / 255
 
 
 def _example(data: Images, scale: Scale, folder: Path) -> Outcome:

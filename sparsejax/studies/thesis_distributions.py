@@ -69,9 +69,10 @@ def _weights(activation: Activation, scale: Scale, folder: Path) -> Outcome:
     trained = _trained(activation, scale, folder)
     layers = [trained.parameter(layer, "kernel")[:, 0] for layer in ("hidden1", "output")]
     values = [np.concatenate([layer[i].ravel() for layer in layers]) for i in range(len(PENALTIES))]
+    # Without the one weight in ten thousand that lies far out, which would leave no room for the others.
     edges = np.linspace(-1, 1, 61) * float(np.quantile(np.abs(np.concatenate(values)), 0.9999))
     panels = {
-        f"λ = {weight:g}": Histogram(np.histogram(np.clip(one, edges[0], edges[-1]), edges)[0], edges, "weight")
+        f"λ = {weight:g}": Histogram(np.histogram(one, edges)[0], edges, "weight")
         for weight, one in zip(PENALTIES, values, strict=True)
     }
     ours: dict[str, Any] = {
