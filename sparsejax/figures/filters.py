@@ -113,7 +113,8 @@ def tile_panels(rows: Sequence[Mapping[str, ArrayLike]], *, width: style.Width =
     for i, (_, kernels) in enumerate(panels):
         tiles = _tiles(np.clip(kernels / scales[i // columns], -1, 1), np.ones(kernels.shape, bool))
         count, high, wide, _ = tiles.shape
-        across = min(range(1, count + 1), key=lambda n: abs(n * wide - 1.6 * -(-count // n) * high) + 9 * (-count % n))
+        fitting = [n for n in range(1, count + 1) if count % n == 0]  # no row is left with a gap
+        across = min(fitting, key=lambda n: abs(n * wide - 1.6 * count // n * high))
         mosaics.append(_mosaic(tiles, across, _gap(high, wide)))
     each = style.WIDTHS[width] / columns
     height = max(each * mosaic.shape[0] / mosaic.shape[1] for mosaic in mosaics)
@@ -121,6 +122,7 @@ def tile_panels(rows: Sequence[Mapping[str, ArrayLike]], *, width: style.Width =
     for panel, (title, _), mosaic in zip(axes, panels, mosaics, strict=True):
         panel.imshow(mosaic, interpolation="nearest")
         panel.set_axis_off()
+        panel.set_anchor("NW")
         panel.set_title(title)
     return figure
 

@@ -48,14 +48,15 @@ def against_penalty(
             at = x + step * 0.09 * (i - (len(kinds) - 1) / 2)
             _line(panel, at, np.asarray(values, float), i, kind, spread)
         if compressed:
-            panel.set_yscale("symlog", linthresh=10, linscale=1.6)
-            panel.yaxis.set_major_locator(FixedLocator(_TICKS))
+            crowded = max(np.max(np.asarray(values, float)) for values in kinds.values()) > 500
+            panel.set_yscale("symlog", linthresh=10, linscale=0.4 if crowded else 1.6)
+            panel.yaxis.set_major_locator(FixedLocator([tick for tick in _TICKS if not (crowded and 0 < tick < 10)]))
             panel.yaxis.set_minor_locator(NullLocator())
             panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             panel.set_ylim(bottom=-0.3)
         panel.set_title(name)
         panel.set_xlabel(xlabel)
-        panel.xaxis.set_major_locator(MaxNLocator(nbins=6))
+        panel.xaxis.set_major_locator(MaxNLocator(nbins=4 if len(panels) > 1 else 6))
         style.grid(panel)
     for panel in axes[::columns]:
         panel.set_ylabel(label)
