@@ -82,7 +82,9 @@ def make_detail(
             for name, y in output.activations.items():
                 y = y.reshape(len(rows), -1).astype(jnp.float32)
                 on = (jnp.abs(y) > thresholds[name]) & counted[:, None]
-                each = jnp.stack([jnp.sum(on.astype(jnp.float32), -1), jnp.sum(jnp.abs(y), -1), gini(y), hoyer(y)])
+                l0, l1 = jnp.sum(on.astype(jnp.float32), axis=-1), jnp.sum(jnp.abs(y), axis=-1)
+                alone = y.shape[-1] < 2  # Hoyer's index of a single unit says nothing
+                each = jnp.stack([l0, l1, gini(y), jnp.zeros_like(l1) if alone else hoyer(y)])
                 each = jnp.where(counted[None], each, 0.0)
                 norms[name] = jnp.stack([jnp.sum(each, axis=-1), jnp.sum(each**2, axis=-1)], axis=-1)
                 active[name] = active_counts(on, labels, classes=classes)

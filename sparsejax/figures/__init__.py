@@ -12,6 +12,7 @@ alone; pyplot and its global state are never touched. Figures come in two widths
   classes.py   which classes are taken for which
   histograms.py  how activations and weights are spread
   heat.py      quantities over a grid of two hyperparameters
+  penalty.py   quantities against the weight of a penalty on the activity
   matching.py  how often random vectors match
   table.py     a table
   report.py    one self-contained HTML page

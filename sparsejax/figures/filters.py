@@ -1,6 +1,7 @@
 """What the units of the first layer respond to: kernels, or receptive fields of a dense layer."""
 
 import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.cm import ScalarMappable
@@ -92,6 +93,38 @@ def filter_grid(
     if not exists.all():
         note += "; no weight where grey"
     return _drawn(_mosaic(tiles, columns, gap), scale, clipped, width, note, rgb=kernels.shape[2] == 3)
+
+
+@style.styled
+def tile_panels(rows: Sequence[Mapping[str, ArrayLike]], *, width: style.Width = "page") -> Figure:
+    """Draws kernels, or feature maps, as a table of panels; the panels of a row share their scale.
+
+    Colours as in `filter_grid`: of one channel blue below zero, vermilion above; three are red, green and blue. Of any
+    other number the channels are drawn below each other.
+
+    Args:
+      rows: title -> `[height, width, channels, units]` for each row, as many panels in each.
+      width: of the figure.
+    """
+    panels = [(title, np.asarray(kernels, float)) for row in rows for title, kernels in row.items()]
+    scales = [_scale(np.abs(np.concatenate([np.ravel(kernels) for kernels in row.values()])))[0] for row in rows]
+    columns = len(rows[0])
+    mosaics = []
+    for i, (_, kernels) in enumerate(panels):
+        tiles = _tiles(np.clip(kernels / scales[i // columns], -1, 1), np.ones(kernels.shape, bool))
+        count, high, wide, _ = tiles.shape
+        fitting = [n for n in range(1, count + 1) if count % n == 0]  # no row is left with a gap
+        across = min(fitting, key=lambda n: abs(n * wide - 1.6 * count // n * high))
+        mosaics.append(_mosaic(tiles, across, _gap(high, wide)))
+    each = style.WIDTHS[width] / columns
+    height = max(each * mosaic.shape[0] / mosaic.shape[1] for mosaic in mosaics)
+    figure, axes = style.panels(len(panels), width=width, height=min(height, 3.4) + 0.2, columns=columns)
+    for panel, (title, _), mosaic in zip(axes, panels, mosaics, strict=True):
+        panel.imshow(mosaic, interpolation="nearest")
+        panel.set_axis_off()
+        panel.set_anchor("NW")
+        panel.set_title(title)
+    return figure
 
 
 def _scale(sizes: np.ndarray) -> tuple[float, bool]:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike
 
 from sparsejax.figures import style
@@ -61,8 +61,7 @@ def histograms(
         highs.append(edges[-1])
         if log_x:
             panel.set_xscale("log")
-        if log_y:
-            panel.set_yscale("log")
+            panel.xaxis.set_minor_formatter(NullFormatter())
         panel.set_title(f"{name}{': ' if histogram.title else ''}{histogram.title}", fontsize=7)
         bottom_row = i + columns >= len(panels)
         if bottom_row:
@@ -71,10 +70,12 @@ def histograms(
             panel.tick_params(labelbottom=bottom_row, labelleft=i % columns == 0)
         if not log_x:
             panel.xaxis.set_major_locator(MaxNLocator(nbins=4))
-        panel.yaxis.set_major_formatter(PercentFormatter(decimals=None if max(tops) < 1 or log_y else 0))
     for panel, top in zip(axes, tops, strict=True):
         high = max(tops) if shared else top
         panel.set_ylim(0.01 if log_y else 0, (2 if log_y else 1.08) * (high if high > 0 else 1.0))
+        if log_y:
+            panel.set_yscale("log")
+        panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %"))
         if shared:
             panel.set_xlim(min(lows), max(highs))
     return figure

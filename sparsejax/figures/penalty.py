@@ -11,12 +11,12 @@ from numpy.typing import ArrayLike
 
 from sparsejax.figures import style
 
-_TICKS = (0, 2, 4, 6, 8, 10, 20, 50, 100, 200, 500, 1000)
+_TICKS = (0, 2, 4, 6, 8, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 
 
 @style.styled
 def against_penalty(
-    penalties: Sequence[float],
+    penalties: Sequence[float] | Mapping[str, Sequence[float]],
     panels: Mapping[str, Mapping[str, ArrayLike]],
     *,
     label: str,
@@ -30,7 +30,7 @@ def against_penalty(
     """Draws a line for each kind of network against the penalty, with the spread over the networks.
 
     Args:
-      penalties: weights.
+      penalties: weights, the same in all panels or by the panels' titles.
       panels: title -> kind -> `[penalties, networks]`.
       label: of the y axis.
       spread: median and quartiles as bars, with triangles at the extremes; or mean and standard deviation.
@@ -41,25 +41,49 @@ def against_penalty(
       width: of the figure.
     """
     figure, axes = style.panels(len(panels), width=width, height=2.5 if len(panels) == 1 else 2.1, columns=columns)
-    x = np.asarray(penalties, float)
-    step = np.diff(x).min() if len(x) > 1 else 1.0
     for panel, (name, kinds) in zip(axes, panels.items(), strict=True):
+        x = np.asarray(penalties[name] if isinstance(penalties, Mapping) else penalties, float)
+        step = np.diff(x).min() if len(x) > 1 else 1.0
         for i, (kind, values) in enumerate(kinds.items()):
             at = x + step * 0.09 * (i - (len(kinds) - 1) / 2)
             _line(panel, at, np.asarray(values, float), i, kind, spread)
         if compressed:
-            panel.set_yscale("symlog", linthresh=10, linscale=1.6)
-            panel.yaxis.set_major_locator(FixedLocator(_TICKS))
+            crowded = max(np.max(np.asarray(values, float)) for values in kinds.values()) > 500
+            panel.set_yscale("symlog", linthresh=10, linscale=0.4 if crowded else 1.6)
+            panel.yaxis.set_major_locator(FixedLocator([tick for tick in _TICKS if not (crowded and 0 < tick < 10)]))
             panel.yaxis.set_minor_locator(NullLocator())
             panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             panel.set_ylim(bottom=-0.3)
         panel.set_title(name)
         panel.set_xlabel(xlabel)
-        panel.xaxis.set_major_locator(MaxNLocator(nbins=6))
+        panel.xaxis.set_major_locator(MaxNLocator(nbins=4 if len(panels) > 1 else 6))
         style.grid(panel)
     for panel in axes[::columns]:
         panel.set_ylabel(label)
-    style.group_legend(figure, axes[0], width=width, title=title)
+    fullest = max(axes, key=lambda panel: len(panel.get_legend_handles_labels()[1]))
+    style.group_legend(figure, fullest, width=width, title=title)
+    return figure
+
+
+@style.styled
+def against_sparsity(
+    kinds: Mapping[str, tuple[ArrayLike, ArrayLike]], *, label: str, width: style.Width = "column"
+) -> Figure:
+    """Draws a quantity against the units that are inactive, a point for each penalty: median, quartiles and extremes.
+
+    Args:
+      kinds: name -> fractions of the units inactive for an example and values, both `[penalties, networks]`.
+      label: of the y axis.
+      width: of the figure.
+    """
+    figure, (axes,) = style.panels(1, width=width, height=2.5, columns=1)
+    for i, (kind, (inactive, values)) in enumerate(kinds.items()):
+        _line(axes, 100 * np.mean(np.asarray(inactive, float), axis=1), np.asarray(values, float), i, kind, "quartiles")
+    axes.set_xlabel("inactive units (%)")
+    axes.set_ylabel(label)
+    axes.set_ylim(bottom=0)
+    style.grid(axes)
+    style.group_legend(figure, axes, width=width)
     return figure
 
 

@@ -184,7 +184,7 @@ def _weights(folder: RunFolder, result: Mapping[str, Any]) -> _Drawing | None:
         f"How the weights of each layer are spread after the last epoch; the axis of per cent is logarithmic"
         f"{_pooled(result)}.",
         f"Histograms of the weights of {', '.join(names)}.",
-        lambda width: histograms(panels, columns=3, height=1.7, log_y=True, width=width),
+        lambda width: histograms(panels, columns=2 if len(panels) == 4 else 3, height=1.7, log_y=True, width=width),
         "page" if len(panels) > 1 else "column",
     )
 

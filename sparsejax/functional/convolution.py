@@ -61,7 +61,9 @@ def max_pool2d(x: Float[Array, "batch height width channels"], window: int = 2) 
 def _by_patches(x, kernel):
     kh, kw, _, outputs = kernel.shape
     rows, columns = x.shape[1] - kh + 1, x.shape[2] - kw + 1
-    patches = jnp.concatenate([x[:, i : i + rows, j : j + columns] for i in range(kh) for j in range(kw)], axis=-1)
+    # Along one axis, then the other: kh + kw slices, not kh * kw, which take long to compile for large kernels.
+    across = jnp.concatenate([x[:, :, j : j + columns] for j in range(kw)], axis=-1)
+    patches = jnp.concatenate([across[:, i : i + rows] for i in range(kh)], axis=-1)
     return patches @ kernel.reshape(-1, outputs)
 
 

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
 from sparsejax.experiment import Experiment, Finished, run
 from sparsejax.figures.curves import Curve, curves_of
+from sparsejax.models.base import Variables
 from sparsejax.training.config import Config
 from sparsejax.training.log import read_metrics
 from sparsejax.training.run_folder import RunFolder, finite
@@ -62,6 +64,11 @@ class Trained(NamedTuple):
     def unit(self, name: str) -> np.ndarray:
         """Returns an array of the units, `[points, seeds, ...]`."""
         return self.units[name].reshape(self.points, self.seeds, *self.units[name].shape[1:])
+
+    def network(self, point: int, seed: int = 0) -> Variables:
+        """Returns one network."""
+        index = point * self.seeds + seed
+        return Variables(*jax.tree.map(lambda leaf: jnp.asarray(leaf[index]), tuple(self.finished.variables)))
 
     def parameter(self, layer: str, name: str) -> np.ndarray:
         """Returns a parameter of all networks, `[points, seeds, ...]`."""
@@ -139,6 +146,31 @@ def train_seeds(config: Config, folder: Path, name: str, seeds: Sequence[int]) -
         run(Experiment(name, networks, ({},) * len(group)), RunFolder(where / "_".join(map(str, group))))
     members = finished()
     return [members[seed] for seed in seeds]
+
+
+def members_of(
+    config: Config, folder: Path, name: str, *, field: str, values: Sequence[float], seeds: Sequence[int]
+) -> list[list[dict[str, Any]]]:
+    """Returns what `result.json` says of a network for each value of a field and seed, `[values][seeds]`.
+
+    Networks that the folder does not hold yet are trained first, those of one seed in one program, so that a seed that
+    is done stays done.
+
+    Args:
+      config, field, values, seeds: as in `train`.
+      folder: of the study; the run of a seed is `runs/NAME/SEED` in it.
+      name: of the networks.
+    """
+    columns = []
+    for seed in seeds:
+        path = RunFolder(folder / "runs" / name / str(seed)).result
+        result = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        first = replaced(replaced(config, field, values[0]), "training.seed", seed)
+        same = result.get("config") == recorded(first)
+        if not same or [member[field] for member in result["members"]] != list(values):
+            result = train(config, folder, f"{name}/{seed}", field=field, values=values, seeds=[seed]).finished.result
+        columns.append(result["members"])
+    return [list(row) for row in zip(*columns, strict=True)]
 
 
 def recorded(config: Config) -> Any:
