@@ -56,7 +56,7 @@ def against_penalty(
             panel.set_ylim(bottom=-0.3)
         panel.set_title(name)
         panel.set_xlabel(xlabel)
-        panel.xaxis.set_major_locator(MaxNLocator(nbins=4 if len(panels) > 1 else 6))
+        panel.xaxis.set_major_locator(MaxNLocator(nbins=4 if len(panels) > 1 else 7, steps=[1, 2, 4, 5, 10]))
         style.grid(panel)
     for panel in axes[::columns]:
         panel.set_ylabel(label)

@@ -171,7 +171,8 @@ def _active(data: Images, layers: int, scale: Scale, folder: Path, seeds: int | 
         ours[title]["a later layer is the more active"] = float(grows.mean()) if grows.size else None
         later.append(grows.ravel())
     figure = against_penalty(weights, panels, label="active units per image", spread="deviation", compressed=True)
-    ours["a later layer is the more active, of lambda > 0"] = float(np.concatenate(later).mean())
+    grows = np.concatenate(later)
+    ours["a later layer is the more active, of lambda > 0"] = float(grows.mean()) if grows.size else None
     paper = {"a later layer is the more active, of lambda > 0": "mostly"}
     return Outcome(figure, ours, paper, list(chosen))
 

@@ -235,11 +235,14 @@ def _table3_1(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
     return _outcome(figure, grid, ours, paper)
 
 
+_SILENT = 0.1  # less activity is drawn, and said, as this: on a logarithmic axis silence has no place
+
+
 def _fig3_6(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
     grid = _grid("relu1", scale, folder, seeds)
     shown = [penalty for penalty in (0.0, 0.016, 0.04, 0.112) if penalty in grid.penalties]
     first = next(iter(grid.sizes.values()))
-    panels = {f"λ = {penalty:g}": {size: np.maximum(values[grid.at(penalty)].T, 1e-3)
+    panels = {f"λ = {penalty:g}": {size: np.maximum(values[grid.at(penalty)].T, _SILENT)
                                    for size, values in grid.each(lambda measures: measures["l1_along"]).items()}
               for penalty in shown}  # fmt: skip
     figure = along_epochs(first["epochs"], panels, label="ℓ1 activity per image")

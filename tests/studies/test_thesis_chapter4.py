@@ -169,11 +169,12 @@ def test_a_critical_penalty_takes_ten_points_of_the_best():
 
 
 def test_convnets_are_those_of_table_4_1():
-    for data, shape, kernel, layers, units in (
+    table: list[tuple[thesis_convnets.Images, tuple[int, ...], int, int, list[int]]] = [
         ("mnist", (28, 28, 1), 3, 2, [6 * 26**2, 16 * 24**2, 64]),
         ("mnist", (28, 28, 1), 11, 2, [6 * 18**2, 16 * 8**2, 64]),
         ("cifar10", (32, 32, 3), 11, 3, [6 * 22**2, 16 * 12**2, 24 * 2**2, 64]),
-    ):
+    ]
+    for data, shape, kernel, layers, units in table:
         assert [layer.units for layer in convnet(data, layers, kernel).model.layers(shape)] == units
     assert not thesis_convnets.Kind("mnist", 3, 11).fits and thesis_convnets.Kind("cifar10", 3, 11).fits
     config = thesis_convnets.base("paper", thesis_convnets.Kind("mnist", 2, 7))
