@@ -235,17 +235,19 @@ def _table3_1(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
     return _outcome(figure, grid, ours, paper)
 
 
-_SILENT = 0.1  # less activity is drawn, and said, as this: on a logarithmic axis silence has no place
+_SILENT = 0.1  # less activity is drawn as this: on a logarithmic axis silence has no place
 
 
 def _fig3_6(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
     grid = _grid("relu1", scale, folder, seeds)
     shown = [penalty for penalty in (0.0, 0.016, 0.04, 0.112) if penalty in grid.penalties]
     first = next(iter(grid.sizes.values()))
-    panels = {f"λ = {penalty:g}": {size: np.maximum(values[grid.at(penalty)].T, _SILENT)
+    panels = {f"λ = {penalty:g}": {size: values[grid.at(penalty)].T
                                    for size, values in grid.each(lambda measures: measures["l1_along"]).items()}
               for penalty in shown}  # fmt: skip
-    figure = along_epochs(first["epochs"], panels, label="ℓ1 activity per image")
+    drawn = {name: {size: np.maximum(values, _SILENT) for size, values in sizes.items()}
+             for name, sizes in panels.items()}  # fmt: skip
+    figure = along_epochs(first["epochs"], drawn, label="ℓ1 activity per image")
     early = {name: {size: round(float(np.median(v[0])), 2) for size, v in sizes.items()}
              for name, sizes in panels.items()}  # fmt: skip
     late = {name: {size: round(float(np.median(v[-1])), 2) for size, v in sizes.items()}
