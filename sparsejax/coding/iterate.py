@@ -79,9 +79,9 @@ def iterate(
     return stage(state, data, left, jnp.zeros(_pending(left, tolerance).shape, jnp.int32), nothing)
 
 
-def goal(tolerance: float | Array | None, violation: float | Array | None) -> tuple[Any, Any, Any] | None:
+def goal(tolerance: float | Array | None, violation: float | Array | None) -> tuple[Any, Any] | None:
     """Returns the tolerances of a loop that measures a `shortfall`; None for a fixed number of iterations."""
-    return None if tolerance is None else (tolerance, jnp.inf if violation is None else violation, jnp.inf)
+    return None if tolerance is None else (tolerance, jnp.inf if violation is None else violation)
 
 
 def check_loop(

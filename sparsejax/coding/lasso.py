@@ -73,7 +73,7 @@ def _ista(x, dictionary, start, l1, tolerance, *, max_iterations, check_every):
     def update(code, data):
         return soft_threshold(code + step * correlate(code, data), step * l1)
 
-    code, taken, (_, _, gap) = iterate(
+    code, taken, (gap, _) = iterate(
         update, measure, start, data, tolerance=tolerance, max_iterations=max_iterations, check_every=check_every
     )
     return Code(code, taken, gap)
@@ -116,7 +116,7 @@ def _fista(x, dictionary, start, l1, tolerance, *, max_iterations, check_every):
         next_t = (1 + jnp.sqrt(1 + 4 * t**2)) / 2
         return new, new + ((t - 1) / next_t)[:, None] * (new - code), next_t
 
-    state, taken, (_, _, gap) = iterate(
+    state, taken, (gap, _) = iterate(
         update,
         lambda state, data: measure(state[0], data),
         (start, start, jnp.ones(len(x), x.dtype)),
@@ -201,7 +201,7 @@ def _admm(x, dictionary, start, l1, tolerance, relaxation, *, max_iterations, ch
 
     c, energy = evaluate(start, *data)
     rounds = -(-max_iterations // check_every)
-    state, taken, (_, _, gap) = iterate(
+    state, taken, (gap, _) = iterate(
         update,
         lambda state, data: shortfall(state[0], state[2], state[3], data[0], l1),
         (start, jnp.clip(c, -l1, l1) / rho, c, energy),
@@ -217,7 +217,7 @@ def _lasso(x: Array, dictionary: Array, l1: float | Array):
     """Returns (b, x), b being D^T x, the correlations as a function of a code and those, and its shortfall."""
     evaluate = correlations(dictionary)
 
-    def measure(code: Array, data: tuple[Array, Array]) -> tuple[Array, Array, Array]:
+    def measure(code: Array, data: tuple[Array, Array]) -> tuple[Array, Array]:
         return shortfall(code, *evaluate(code, *data), data[0], l1)
 
     return (product(x, dictionary), x), lambda code, data: evaluate(code, *data)[0], measure

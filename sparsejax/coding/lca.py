@@ -88,7 +88,7 @@ def _lca(x, dictionary, start, l1, tolerance, step, *, warm, threshold, max_iter
     def measure(u, data):
         if threshold == "hard":
             left = jnp.max(jnp.abs(drive(u, data)), -1) / l1
-            return left, jnp.zeros_like(left), left
+            return left, jnp.zeros_like(left)
         code = activation(u, l1)
         return shortfall(code, *evaluate(code, *data), data[0], l1)
 
@@ -100,7 +100,7 @@ def _lca(x, dictionary, start, l1, tolerance, step, *, warm, threshold, max_iter
             u = start + jnp.where(start != 0, l1 * jnp.sign(start), c)
         else:
             u = jnp.where(start != 0, start, c)
-    u, taken, (_, _, gap) = iterate(
+    u, taken, (gap, _) = iterate(
         lambda u, data: u + rate * drive(u, data),
         measure,
         u,

@@ -109,18 +109,16 @@ def kkt_violation(
     return _violation(code, product(x - product(code, dictionary.T), dictionary), l1).reshape(batch)
 
 
-def shortfall(
-    code: Array, correlations: Array, energy: Array, b: Array, l1: float | Array
-) -> tuple[Array, Array, Array]:
-    """Returns what iterations can still mend of a lasso's code, its relative duality gap and its KKT violation over l1.
+def shortfall(code: Array, correlations: Array, energy: Array, b: Array, l1: float | Array) -> tuple[Array, Array]:
+    """Returns how far a lasso's code is from the best one: its relative duality gap, and its KKT violation over l1.
 
     The gap weighs a violation by the size of the coefficient, so that a small coefficient may be far off where the gap
-    is tiny: neither stands for the other. Both are 0 where the violation is no more than what rounding does to
-    correlations as large as b = D^T x. The third result is the gap as it is.
+    is tiny: neither stands for the other. A violation is taken for 0 where it is no more than what rounding does to
+    correlations as large as b = D^T x, which no iteration would mend.
     """
     gap, violation = ratio(*gap_of(code, correlations, energy, l1)), _violation(code, correlations, l1)
     rounded = violation <= 16 * jnp.finfo(b.dtype).eps * jnp.max(jnp.abs(b), -1)
-    return jnp.where(rounded, 0, gap), jnp.where(rounded, 0, violation / l1), gap
+    return gap, jnp.where(rounded, 0, violation / l1)
 
 
 def _violation(code: Array, correlations: Array, l1: float | Array) -> Array:
