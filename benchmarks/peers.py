@@ -14,9 +14,9 @@ from benchmarks.timing import Run
 
 VARIABLE = "SPARSEJAX_TORCH_PYTHON"
 HOW_TO_GET_IT = (
-    "PyTorch was not measured. Put it into an environment of its own: `python -m venv /tmp/torch && "
-    "/tmp/torch/bin/pip install torch==2.13.0 numpy` (on Linux, --index-url https://download.pytorch.org/whl/cpu "
-    f"saves the CUDA libraries), then --torch-python /tmp/torch/bin/python or {VARIABLE}=/tmp/torch/bin/python."
+    "PyTorch was not measured. Put it into an environment of its own: `python -m venv torch-env && "
+    "torch-env/bin/pip install torch==2.13.0 numpy` (on Linux, --index-url https://download.pytorch.org/whl/cpu "
+    f"saves the CUDA libraries), then --torch-python torch-env/bin/python or {VARIABLE}=torch-env/bin/python."
 )
 _REST = 0.3  # seconds for PyTorch's threads to go to sleep before our turn
 
