@@ -182,7 +182,10 @@ def _fig11(scale: Scale, folder: Path) -> Outcome:
 
 def _smooth(activation: str, label: str, scale: Scale, folder: Path) -> Outcome:
     plain = base(scale)
-    variants = {"ReLU": plain, label: replaced(plain, "model.activation", activation)}
+    # Units of this size and so few epochs are pushed less far below zero than the published 10,000 in 3,000 epochs: the
+    # greater of the paper's two thresholds is the one that tells them apart.
+    smooth = dataclasses.replace(plain.model, activation=activation, threshold=0.01 if scale == "small" else 1e-4)
+    variants = {"ReLU": plain, label: dataclasses.replace(plain, model=smooth)}
     return _compared(variants, scale, folder, {"GELU": PAPER["GELU"]})[1]
 
 
