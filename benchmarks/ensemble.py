@@ -12,7 +12,7 @@ from benchmarks.timing import Run, Timing, round_robin
 from sparsejax import configs
 from sparsejax.data.resident import Resident, epoch_order
 from sparsejax.hyper import stack_hyper
-from sparsejax.studies.study import replaced
+from sparsejax.training.config import replaced
 from sparsejax.training.devices import carry, place
 from sparsejax.training.objectives import objective_of
 from sparsejax.training.state import init_state
@@ -63,8 +63,8 @@ def _data() -> Resident:
 
 def _grid(hidden: int, data: Resident) -> tuple[Run, int | None]:
     """Returns a run of the grid's chunk that gives the milliseconds of a network's epoch, and the networks at once."""
-    base = replaced(configs.get("mnist_l1_mlp"), "model.hidden", (hidden,))
-    networks = [replaced(base, "objective.l1", penalty) for penalty in PENALTIES for _ in range(SEEDS)]
+    base = replaced(configs.get("mnist_l1_mlp"), {"model.hidden": (hidden,)})
+    networks = [replaced(base, {"objective.l1": penalty}) for penalty in PENALTIES for _ in range(SEEDS)]
     hyper = stack_hyper(networks)
     model, training = base.model, base.training
     seeds = jnp.arange(len(networks)) % SEEDS

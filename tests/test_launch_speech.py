@@ -9,7 +9,7 @@ from sparsejax import configs
 from sparsejax.launch import main as in_process
 from sparsejax.reproduce import main
 from sparsejax.studies import dense_speech
-from sparsejax.studies.study import replaced
+from sparsejax.training.config import replaced
 from tests.command import launch
 from tests.data.test_speech import write_clip
 
@@ -76,11 +76,9 @@ def test_table_2_has_the_papers_numbers_beside_ours(tmp_path, library, monkeypat
         rows = {}
         for label, (name, *_) in dense_speech.TABLE2.items():
             config = configs.get(f"speech_{name}")
-            if config.model.hidden_k is not None:  # first, as fewer winners always fit
-                config = replaced(replaced(config, "model.conv_k", (100, 20)), "model.hidden_k", 5)
-            for field, value in {**SMALL, "devices.carrier": "jit"}.items():
-                config = replaced(config, field, value)
-            rows[label] = config
+            # The winners first, as fewer of them always fit.
+            winners = {"model.conv_k": (100, 20), "model.hidden_k": 5} if config.model.hidden_k is not None else {}
+            rows[label] = replaced(config, {**winners, **SMALL, "devices.carrier": "jit"})
         return rows
 
     monkeypatch.setattr(dense_speech, "networks", networks)

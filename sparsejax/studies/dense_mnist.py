@@ -19,8 +19,9 @@ from sparsejax.figures.activity import image_grid
 from sparsejax.figures.comparison import beside_paper
 from sparsejax.figures.noise import noise_curve
 from sparsejax.functional import example_keys, pixel_noise
-from sparsejax.studies.study import Outcome, Scale, Study, replaced, train_seeds
-from sparsejax.training.config import Config
+from sparsejax.studies.networks import trained_members
+from sparsejax.studies.study import Outcome, Scale, Study, chosen_seeds
+from sparsejax.training.config import Config, replaced
 
 _SOURCE = "Ahmad & Scheinkman, How Can We Be So Dense? The Benefits of Using Highly Sparse Representations, 2019, "
 # Test accuracy in per cent and noise score, each with its standard deviation over ten seeds.
@@ -41,13 +42,11 @@ _SHORT = {"training.epochs": 3, "data.train_examples": 12_000, "data.test_exampl
 
 def scaled(config: Config, scale: Scale) -> Config:
     """Returns a configuration as published, or with a fifth of the images for three epochs."""
-    for field, value in _SHORT.items() if scale == "small" else ():
-        config = replaced(config, field, value)
-    return config
+    return replaced(config, _SHORT if scale == "small" else {})
 
 
 def _seeds(scale: Scale, seeds: int | None) -> tuple[int, ...]:
-    return SEEDS[: seeds or (1 if scale == "small" else len(SEEDS))]
+    return chosen_seeds(SEEDS, scale, seeds, small=1)
 
 
 def _rows(networks: Mapping[str, Config], scale: Scale, folder: Path, seeds: int | None) -> dict[str, list[dict]]:
@@ -55,13 +54,12 @@ def _rows(networks: Mapping[str, Config], scale: Scale, folder: Path, seeds: int
 
     The table and the figures share networks, and so their folder.
     """
-    shared = folder.parents[1] / "mnist" / scale
-    return {
-        name: train_seeds(
-            scaled(config, scale), shared, name.replace(", ", "_").replace(" ", "_"), _seeds(scale, seeds)
-        )
-        for name, config in networks.items()
-    }
+    shared, chosen, rows = folder.parents[1] / "mnist" / scale, _seeds(scale, seeds), {}
+    for name, config in networks.items():
+        label = name.replace(", ", "_").replace(" ", "_")
+        (members,) = trained_members(scaled(config, scale), shared, label, seeds=chosen)
+        rows[name] = [member.result for member in members]
+    return rows
 
 
 def both_rules(members: list[dict[str, Any]]) -> dict[str, Any]:
@@ -139,7 +137,7 @@ def _dropout(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
     networks = {}
     for name in ("Dense CNN-2", "Sparse CNN-2"):
         config = configs.get(TABLE1[name][0])
-        networks |= {name: config, f"{name}, dropout": replaced(config, "model.dropout", 0.5)}
+        networks |= {name: config, f"{name}, dropout": replaced(config, {"model.dropout": 0.5})}
     return _curves(networks, scale, folder, seeds)
 
 

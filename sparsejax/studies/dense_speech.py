@@ -13,7 +13,8 @@ from sparsejax import configs
 from sparsejax.evaluation.accuracy import NOISE_LEVELS
 from sparsejax.figures.noise import noise_curve
 from sparsejax.studies.dense_mnist import SEEDS, both_rules
-from sparsejax.studies.study import Outcome, Scale, Study, train_seeds
+from sparsejax.studies.networks import trained_members
+from sparsejax.studies.study import Outcome, Scale, Study, chosen_seeds
 from sparsejax.training.config import Config
 
 # Test accuracy in per cent and noise score of 28,072, each with its standard deviation over ten seeds.
@@ -33,8 +34,10 @@ def networks(scale: Scale) -> dict[str, Config]:
 
 
 def _table2(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
-    chosen = SEEDS[: seeds or (3 if scale == "small" else len(SEEDS))]
-    rows = {label: train_seeds(config, folder, TABLE2[label][0], chosen) for label, config in networks(scale).items()}
+    chosen, rows = chosen_seeds(SEEDS, scale, seeds, small=3), {}
+    for label, config in networks(scale).items():
+        (members,) = trained_members(config, folder, TABLE2[label][0], seeds=chosen)
+        rows[label] = [member.result for member in members]
     best = {label: [member["best"] for member in row] for label, row in rows.items()}
     figure = noise_curve(
         NOISE_LEVELS,

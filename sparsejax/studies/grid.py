@@ -1,14 +1,14 @@
 """What winners, density and boosting each do: a grid over all three in one program (a study the paper did not have)."""
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
 
 from sparsejax import configs
 from sparsejax.figures.heat import heat_maps
-from sparsejax.studies.study import Outcome, Scale, Study, replaced, train_grid
-from sparsejax.training.config import Config
+from sparsejax.studies.networks import train
+from sparsejax.studies.study import Outcome, Scale, Study
+from sparsejax.training.config import Config, replaced
 
 WINNERS = {"small": (20, 100, 300), "paper": (10, 30, 100, 300, 600)}
 DENSITIES = {"small": (0.05, 0.3, 0.9), "paper": (0.02, 0.1, 0.3, 0.6, 0.95)}
@@ -21,15 +21,14 @@ def base(scale: Scale) -> Config:
     config = configs.get("mnist_kwinners")
     if scale == "paper":
         return config
-    training = dataclasses.replace(config.training, epochs=3, first_epoch_batch_size=16, learning_rate=0.04)
-    config = dataclasses.replace(config, training=training)
-    return replaced(replaced(config, "data.train_examples", 6000), "data.test_examples", 1000)
+    short = {"training.epochs": 3, "training.first_epoch_batch_size": 16, "training.learning_rate": 0.04}
+    return replaced(config, short | {"data.train_examples": 6000, "data.test_examples": 1000})
 
 
 def _grid(scale: Scale, folder: Path) -> Outcome:
     boosts, winners, densities, seeds = BOOSTS[scale], WINNERS[scale], DENSITIES[scale], _SEEDS[scale]
     fields = {"model.boost_strength": boosts, "model.hidden_k": winners, "model.density": densities}
-    members = train_grid(base(scale), folder, "grid", fields=fields, seeds=seeds).finished.result["members"]
+    members = train(base(scale), folder, "grid", fields=fields, seeds=seeds).finished.result["members"]
     layer = [member["layers"]["hidden"] for member in members]
     quantities = {
         "accuracy (%)": [100 * member["test_accuracy"] for member in members],

@@ -9,8 +9,10 @@ import numpy as np
 from sparsejax.data import load
 from sparsejax.figures.activity import activity_against_noise, implicit_bars, terms_along_training
 from sparsejax.functional import implicit_terms
+from sparsejax.studies.networks import Trained, train
 from sparsejax.studies.noise_activity import base, grid
-from sparsejax.studies.study import Outcome, Scale, Study, Trained, replaced, train
+from sparsejax.studies.study import Outcome, Scale, Study
+from sparsejax.training.config import replaced
 
 _SOURCE = "Bricken et al., Emergence of Sparse Representations from Noise, ICML 2023, "
 _SIGMAS = (0.05, 0.1, 0.3, 0.8)
@@ -19,7 +21,7 @@ _UNITS = 256
 
 def _noisy(scale: Scale, folder: Path) -> Trained:
     """Trains under noise, its terms watched: networks that all studies here look at."""
-    config = replaced(base(scale, hidden=_UNITS), "evaluation.implicit_examples", 200)
+    config = replaced(base(scale, hidden=_UNITS), {"evaluation.implicit_examples": 200})
     return grid(config, scale, folder, "noise", _SIGMAS)
 
 
@@ -69,8 +71,8 @@ def _trained(scale: Scale, folder: Path) -> Outcome:
     seeds = (10,)
     noisy = _noisy(scale, folder)
     on_terms = base(scale, hidden=_UNITS, sigma=0.0, implicit=1.0)
-    terms = train(on_terms, folder, "terms", field="model.implicit_sigma", values=_SIGMAS, seeds=seeds)
-    plain = train(base(scale, hidden=_UNITS, sigma=0.0), folder, "plain", field="model.sigma", values=(0.0,),
+    terms = train(on_terms, folder, "terms", fields={"model.implicit_sigma": _SIGMAS}, seeds=seeds)
+    plain = train(base(scale, hidden=_UNITS, sigma=0.0), folder, "plain", fields={"model.sigma": (0.0,)},
                   seeds=seeds)  # fmt: skip
     name = "active_fraction/hidden"
     without = np.repeat(plain.last(name), len(_SIGMAS), axis=0)

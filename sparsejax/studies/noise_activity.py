@@ -12,8 +12,9 @@ from sparsejax import configs
 from sparsejax.data.latents import HOW_TO_MAKE
 from sparsejax.data.sources import found_latents
 from sparsejax.figures.activity import activity_against_noise, along_training, gathering
-from sparsejax.studies.study import Outcome, Scale, Study, Trained, replaced, spearman, train
-from sparsejax.training.config import Config
+from sparsejax.studies.networks import Trained, train
+from sparsejax.studies.study import Outcome, Scale, Study, spearman
+from sparsejax.training.config import Config, replaced
 
 SIGMAS = (0.0, 0.05, 0.1, 0.3, 0.8, 1.5, 3.0, 10.0)
 # Mean active fractions of the paper at these noise levels, read from its data (10,000 units unless said).
@@ -40,10 +41,9 @@ def base(scale: Scale, *, epochs: int = 40, name: str = "mnist_noise", **model: 
             config = dataclasses.replace(config, objective=configs.get(name).objective)
             model = {"classes": 10, **model}
         return dataclasses.replace(config, model=dataclasses.replace(config.model, **model))
-    config = configs.get(name)
-    config = replaced(replaced(config, "training.epochs", epochs), "data.train_examples", 12_000)
-    config = replaced(replaced(config, "data.test_examples", 2_000), "training.warmup_epochs", 10.0)
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, **model))
+    short = {"training.epochs": epochs, "training.warmup_epochs": 10.0}
+    few = {"data.train_examples": 12_000, "data.test_examples": 2_000}
+    return replaced(configs.get(name), short | few | {f"model.{field}": value for field, value in model.items()})
 
 
 def grid(config: Config, scale: Scale, folder: Path, label: str, sigmas: Sequence[float] | None = None) -> Trained:
@@ -54,7 +54,7 @@ def grid(config: Config, scale: Scale, folder: Path, label: str, sigmas: Sequenc
     plain = config == base(scale) and sigmas is None
     name = "plain" if plain else "".join(letter if letter.isalnum() else "_" for letter in label.lower())
     shared = folder.parents[1] / "networks" / scale
-    return train(config, shared, name, field="model.sigma", values=sigmas or SIGMAS, seeds=_SEEDS[scale])
+    return train(config, shared, name, fields={"model.sigma": sigmas or SIGMAS}, seeds=_SEEDS[scale])
 
 
 def _activity(trained: Trained) -> np.ndarray:
@@ -125,7 +125,7 @@ def _annealed(scale: Scale, folder: Path, name: str, task: str, what: str) -> Ou
     sigmas = (0.0, 0.1, 0.3, 0.8, 1.5, 3.0)
     epochs, hold = (60, 20.0) if scale == "small" else (2000, 800.0)
     config = base(scale, epochs=epochs, name=task, anneal_after=hold, anneal_epochs=hold)
-    config = replaced(config, "training.epochs", epochs)
+    config = replaced(config, {"training.epochs": epochs})
     trained = grid(config, scale, folder, name, sigmas)
     times, values = trained.along(f"{what}/hidden")
     percent = what == "active_fraction"
@@ -150,13 +150,13 @@ def _fig7a(scale: Scale, folder: Path) -> Outcome:
 
 def _fig7b(scale: Scale, folder: Path) -> Outcome:
     variants = {
-        "MNIST": replaced(base(scale), "data.name", "mnist"),
-        "CIFAR-10": replaced(base(scale), "data.name", "cifar10"),
+        "MNIST": replaced(base(scale), {"data.name": "mnist"}),
+        "CIFAR-10": replaced(base(scale), {"data.name": "cifar10"}),
     }
     if found_latents() is None:
         left_out = {"latents": f"{HOW_TO_MAKE}."}
     else:
-        latents = replaced(base(scale), "data.name", "cifar10_latents")
+        latents = replaced(base(scale), {"data.name": "cifar10_latents"})
         variants["latents"] = configs.get("latent_noise") if scale == "paper" else latents
         left_out = {}
     outcome = _compared(variants, scale, folder, PAPER)[1]

@@ -6,8 +6,9 @@ import numpy as np
 
 from sparsejax import configs
 from sparsejax.figures.activity import activity_against_noise
-from sparsejax.studies.study import Outcome, Scale, Study, replaced, spearman, train
-from sparsejax.training.config import Config
+from sparsejax.studies.networks import train
+from sparsejax.studies.study import Outcome, Scale, Study, spearman
+from sparsejax.training.config import Config, replaced
 
 SIGMAS = (0.0, 0.1, 0.3, 0.8, 1.5, 3.0)
 # Mean active fractions of the MLPs of the paper's GPT, read from its data.
@@ -19,14 +20,14 @@ def base(scale: Scale) -> Config:
     """Returns the configuration whose noise is swept."""
     if scale == "paper":
         return configs.get("wikitext_gpt")
-    config = replaced(configs.get("wikitext_gpt_small"), "data.train_examples", 4_000)
     # As published, the noise goes before training ends: what it made of the MLPs is to stay.
-    return replaced(replaced(config, "training.epochs", 6), "model.noise_off_step", 1_000)
+    short = {"data.train_examples": 4_000, "training.epochs": 6, "model.noise_off_step": 1_000}
+    return replaced(configs.get("wikitext_gpt_small"), short)
 
 
 def _language(scale: Scale, folder: Path) -> Outcome:
     config = base(scale)
-    trained = train(config, folder, "sigma", field="model.sigma", values=SIGMAS, seeds=SEEDS[scale])
+    trained = train(config, folder, "sigma", fields={"model.sigma": SIGMAS}, seeds=SEEDS[scale])
     layers = [f"mlp{block + 1}" for block in range(3)]
     activity = np.mean([trained.last(f"active_fraction/{layer}") for layer in layers], axis=0)
     perplexity = np.exp(trained.last("test_loss"))

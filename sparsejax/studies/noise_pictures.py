@@ -11,8 +11,10 @@ import numpy as np
 from sparsejax.data import load
 from sparsejax.figures.activity import image_grid
 from sparsejax.studies import noise_activity
+from sparsejax.studies.networks import Trained
 from sparsejax.studies.noise_activity import base, grid
-from sparsejax.studies.study import Outcome, Scale, Study, Trained, replaced
+from sparsejax.studies.study import Outcome, Scale, Study
+from sparsejax.training.config import replaced
 
 _SOURCE = "Bricken et al., Noise Transforms Feed-Forward Networks into Sparse Coding Networks, 2022, "
 _SEEDS = [10]
@@ -103,7 +105,7 @@ def _fig10(scale: Scale, folder: Path) -> Outcome:
     stages = STAGES[scale]
     rows, ours = [], {"epochs": list(stages), "active": [], "centred": []}
     for epochs in stages:
-        config = replaced(base(scale, epochs=epochs), "training.epochs", epochs)
+        config = replaced(base(scale, epochs=epochs), {"training.epochs": epochs})
         fields = _fields(grid(config, scale, folder, f"epochs_{epochs}", (sigma,)), 0, sigma, image, 75)
         ours["active"].append(len(fields))
         ours["centred"].append(_centred(fields))

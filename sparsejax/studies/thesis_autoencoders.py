@@ -14,11 +14,12 @@ from sparsejax import configs
 from sparsejax.data import load
 from sparsejax.figures.activity import image_grid
 from sparsejax.figures.penalty import against_penalty, against_sparsity
-from sparsejax.studies.study import Outcome, Scale, Study, members_of, replaced, train
-from sparsejax.training.config import Config
+from sparsejax.studies.networks import train, trained_members
+from sparsejax.studies.study import Outcome, Scale, Study, chosen_seeds
+from sparsejax.studies.thesis_grid import SEEDS
+from sparsejax.training.config import Config, replaced
 
 _SOURCE = "Sparse Coding in Deep Neural Networks and the Visual System (thesis), "
-SEEDS = tuple(range(20))
 _SMALL_SEEDS = 2
 SIZES = {64: (400, 64, 400), 784: (784, 784, 784), 1024: (900, 1024, 900)}
 """Units of the code -> of the hidden layers."""
@@ -38,14 +39,8 @@ _LAYERS = ("encoding", "code", "decoding")
 
 def base(scale: Scale, code: int) -> Config:
     """Returns the autoencoder with so many units in its code, as published or for a few steps on a few images."""
-    config = replaced(configs.get("mnist_l1_autoencoder"), "model.hidden", SIZES[code])
-    for field, value in _SHORT.items() if scale == "small" else ():
-        config = replaced(config, field, value)
-    return config
-
-
-def _seeds(scale: Scale, count: int | None) -> tuple[int, ...]:
-    return SEEDS[: count or (_SMALL_SEEDS if scale == "small" else len(SEEDS))]
+    short = _SHORT if scale == "small" else {}
+    return replaced(configs.get("mnist_l1_autoencoder"), {"model.hidden": SIZES[code], **short})
 
 
 def _shared(folder: Path, scale: Scale) -> Path:
@@ -56,10 +51,10 @@ def _measured(scale: Scale, folder: Path, seeds: Sequence[int]) -> dict[int, tup
     """Returns of each size the error `[weights, seeds]` and the units active for an image `[weights, seeds, 3]`."""
     measured = {}
     for code in SIZES:
-        members = members_of(base(scale, code), _shared(folder, scale), str(code), field="objective.l1",
-                             values=PENALTIES[scale], seeds=seeds)  # fmt: skip
-        error = np.array([[member["test_loss"] for member in row] for row in members])
-        active = [[[layer["active_fraction"] * layer["units"] for layer in member["layers"].values()]
+        members = trained_members(base(scale, code), _shared(folder, scale), str(code), seeds=seeds, together=1,
+                                  fields={"objective.l1": PENALTIES[scale]})  # fmt: skip
+        error = np.array([[member.result["test_loss"] for member in row] for row in members])
+        active = [[[layer["active_fraction"] * layer["units"] for layer in member.result["layers"].values()]
                    for member in row] for row in members]  # fmt: skip
         measured[code] = (error, np.array(active))
     return measured
@@ -70,7 +65,7 @@ def _name(code: int) -> str:
 
 
 def _fig4_14(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
-    chosen, weights = _seeds(scale, seeds), PENALTIES[scale]
+    chosen, weights = chosen_seeds(SEEDS, scale, seeds, small=_SMALL_SEEDS), PENALTIES[scale]
     errors = {_name(code): error for code, (error, _) in _measured(scale, folder, chosen).items()}
     medians = {name: np.median(error, axis=1) for name, error in errors.items()}
     rise = {name: float(median[-1] / median[0]) for name, median in medians.items()}
@@ -87,7 +82,7 @@ def _fig4_14(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
 
 
 def _fig4_15(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
-    chosen, weights = _seeds(scale, seeds), PENALTIES[scale]
+    chosen, weights = chosen_seeds(SEEDS, scale, seeds, small=_SMALL_SEEDS), PENALTIES[scale]
     panels: dict[str, dict[str, np.ndarray]] = {}
     ours: dict[str, Any] = {"lambda": list(weights)}
     falls = []
@@ -104,7 +99,7 @@ def _fig4_15(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
 
 
 def _fig4_16(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
-    chosen = _seeds(scale, seeds)
+    chosen = chosen_seeds(SEEDS, scale, seeds, small=_SMALL_SEEDS)
     lines: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     ours, paper = {}, {}
     for code, (error, active) in _measured(scale, folder, chosen).items():
@@ -130,7 +125,7 @@ def _fig4_17(scale: Scale, folder: Path) -> Outcome:
     ours: dict[str, Any] = {"lambda": [weights[i] for i in shown]}
     for code in SIZES:
         config = base(scale, code)
-        trained = train(config, _shared(folder, scale), f"{code}/{SEEDS[0]}", field="objective.l1", values=weights,
+        trained = train(config, _shared(folder, scale), f"{code}/{SEEDS[0]}", fields={"objective.l1": weights},
                         seeds=SEEDS[:1])  # fmt: skip
         made = [
             config.model.apply(trained.network(i), jnp.asarray(image)[None]).prediction.reshape(image.shape)

@@ -9,7 +9,7 @@ we.
 
 import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -22,11 +22,12 @@ from sparsejax.figures.activity import image_grid
 from sparsejax.figures.filters import tile_panels
 from sparsejax.figures.histograms import Histogram, histograms
 from sparsejax.figures.penalty import against_penalty
-from sparsejax.studies.study import Outcome, Scale, Study, Trained, members_of, replaced, train
-from sparsejax.training.config import Config
+from sparsejax.studies.networks import Trained, train, trained_members
+from sparsejax.studies.study import Outcome, Scale, Study, chosen_seeds
+from sparsejax.studies.thesis_grid import SEEDS, critical
+from sparsejax.training.config import Config, replaced
 
 _SOURCE = "Sparse Coding in Deep Neural Networks and the Visual System (thesis), "
-SEEDS = tuple(range(20))
 _SMALL_SEEDS = 2
 PENALTIES: dict[str, dict[int, tuple[float, ...]]] = {
     "small": {
@@ -76,13 +77,7 @@ class Kind(NamedTuple):
 def base(scale: Scale, kind: Kind) -> Config:
     """Returns the network as published, or for a few steps on a few images."""
     config = convnet(kind.data, kind.layers, kind.kernel)
-    for field, value in _SHORT.items() if scale == "small" else ():
-        config = replaced(config, field, value)
-    return config
-
-
-def _seeds(scale: Scale, count: int | None) -> tuple[int, ...]:
-    return SEEDS[: count or (_SMALL_SEEDS if scale == "small" else len(SEEDS))]
+    return replaced(config, _SHORT if scale == "small" else {})
 
 
 def _shared(folder: Path, scale: Scale) -> Path:
@@ -90,29 +85,22 @@ def _shared(folder: Path, scale: Scale) -> Path:
 
 
 def _measured(kind: Kind, scale: Scale, folder: Path, seeds: Sequence[int]) -> dict[str, np.ndarray]:
-    """Returns test accuracy `[weights, seeds]`, and for each layer the units active for an image `[weights, seeds]`."""
-    members = members_of(base(scale, kind), _shared(folder, scale), kind.name, field="objective.l1",
-                         values=PENALTIES[scale][kind.kernel], seeds=seeds)  # fmt: skip
+    """Returns test accuracy in per cent, and for each layer the units active for an image, `[weights, seeds]`."""
+    members = trained_members(base(scale, kind), _shared(folder, scale), kind.name, seeds=seeds, together=1,
+                              fields={"objective.l1": PENALTIES[scale][kind.kernel]})  # fmt: skip
 
-    def of(quantity) -> np.ndarray:
-        return np.array([[quantity(member) for member in row] for row in members], float)
+    def of(quantity: Callable[[dict[str, Any]], float]) -> np.ndarray:
+        return np.array([[quantity(member.result) for member in row] for row in members], float)
 
-    measured = {"accuracy": of(lambda member: member["test_accuracy"])}
-    for layer in members[0][0]["layers"]:
-        measured[layer] = of(lambda m, layer=layer: m["layers"][layer]["active_fraction"] * m["layers"][layer]["units"])
-    return measured
+    def active(layer: str) -> np.ndarray:
+        return of(lambda result: result["layers"][layer]["active_fraction"] * result["layers"][layer]["units"])
 
-
-def critical(weights: Sequence[float], accuracy: np.ndarray) -> float | None:
-    """Returns the least weight that takes 10 points of the median accuracy `[weights, seeds]`; None if none does."""
-    median = np.median(accuracy, axis=1)
-    lost = np.flatnonzero(median < median.max() - 0.1)
-    lost = lost[lost > median.argmax()]
-    return float(weights[lost[0]]) if len(lost) else None
+    accuracy = of(lambda result: 100 * result["test_accuracy"])
+    return {"accuracy": accuracy, **{layer: active(layer) for layer in members[0][0].result["layers"]}}
 
 
 def _accuracy(data: Images, scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
-    chosen, weights = _seeds(scale, seeds), PENALTIES[scale]
+    chosen, weights = chosen_seeds(SEEDS, scale, seeds, small=_SMALL_SEEDS), PENALTIES[scale]
     panels: dict[str, dict[str, np.ndarray]] = {}
     ours: dict[str, Any] = {}
     for kernel in KERNELS:
@@ -121,14 +109,14 @@ def _accuracy(data: Images, scale: Scale, folder: Path, seeds: int | None = None
             if (kind := Kind(data, layers, kernel)).fits:
                 lines[_layers(layers)] = _measured(kind, scale, folder, chosen)["accuracy"]
         title = f"{kernel} × {kernel} kernels"
-        panels[title] = {name: 100 * values for name, values in lines.items()}
+        panels[title] = lines
         ours[title] = {"lambda": list(weights[kernel])}
-        ours[title] |= {f"{name}, median accuracy": np.median(v, axis=1).tolist() for name, v in lines.items()}
+        ours[title] |= {f"{name}, median accuracy (%)": np.median(v, axis=1).tolist() for name, v in lines.items()}
         ours[title]["critical lambda"] = {name: critical(weights[kernel], v) for name, v in lines.items()}
         if SHOWN in weights[kernel]:
             at = weights[kernel].index(SHOWN)
             lost = {name: float(np.median(v[0]) - np.median(v[at])) for name, v in lines.items()}
-            ours[title]["accuracy lost at 0.002"] = lost
+            ours[title]["points lost at 0.002"] = lost
     by_panel = {f"{kernel} × {kernel} kernels": weights[kernel] for kernel in KERNELS}
     figure = against_penalty(by_panel, panels, label="test accuracy (%)")
     ends = [ours[title]["critical lambda"] for title in panels]
@@ -141,7 +129,7 @@ def _accuracy(data: Images, scale: Scale, folder: Path, seeds: int | None = None
     ours["larger kernels break down at smaller lambda"] = bool(falls) and all(falls)
     paper = {
         "larger kernels break down at smaller lambda": True,
-        "7 × 7 kernels": {"accuracy lost at 0.002": {"2 layers": "largely unaffected"}},
+        "7 × 7 kernels": {"points lost at 0.002": {"2 layers": "largely unaffected"}},
     }
     return Outcome(figure, ours, paper if data == "mnist" else {}, list(chosen))
 
@@ -152,7 +140,7 @@ def _layers(count: int) -> str:
 
 def _active(data: Images, layers: int, scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
     """Draws how many units of each convolution are active for an image."""
-    chosen, weights, panels, ours = _seeds(scale, seeds), {}, {}, {}
+    chosen, weights, panels, ours = chosen_seeds(SEEDS, scale, seeds, small=_SMALL_SEEDS), {}, {}, {}
     later = []
     for kernel in KERNELS:
         kind = Kind(data, layers, kernel)
@@ -163,7 +151,7 @@ def _active(data: Images, layers: int, scale: Scale, folder: Path, seeds: int | 
         weights[title], panels[title] = PENALTIES[scale][kernel], convolutions
         units = {layer.name: layer.units for layer in base(scale, kind).model.layers(_SHAPES[data])}
         means = np.stack([values.mean(1) for values in convolutions.values()])
-        alive = measured["accuracy"].mean(1) > 0.2  # beyond, there is nothing left to compare
+        alive = measured["accuracy"].mean(1) > 20  # beyond, there is nothing left to compare
         alive[0] = False
         ours[title] = {"lambda": list(weights[title]), "units": units}
         ours[title] |= dict(zip(convolutions, means.tolist(), strict=True))
@@ -194,8 +182,8 @@ def _example(data: Images, scale: Scale, folder: Path) -> Outcome:
 def _pair(kind: Kind, scale: Scale, folder: Path) -> tuple[Trained, dict[str, int]]:
     """Returns the networks of the first seed, and where those with no penalty and with 0.002 are."""
     weights = PENALTIES[scale][kind.kernel]
-    trained = train(base(scale, kind), _shared(folder, scale), f"{kind.name}/{SEEDS[0]}", field="objective.l1",
-                    values=weights, seeds=SEEDS[:1])  # fmt: skip
+    trained = train(base(scale, kind), _shared(folder, scale), f"{kind.name}/{SEEDS[0]}",
+                    fields={"objective.l1": weights}, seeds=SEEDS[:1])  # fmt: skip
     return trained, {f"λ = {weight:g}": weights.index(weight) for weight in (0.0, SHOWN)}
 
 

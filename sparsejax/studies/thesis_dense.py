@@ -4,121 +4,30 @@ At the paper's scale a figure of one hidden layer is 5 sizes x 15 penalties x 20
 share their networks: those of figure 3.1 are also those of 3.2 to 3.7.
 """
 
-import dataclasses
 import functools
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from sparsejax import configs
 from sparsejax.figures.penalty import against_penalty, along_epochs, firing, firing_by_class
 from sparsejax.figures.table import table
-from sparsejax.models import DenseNetwork
-from sparsejax.studies.study import Outcome, Scale, Study, replaced
-from sparsejax.studies.thesis_grid import Measures, penalised_grid
-from sparsejax.training.config import Config
+from sparsejax.studies.study import Outcome, Scale, Study
+from sparsejax.studies.thesis_grid import KINDS, SEEDS, SIZES, Grid, critical, over_seeds, trained_grid
 
 _SOURCE = "Sparse Coding in Deep Neural Networks and the Visual System (thesis), "
-SIZES = (8, 32, 64, 128, 256)
-SEEDS = tuple(range(20))
-PENALTIES = {
-    "paper": tuple(round(0.008 * i, 3) for i in range(15)),
-    "small": (0.0, 0.008, 0.016, 0.024, 0.04, 0.056, 0.08, 0.096, 0.112),
-}
-DEEP_PENALTIES = {
-    "paper": tuple(round(0.001 * i, 3) for i in range(20)),
-    "small": (0.0, 0.001, 0.002, 0.004, 0.006, 0.008, 0.012, 0.016, 0.019),
-}
-_SHORT = {"training.epochs": 5}
 # L1 activity of unregularised networks, mean and standard deviation over 20.
 TABLE3_1 = {8: (46.08, 3.53), 32: (78.23, 3.71), 64: (113.49, 5.75), 128: (157.77, 7.54), 256: (220.54, 9.69)}
 BEST_WEIGHTED = {8: 0.032, 32: 0.032, 64: 0.024, 128: 0.016, 256: 0.008}
-
-
-class Kind(NamedTuple):
-    """A family of networks: hidden layers, their activation, and the penalties."""
-
-    depth: int
-    activation: str
-    penalties: Mapping[str, tuple[float, ...]]
-
-
-KINDS = {
-    "relu1": Kind(1, "relu", PENALTIES),
-    "sigmoid1": Kind(1, "sigmoid", PENALTIES),
-    "relu2": Kind(2, "relu", PENALTIES),
-    "relu3": Kind(3, "relu", DEEP_PENALTIES),
-}
-
-
-class Grid(NamedTuple):
-    """The networks of one kind: penalties, seeds, and measures by number of units, `[penalties, seeds, ...]`."""
-
-    penalties: tuple[float, ...]
-    seeds: tuple[int, ...]
-    sizes: dict[int, Measures]
-
-    def each(self, of: Callable[[Measures], np.ndarray]) -> dict[str, np.ndarray]:
-        """Returns a quantity of every size, by its label."""
-        return {f"{size} units": of(measures) for size, measures in self.sizes.items()}
-
-    def at(self, penalty: float) -> int:
-        """Returns where a penalty is."""
-        return self.penalties.index(penalty)
-
-
-def base(scale: Scale, kind: Kind, units: int) -> Config:
-    """Returns the network as published, or trained for a third of the epochs."""
-    model = DenseNetwork(hidden=(units,) * kind.depth, activation=kind.activation)  # pyright: ignore
-    config = dataclasses.replace(configs.get("mnist_l1_mlp"), model=model)
-    for field, value in _SHORT.items() if scale == "small" else ():
-        config = replaced(config, field, value)
-    return config
-
-
-def _grid(name: str, scale: Scale, folder: Path, seeds: int | None, sizes: tuple[int, ...] | None = None) -> Grid:
-    """Trains what is missing of a kind of networks."""
-    kind, chosen = KINDS[name], SEEDS[: seeds or (3 if scale == "small" else len(SEEDS))]
-    penalties, shared = kind.penalties[scale], folder.parents[1] / "dense" / name / scale
-    return Grid(penalties, chosen, {
-        units: penalised_grid(base(scale, kind, units), shared / str(units), penalties, chosen)
-        for units in sizes or SIZES
-    })  # fmt: skip
 
 
 def _outcome(figure: Any, grid: Grid, ours: dict[str, Any], paper: dict[str, Any]) -> Outcome:
     return Outcome(figure, {"penalty": list(grid.penalties), **ours}, paper, list(grid.seeds))
 
 
-def _over_seeds(values: np.ndarray, digits: int = 2) -> dict[str, list[float]]:
-    """Returns median, quartiles and extremes over the seeds, `[penalties, seeds]`, and mean and deviation."""
-    figures = dict(zip(("min", "lower quartile", "median", "upper quartile", "max"),
-                       np.percentile(values, (0, 25, 50, 75, 100), axis=1), strict=True))  # fmt: skip
-    figures |= {"mean": values.mean(1), "deviation": values.std(1)}
-    return {name: np.round(numbers, digits).tolist() for name, numbers in figures.items()}
-
-
-def critical(penalties: tuple[float, ...], accuracy: np.ndarray) -> float | None:
-    """Returns the least penalty whose median accuracy lies 10 points below that without one; None if there is none.
-
-    Args:
-      penalties: in order, the first 0.
-      accuracy: in per cent, `[penalties, seeds]`.
-    """
-    median = np.median(accuracy, axis=1)
-    below = np.flatnonzero(median < median[0] - 10)
-    return penalties[below[0]] if len(below) else None
-
-
-def _percent(measures: Measures) -> np.ndarray:
-    return 100 * measures["accuracy"].astype(float)
-
-
 def _accuracy(name: str, scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
-    grid = _grid(name, scale, folder, seeds)
-    accuracy = grid.each(_percent)
+    grid = trained_grid(name, scale, folder, seeds)
+    accuracy = grid.each(lambda measures: measures["accuracy"])
     figure = against_penalty(grid.penalties, {"": accuracy}, label="test accuracy (%)")
     criticals = {size: critical(grid.penalties, values) for size, values in accuracy.items()}
     order = [np.inf if value is None else value for value in criticals.values()]
@@ -127,7 +36,7 @@ def _accuracy(name: str, scale: Scale, folder: Path, seeds: int | None = None) -
         "median accuracy (%), no penalty": {size: float(np.median(v[0])) for size, v in accuracy.items()},
         "critical penalty (median 10 points down)": criticals,
         "critical penalty falls with size": bool(order == sorted(order, reverse=True) and order[0] > order[-1]),
-        "accuracy (%)": {size: _over_seeds(values) for size, values in accuracy.items()},
+        "accuracy (%)": {size: over_seeds(values) for size, values in accuracy.items()},
     }
     paper: dict[str, Any] = {"critical penalty falls with size": KINDS[name].activation == "relu"}
     if KINDS[name].activation == "relu":
@@ -145,7 +54,7 @@ def _accuracy(name: str, scale: Scale, folder: Path, seeds: int | None = None) -
 
 
 def _fig3_2(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
-    grid = _grid("relu1", scale, folder, seeds)
+    grid = trained_grid("relu1", scale, folder, seeds)
     active = grid.each(lambda measures: measures["l0"][..., 0])
     figure = against_penalty(
         grid.penalties, {"": active}, label="active units per image", spread="deviation", compressed=True
@@ -157,7 +66,7 @@ def _fig3_2(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
         "below 8 at 0.008 at every size": bool(all(v[at].mean() < 8 for v in active.values())),
         f"inactive without a penalty, {SIZES[0]} units (%)": round(100 * float(first), 1),
         f"inactive without a penalty, {SIZES[-1]} units (%)": round(100 * float(last), 1),
-        "active units": {size: _over_seeds(values) for size, values in active.items()},
+        "active units": {size: over_seeds(values) for size, values in active.items()},
     }
     paper = {
         "below 8 at 0.008 at every size": True,
@@ -172,7 +81,7 @@ _UNITS, _SHOWN = 64, (0.0, 0.008, 0.04, 0.08)
 
 def _fired(scale: Scale, folder: Path, seeds: int | None) -> tuple[Grid, dict[str, np.ndarray]]:
     """Returns how often the units of the first network of 64 units fired, `[classes, units]`, for four penalties."""
-    grid = _grid("relu1", scale, folder, seeds, (_UNITS,))
+    grid = trained_grid("relu1", scale, folder, seeds, (_UNITS,))
     fired = grid.sizes[_UNITS]["fired"][:, 0, 0]
     return grid, {f"λ = {penalty:g}": fired[grid.at(penalty)] for penalty in _SHOWN}
 
@@ -204,7 +113,7 @@ def _fig3_4(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
 
 
 def _fig3_5(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
-    grid = _grid("relu1", scale, folder, seeds)
+    grid = trained_grid("relu1", scale, folder, seeds)
     activity = grid.each(lambda measures: measures["l1"][..., 0])
     figure = against_penalty(
         grid.penalties, {"": activity}, label="ℓ1 activity per image", spread="deviation", compressed=True
@@ -215,7 +124,7 @@ def _fig3_5(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
         "falls with the penalty": {size: bool(values[1] < values[0]) for size, values in means.items()},
         "size with the most activity at 0.04": max(means, key=lambda size: means[size][at]),
         "size with the least activity at 0.04": min(means, key=lambda size: means[size][at]),
-        "l1 activity": {size: _over_seeds(values, 3) for size, values in activity.items()},
+        "l1 activity": {size: over_seeds(values, 3) for size, values in activity.items()},
     }
     paper = {
         "size with the most activity at 0.04": f"{SIZES[0]} units",
@@ -225,7 +134,7 @@ def _fig3_5(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
 
 
 def _table3_1(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
-    grid = _grid("relu1", scale, folder, seeds)
+    grid = trained_grid("relu1", scale, folder, seeds)
     ours = {str(units): [round(float(f(m["l1"][0, :, 0])), 2) for f in (np.mean, np.std)]
             for units, m in grid.sizes.items()}  # fmt: skip
     paper = {str(units): list(TABLE3_1[units]) for units in SIZES}
@@ -239,7 +148,7 @@ _SILENT = 0.1  # less activity is drawn as this: on a logarithmic axis silence h
 
 
 def _fig3_6(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
-    grid = _grid("relu1", scale, folder, seeds)
+    grid = trained_grid("relu1", scale, folder, seeds)
     shown = [penalty for penalty in (0.0, 0.016, 0.04, 0.112) if penalty in grid.penalties]
     first = next(iter(grid.sizes.values()))
     panels = {f"λ = {penalty:g}": {size: values[grid.at(penalty)].T
@@ -264,8 +173,8 @@ def _fig3_6(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
 
 
 def _fig3_7(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
-    grid = _grid("relu1", scale, folder, seeds)
-    weighted = grid.each(lambda m: _percent(m).mean(1, keepdims=True) * m["gini"][..., 0].mean(1, keepdims=True))
+    grid = trained_grid("relu1", scale, folder, seeds)
+    weighted = grid.each(lambda m: m["accuracy"].mean(1, keepdims=True) * m["gini"][..., 0].mean(1, keepdims=True))
     figure = against_penalty(
         grid.penalties, {"": weighted}, label="accuracy × Gini index (%)", spread="deviation", width="column"
     )
@@ -276,20 +185,20 @@ def _fig3_7(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
 
 
 def _fig3_9(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
-    grid = _grid("sigmoid1", scale, folder, seeds)
+    grid = trained_grid("sigmoid1", scale, folder, seeds)
     gini = grid.each(lambda measures: measures["gini"][..., 0])
     figure = against_penalty(grid.penalties, {"": gini}, label="Gini index", spread="deviation", width="column")
     ours = {
         "part of the units active, least over all networks": float(
             min(measures["l0"].min() / units for units, measures in grid.sizes.items())
         ),
-        "gini": {size: _over_seeds(values, 3) for size, values in gini.items()},
+        "gini": {size: over_seeds(values, 3) for size, values in gini.items()},
     }
     return _outcome(figure, grid, ours, {"part of the units active, least over all networks": 1.0})
 
 
 def _by_layer(name: str, scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
-    grid = _grid(name, scale, folder, seeds)
+    grid = trained_grid(name, scale, folder, seeds)
     depth, skipped = KINDS[name].depth, 1 if name == "relu3" else 0  # the thesis leaves out no penalty in 3.13
     panels = {
         f"{units} units": {f"layer {i + 1}": measures["l0"][skipped:, :, i] for i in range(depth)}
@@ -304,7 +213,7 @@ def _by_layer(name: str, scale: Scale, folder: Path, seeds: int | None = None) -
     }
     ours = {
         "part of the penalties at which the first layer is the least active": later,
-        "active units": {size: {layer: _over_seeds(v) for layer, v in panels[size].items()} for size in panels},
+        "active units": {size: {layer: over_seeds(v) for layer, v in panels[size].items()} for size in panels},
     }
     return _outcome(figure, grid, ours, {"part of the penalties at which the first layer is the least active":
                                          dict.fromkeys(panels, 1.0)})  # fmt: skip

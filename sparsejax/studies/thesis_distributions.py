@@ -13,8 +13,9 @@ import numpy as np
 from sparsejax import configs
 from sparsejax.data import load
 from sparsejax.figures.histograms import Histogram, histograms
-from sparsejax.studies.study import Outcome, Scale, Study, Trained, replaced, train
-from sparsejax.training.config import Config
+from sparsejax.studies.networks import Trained, train
+from sparsejax.studies.study import Outcome, Scale, Study
+from sparsejax.training.config import Config, replaced
 
 _SOURCE = "Sparse Coding in Deep Neural Networks and the Visual System (thesis), "
 PENALTIES = tuple(round(0.008 * i, 3) for i in range(16))
@@ -27,14 +28,12 @@ Activation = Literal["relu", "sigmoid"]
 def base(scale: Scale, activation: Activation) -> Config:
     """Returns the network of one hidden layer, as published or on fewer images for fewer epochs."""
     config = configs.get({"relu": "mnist_l1_mlp", "sigmoid": "mnist_l1_sigmoid"}[activation])
-    for field, value in _SHORT.items() if scale == "small" else ():
-        config = replaced(config, field, value)
-    return config
+    return replaced(config, _SHORT if scale == "small" else {})
 
 
 def _trained(activation: Activation, scale: Scale, folder: Path) -> Trained:
     shared = folder.parent.parent / "distributions" / scale
-    return train(base(scale, activation), shared, activation, field="objective.l1", values=PENALTIES, seeds=[0])
+    return train(base(scale, activation), shared, activation, fields={"objective.l1": PENALTIES}, seeds=[0])
 
 
 def _activations(activation: Activation, scale: Scale, folder: Path) -> Outcome:

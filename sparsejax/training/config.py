@@ -1,7 +1,8 @@
 """What a run is made of: the configuration's dataclasses, validated before anything is compiled."""
 
 import dataclasses
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from sparsejax.errors import ConfigError
 from sparsejax.hyper import traced
@@ -211,3 +212,13 @@ class Config:
     """The devices."""
     objective: ObjectiveConfig = ObjectiveConfig()
     """What is minimised."""
+
+
+def replaced(config: Any, changes: Mapping[str, Any]) -> Any:
+    """Returns a configuration with some fields, named like `model.sigma`, set to other values."""
+    for path, value in changes.items():
+        name, _, rest = path.partition(".")
+        config = dataclasses.replace(
+            config, **{name: replaced(getattr(config, name), {rest: value}) if rest else value}
+        )
+    return config

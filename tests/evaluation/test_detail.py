@@ -15,7 +15,7 @@ from sparsejax.evaluation.detail import EDGES, NORMS, detail_report, make_detail
 from sparsejax.experiment import Experiment, run
 from sparsejax.hyper import hyper_of
 from sparsejax.models import SparseCNN
-from sparsejax.studies.study import replaced
+from sparsejax.training.config import replaced
 from sparsejax.training.run_folder import RunFolder
 
 MODEL = SparseCNN(channels=(3,), conv_k=(None,), kernel_size=11, pool=1, hidden=20, hidden_k=None, density=1.0)
@@ -78,18 +78,14 @@ def test_weights_are_counted_in_symmetric_bins():
 
 
 def _few(name: str):
-    config = configs.get(name)
-    for field, value in {"data.train_examples": 100, "data.test_examples": 40, "training.epochs": 1,
-                         "training.batch_size": 25, "evaluation.detail": True, "evaluation.noise": False,
-                         "devices.carrier": "jit"}.items():  # fmt: skip
-        config = replaced(config, field, value)
-    return config
+    few = {"data.train_examples": 100, "data.test_examples": 40, "training.epochs": 1, "training.batch_size": 25}
+    measured = {"evaluation.detail": True, "evaluation.noise": False, "devices.carrier": "jit"}
+    return replaced(configs.get(name), few | measured)
 
 
 def test_a_run_writes_what_it_measured(tmp_path: Path):
-    config = _few("digits_mlp")
-    config = replaced(config, "training.first_epoch_batch_size", None)
-    pair = tuple(replaced(config, "training.seed", seed) for seed in (1, 2))
+    config = replaced(_few("digits_mlp"), {"training.first_epoch_batch_size": None})
+    pair = tuple(replaced(config, {"training.seed": seed}) for seed in (1, 2))
     folder = RunFolder(tmp_path / "run")
     run(Experiment("digits_mlp", pair, ({}, {})), folder)
     result = json.loads(folder.result.read_text())
@@ -106,6 +102,6 @@ def test_a_run_writes_what_it_measured(tmp_path: Path):
 
 
 def test_texts_have_no_classes_to_measure(tmp_path: Path):
-    config = replaced(configs.get("wikitext_gpt_small"), "evaluation.detail", True)
+    config = replaced(configs.get("wikitext_gpt_small"), {"evaluation.detail": True})
     with pytest.raises(ConfigError, match=r"evaluation.detail is True"):
         run(Experiment("gpt", (config,), ({},)), RunFolder(tmp_path / "run"))

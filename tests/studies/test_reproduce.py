@@ -12,7 +12,8 @@ from sparsejax import configs, studies
 from sparsejax.reproduce import main
 from sparsejax.studies import dense_mnist, implicit_terms, matching, noise_activity, noise_pictures, products
 from sparsejax.studies import grid as grid_study
-from sparsejax.studies.study import Outcome, replaced, spearman
+from sparsejax.studies.study import Outcome, spearman
+from sparsejax.training.config import replaced
 
 
 @pytest.fixture
@@ -22,14 +23,13 @@ def tiny(monkeypatch):
 
     def base(scale, **settings):
         settings["hidden"] = min(settings.get("hidden", 40), 40)
-        config = whole(scale, **settings)
-        for field, value in {"data.name": "digits", "data.train_examples": 300, "data.test_examples": 100,
-                             "training.epochs": 3, "training.batch_size": 50,
-                             "devices.carrier": "jit"}.items():  # fmt: skip
-            config = replaced(config, field, value)
-        if config.model.anneal_after is not None:
-            config = replaced(replaced(config, "model.anneal_after", 1.0), "model.anneal_epochs", 1.0)
-        return config
+        config = replaced(
+            whole(scale, **settings),
+            {"data.name": "digits", "data.train_examples": 300, "data.test_examples": 100, "training.epochs": 3,
+             "training.batch_size": 50, "devices.carrier": "jit"},
+        )  # fmt: skip
+        annealed = config.model.anneal_after is not None
+        return replaced(config, {"model.anneal_after": 1.0, "model.anneal_epochs": 1.0} if annealed else {})
 
     for module in (noise_activity, noise_pictures, implicit_terms):
         monkeypatch.setattr(module, "base", base)
@@ -55,12 +55,12 @@ def tiny(monkeypatch):
 
 def _few_digits(config):
     """Makes Sparse CNN-2 small."""
-    for field, value in {"data.train_examples": 100, "data.test_examples": 30, "training.epochs": 1,
-                         "training.batch_size": 25, "training.first_epoch_batch_size": None, "devices.carrier": "jit",
-                         "model.conv_k": (20, 10), "model.channels": (2, 3), "model.hidden_k": 10,
-                         "model.hidden": 40}.items():  # fmt: skip
-        config = replaced(config, field, value)
-    return config
+    return replaced(
+        config,
+        {"data.train_examples": 100, "data.test_examples": 30, "training.epochs": 1, "training.batch_size": 25,
+         "training.first_epoch_batch_size": None, "devices.carrier": "jit", "model.conv_k": (20, 10),
+         "model.channels": (2, 3), "model.hidden_k": 10, "model.hidden": 40},
+    )  # fmt: skip
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from sparsejax.configs.convnets import convnet
 from sparsejax.data import load
 from sparsejax.reproduce import main
 from sparsejax.studies import thesis_autoencoders, thesis_convnets, thesis_distributions
-from sparsejax.studies.study import replaced
+from sparsejax.training.config import replaced
 
 _FEW = {"data.name": "digits", "data.train_examples": 50, "data.test_examples": 20, "training.epochs": 1,
         "training.batch_size": 25, "devices.carrier": "jit"}  # fmt: skip
@@ -25,10 +25,7 @@ def tiny(monkeypatch, quick_compile):
         whole = module.base
 
         def base(*arguments):
-            config = whole(*arguments)
-            for field, value in {**_FEW, **more}.items():
-                config = replaced(config, field, value)
-            return config
+            return replaced(whole(*arguments), {**_FEW, **more})
 
         monkeypatch.setattr(module, "base", base)
 
@@ -89,7 +86,7 @@ def _made_up(kind, scale, folder, seeds):
     """Accuracy that breaks down at 0.06 / (kernel x layers), and activity that falls, more of it in later layers."""
     weights = np.asarray(thesis_convnets.PENALTIES[scale][kind.kernel])[:, None]
     breaks = 0.06 / kind.kernel / kind.layers
-    measured = {"accuracy": np.where(weights < breaks, 0.97, 0.1) + 0.01 * np.arange(len(seeds))}
+    measured = {"accuracy": np.where(weights < breaks, 97, 10) + np.arange(len(seeds))}
     for i, layer in enumerate(thesis_convnets.base(scale, kind).model.layers(thesis_convnets._SHAPES[kind.data])):
         measured[layer.name] = 100 * (i + 1) * np.exp(-500 * weights) + np.zeros(len(seeds))
     return measured
@@ -101,7 +98,7 @@ def test_what_the_figures_of_convnets_say_of_their_networks(monkeypatch, tmp_pat
     assert outcome.seeds == [0, 1, 2] and len(outcome.figure.axes) == 3
     assert outcome.ours["larger kernels break down at smaller lambda"] is True
     assert outcome.ours["7 × 7 kernels"]["critical lambda"] == {"1 layer": None, "2 layers": 0.006, "3 layers": 0.004}
-    assert outcome.ours["7 × 7 kernels"]["accuracy lost at 0.002"]["2 layers"] == pytest.approx(0)
+    assert outcome.ours["7 × 7 kernels"]["points lost at 0.002"]["2 layers"] == pytest.approx(0)
     active = thesis_convnets.STUDIES["thesis/fig4_10"].make("small", tmp_path, seeds=3)
     assert len(active.figure.axes) == 3 and active.ours["11 × 11 kernels"]["units"]["conv3"] == 96
     assert active.ours["a later layer is the more active, of lambda > 0"] == 1.0
@@ -160,12 +157,6 @@ def test_what_the_figures_of_autoencoders_say(monkeypatch, tmp_path):
     for entry in figures[16].ours.values():
         assert 0.7 < entry["inactive"][0] < entry["inactive up to 1.5 times the least error"] < 1
     assert all(figure.seeds == [0, 1, 2, 3] for figure in figures.values())
-
-
-def test_a_critical_penalty_takes_ten_points_of_the_best():
-    accuracy = np.array([[0.9, 0.9], [0.95, 0.95], [0.86, 0.9], [0.8, 0.84], [0.1, 0.9]])
-    assert thesis_convnets.critical((0, 1, 2, 3, 4), accuracy) == 3
-    assert thesis_convnets.critical((0, 1), accuracy[:2]) is None
 
 
 def test_convnets_are_those_of_table_4_1():

@@ -8,8 +8,8 @@ import pytest
 
 from sparsejax import studies
 from sparsejax.reproduce import main
-from sparsejax.studies import thesis_dense
-from sparsejax.studies.thesis_dense import KINDS, base, critical
+from sparsejax.studies import thesis_dense, thesis_grid
+from sparsejax.studies.thesis_grid import KINDS, base, critical
 
 TINY = {"data.name": "digits", "data.train_examples": 100, "data.test_examples": 100, "training.epochs": 1,
         "training.batch_size": 50, "devices.carrier": "jit"}  # fmt: skip
@@ -20,10 +20,11 @@ NAMES = [name for name in studies.STUDIES if name.startswith(("thesis/fig3", "th
 @pytest.fixture
 def tiny(monkeypatch):
     """Makes one network of 8 units for two penalties, on few digits."""
-    monkeypatch.setattr(thesis_dense, "_SHORT", TINY)
+    monkeypatch.setattr(thesis_grid, "_SHORT", TINY)
+    monkeypatch.setattr(thesis_grid, "SIZES", (8,))
     monkeypatch.setattr(thesis_dense, "SIZES", (8,))
     kind = KINDS["relu1"]._replace(penalties={"small": (0.0, 0.008)})
-    monkeypatch.setattr(thesis_dense, "KINDS", {"relu1": kind})
+    monkeypatch.setattr(thesis_grid, "KINDS", {"relu1": kind})
     with jax.numpy_dtype_promotion("standard"):  # Optax's Adam relies on it
         yield
 
@@ -37,7 +38,7 @@ def test_more_seeds_are_added_to_those_that_are_there(tiny, tmp_path, capsys):
     one, two = (outcome["ours"]["accuracy (%)"]["8 units"] for outcome in outcomes)
     assert one["median"][0] in (two["min"][0], two["max"][0]), "the first network is still there"
     assert two["min"] != two["max"]
-    runs = sorted(path.name for path in tmp_path.glob("thesis/dense/relu1/small/8/runs/*"))
+    runs = sorted(path.name for path in tmp_path.glob("thesis/dense/relu1/small/runs/8/*"))
     assert runs == ["0", "1"], "the first seed was not trained again"
     assert outcomes[0]["paper"]["accuracy of a dead network (%)"] == 11.35
     capsys.readouterr()
@@ -45,7 +46,7 @@ def test_more_seeds_are_added_to_those_that_are_there(tiny, tmp_path, capsys):
     assert "going on" not in capsys.readouterr().out, "the table takes what the figure has trained"
 
 
-def invented(config, folder, penalties, seeds):
+def invented(config, folder, name, penalties, seeds):
     """Returns measures of the right shapes: activity falls with the penalty, the later layers are the more active."""
     rng, depth, units = np.random.default_rng(0), len(config.model.hidden), config.model.hidden[0]
     left = 1 - np.asarray(penalties)[:, None] / max(penalties)
@@ -53,13 +54,13 @@ def invented(config, folder, penalties, seeds):
     l0 = np.stack([(i + 1) / (depth + 1) * units * left * spread for i in range(depth)], -1)
     fired = (rng.random((len(penalties), len(seeds), depth, 10, units)) < 0.5 * left[..., None, None, None]) * 0.5
     along = np.linspace(3, 1, 4) * (left * units * spread)[..., None]
-    return {"accuracy": 0.1135 + 0.8 * left * spread, "l0": l0, "l1": 2 * l0, "gini": 1 - 0.5 * l0 / units,
+    return {"accuracy": 11.35 + 80 * left * spread, "l0": l0, "l1": 2 * l0, "gini": 1 - 0.5 * l0 / units,
             "fired": fired, "l1_along": along, "epochs": np.arange(1.0, 5.0)}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in _AS_OTHERS])
 def test_every_figure_and_the_table_leave_a_picture_and_the_thesis_numbers(monkeypatch, tmp_path, name):
-    monkeypatch.setattr(thesis_dense, "penalised_grid", invented)
+    monkeypatch.setattr(thesis_grid, "penalised", invented)
     assert main([name, "--out", str(tmp_path)]) == 0
     numbers = json.loads((tmp_path / f"{name}.json").read_text())
     assert numbers["paper"].keys() <= numbers["ours"].keys()
@@ -80,7 +81,7 @@ def test_the_critical_penalty_is_where_the_median_falls_by_10_points():
 
 def test_the_paper_scale_is_the_thesis():
     assert len(KINDS["relu1"].penalties["paper"]) == 15 and KINDS["relu1"].penalties["paper"][-1] == 0.112
-    assert len(thesis_dense.SIZES) * 15 * len(thesis_dense.SEEDS) == 1500
+    assert len(thesis_grid.SIZES) * 15 * len(thesis_grid.SEEDS) == 1500
     config = base("paper", KINDS["relu3"], 128)
     assert config.model.hidden == (128, 128, 128)
     training = config.training

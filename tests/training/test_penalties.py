@@ -11,7 +11,6 @@ from sparsejax.errors import ConfigError
 from sparsejax.experiment import load_data
 from sparsejax.hyper import hyper_of, static_fields
 from sparsejax.models.base import Output
-from sparsejax.studies.study import replaced
 from sparsejax.training.config import ObjectiveConfig
 from sparsejax.training.objectives import objective_of, total_loss
 
@@ -69,7 +68,7 @@ def test_a_weight_or_layers_out_of_range_are_refused(fields):
 
 
 def test_an_unknown_layer_is_named_with_those_there_are():
-    config = replaced(configs.get("mnist_l1_deep"), "objective.penalised", ("hidden2", "hidden9"))
-    config = replaced(replaced(config, "data.name", "digits"), "data.train_examples", 200)
+    digits = {"data.name": "digits", "data.train_examples": 200}
+    config = replaced(configs.get("mnist_l1_deep"), {"objective.penalised": ("hidden2", "hidden9"), **digits})
     with pytest.raises(ConfigError, match=r"hidden9, but .* hidden1, hidden2, hidden3"):
         load_data(config)

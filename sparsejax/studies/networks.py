@@ -1,0 +1,147 @@
+"""How a study trains its networks: a grid of fields and seeds, in folders that it can go on from and add to."""
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sparsejax.experiment import Experiment, Finished, run
+from sparsejax.figures.curves import Curve, curves_of
+from sparsejax.models.base import Variables
+from sparsejax.training.config import Config, replaced
+from sparsejax.training.log import read_metrics
+from sparsejax.training.run_folder import RunFolder, finite
+
+Fields = Mapping[str, Sequence[Any]]
+"""Traced fields of the configuration, such as "model.sigma", and what each takes; the last varies fastest."""
+
+
+class Trained(NamedTuple):
+    """Networks of one grid; arrays have the axes [points, seeds, ...]."""
+
+    finished: Finished
+    curves: dict[str, Curve]
+    units: dict[str, np.ndarray]
+    points: int
+    seeds: int
+
+    def along(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Returns a tracked quantity: epochs `[epochs]` and values `[epochs, points, seeds]`."""
+        curve = self.curves[name]
+        return curve.epochs, curve.values.reshape(-1, self.points, self.seeds)
+
+    def last(self, name: str) -> np.ndarray:
+        """Returns the last value of a tracked quantity, `[points, seeds]`."""
+        return self.along(name)[1][-1]
+
+    def unit(self, name: str) -> np.ndarray:
+        """Returns an array of the units, `[points, seeds, ...]`."""
+        return self.units[name].reshape(self.points, self.seeds, *self.units[name].shape[1:])
+
+    def network(self, point: int, seed: int = 0) -> Variables:
+        """Returns one network."""
+        index = point * self.seeds + seed
+        return Variables(*jax.tree.map(lambda leaf: jnp.asarray(leaf[index]), tuple(self.finished.variables)))
+
+    def parameter(self, layer: str, name: str) -> np.ndarray:
+        """Returns a parameter of all networks, `[points, seeds, ...]`."""
+        leaf = np.asarray(self.finished.variables.params[layer][name])
+        return leaf.reshape(self.points, self.seeds, *leaf.shape[1:])
+
+
+def train(config: Config, folder: Path, name: str, *, fields: Fields, seeds: Sequence[int]) -> Trained:
+    """Trains one network per point of a grid and seed, all in one program.
+
+    Args:
+      config: the network.
+      folder: of the study; the run's is `runs/NAME` in it, and a run that is there is gone on with.
+      name: of the run.
+      fields: what varies.
+      seeds: of the networks.
+    """
+    points = _points(fields)
+    configs = tuple(
+        replaced(config, {**point, "training.seed": seed}) for point, seed in itertools.product(points, seeds)
+    )
+    where = RunFolder(folder / "runs" / name)
+    finished = run(Experiment(name, configs, tuple(point for point in points for _ in seeds)), where)
+    with np.load(where.units) as file:
+        units = {key: file[key] for key in file.files}
+    return Trained(finished, curves_of(read_metrics(where.metrics)), units, len(points), len(seeds))
+
+
+class Member(NamedTuple):
+    """One network: what its run's `result.json` says of it, that run, and which of its networks it is."""
+
+    result: dict[str, Any]
+    run: RunFolder
+    place: int
+
+
+def trained_members(
+    config: Config,
+    folder: Path,
+    name: str,
+    *,
+    seeds: Sequence[int],
+    fields: Fields | None = None,
+    together: int | None = None,
+    same_order: bool = False,
+) -> list[list[Member]]:
+    """Returns a network for each point of a grid and seed, `[points][seeds]`; trains those that the folder has not yet.
+
+    Seeds are trained a few at a time, each group a run of its own: what is done stays done, and further seeds are
+    added to those that are there.
+
+    Args:
+      config: the network.
+      folder: of the study; the runs are `runs/NAME/SEEDS` in it.
+      name: of the networks.
+      seeds: of the networks, 0 or more.
+      fields: what varies.
+      together: seeds of a run: 0 to n - 1, n to 2n - 1 and so on. By default 1 on a CPU, where networks would be
+        trained one after another anyway, and elsewhere all.
+      same_order: whether the networks of a run see the same batches; so does then one that is added to it later.
+    """
+    if together is None:
+        together = 1 if jax.default_backend() == "cpu" else max(seeds) + 1
+
+    def of_seed(seed: int) -> Config:
+        return replaced(config, {"training.order_seed": seed // together}) if same_order else config
+
+    where, points = folder / "runs" / name, _points(fields or {})
+
+    def found() -> dict[int, list[Member]]:
+        members = {}
+        for path in sorted(where.glob("*/result.json")):
+            result = json.loads(path.read_text(encoding="utf-8"))
+            entries = [Member(entry, RunFolder(path.parent), i) for i, entry in enumerate(result["members"])]
+            there = list(dict.fromkeys(entry.result["seed"] for entry in entries))
+            first = replaced(of_seed(there[0]), {**points[0], "training.seed": there[0]})
+            wanted = [point | {"seed": seed} for point, seed in itertools.product(points, there)]
+            same = result["config"] == _recorded(first) and len(wanted) == len(entries)
+            if same and all(want.items() <= entry.result.items() for want, entry in zip(wanted, entries, strict=True)):
+                members |= {seed: entries[i :: len(there)] for i, seed in enumerate(there)}
+        return members
+
+    missing = sorted(set(seeds) - found().keys())
+    for _, group in itertools.groupby(missing, lambda seed: seed // together):
+        chosen = list(group)
+        train(of_seed(chosen[0]), folder, f"{name}/{'_'.join(map(str, chosen))}", fields=fields or {}, seeds=chosen)
+    members = found()
+    return [[members[seed][point] for seed in seeds] for point in range(len(points))]
+
+
+def _points(fields: Fields) -> list[dict[str, Any]]:
+    return [dict(zip(fields, values, strict=True)) for values in itertools.product(*fields.values())]
+
+
+def _recorded(config: Config) -> Any:
+    """Returns a configuration as JSON gives it back."""
+    return json.loads(json.dumps(finite(dataclasses.asdict(config))))
