@@ -1,23 +1,14 @@
 """One self-contained page about a run: what came out, in pictures and tables, and how to repeat it."""
 
-import base64
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+from sparsejax.figures.html import Picture, image, section, table, unbroken
+from sparsejax.figures.words import count, duration, exact, loss, percent, plain, score, several
 
 _STYLESHEET = Path(__file__).with_name("report.css")
-
-
-class Picture(NamedTuple):
-    """A figure of the page: PNG bytes for a wide and, if it differs, a narrow screen, and what it shows."""
-
-    title: str
-    caption: str
-    alt: str
-    wide: bytes
-    narrow: bytes | None = None
 
 
 def swept_fields(members: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -71,45 +62,6 @@ def report(result: Mapping[str, Any], pictures: Sequence[Picture]) -> str:
 """
 
 
-# Numbers for people
-
-
-def plain(value: Any) -> str:
-    """Writes any value briefly: whole numbers in full, others to four digits, nothing as a dash."""
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, (list, tuple)):
-        return ", ".join(plain(item) for item in value)
-    if isinstance(value, (int, float)):
-        if abs(value) >= 1000 or float(value).is_integer():
-            return f"{value:,.0f}"
-        return f"{value:.4g}"
-    return str(value)
-
-
-def percent(value: float | None, std: float | None = None) -> str:
-    """Writes a fraction in per cent, with its standard deviation if given."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    return f"{100 * value:.2f} %" if std is None else f"{100 * value:.2f} ± {100 * std:.2f} %"
-
-
-def duration(seconds: float) -> str:
-    """Writes seconds as people say them."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes, seconds = divmod(round(seconds), 60)
-    if minutes < 100:
-        return f"{minutes} min {seconds} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min"
-
-
-# Parts of the page
-
-
 def _header(result: Mapping[str, Any]) -> str:
     """Says what was trained on what, and for how long."""
     members, data = result["members"], result.get("data") or {}
@@ -137,16 +89,16 @@ def _headline(result: Mapping[str, Any]) -> str:
     swept, many = len({setting(member) for member in members}) > 1, len(members) > 1
     best = [member["best"] for member in members if "best" in member]
     key, words, form = _main_figure(members[0])
-    tiles = [(f"{words}, last epoch", _several([m[key] for m in members], swept, form), "")]
+    tiles = [(f"{words}, last epoch", several([m[key] for m in members], swept, form), "")]
     if best:
         epochs = sorted({entry["epoch"] for entry in best})
         after = f"epoch {epochs[0]}" if len(epochs) == 1 else f"epochs {epochs[0]} to {epochs[-1]}"
-        tiles.append((f"{words}, best epoch", _several([entry[key] for entry in best], swept, form), after))
+        tiles.append((f"{words}, best epoch", several([entry[key] for entry in best], swept, form), after))
     if "noise_score" in members[0]:
         scores = [float(member["noise_score"]) for member in members]
-        tiles.append(("noise score", _several(scores, swept, _score), f"of {members[0]['noise_score_max']:,}"))
+        tiles.append(("noise score", several(scores, swept, score), f"of {members[0]['noise_score_max']:,}"))
     rows = "\n".join(
-        f"<div><dt>{escape(term)}</dt><dd>{_unbroken(value)}<small>{escape(note)}</small></dd></div>"
+        f"<div><dt>{escape(term)}</dt><dd>{unbroken(value)}<small>{escape(note)}</small></dd></div>"
         for term, value, note in tiles
     )
     layers = ", ".join(
@@ -159,65 +111,18 @@ def _headline(result: Mapping[str, Any]) -> str:
         said.append(f"Numbers are mean ± standard deviation over {len(members)} seeds.")
     if best:
         said.append("The best epoch is chosen on the test set, as in the k-winners paper, so it flatters the network.")
-    return _section("Result", f'<dl class="tiles">\n{rows}\n</dl>\n<p>{escape(" ".join(said))}</p>')
-
-
-def _unbroken(value: str) -> str:
-    """Escapes a value that is not to be broken, but for a range, before its upper end."""
-    return " to ".join(escape(end).replace(" ", "&nbsp;") for end in value.split(" to "))
-
-
-def _loss(value: float, std: float | None = None) -> str:
-    """Writes a loss."""
-    return f"{value:.5f}" if std is None else f"{value:.5f} ± {std:.5f}"
-
-
-def _score(value: float, std: float | None = None) -> str:
-    """Writes a noise score."""
-    return f"{value:,.0f}" if std is None else f"{value:,.0f} ± {std:,.0f}"
-
-
-def _several(values: Sequence[float], swept: bool, write: Any) -> str:
-    """Writes one number, mean ± standard deviation over seeds, or the range over settings."""
-    if len(values) == 1:
-        return write(values[0])
-    if swept:
-        low, high = write(min(values)), write(max(values))
-        return low if low == high else f"{low.removesuffix(' %')} to {high}"
-    mean = sum(values) / len(values)
-    return write(mean, math.sqrt(sum((value - mean) ** 2 for value in values) / len(values)))
+    return section("Result", f'<dl class="tiles">\n{rows}\n</dl>\n<p>{escape(" ".join(said))}</p>')
 
 
 def _figures(pictures: Sequence[Picture]) -> str:
     """Shows the figures, each with its caption, on a white card: they are drawn for paper."""
     return "\n".join(
-        _section(
+        section(
             picture.title,
-            f"<figure>\n{_image(picture)}\n<figcaption>{escape(picture.caption)}</figcaption>\n</figure>",
+            f"<figure>\n{image(picture)}\n<figcaption>{escape(picture.caption)}</figcaption>\n</figure>",
         )
         for picture in pictures
     )
-
-
-def _image(picture: Picture) -> str:
-    """Embeds a picture, and for screens narrower than 38 em the one drawn for them."""
-    width, height = _size(picture.wide)
-    size = f'width="{width // 2}" height="{height // 2}"'
-    image = f'<img src="{_data_uri(picture.wide)}" alt="{escape(picture.alt)}" {size}>'
-    if picture.narrow is None:
-        return f'<div class="card">{image}</div>'
-    source = f'<source media="(max-width: 38em)" srcset="{_data_uri(picture.narrow)}">'
-    return f'<div class="card"><picture>{source}{image}</picture></div>'
-
-
-def _data_uri(png: bytes) -> str:
-    """Writes a PNG into an address."""
-    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
-
-
-def _size(png: bytes) -> tuple[int, int]:
-    """Returns width and height of a PNG."""
-    return int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")
 
 
 def _layers(result: Mapping[str, Any]) -> str:
@@ -238,17 +143,17 @@ def _layers(result: Mapping[str, Any]) -> str:
     )
     rows = []
     for name, layer in layers.items():
-        k = "ReLU" if layer.get("k") is None else f"{_count(layer['k'])} ({_count(layer['k_inference'])})"
+        k = "ReLU" if layer.get("k") is None else f"{count(layer['k'])} ({count(layer['k_inference'])})"
         row = [
             name,
-            _count(layer["units"]),
+            count(layer["units"]),
             k,
             f"{100 * layer['active_fraction']:.1f} %",
-            _count(layer["dead_units"]),
+            count(layer["dead_units"]),
         ]
         if channels:
             known = layer.get("channels") is not None
-            row.append(f"{_count(layer['dead_channels'])} of {_count(layer['channels'])}" if known else "–")
+            row.append(f"{count(layer['dead_channels'])} of {count(layer['channels'])}" if known else "–")
         if winners:
             known = layer.get("duty_entropy") is not None and layer.get("max_entropy")
             row.append(f"{100 * layer['duty_entropy'] / layer['max_entropy']:.1f} %" if known else "–")
@@ -275,7 +180,7 @@ def _layers(result: Mapping[str, Any]) -> str:
         )
     if len(result["members"]) > 1:
         said += f" Means over {len(result['members'])} networks."
-    return _section("Sparsity", f"{_table('How each layer uses its units', head, rows)}\n<p>{said}</p>")
+    return section("Sparsity", f"{table('How each layer uses its units', head, rows)}\n<p>{said}</p>")
 
 
 def _classes(result: Mapping[str, Any]) -> str:
@@ -283,7 +188,7 @@ def _classes(result: Mapping[str, Any]) -> str:
     if "confusion" not in result:
         return ""
     rows = [
-        [str(i), _count(sum(row)), percent(of_those_named), percent(of_those_there)]
+        [str(i), count(sum(row)), percent(of_those_named), percent(of_those_there)]
         for i, (row, of_those_named, of_those_there) in enumerate(
             zip(result["confusion"], result["precision"], result["recall"], strict=True)
         )
@@ -292,8 +197,8 @@ def _classes(result: Mapping[str, Any]) -> str:
         "Precision is the part of the examples taken for a class that are of it, recall the part of its examples that "
         "are recognised."
     )
-    table = _table("Precision and recall of each class", ["Class", "Examples", "Precision", "Recall"], rows)
-    return _section("Classes", f"{table}\n<p>{said}</p>")
+    tabulated = table("Precision and recall of each class", ["Class", "Examples", "Precision", "Recall"], rows)
+    return section("Classes", f"{tabulated}\n<p>{said}</p>")
 
 
 def _products(entry: Mapping[str, Any]) -> str:
@@ -307,14 +212,7 @@ def _main_figure(member: Mapping[str, Any]) -> tuple[str, str, Callable[..., str
     """Returns the key, the words and the format of the figure that networks are compared by."""
     if "test_accuracy" in member:
         return "test_accuracy", "test accuracy", percent
-    return "test_loss", "test loss", _loss
-
-
-def _count(value: float | None) -> str:
-    """Writes a count, or a mean of counts to one decimal."""
-    if value is None:
-        return "–"
-    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
+    return "test_loss", "test loss", loss
 
 
 def _settings(result: Mapping[str, Any]) -> str:
@@ -329,16 +227,16 @@ def _settings(result: Mapping[str, Any]) -> str:
     key, words, form = _main_figure(members[0])
     rows = []
     for group in groups.values():
-        row = [plain(group[0][name]) for name in fields] + [_count(len(group))]
-        row.append(_several([member[key] for member in group], False, form))
+        row = [plain(group[0][name]) for name in fields] + [count(len(group))]
+        row.append(several([member[key] for member in group], False, form))
         if "best" in group[0]:
-            row.append(_several([member["best"][key] for member in group], False, form))
+            row.append(several([member["best"][key] for member in group], False, form))
         if noise:
-            row.append(_several([float(member["noise_score"]) for member in group], False, _score))
+            row.append(several([float(member["noise_score"]) for member in group], False, score))
         rows.append(row)
     head = [*(name.rsplit(".", 1)[-1] for name in fields), "Seeds", words.capitalize()]
     head += ["At best epoch"] * ("best" in members[0]) + ["Noise score"] * noise
-    return _section("Settings", _table("Mean ± standard deviation over seeds", head, rows, names=len(fields)))
+    return section("Settings", table("Mean ± standard deviation over seeds", head, rows, names=len(fields)))
 
 
 def _networks(result: Mapping[str, Any]) -> str:
@@ -357,12 +255,12 @@ def _networks(result: Mapping[str, Any]) -> str:
             form(member[key]),
         ]
         if best:
-            row += [_count(member["best"]["epoch"]), form(member["best"][key])]
-        rows.append(row + ([_score(float(member["noise_score"]))] if noise else []))
-    table = _table(f"Each of the {len(members)} networks", head, rows, names=len(fields) + 1)
+            row += [count(member["best"]["epoch"]), form(member["best"][key])]
+        rows.append(row + ([score(float(member["noise_score"]))] if noise else []))
+    every = table(f"Each of the {len(members)} networks", head, rows, names=len(fields) + 1)
     if len(members) > 20:
-        table = f"<details>\n<summary>All {len(members)} networks</summary>\n{table}\n</details>"
-    return _section("Networks", table)
+        every = f"<details>\n<summary>All {len(members)} networks</summary>\n{every}\n</details>"
+    return section("Networks", every)
 
 
 def _repeat(result: Mapping[str, Any]) -> str:
@@ -392,7 +290,7 @@ def _repeat(result: Mapping[str, Any]) -> str:
         facts.append(("Time", f"{duration(result['seconds'])} for the last command, {training} of it training"))
     rows = "\n".join(f"<div><dt>{escape(term)}</dt><dd>{escape(value)}</dd></div>" for term, value in facts)
     parts.append(f'<dl class="facts">\n{rows}\n</dl>')
-    return _section("How to repeat this", "\n".join(parts))
+    return section("How to repeat this", "\n".join(parts))
 
 
 def _configuration(result: Mapping[str, Any]) -> str:
@@ -400,20 +298,9 @@ def _configuration(result: Mapping[str, Any]) -> str:
     config = result.get("config")
     if not config:
         return ""
-    rows = [[name, _exact(value)] for name, value in _flat(config)]
-    table = _table("Every field, as resolved", ["Field", "Value"], rows, names=2)
-    return _section("Configuration", f"<details>\n<summary>{len(rows)} fields</summary>\n{table}\n</details>")
-
-
-def _exact(value: Any) -> str:
-    """Writes a configured value in full, as one would give it."""
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (list, tuple)):
-        return ", ".join(_exact(item) for item in value)
-    return str(value)
+    rows = [[name, exact(value)] for name, value in _flat(config)]
+    every = table("Every field, as resolved", ["Field", "Value"], rows, names=2)
+    return section("Configuration", f"<details>\n<summary>{len(rows)} fields</summary>\n{every}\n</details>")
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
@@ -423,29 +310,3 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield prefix + str(name), value
-
-
-def _section(title: str, content: str) -> str:
-    """Puts a heading over a part."""
-    return f"<section>\n<h2>{escape(title)}</h2>\n{content}\n</section>"
-
-
-def _table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]], *, names: int = 1) -> str:
-    """Writes a table whose first `names` columns are text and whose others are numbers, aligned to the right.
-
-    The first column names the rows, where there is a column of names.
-    """
-    kinds = ["text" if i < names else "number" for i in range(len(head))]
-    top = "".join(f'<th scope="col" class="{kind}">{escape(name)}</th>' for name, kind in zip(head, kinds, strict=True))
-    lines = []
-    for row in rows:
-        cells = [
-            f'<th scope="row">{escape(cell)}</th>' if i == 0 and names else f'<td class="{kind}">{escape(cell)}</td>'
-            for i, (cell, kind) in enumerate(zip(row, kinds, strict=True))
-        ]
-        lines.append(f"<tr>{''.join(cells)}</tr>")
-    body = "\n".join(lines)
-    return (
-        f'<div class="scroll" role="region" aria-label="{escape(caption)}" tabindex="0">\n<table>\n'
-        f"<caption>{escape(caption)}</caption>\n<thead><tr>{top}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>\n</div>"
-    )

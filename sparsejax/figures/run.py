@@ -39,7 +39,8 @@ def write_figures(folder: RunFolder, result: Mapping[str, Any], variables: Any) 
     Raises:
       RunFolderError: a file cannot be written.
     """
-    from sparsejax.figures.report import Picture, report  # only now: matplotlib takes its time
+    from sparsejax.figures.html import Picture  # only now: matplotlib takes its time
+    from sparsejax.figures.report import report
     from sparsejax.figures.style import png
 
     written, pictures = [], []

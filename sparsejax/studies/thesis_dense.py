@@ -8,12 +8,15 @@ import functools
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from sparsejax.figures.penalty import against_penalty, along_epochs, firing, firing_by_class
 from sparsejax.figures.table import table
+from sparsejax.functional import gini_weighted_accuracy
 from sparsejax.studies.study import Outcome, Scale, Study
-from sparsejax.studies.thesis_grid import KINDS, SEEDS, SIZES, Grid, critical, over_seeds, trained_grid
+from sparsejax.studies.thesis_grid import KINDS, SEEDS, SIZES, Grid, Measures, critical, over_seeds, trained_grid
 
 _SOURCE = "Sparse Coding in Deep Neural Networks and the Visual System (thesis), "
 # L1 activity of unregularised networks, mean and standard deviation over 20.
@@ -172,14 +175,19 @@ def _fig3_6(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
     return _outcome(figure, grid, ours, paper)
 
 
+def _accuracy_and_gini(measures: Measures) -> tuple[jax.Array, jax.Array]:
+    return jnp.asarray(measures["accuracy"]), jnp.asarray(measures["gini"][..., 0])
+
+
 def _fig3_7(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
     grid = trained_grid("relu1", scale, folder, seeds)
-    weighted = grid.each(lambda m: m["accuracy"].mean(1, keepdims=True) * m["gini"][..., 0].mean(1, keepdims=True))
+    weighted = grid.each(lambda measures: np.asarray(gini_weighted_accuracy(*_accuracy_and_gini(measures))))
     figure = against_penalty(
-        grid.penalties, {"": weighted}, label="accuracy × Gini index (%)", spread="deviation", width="column"
-    )
+        grid.penalties, {"": {size: values[:, None] for size, values in weighted.items()}},
+        label="accuracy × Gini index (%)", spread="deviation", width="column",
+    )  # fmt: skip
     best = {size: grid.penalties[int(values.argmax())] for size, values in weighted.items()}
-    ours = {"best penalty": best, "accuracy x gini (%)": {k: v[:, 0].round(2).tolist() for k, v in weighted.items()}}
+    ours = {"best penalty": best, "accuracy x gini (%)": {k: v.round(2).tolist() for k, v in weighted.items()}}
     paper = {"best penalty": {f"{units} units": BEST_WEIGHTED[units] for units in SIZES}}
     return _outcome(figure, grid, ours, paper)
 

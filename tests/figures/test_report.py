@@ -6,9 +6,11 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from sparsejax.figures.html import Picture
 from sparsejax.figures.noise import noise_curve
-from sparsejax.figures.report import Picture, duration, percent, plain, report, setting
+from sparsejax.figures.report import report, setting
 from sparsejax.figures.style import png
+from sparsejax.figures.words import duration, percent, plain
 
 VOID = {"meta", "img", "source", "br", "link"}
 
