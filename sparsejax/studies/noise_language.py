@@ -6,6 +6,7 @@ import numpy as np
 
 from sparsejax import configs
 from sparsejax.figures.activity import activity_against_noise
+from sparsejax.models import GPT
 from sparsejax.studies.networks import train
 from sparsejax.studies.study import Outcome, Scale, Study, spearman
 from sparsejax.training.config import Config, replaced
@@ -29,15 +30,23 @@ def _language(scale: Scale, folder: Path) -> Outcome:
     config = base(scale)
     trained = train(config, folder, "sigma", fields={"model.sigma": SIGMAS}, seeds=SEEDS[scale])
     layers = [f"mlp{block + 1}" for block in range(3)]
-    activity = np.mean([trained.last(f"active_fraction/{layer}") for layer in layers], axis=0)
+    epochs = trained.along(f"active_fraction/{layers[0]}")[0]
+    along = np.mean([trained.along(f"active_fraction/{layer}")[1] for layer in layers], axis=0)
+    steps_per_epoch = trained.finished.result["data"]["train"] // config.training.batch_size
+    assert isinstance(config.model, GPT) and config.model.noise_off_step is not None
+    removed = np.searchsorted(epochs, config.model.noise_off_step / steps_per_epoch, side="right")
+    before, activity = along[max(removed, 1) - 1], along[-1]
     perplexity = np.exp(trained.last("test_loss"))
+    sigmas = np.repeat(np.asarray(SIGMAS)[:, None], activity.shape[1], 1)
     figure = activity_against_noise(SIGMAS, {"GPT, mean of the MLPs": activity}, {"GPT, mean of the MLPs": PAPER})
     ours = {
         "sigma": list(SIGMAS),
         "active_fraction": activity.mean(1).tolist(),
+        "active_fraction_while_noisy": before.mean(1).tolist(),
         "perplexity": perplexity.mean(1).tolist(),
         "perplexity_relative_to_none": (perplexity / perplexity[:1]).mean(1).tolist(),
-        "spearman": spearman(np.repeat(np.asarray(SIGMAS)[:, None], activity.shape[1], 1), activity),
+        "spearman": spearman(sigmas, activity),
+        "spearman_while_noisy": spearman(sigmas, before),
     }
     return Outcome(figure, ours, {"active_fraction": list(PAPER)}, list(SEEDS[scale]))
 

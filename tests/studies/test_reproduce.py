@@ -10,7 +10,15 @@ import pytest
 
 from sparsejax import configs, studies
 from sparsejax.reproduce import main
-from sparsejax.studies import dense_mnist, implicit_terms, matching, noise_activity, noise_pictures, products
+from sparsejax.studies import (
+    dense_mnist,
+    implicit_terms,
+    matching,
+    noise_activity,
+    noise_language,
+    noise_pictures,
+    products,
+)
 from sparsejax.studies import grid as grid_study
 from sparsejax.studies.study import Outcome, spearman
 from sparsejax.training.config import replaced
@@ -79,6 +87,31 @@ def test_a_study_leaves_a_picture_and_numbers(tiny, tmp_path, capsys, name):
     assert len(np.unique(picture.reshape(-1, picture.shape[-1]), axis=0)) > 10
     said = capsys.readouterr().out
     assert numbers["source"] in said
+
+
+@pytest.mark.slow
+def test_the_language_model_is_told_before_and_after_its_noise_is_removed(monkeypatch, tmp_path):
+    folder = tmp_path / "library" / "wikitext-2"
+    folder.mkdir(parents=True)
+    for part, sentences in (("train", 400), ("valid", 60), ("test", 60)):
+        (folder / f"{part}.txt").write_text("one two three four five six\n" * sentences)
+    monkeypatch.setenv("SPARSEJAX_DATA", str(folder.parent))
+    small = {"data.vocabulary": 10, "data.length": 16, "data.train_examples": 160, "data.test_examples": 20,
+             "model.vocabulary": 10, "model.context": 16, "model.width": 16, "training.epochs": 2,
+             "model.noise_off_step": 10, "devices.carrier": "jit"}  # fmt: skip
+    whole = noise_language.base
+    monkeypatch.setattr(noise_language, "base", lambda scale: replaced(whole(scale), small))
+    monkeypatch.setattr(noise_language, "SIGMAS", (0.0, 3.0))
+    monkeypatch.setattr(noise_language, "PAPER", (0.17, 0.059))
+    with jax.numpy_dtype_promotion("standard"):
+        assert main(["noise/gpt", "--out", str(tmp_path)]) == 0
+    ours = json.loads((tmp_path / "noise/gpt.json").read_text())["ours"]
+    rows = [json.loads(line) for line in (tmp_path / "noise/gpt/small/runs/sigma/metrics.jsonl").open()]
+    tracked = [row for row in rows if "active_fraction/mlp1" in row]
+    for name, row in (("active_fraction_while_noisy", tracked[0]), ("active_fraction", tracked[-1])):
+        mean = np.mean([row[f"active_fraction/mlp{block}"] for block in (1, 2, 3)], axis=0)
+        np.testing.assert_allclose(ours[name], mean, rtol=1e-5)
+    assert tracked[0]["step"] == 10 and ours["perplexity_relative_to_none"][0] == 1
 
 
 def test_the_same_command_goes_on_and_gives_the_same_numbers(tiny, tmp_path, capsys):
