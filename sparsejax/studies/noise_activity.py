@@ -12,6 +12,7 @@ from sparsejax import configs
 from sparsejax.data.latents import HOW_TO_MAKE
 from sparsejax.data.sources import found_latents
 from sparsejax.figures.activity import activity_against_noise, along_training, gathering
+from sparsejax.figures.table import table
 from sparsejax.studies.networks import Trained, train
 from sparsejax.studies.study import Outcome, Scale, Study, spearman
 from sparsejax.training.config import Config, replaced
@@ -29,6 +30,18 @@ PAPER = {
     "classification": (0.696, 0.528, 0.497, 0.31, 0.195, 0.128, 0.108, 0.137),
     "GELU": (0.625, 0.977, 0.964, 0.873, 0.27, 0.069, 0.012, 0.10),
 }
+# Table 1: squared error of denoising at these noise levels, on the latents.
+_PRINTED = (0.05, 0.1, 0.3, 0.8)
+TABLE1 = {
+    "ReLU, 100 units": (0.0047, 0.0067, 0.0130, 0.0209),
+    "ReLU, 1,000 units": (0.0019, 0.0042, 0.0112, 0.0203),
+    "ReLU, 10,000 units": (0.0018, 0.0041, 0.0109, 0.0203),
+    "ReLU, 100,000 units": (0.0032, 0.0053, 0.0111, 0.0203),
+    "shared bias": (0.0017, 0.0040, 0.0110, 0.0204),
+    "explaining away": (0.0018, 0.0041, 0.0110, 0.0206),
+    "interneuron": (0.0017, 0.0041, 0.0109, 0.0204),
+}
+_COUNTS = {"small": (100, 1000), "paper": (100, 1000, 10_000, 100_000)}
 _SOURCE = "Bricken et al., Noise Transforms Feed-Forward Networks into Sparse Coding Networks, 2022, "
 _SEEDS = {"small": (10,), "paper": (10, 55, 78)}
 
@@ -46,13 +59,25 @@ def base(scale: Scale, *, epochs: int = 40, name: str = "mnist_noise", **model: 
     return replaced(configs.get(name), short | few | {f"model.{field}": value for field, value in model.items()})
 
 
+def ablated(scale: Scale, *, name: str = "mnist_noise", **model: Any) -> Config:
+    """Returns what figures 7a, c, d, 11 and table 1 vary: as published, 10,000 units on the latents of CIFAR-10."""
+    if scale == "small":
+        return base(scale, name=name, **model)
+    config = configs.get("latent_noise")
+    if name == "mnist_noise_classifier":
+        config = dataclasses.replace(config, objective=configs.get(name).objective)
+        model = {"classes": 10, **model}
+    return replaced(config, {f"model.{field}": value for field, value in model.items()})
+
+
 def grid(config: Config, scale: Scale, folder: Path, label: str, sigmas: Sequence[float] | None = None) -> Trained:
     """Trains a network for each noise level (None for all) and seed.
 
     The figures of a paper compare variants with the same plain networks, which are trained once for all of them.
     """
-    plain = config == base(scale) and sigmas is None
-    name = "plain" if plain else "".join(letter if letter.isalnum() else "_" for letter in label.lower())
+    known = (("plain", base(scale)), ("latents", ablated(scale)))
+    name = "".join(letter if letter.isalnum() else "_" for letter in label.lower())
+    name = next((shared for shared, other in known if config == other and sigmas is None), name)
     shared = folder.parents[1] / "networks" / scale
     return train(config, shared, name, fields={"model.sigma": sigmas or SIGMAS}, seeds=_SEEDS[scale])
 
@@ -143,8 +168,7 @@ def _annealed(scale: Scale, folder: Path, name: str, task: str, what: str) -> Ou
 
 
 def _fig7a(scale: Scale, folder: Path) -> Outcome:
-    counts = (100, 1000) if scale == "small" else (100, 1000, 10_000, 100_000)
-    variants = {f"{count:,} units": base(scale, hidden=count) for count in counts}
+    variants = {f"{count:,} units": ablated(scale, hidden=count) for count in _COUNTS[scale]}
     return _compared(variants, scale, folder, {**PAPER, "10,000 units": PAPER["latents"]})[1]
 
 
@@ -157,24 +181,24 @@ def _fig7b(scale: Scale, folder: Path) -> Outcome:
         left_out = {"latents": f"{HOW_TO_MAKE}."}
     else:
         latents = replaced(base(scale), {"data.name": "cifar10_latents"})
-        variants["latents"] = configs.get("latent_noise") if scale == "paper" else latents
+        variants["latents"] = ablated(scale) if scale == "paper" else latents
         left_out = {}
     outcome = _compared(variants, scale, folder, PAPER)[1]
     return outcome._replace(ours=outcome.ours | ({"left_out": left_out} if left_out else {}))
 
 
 def _fig7c(scale: Scale, folder: Path) -> Outcome:
-    variants = {"Gaussian": base(scale), "Laplace": base(scale, noise="laplace")}
+    variants = {"Gaussian": ablated(scale), "Laplace": ablated(scale, noise="laplace")}
     return _compared(variants, scale, folder, {**PAPER, "Gaussian": PAPER["latents"]})[1]
 
 
 def _fig7d(scale: Scale, folder: Path) -> Outcome:
-    variants = {"reconstruction": base(scale), "classification": base(scale, name="mnist_noise_classifier")}
+    variants = {"reconstruction": ablated(scale), "classification": ablated(scale, name="mnist_noise_classifier")}
     return _compared(variants, scale, folder, {**PAPER, "reconstruction": PAPER["latents"]})[1]
 
 
 def _fig11(scale: Scale, folder: Path) -> Outcome:
-    variants = {"ReLU": base(scale), "explaining away": base(scale, competition="explain_away")}
+    variants = {"ReLU": ablated(scale), "explaining away": ablated(scale, competition="explain_away")}
     grids, outcome = _compared(variants, scale, folder, {})
     relu, away = (_activity(trained).mean(1) for trained in grids.values())
     return outcome._replace(ours={**outcome.ours, "sparser_at_every_sigma": bool(np.all(away < relu))})
@@ -191,23 +215,25 @@ def _smooth(activation: str, label: str, scale: Scale, folder: Path) -> Outcome:
 
 def _table1(scale: Scale, folder: Path) -> Outcome:
     """Compares ways to compete by the error of denoising, with noise, as printed."""
-    levels = [level for level, sigma in enumerate(SIGMAS) if 0 < sigma < 1]
-    sigmas = [SIGMAS[level] for level in levels]
-    variants = {
-        "ReLU": base(scale),
-        "shared bias": base(scale, bias="shared"),
-        "explaining away": base(scale, competition="explain_away"),
-        "interneuron": base(scale, competition="interneuron", bias="none"),
+    sigmas = [sigma for sigma in _PRINTED if sigma in SIGMAS]
+    levels = [SIGMAS.index(sigma) for sigma in sigmas]
+    variants = {f"ReLU, {count:,} units": ablated(scale, hidden=count) for count in _COUNTS[scale]}
+    variants |= {
+        "shared bias": ablated(scale, bias="shared"),
+        "explaining away": ablated(scale, competition="explain_away"),
+        "interneuron": ablated(scale, competition="interneuron", bias="none"),
     }
-    grids = {label: grid(config, scale, folder, label) for label, config in variants.items()}
-    losses = {label: trained.last("test_loss")[levels] for label, trained in grids.items()}
-    figure = activity_against_noise(sigmas, losses, {}, label="squared error", percent=False)
-    ours: dict[str, Any] = {"sigma": sigmas}
-    ours |= {label: values.mean(1).tolist() for label, values in losses.items()}
-    ours |= {
+    # The networks of ReLU units are those of figure 7a.
+    grids = {label: grid(config, scale, folder, label.removeprefix("ReLU, ")) for label, config in variants.items()}
+    losses = {label: trained.last("test_loss")[levels].mean(1).tolist() for label, trained in grids.items()}
+    paper = {label: [TABLE1[label][_PRINTED.index(sigma)] for sigma in sigmas] for label in grids}
+    cells = {label: zip(losses[label], paper[label], strict=True) for label in grids}
+    rows = [[label, *(f"{value:.4f}" for pair in pairs for value in pair)] for label, pairs in cells.items()]
+    head = ["denoising by", *(name for sigma in sigmas for name in (f"σ = {sigma:g}\nours", "\npaper"))]
+    ours: dict[str, Any] = {"sigma": sigmas, **losses} | {
         f"{label}, active fraction": _activity(trained)[levels].mean(1).tolist() for label, trained in grids.items()
     }
-    return Outcome(figure, ours, {}, list(_SEEDS[scale]))
+    return Outcome(table(head, rows), ours, paper, list(_SEEDS[scale]))
 
 
 STUDIES: dict[str, Study] = {

@@ -148,6 +148,13 @@ def test_the_paper_scale_is_the_papers():
     assert dataclasses.replace(annealed.model, anneal_after=None, anneal_epochs=0.0) == config.model
 
 
+def test_ablations_are_of_the_latents_at_the_papers_scale():
+    assert noise_activity.ablated("small", hidden=100) == noise_activity.base("small", hidden=100)
+    config = noise_activity.ablated("paper", name="mnist_noise_classifier", hidden=100)
+    assert (config.data.name, config.model.hidden, config.model.classes) == ("cifar10_latents", 100, 10)
+    assert config.objective.kind == "classification"
+
+
 @pytest.mark.slow
 def test_more_seeds_are_added_to_those_that_are_there(tiny, tmp_path, capsys):
     assert main(["dense/fig5", "--out", str(tmp_path)]) == 0
