@@ -39,7 +39,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, names: int = 1,
     axes.set_ylim(len(rows) + 0.2, -lines - 0.2)
     for i, x in enumerate(edges):
         side = "left" if i < names else "right"
-        axes.text(x, -0.25, head[i], ha=side, va="bottom", fontweight="bold", fontsize=7, linespacing=1.1)
+        axes.text(x, -0.38, head[i], ha=side, va="baseline", fontweight="bold", fontsize=7, linespacing=1.1)
         for j, row in enumerate(rows):
             axes.text(x, j + 0.5, row[i], ha=side, va="center", fontsize=7)
     for y, thick in ((-lines - 0.2, 0.9), (0, 0.5), (len(rows) + 0.2, 0.9)):
