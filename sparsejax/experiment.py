@@ -9,11 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sparsejax import data
 from sparsejax.data.dataset import Dataset
-from sparsejax.data.resident import Resident, normalised, resident, steps_per_epoch
-from sparsejax.data.speech import SPEECH
-from sparsejax.data.text import TEXTS, load_text, windows
+from sparsejax.data.resident import Resident, normalised, resident
 from sparsejax.errors import ConfigError
 from sparsejax.evaluation.accuracy import make_evaluation, make_noise_evaluation
 from sparsejax.evaluation.detail import detail_arrays, detail_report, make_detail
@@ -24,9 +21,7 @@ from sparsejax.evaluation.tracking import layer_measures
 from sparsejax.figures.run import write_figures
 from sparsejax.hyper import stack_hyper, static_fields
 from sparsejax.models.base import Variables
-from sparsejax.models.gpt import GPT
-from sparsejax.models.noisy import NoisyNetwork
-from sparsejax.models.speech import SpeechCNN
+from sparsejax.task import batch_sizes, count_parameters, load_data
 from sparsejax.training import checkpoints, loop
 from sparsejax.training.config import Config
 from sparsejax.training.devices import carry, place, put_members, put_shared
@@ -98,8 +93,8 @@ def run(experiment: Experiment, folder: RunFolder, *, fresh: bool = False, resum
     dataset = load_data(config)
     for other in experiment.configs[1:]:  # a swept k or density, too, has to fit
         other.model.layers(dataset.train.images.shape[1:])
-    parameters = _parameters(config, dataset) if config.training.order_seed is not None else None
-    placement = place(config.devices, len(experiment.configs), _batch_sizes(config), sharing=parameters)
+    parameters = count_parameters(config, dataset) if config.training.order_seed is not None else None
+    placement = place(config.devices, len(experiment.configs), batch_sizes(config), sharing=parameters)
     description = describe(
         config, name=experiment.name, seeds=experiment.seeds, points=experiment.points, data=_origin(dataset)
     )
@@ -180,89 +175,6 @@ def run(experiment: Experiment, folder: RunFolder, *, fresh: bool = False, resum
     variables = jax.tree.map(np.asarray, progress.state.variables)
     write_figures(folder, result, variables)
     return Finished(result, variables)
-
-
-def load_data(config: Config) -> Dataset:
-    """Loads the configured data and checks that network and batches fit it.
-
-    Raises:
-      ConfigError: they do not fit.
-      DataMissingError, DataDamagedError: the data cannot be had.
-    """
-    if config.data.name in TEXTS:
-        text = load_text(config.data.name, unit=config.data.unit, vocabulary=config.data.vocabulary)
-        dataset = windows(text, config.data.length)
-    elif config.data.name in SPEECH:
-        wanted = {"words": config.data.words, "silence": config.data.silence, "held_out": config.data.held_out}
-        dataset = data.load(config.data.name, config.data.source, **wanted)
-    else:
-        dataset = data.load(config.data.name, config.data.source)
-    dataset = dataset.limited(config.data.train_examples, config.data.test_examples)
-    for batch_size in sorted(_batch_sizes(config)):
-        steps_per_epoch(len(dataset.train.labels), batch_size)
-    _check_task(config, dataset)
-    _parameters(config, dataset)  # k and densities against the layers
-    penalised, layers = config.objective.penalised, config.model.layers(dataset.train.images.shape[1:])
-    unknown = sorted({*(penalised or ())} - {layer.name for layer in layers})
-    if unknown:
-        raise ConfigError(
-            f"objective.penalised names {', '.join(unknown)}, but the hidden layers of this network are "
-            f"{', '.join(layer.name for layer in layers)}; take some of them, or None for all."
-        )
-    return dataset
-
-
-def _parameters(config: Config, dataset: Dataset) -> int:
-    """Counts the parameters of a network on these data, without drawing it."""
-    shape, dtype = dataset.train.images.shape[1:], dataset.train.images.dtype
-    example = jnp.zeros((1, *shape), jnp.int32 if dtype == np.int32 else jnp.float32)
-    variables = jax.eval_shape(config.model.init, jax.random.key(0), example)
-    return sum(leaf.size for leaf in jax.tree.leaves(variables.params))
-
-
-def _check_task(config: Config, dataset: Dataset) -> None:
-    """Refuses a network whose outputs do not fit the task and the data."""
-    text, language = config.data.name in TEXTS, config.objective.kind == "next_token"
-    if isinstance(config.model, GPT) or text or language:
-        if not (isinstance(config.model, GPT) and text and language):
-            raise ConfigError(
-                f"A {type(config.model).__name__} on {dataset.name} with objective.kind {config.objective.kind} cannot "
-                "be; texts, the model GPT and the objective next_token go together."
-            )
-        if config.model.vocabulary < dataset.classes:
-            raise ConfigError(
-                f"model.vocabulary is {config.model.vocabulary}, but {dataset.name} has {dataset.classes} different "
-                f"tokens; take --model.vocabulary {dataset.classes}, or a smaller data.vocabulary."
-            )
-        if config.evaluation.detail:
-            raise ConfigError("evaluation.detail is True, but windows of a text have no classes; take False.")
-        return
-    known = isinstance(config.model, NoisyNetwork) and config.model.has_implicit_terms
-    if config.evaluation.implicit_examples is not None and not known:
-        raise ConfigError(
-            f"evaluation.implicit_examples is {config.evaluation.implicit_examples}, but the implicit terms are known "
-            "in closed form for a plain ReLU autoencoder under gaussian noise on its input only; take None."
-        )
-    if isinstance(config.model, SpeechCNN) != (config.data.name in SPEECH):
-        raise ConfigError(
-            f"A {type(config.model).__name__} on {dataset.name} cannot be; spoken words ({', '.join(SPEECH)}) and the "
-            "model SpeechCNN go together."
-        )
-    classes = config.model.classes
-    if config.objective.kind == "reconstruction" and classes is not None:
-        raise ConfigError(
-            f"objective.kind is reconstruction, but model.classes is {classes}; take a network "
-            "with model.classes None, such as a DenseNetwork, whose outputs are as many as its inputs."
-        )
-    if config.objective.kind == "classification" and (classes is None or classes < dataset.classes):
-        raise ConfigError(
-            f"model.classes is {config.model.classes}, but {dataset.name} has {dataset.classes} classes; take "
-            f"--model.classes {dataset.classes}."
-        )
-
-
-def _batch_sizes(config: Config) -> set[int]:
-    return {config.training.batch_size_in(epoch) for epoch in range(min(2, config.training.epochs))}
 
 
 def _origin(dataset: Dataset) -> dict[str, Any]:

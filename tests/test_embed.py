@@ -12,7 +12,7 @@ from sparsejax.data import read_digits
 from sparsejax.data.latents import LATENTS_FILE, read_latents
 from sparsejax.data.resident import normalised, resident
 from sparsejax.embed import main
-from sparsejax.experiment import load_data
+from sparsejax.task import load_data
 from sparsejax.training.restore import recorded, trained
 from sparsejax.training.run_folder import RunFolder
 

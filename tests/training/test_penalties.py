@@ -8,10 +8,10 @@ import pytest
 from sparsejax import configs
 from sparsejax.data.resident import Batch
 from sparsejax.errors import ConfigError
-from sparsejax.experiment import load_data
 from sparsejax.hyper import hyper_of, static_fields
 from sparsejax.models.base import Output
-from sparsejax.training.config import ObjectiveConfig
+from sparsejax.task import load_data
+from sparsejax.training.config import ObjectiveConfig, replaced
 from sparsejax.training.objectives import objective_of, total_loss
 
 COSTS = {
