@@ -1,6 +1,14 @@
 """Pure functions on arrays: what other JAX code imports. They need jax, numpy and jaxtyping, nothing else."""
 
 from sparsejax.functional.convolution import conv2d, depthwise_conv2d, max_pool2d
+from sparsejax.functional.hebbian import (
+    adaptive_threshold,
+    conv2d_twice,
+    divisive_norm,
+    hebbian_cost,
+    mean_threshold,
+    unit_norm,
+)
 from sparsejax.functional.implicit import ImplicitTerms, implicit_terms, implicit_terms_smooth
 from sparsejax.functional.initializers import uniform_fan_in
 from sparsejax.functional.kwinners import (
@@ -52,6 +60,7 @@ __all__ = [
     "activation_frequency",
     "active_counts",
     "active_fraction",
+    "adaptive_threshold",
     "add_noise",
     "annealed",
     "best_weight",
@@ -61,8 +70,10 @@ __all__ = [
     "confusion_matrix",
     "connections_per_unit",
     "conv2d",
+    "conv2d_twice",
     "dead_units",
     "depthwise_conv2d",
+    "divisive_norm",
     "dropout",
     "duty_entropy",
     "example_keys",
@@ -70,6 +81,7 @@ __all__ = [
     "gaussian",
     "gini",
     "gini_weighted_accuracy",
+    "hebbian_cost",
     "hoyer",
     "implicit_terms",
     "implicit_terms_smooth",
@@ -86,6 +98,7 @@ __all__ = [
     "magnitude_counts",
     "max_entropy",
     "max_pool2d",
+    "mean_threshold",
     "mel_filters",
     "mel_power",
     "mel_spectrogram",
@@ -102,6 +115,7 @@ __all__ = [
     "top_k",
     "top_k_subtract",
     "uniform_fan_in",
+    "unit_norm",
     "update_boost_state",
     "update_reinforce_baseline",
     "white_noise_blend",

@@ -1,0 +1,222 @@
+"""Hebbian/anti-Hebbian (HaH) blocks: unit-norm kernels, divisive normalisation, adaptive thresholds, and the cost.
+
+A HaH block is convolution with a kernel of `unit_norm`, ReLU, `divisive_norm`, `adaptive_threshold`; its cost is
+`hebbian_cost` of what follows the ReLU. Images are `[batch, height, width, channels]`, a neuron is a channel.
+
+References:
+  Cekic, Bakiskan & Madhow, Neuro-Inspired Deep Neural Networks with Sparse, Strong Activations, 2022. Where the paper
+  and the code that it ran differ, each function says how.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from sparsejax.functional.convolution import conv2d
+from sparsejax.functional.selection import kth_largest, top_k
+
+
+def unit_norm(kernel: Float[Array, "*inputs outputs"], *, eps: float = 1e-6) -> Float[Array, "*inputs outputs"]:
+    """Returns the kernel with each neuron's weights divided by their length, so that responses are projections.
+
+    The gradient passes through the length: it has no part along the weights, whose length no step then shortens.
+
+    Args:
+      kernel: `[..., outputs]`, a neuron's weights being all that lead to one output.
+      eps: added to the length, so that a neuron without weights stays silent.
+
+    References:
+      Eq. 1; eps is the code's.
+    """
+    square = jnp.sum(jnp.square(kernel), axis=tuple(range(kernel.ndim - 1)))
+    # The square root has no gradient at 0.
+    length = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+    return kernel / (length + eps).reshape((1,) * (kernel.ndim - 1) + (-1,))
+
+
+def divisive_norm(
+    y: Float[Array, "batch height width channels"],
+    *,
+    sigma: float | Float[Array, ""] = 0.1,
+    pool: int = 3,
+    eps: float = 1e-7,
+) -> Float[Array, "batch height width channels"]:
+    r"""Divides activations by what all neurons do at their position and at the image's most active one.
+
+    .. math:: z_k(p) = \frac{y_k(p)}{\sigma \max_q M(q) + (1 - \sigma) M(p)}
+
+    with M the mean over the neurons of the activity, of which with `pool` the maximum over a square of positions is
+    taken first. Scaling an image leaves its z as it is, up to eps.
+
+    Args:
+      y: activations, 0 or more as a rule; of others the absolute value counts.
+      sigma: weight of the most active position, in [0, 1] (not a standard deviation: the paper's letter); may be
+        traced.
+      pool: side of the square around each position. The paper's equation has none, which is 1; the code it was run
+        with has 3.
+      eps: added to the denominator.
+
+    Raises:
+      ValueError: y is no batch of images, sigma is a Python number outside [0, 1], or pool is even or below 1.
+
+    References:
+      Eq. 2; pool and eps are the code's.
+    """
+    if y.ndim != 4:
+        raise ValueError(f"y has shape {y.shape}; expected [batch, height, width, channels].")
+    if isinstance(sigma, (int, float)) and not 0 <= sigma <= 1:
+        raise ValueError(f"sigma is {sigma}; expected a weight in [0, 1].")
+    if pool < 1 or pool % 2 == 0:
+        raise ValueError(f"pool is {pool}; expected an odd number of positions, 1 for none.")
+    # The gradient of jnp.abs at 0 is 1, not 0.
+    activity = y * jax.lax.stop_gradient(jnp.sign(y))
+    mean = jnp.mean(_greatest_around(activity, pool), axis=-1, keepdims=True)
+    most = jnp.max(mean, axis=(1, 2), keepdims=True)
+    return y / (sigma * most + (1 - sigma) * mean + eps)
+
+
+def adaptive_threshold(
+    z: Float[Array, "batch height width channels"], *, keep: float = 0.2
+) -> Float[Array, "batch height width channels"]:
+    """Keeps of every image and neuron the positions with the greatest activation, and makes the others 0.
+
+    Of n positions floor((1 - keep) n) are at or below the threshold, which is exceeded strictly: equal values fall
+    together, and where more than that many are 0, all positive ones are kept. No gradient passes the threshold.
+
+    Args:
+      z: activations.
+      keep: fraction of the positions to keep, in (0, 1].
+
+    Raises:
+      ValueError: z is no batch of images, or keep is outside (0, 1].
+
+    References:
+      Eq. 3 with the 1 - keep quantile of section 2.1; strictness and floor are the code's.
+    """
+    batch, height, width, channels = _images(z)
+    if not 0 < keep <= 1:
+        raise ValueError(f"keep is {keep}; expected a fraction in (0, 1].")
+    positions = height * width
+    below = math.floor((1 - keep) * positions)
+    if below == 0:
+        return z
+    rows = jnp.moveaxis(jax.lax.stop_gradient(z), -1, 1).reshape(batch, channels, positions)
+    threshold = kth_largest(rows, positions - below + 1)
+    return _above(z, threshold[:, None, None, :])
+
+
+def mean_threshold(
+    z: Float[Array, "batch height width channels"], *, factor: float | Float[Array, ""] = 1.0
+) -> Float[Array, "batch height width channels"]:
+    """Makes 0 what does not exceed `factor` times the mean over the positions, for every image and neuron.
+
+    No gradient passes the threshold.
+
+    Args:
+      z: activations.
+      factor: of the mean; may be traced.
+
+    Raises:
+      ValueError: z is no batch of images.
+
+    References:
+      Section 2.1, the other choice of the threshold.
+    """
+    _images(z)
+    mean = jnp.mean(jax.lax.stop_gradient(z), axis=(1, 2), keepdims=True)
+    return _above(z, factor * mean)
+
+
+def hebbian_cost(
+    y: Float[Array, "*batch channels"], *, demote: float | Float[Array, ""], promoted: float = 0.1
+) -> Float[Array, ""]:
+    r"""Returns by how much the most active neurons exceed the others, the mean over all positions: to be maximised.
+
+    .. math:: L = \frac{1}{K} \sum_{k \le K} y^{(k)} - \frac{\lambda}{N - K} \sum_{k > K} y^{(k)}
+
+    with the activations of a position in falling order. Raising L strengthens what fires together (Hebbian) and
+    weakens the rest (anti-Hebbian).
+
+    Args:
+      y: activations after the ReLU, before any normalisation of them, neurons last.
+      demote: lambda, the weight of the others; may be traced. The paper says 0.1; its code, by a slip in a name, ran
+        with 1.
+      promoted: fraction of the neurons that count as the most active, K being rounded up.
+
+    Raises:
+      ValueError: promoted leaves no neuron among the most active or among the others.
+
+    References:
+      Eq. 4; the rounding is the code's.
+    """
+    neurons = y.shape[-1]
+    k = math.ceil(promoted * neurons)
+    if not 1 <= k < neurons:
+        raise ValueError(
+            f"promoted is {promoted}, {k} of {neurons} neurons; expected a fraction that leaves at least one neuron "
+            "among the most active and one among the others."
+        )
+    y = y.astype(jnp.float32)
+    most = jnp.sum(top_k(y, k, ties="first"), axis=-1)
+    others = jnp.sum(y, axis=-1) - most
+    return jnp.mean(most / k - demote * others / (neurons - k))
+
+
+@jax.custom_vjp
+def conv2d_twice(
+    x: Float[Array, "batch height width inputs"], kernel: Float[Array, "kh kw inputs outputs"]
+) -> tuple[Float[Array, "batch rows columns outputs"], Float[Array, "batch rows columns outputs"]]:
+    """Returns `conv2d` twice: the gradient of the first reaches kernel and input, that of the second the kernel alone.
+
+    So a cost of the second is a layer's own, as if its input were fixed, and costs no convolution more: the kernel's
+    gradient is that of both, at once. Shapes and errors as in `conv2d`.
+
+    References:
+      The paper's code, whose gradient of each layer's cost stays in the layer; its text does not say so.
+    """
+    y = conv2d(x, kernel)
+    return y, y
+
+
+def _forward(x, kernel):
+    return conv2d_twice(x, kernel), (x, kernel)
+
+
+def _backward(saved, gradients):
+    x, kernel = saved
+    passed, local = gradients
+    (to_input,) = jax.vjp(lambda x: conv2d(x, kernel), x)[1](passed)
+    (to_kernel,) = jax.vjp(lambda kernel: conv2d(x, kernel), kernel)[1](passed + local)
+    return to_input, to_kernel
+
+
+conv2d_twice.defvjp(_forward, _backward)
+
+
+def _greatest_around(y: Array, side: int) -> Array:
+    """Returns the maximum over a square around each position: along one axis, then the other, by shifting.
+
+    Inside a while loop `lax.reduce_window` and its gradient are slow on a CPU.
+    """
+    reach = side // 2
+    for axis in (1, 2):
+        around = ((0, 0),) * axis + ((reach, reach),) + ((0, 0),) * (3 - axis)
+        padded = jnp.pad(y, around)  # with 0, the least an absolute value can be
+        length = y.shape[axis]
+        shifted = (jax.lax.slice_in_dim(padded, i, i + length, axis=axis) for i in range(side))
+        y = functools.reduce(jnp.maximum, shifted)
+    return y
+
+
+def _above(z: Array, threshold: Array) -> Array:
+    """Keeps what exceeds the threshold, and NaN."""
+    return jnp.where(z <= threshold, jnp.zeros_like(z), z)
+
+
+def _images(z: Array) -> tuple[int, ...]:
+    if z.ndim != 4:
+        raise ValueError(f"z has shape {z.shape}; expected [batch, height, width, channels].")
+    return z.shape
