@@ -19,6 +19,7 @@ from sparsejax.evaluation.products import count_products, products_report
 from sparsejax.evaluation.report import layer_report, noise_report, summary
 from sparsejax.evaluation.tracking import layer_measures
 from sparsejax.figures.run import write_figures
+from sparsejax.functional import crop_and_flip
 from sparsejax.hyper import stack_hyper, static_fields
 from sparsejax.models.base import Variables
 from sparsejax.task import batch_sizes, count_parameters, load_data
@@ -29,6 +30,8 @@ from sparsejax.training.log import MetricsLog, Terminal
 from sparsejax.training.members import over_members
 from sparsejax.training.objectives import OBJECTIVES, objective_of
 from sparsejax.training.run_folder import RunFolder, describe
+
+_AUGMENTATIONS = {"none": None, "crop_flip": crop_and_flip}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +110,7 @@ def run(experiment: Experiment, folder: RunFolder, *, fresh: bool = False, resum
     job = loop.Job(
         config.model, objective, config.training, placement, hyper,
         put_shared(resident(dataset, dataset.train, normalise=normalise), placement), config.data.balanced,
+        _AUGMENTATIONS[config.data.augment],
     )  # fmt: skip
     test = put_shared(resident(dataset, dataset.test, normalise=normalise), placement)
     sizes = {"examples": len(dataset.test.labels), "batch_size": config.evaluation.batch_size,

@@ -34,6 +34,10 @@ def load_data(config: Config) -> Dataset:
     dataset = dataset.limited(config.data.train_examples, config.data.test_examples)
     for batch_size in sorted(batch_sizes(config)):
         steps_per_epoch(len(dataset.train.labels), batch_size)
+    if config.data.augment != "none" and (dataset.train.images.ndim != 4 or config.data.name in SPEECH):
+        raise ConfigError(
+            f"data.augment is {config.data.augment}, but {dataset.name} has no images to move and mirror; take none."
+        )
     _check_task(config, dataset)
     count_parameters(config, dataset)  # k and densities against the layers
     penalised, layers = config.objective.penalised, config.model.layers(dataset.train.images.shape[1:])

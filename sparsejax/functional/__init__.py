@@ -9,6 +9,7 @@ from sparsejax.functional.hebbian import (
     mean_threshold,
     unit_norm,
 )
+from sparsejax.functional.images import crop_and_flip
 from sparsejax.functional.implicit import ImplicitTerms, implicit_terms, implicit_terms_smooth
 from sparsejax.functional.initializers import uniform_fan_in
 from sparsejax.functional.kwinners import (
@@ -71,6 +72,7 @@ __all__ = [
     "connections_per_unit",
     "conv2d",
     "conv2d_twice",
+    "crop_and_flip",
     "dead_units",
     "depthwise_conv2d",
     "divisive_norm",

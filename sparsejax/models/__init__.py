@@ -4,6 +4,7 @@ from sparsejax.models.base import Layer, Model, Output, Variables
 from sparsejax.models.conv_mixer import ConvMixer
 from sparsejax.models.dense import DenseNetwork
 from sparsejax.models.gpt import GPT
+from sparsejax.models.hebbian_vgg import HebbianVGG
 from sparsejax.models.mlp import SparseMLP
 from sparsejax.models.network import SparseNetwork
 from sparsejax.models.noisy import NoisyNetwork
@@ -14,6 +15,7 @@ __all__ = [
     "ConvMixer",
     "DenseNetwork",
     "GPT",
+    "HebbianVGG",
     "Layer",
     "Model",
     "NoisyNetwork",

@@ -55,14 +55,22 @@ def init_batch_norm(features: int) -> State:
     return {"mean": jnp.zeros(features), "var": jnp.ones(features)}
 
 
+def init_scale(features: int) -> Params:
+    """Returns the scale 1 and offset 0 of a batch norm that has them."""
+    return {"scale": jnp.ones(features), "bias": jnp.zeros(features)}
+
+
 def batch_norm(
-    state: State, x: Float[Array, "batch ..."], *, train: bool, axis_name: str | None
+    state: State, x: Float[Array, "batch ..."], *, train: bool, axis_name: str | None, params: Params | None = None
 ) -> tuple[Float[Array, "batch ..."], State]:
-    """Normalises each feature without scale or offset, as in the paper; Flax's running variance is the biased one."""
+    """Normalises each feature, then scales and offsets it by `params`, if any; Flax's running variance is biased."""
     norm = nn.BatchNorm(
         use_running_average=not train, momentum=0.9, use_scale=False, use_bias=False, axis_name=axis_name
     )
     y, updated = norm.apply({"batch_stats": state}, x, mutable=["batch_stats"])
+    if params is not None:
+        scale, bias = (params[name].reshape((1,) * (y.ndim - 1) + (-1,)) for name in ("scale", "bias"))
+        y = y * scale + bias
     return y, dict(updated["batch_stats"])
 
 

@@ -66,8 +66,7 @@ class ConvMixer:
             params[f"pointwise{i}"] = self._dense(next(keys), self.width, self.width)
         normalised = list(params)
         params["output"] = self._dense(next(keys), self.width, self.classes)
-        params |= {f"{name}_norm": {"scale": jnp.ones(self.width), "bias": jnp.zeros(self.width)}
-                   for name in normalised}  # fmt: skip
+        params |= {f"{name}_norm": blocks.init_scale(self.width) for name in normalised}
         return Variables(params, {name: blocks.init_batch_norm(self.width) for name in normalised})
 
     def apply(
@@ -98,11 +97,9 @@ class ConvMixer:
         params, state = variables.params, {}
 
         def finished(name: str, x: Array) -> Array:
-            y, state[name] = blocks.batch_norm(
-                variables.state[name], jax.nn.gelu(x, approximate=False), train=train, axis_name=axis_name
-            )
-            norm = params[f"{name}_norm"]
-            return y * norm["scale"].reshape(1, 1, 1, -1) + norm["bias"].reshape(1, 1, 1, -1)
+            h, norm = jax.nn.gelu(x, approximate=False), params[f"{name}_norm"]
+            y, state[name] = blocks.batch_norm(variables.state[name], h, train=train, axis_name=axis_name, params=norm)
+            return y
 
         x = finished("patch", blocks.linear(params["patch"], {}, _patches(x, self.patch)))
         for i in range(1, self.depth + 1):

@@ -9,6 +9,7 @@ from sparsejax.hyper import traced
 from sparsejax.models.conv_mixer import ConvMixer
 from sparsejax.models.dense import DenseNetwork
 from sparsejax.models.gpt import GPT
+from sparsejax.models.hebbian_vgg import HebbianVGG
 from sparsejax.models.mlp import SparseMLP
 from sparsejax.models.noisy import NoisyNetwork
 from sparsejax.models.sparse_cnn import SparseCNN
@@ -42,6 +43,8 @@ class DataConfig:
     """Part of the spoken words that networks are evaluated on."""
     balanced: bool = False
     """Show examples of every class equally often, however many there are."""
+    augment: Literal["none", "crop_flip"] = "none"
+    """Change the images of training anew at every step: moved by up to 4 pixels, and half of them mirrored."""
     normalise: bool = True
     """Scale pixels to mean 0 and standard deviation 1 over the training set; otherwise they lie in [0, 1]."""
 
@@ -105,6 +108,8 @@ class TrainingConfig:
     """Factor of the step schedule."""
     lr_decay_every: int = 1
     """Epochs between two steps of the step schedule."""
+    lr_decay_at: tuple[int, ...] | None = None
+    """Epochs after which the step schedule takes its steps instead."""
     warmup_epochs: float | None = traced(None)
     """Epochs over which the learning rate rises linearly from 0, besides the schedule; None for none."""
     rewiring: Literal["none", "set", "rigl"] = "none"
@@ -138,6 +143,11 @@ class TrainingConfig:
             raise ConfigError(
                 f"training.momentum is {self.momentum}, but adam keeps its own averages; take --training.momentum None "
                 "or --training.optimizer sgd."
+            )
+        if self.lr_decay_at is not None and (min(self.lr_decay_at, default=0) < 1 or self.schedule != "step"):
+            raise ConfigError(
+                f"training.lr_decay_at is {self.lr_decay_at} with training.schedule {self.schedule}; expected epochs, "
+                "counted from 1, and the schedule step."
             )
         for name in ("seed", "order_seed"):
             value = getattr(self, name)
@@ -200,7 +210,7 @@ class DevicesConfig:
 class Config:
     """One experiment."""
 
-    model: SparseCNN | SpeechCNN | SparseMLP | DenseNetwork | NoisyNetwork | GPT | ConvMixer
+    model: SparseCNN | SpeechCNN | SparseMLP | DenseNetwork | NoisyNetwork | GPT | ConvMixer | HebbianVGG
     """The network."""
     data: DataConfig = DataConfig()
     """The data."""

@@ -17,7 +17,7 @@ from sparsejax.training.devices import Placement, carry, put_members, put_shared
 from sparsejax.training.log import MetricsLog, Terminal
 from sparsejax.training.objectives import Objective
 from sparsejax.training.state import ORDER, Best, TrainState, init_best, init_state, update_best
-from sparsejax.training.step import chunk_length, make_chunk
+from sparsejax.training.step import Augment, chunk_length, make_chunk
 
 # evaluate(variables, epoch) -> name -> one number per network; the objective's score is among them, after "test_".
 Evaluate = Callable[[Variables, Float[Array, "members"]], dict[str, Float[Array, "members"]]]
@@ -40,6 +40,7 @@ class Job(NamedTuple):
     hyper: Hyper
     data: Resident
     balanced: bool = False
+    augment: Augment | None = None
 
     @property
     def members(self) -> int:
@@ -131,7 +132,7 @@ def _compiled_chunk(job: Job, batch_size: int, steps: int) -> tuple[Any, int]:
     length = chunk_length(steps)
     function = make_chunk(
         job.model, job.objective, job.config, examples=job.examples, batch_size=batch_size, length=length,
-        balanced=job.balanced,
+        balanced=job.balanced, augment=job.augment,
         axis_name=job.placement.axis_name, shards=job.placement.shards,
     )  # fmt: skip
     return carry(function, job.placement, donate=True), length

@@ -43,7 +43,10 @@ def learning_rate(
     if config.warmup_epochs is not None:
         base = base * jnp.minimum(1.0, fraction * config.epochs / hyper["warmup_epochs"])
     if config.schedule == "step":
-        return base * hyper["lr_decay"] ** (epoch // config.lr_decay_every)
+        steps = epoch // config.lr_decay_every
+        if config.lr_decay_at is not None:
+            steps = jnp.sum(epoch >= jnp.asarray(config.lr_decay_at, jnp.float32))
+        return base * hyper["lr_decay"] ** steps
     if config.schedule == "cosine":
         return base * 0.5 * (1 + jnp.cos(jnp.pi * fraction))
     return base

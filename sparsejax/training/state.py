@@ -12,7 +12,7 @@ from sparsejax.training.config import TrainingConfig
 from sparsejax.training.optimizers import optimizer
 
 # Streams of random numbers of one network; its key itself never changes.
-INIT, ORDER, NOISE, REWIRE = range(4)
+INIT, ORDER, NOISE, REWIRE, AUGMENT = range(5)
 
 
 class TrainState(NamedTuple):

@@ -16,10 +16,12 @@ from sparsejax.training.config import TrainingConfig
 from sparsejax.training.objectives import Metrics, Objective, total_loss
 from sparsejax.training.optimizers import learning_rate, optimizer
 from sparsejax.training.rewiring import masked_layers, no_probes, probed, rewire_fraction, rewired
-from sparsejax.training.state import NOISE, ORDER, REWIRE, TrainState
+from sparsejax.training.state import AUGMENT, NOISE, ORDER, REWIRE, TrainState
 
 Step = Callable[[TrainState, Batch, Hyper], tuple[TrainState, Metrics]]
 Chunk = Callable[[TrainState, Hyper, Resident], tuple[TrainState, Metrics]]
+Augment = Callable[[Array, Array], Array]
+"""Changes images `[batch, ...]`, given a key for each."""
 
 
 def make_step(
@@ -106,6 +108,7 @@ def make_chunk(
     batch_size: int,
     length: int,
     balanced: bool = False,
+    augment: Augment | None = None,
     axis_name: str | None = None,
     shards: int = 1,
 ) -> Chunk:
@@ -120,6 +123,7 @@ def make_chunk(
       batch_size: examples a step, over all shards.
       length: steps; it must divide those of an epoch.
       balanced: show examples of every class equally often.
+      augment: how images, still bytes, are changed at every step.
       axis_name: mesh axis of the shards.
       shards: parts of a batch; each takes its rows of it.
     """
@@ -136,9 +140,11 @@ def make_chunk(
         first_row = 0 if axis_name is None else share * lax.axis_index(axis_name)
 
         def body(state: TrainState, indices: Int[Array, "share"]) -> tuple[TrainState, Metrics]:
-            images = normalised(data, data.images[indices])
-            batch = Batch(images, data.labels[indices], first_row + jnp.arange(share))
-            return step(state, batch, hyper)
+            images, rows = data.images[indices], first_row + jnp.arange(share)
+            if augment is not None:
+                key = jax.random.fold_in(jax.random.fold_in(state.key, AUGMENT), state.step)
+                images = augment(example_keys(key, rows), images)
+            return step(state, Batch(normalised(data, images), data.labels[indices], rows), hyper)
 
         state, metrics = lax.scan(body, state, lax.dynamic_slice(order, (first, first_row), (length, share)))
         return state, jax.tree.map(lambda values: jnp.mean(values, axis=0), metrics)

@@ -1,0 +1,217 @@
+"""VGG-16 whose first blocks compete: Hebbian/anti-Hebbian costs, divisive normalisation, adaptive thresholds."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key, PRNGKeyArray
+
+from sparsejax.errors import ConfigError
+from sparsejax.functional import (
+    adaptive_threshold,
+    conv2d,
+    conv2d_twice,
+    divisive_norm,
+    hebbian_cost,
+    max_pool2d,
+    mean_threshold,
+    uniform_fan_in,
+    unit_norm,
+)
+from sparsejax.hyper import Hyper, hyper_of, traced
+from sparsejax.models import blocks
+from sparsejax.models.base import Layer, Output, Variables, expect, merged
+
+VGG16 = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512, 0)
+
+
+class _Block(NamedTuple):
+    """A convolution: its name, channels in and out, whether it is a HaH block, and whether a maximum follows."""
+
+    name: str
+    inputs: int
+    channels: int
+    hebbian: bool
+    pooled: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HebbianVGG:
+    r"""Blocks of 3 x 3 convolutions of unit norm and ReLU, padded to the size of the image, and a linear classifier.
+
+    The first `hebbian` of them are HaH blocks: ReLU, divisive normalisation, threshold; each adds its cost,
+    :math:`-\alpha L`, to what training minimises. In the others batch norm follows the ReLU. With `hebbian` 0 it is
+    the paper's standard network.
+
+    The defaults are the paper's network as its code ran it, which differs from the text in `demote` (0.1 in the text),
+    `norm_pool` (1) and `local_costs` (not said).
+
+    References:
+      Cekic, Bakiskan & Madhow, Neuro-Inspired Deep Neural Networks with Sparse, Strong Activations, 2022.
+    """
+
+    widths: tuple[int, ...] = VGG16
+    """Channels of each convolution; 0 for a 2 x 2 maximum."""
+    hebbian: int = 6
+    """HaH blocks, the first ones."""
+    alphas: tuple[float, ...] = traced((4.5e-3, 2.5e-3, 1.3e-3, 1e-3, 8e-4, 5e-4))
+    """Weight of the cost of each HaH block."""
+    demote: float = traced(1.0)
+    """Weight of the less active neurons in the cost (lambda in Eq. 4)."""
+    promoted: float = 0.1
+    """Fraction of the neurons that count as the most active in the cost."""
+    local_costs: bool = True
+    """Let a block's cost change its own kernel only, not those before it."""
+    norm: Literal["divisive", "batch"] = "divisive"
+    """Normalisation in the HaH blocks."""
+    suppression: float = traced(0.1)
+    """Weight of the image's most active position in the divisive normalisation (sigma in Eq. 2)."""
+    norm_pool: int = 3
+    """Side of the square of positions whose maximum the divisive normalisation takes first; 1 for none."""
+    threshold: Literal["quantile", "mean", "none"] = "quantile"
+    """Threshold of the HaH blocks: the best `keep` of each neuron's positions, those above its mean, or all."""
+    keep: float = 0.2
+    """Fraction of the positions that the quantile keeps."""
+    classes: int = 10
+    """Number of classes."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the convolutions; weights, costs and the classifier are float32 always."""
+
+    def __post_init__(self):
+        widths = [width for width in self.widths if width]
+        expect("model.widths", self.widths, "channels of one or more convolutions, and 0 for each maximum after one",
+               bool(widths) and min(self.widths) >= 0 and self.widths[0] > 0
+               and all(a or b for a, b in zip(self.widths, self.widths[1:], strict=False)))  # fmt: skip
+        expect("model.hebbian", self.hebbian, f"a number of blocks from 0 to {len(widths)}",
+               0 <= self.hebbian <= len(widths))  # fmt: skip
+        expect("model.alphas", self.alphas, f"one weight of 0 or more for each of the {self.hebbian} HaH blocks",
+               len(self.alphas) == self.hebbian and min(self.alphas, default=0) >= 0)  # fmt: skip
+        expect("model.demote", self.demote, "a weight of 0 or more", self.demote >= 0)
+        expect("model.suppression", self.suppression, "a weight in [0, 1]", 0 <= self.suppression <= 1)
+        expect("model.norm_pool", self.norm_pool, "an odd number of positions", self.norm_pool % 2 == 1)
+        expect("model.keep", self.keep, "a fraction in (0, 1]", 0 < self.keep <= 1)
+        few = min(widths[: self.hebbian], default=2)
+        expect("model.promoted", self.promoted, f"a fraction of {few} neurons that leaves some on either side",
+               self.promoted > 0 and -(-self.promoted * few // 1) < few)  # fmt: skip
+        expect("model.classes", self.classes, "a positive number", self.classes > 0)
+
+    def init(
+        self, key: PRNGKeyArray, example: Float[Array, "batch height width channels"], *, hyper: Hyper | None = None
+    ) -> Variables:
+        """Draws a network as PyTorch does.
+
+        Raises:
+          ConfigError: the example is no image, or too small for the maxima.
+        """
+        params: dict[str, blocks.Params] = {}
+        state: dict[str, blocks.State] = {}
+        shape = example.shape[1:]
+        for block in self._blocks(shape):
+            key, own = jax.random.split(key)
+            params[block.name] = {"kernel": uniform_fan_in(own, (3, 3, block.inputs, block.channels))}
+            if self._batch_norm(block):
+                params[f"{block.name}_norm"] = blocks.init_scale(block.channels)
+                state[block.name] = blocks.init_batch_norm(block.channels)
+        height, width, channels = self._sizes(shape)[-1]
+        params["output"] = blocks.init_weights(key, (height * width * channels, self.classes), 1.0)[0]
+        return Variables(params, state)
+
+    def apply(
+        self,
+        variables: Variables,
+        x: Float[Array, "batch height width channels"],
+        *,
+        key: Key[Array, "batch"] | None = None,
+        train: bool = False,
+        hyper: Hyper | None = None,
+        axis_name: str | None = None,
+    ) -> Output:
+        """Returns logits `[batch, classes]`, and as activations what each block passes on, before the maximum.
+
+        In training the HaH blocks' costs, times minus their weights, are the losses `hebbian1` and so on.
+
+        Args:
+          variables: as `init` made them.
+          x: images `[batch, height, width, channels]`.
+          key: not needed, nothing here is random.
+          train: normalise by the batch, update the running statistics, and add the costs.
+          hyper: overrides `alphas`, `demote`, `suppression`.
+          axis_name: mesh axis the batch is spread over, for the batch's statistics.
+
+        Raises:
+          ConfigError: x holds no images, or they are too small for the maxima.
+        """
+        hyper = merged(self, hyper, hyper_of(self))
+        params, state = variables.params, {}
+        activations: dict[str, Array] = {}
+        losses: dict[str, Array] = {}
+        for i, block in enumerate(self._blocks(x.shape[1:])):
+            name = block.name
+            kernel, x = unit_norm(params[name]["kernel"]).astype(self.precision), x.astype(self.precision)
+            padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+            if block.hebbian and train:
+                response, own = conv2d_twice(padded, kernel) if self.local_costs else (conv2d(padded, kernel),) * 2
+                cost = hebbian_cost(jax.nn.relu(own), demote=hyper["demote"], promoted=self.promoted)
+                losses[f"hebbian{i + 1}"] = -hyper["alphas"][i] * cost
+            else:
+                response = conv2d(padded, kernel)
+            x = jax.nn.relu(response)
+            if self._batch_norm(block):
+                h, norm = x.astype(jnp.float32), params[f"{name}_norm"]
+                x, state[name] = blocks.batch_norm(
+                    variables.state[name], h, train=train, axis_name=axis_name, params=norm
+                )
+            else:
+                x = divisive_norm(x, sigma=hyper["suppression"].astype(x.dtype), pool=self.norm_pool)
+            if block.hebbian and self.threshold != "none":
+                x = adaptive_threshold(x, keep=self.keep) if self.threshold == "quantile" else mean_threshold(x)
+            activations[name] = x
+            x = max_pool2d(x) if block.pooled else x
+        flat = x.astype(jnp.float32).reshape(x.shape[0], -1)
+        return Output(blocks.linear(params["output"], {}, flat), state, activations, losses or None)
+
+    def scheduled(self, hyper: Hyper, *, epoch: Array, step: Array) -> Hyper:
+        """Returns the hyperparameters as they are: none follows a schedule."""
+        return hyper
+
+    def layers(self, example_shape: tuple[int, ...]) -> list[Layer]:
+        """Describes the convolutions for reports."""
+        sizes = self._sizes(example_shape)
+        return [
+            Layer(block.name, height * width * block.channels)
+            for block, (height, width, _) in zip(self._blocks(example_shape), sizes[:-1], strict=True)
+        ]
+
+    def _batch_norm(self, block: _Block) -> bool:
+        return not block.hebbian or self.norm == "batch"
+
+    def _blocks(self, shape: tuple[int, ...]) -> Iterator[_Block]:
+        self._sizes(shape)
+        inputs, count = shape[2], 0
+        for i, width in enumerate(self.widths):
+            if width:
+                pooled = i + 1 < len(self.widths) and self.widths[i + 1] == 0
+                count += 1
+                yield _Block(f"conv{count}", inputs, width, count <= self.hebbian, pooled)
+                inputs = width
+
+    def _sizes(self, shape: tuple[int, ...]) -> list[tuple[int, int, int]]:
+        """Returns height, width and channels of what every convolution sees, and last of what the classifier sees."""
+        if len(shape) != 3:
+            raise ConfigError(f"An example has shape {shape}; a HebbianVGG expects [height, width, channels].")
+        height, width, channels = shape
+        sizes = []
+        for entry in self.widths:
+            if entry:
+                sizes.append((height, width, channels))
+                channels = entry
+            else:
+                height, width = height // 2, width // 2
+        if not height or not width:
+            raise ConfigError(
+                f"Images of shape {shape} are too small for the {self.widths.count(0)} maxima of model.widths, of "
+                "which each halves height and width; leave some out."
+            )
+        return [*sizes, (height, width, channels)]
