@@ -1,0 +1,200 @@
+"""APGD: projected gradient ascent with momentum, which halves its steps by itself; on three losses."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from sparsejax.evaluation.attacks.geometry import Bounds, Norm, inside, length, spread, steepest
+from sparsejax.evaluation.attacks.losses import LogitsFn, Loss, Network, cross_entropy, dlr, runner_up, targeted_dlr
+from sparsejax.evaluation.attacks.pgd import Adversarial, prepared
+
+_MOMENTUM, _RISES = 0.75, 0.75
+
+
+class _Climb(NamedTuple):
+    """Of every example: where it is and was, the best point with loss and gradient, its step, and the last check."""
+
+    now: Array
+    before: Array
+    gradient: Array
+    loss: Array
+    best: Array
+    best_gradient: Array
+    best_loss: Array
+    step: Array
+    rises: Array
+    checked_loss: Array
+    halved: Array
+    done: Array
+
+
+def apgd(
+    logits_fn: LogitsFn,
+    x: Float[Array, "batch *shape"],
+    labels: Int[Array, "batch"],
+    *,
+    epsilon: float | Float[Array, ""],
+    norm: Norm = "linf",
+    loss: Loss = cross_entropy,
+    iterations: int = 100,
+    bounds: Bounds = (0.0, 1.0),
+    draws: int | None = None,
+    key: PRNGKeyArray,
+) -> Adversarial:
+    """Climbs a loss within a ball, from a random start, until the examples are mistaken.
+
+    Steps begin with twice epsilon. At checkpoints, which come ever closer, an example whose loss rose in less than
+    three quarters of the steps, or whose best loss and step are as at the last checkpoint, goes back to its best point
+    and halves its step.
+
+    Args:
+      logits_fn, x, labels, epsilon, bounds, draws: as in `pgd`.
+      norm: "linf" or "l2".
+      loss: what is raised; `apgd_targeted` has another.
+      iterations: steps, and as many gradients.
+      key: for the start and the noise.
+
+    Raises:
+      ValueError: epsilon is negative, or the norm is neither.
+
+    References:
+      Croce & Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks,
+      2020, algorithm 1.
+    """
+    if norm not in ("linf", "l2"):
+        raise ValueError(f"norm is {norm}; expected linf or l2.")
+    network, key = prepared(logits_fn, epsilon, norm, draws, key, random=True)
+    return _climb(network, x, labels, epsilon, norm, loss, iterations, bounds, key)
+
+
+def apgd_dlr(logits_fn: LogitsFn, x: Array, labels: Array, **settings) -> Adversarial:
+    """APGD on the difference of logits ratio, which a network cannot hide by large logits. Arguments as in `apgd`."""
+    return apgd(logits_fn, x, labels, loss=dlr, **settings)
+
+
+def apgd_targeted(
+    logits_fn: LogitsFn,
+    x: Float[Array, "batch *shape"],
+    labels: Int[Array, "batch"],
+    *,
+    epsilon: float | Float[Array, ""],
+    norm: Norm = "linf",
+    targets: int | None = None,
+    iterations: int = 100,
+    bounds: Bounds = (0.0, 1.0),
+    draws: int | None = None,
+    key: PRNGKeyArray,
+) -> Adversarial:
+    """APGD towards one class after another, the likeliest first, each time on what is not yet mistaken.
+
+    Args:
+      targets: classes to try, None for nine or as many as there are; all else as in `apgd`.
+
+    Raises:
+      ValueError: as `apgd`, or there are fewer than four classes.
+
+    References:
+      Croce & Hein, 2020, section 4.2.
+    """
+    if norm not in ("linf", "l2"):
+        raise ValueError(f"norm is {norm}; expected linf or l2.")
+    network, key = prepared(logits_fn, epsilon, norm, draws, key, random=True)
+    logits = network(x, key)
+    classes = logits.shape[-1]
+    if classes < 4:
+        raise ValueError(f"There are {classes} classes; the targeted loss needs four. Take `apgd`.")
+
+    def attack(found: Adversarial, rank: Array) -> tuple[Adversarial, None]:
+        target = jnp.take_along_axis(order, jnp.broadcast_to(rank, labels.shape)[:, None], 1)[:, 0]
+        own = jax.random.fold_in(key, rank)
+        again = _climb(network, x, labels, epsilon, norm, targeted_dlr(target), iterations, bounds, own, found.success)
+        images = jnp.where(spread(found.success, x), found.images, again.images)
+        return Adversarial(images, found.success | again.success), None
+
+    order = jnp.stack([runner_up(logits, labels, rank) for rank in range(1, classes)], 1)
+    count = min(9 if targets is None else targets, classes - 1)
+    start = Adversarial(x, jnp.argmax(logits, -1) != labels)
+    return lax.scan(attack, start, jnp.arange(count))[0]
+
+
+def _climb(
+    network: Network,
+    x: Array,
+    labels: Array,
+    epsilon: float | Array,
+    norm: Norm,
+    loss: Loss,
+    iterations: int,
+    bounds: Bounds,
+    key: PRNGKeyArray,
+    done: Array | None = None,
+) -> Adversarial:
+    radius = jnp.broadcast_to(jnp.asarray(epsilon, x.dtype), x.shape[:1])
+    start_key, key = jax.random.split(key)
+    start = _on_the_sphere(start_key, x, radius, norm, bounds)
+    losses, gradient, wrong = network.rising(loss, start, labels, jax.random.fold_in(key, iterations))
+    done = wrong if done is None else wrong | done
+    nothing = jnp.zeros_like(losses)
+    state = _Climb(
+        start, start, gradient, losses, start, gradient, losses, 2 * radius, nothing, losses, nothing > 0, done
+    )
+
+    def unfinished(carry):
+        i, state, *_ = carry
+        return (i < iterations) & ~jnp.all(state.done)
+
+    def step(carry):
+        i, state, since, period = carry
+        share = jnp.where(i > 0, _MOMENTUM, 1.0).astype(x.dtype)
+        there = state.now + spread(state.step, x) * steepest(state.gradient, norm)
+        there = inside(x, there, radius, norm, bounds)
+        moved = state.now + share * (there - state.now) + (1 - share) * (state.now - state.before)
+        now = inside(x, moved, radius, norm, bounds)
+        losses, gradient, wrong = network.rising(loss, now, labels, jax.random.fold_in(key, i))
+        better = losses > state.best_loss
+        after = state._replace(
+            now=now,
+            before=state.now,
+            gradient=gradient,
+            loss=losses,
+            best=jnp.where(spread(better, x), now, state.best),
+            best_gradient=jnp.where(spread(better, x), gradient, state.best_gradient),
+            best_loss=jnp.maximum(losses, state.best_loss),
+            rises=state.rises + (losses > state.loss).astype(x.dtype),
+            done=wrong,
+        )
+        due = since + 1 >= period
+        after = jax.tree.map(lambda a, b: jnp.where(due, a, b), _checked(after, period), after)
+        # What is mistaken stays as it is.
+        state = jax.tree.map(lambda a, b: jnp.where(spread(state.done, a), b, a), after, state)
+        shrunk = jnp.maximum(period - max(int(0.03 * iterations), 1), max(int(0.06 * iterations), 1))
+        return i + 1, state, jnp.where(due, 0, since + 1), jnp.where(due, shrunk, period)
+
+    first = jnp.int32(max(int(0.22 * iterations), 1))
+    _, state, *_ = lax.while_loop(unfinished, step, (jnp.int32(0), state, jnp.int32(0), first))
+    return Adversarial(jnp.where(spread(state.done, x), state.now, state.best), state.done)
+
+
+def _checked(state: _Climb, period: Array) -> _Climb:
+    """Sends the examples that no longer get on back to their best points, with half the step."""
+    seldom = state.rises <= _RISES * period.astype(state.rises.dtype)
+    stuck = ~state.halved & (state.checked_loss >= state.best_loss)
+    halve = seldom | stuck
+    back = spread(halve, state.now)
+    return state._replace(
+        now=jnp.where(back, state.best, state.now),
+        gradient=jnp.where(back, state.best_gradient, state.gradient),
+        step=jnp.where(halve, state.step / 2, state.step),
+        rises=jnp.zeros_like(state.rises),
+        checked_loss=state.best_loss,
+        halved=halve,
+    )
+
+
+def _on_the_sphere(key: PRNGKeyArray, x: Array, radius: Array, norm: Norm, bounds: Bounds) -> Array:
+    """Draws a start at the full distance, as the authors' code does."""
+    draw = jax.random.uniform(key, x.shape, x.dtype, -1, 1) if norm == "linf" else jax.random.normal(key, x.shape)
+    return jnp.clip(x + spread(radius / length(draw, norm), x) * draw, *bounds)

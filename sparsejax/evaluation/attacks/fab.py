@@ -1,0 +1,103 @@
+"""FAB: goes to the decision boundary, linearised, and stays close to where it came from."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from sparsejax.evaluation.attacks.geometry import Bounds, Norm, length, spread, to_hyperplane
+from sparsejax.evaluation.attacks.losses import LogitsFn, Network, mistaken, runner_up
+from sparsejax.evaluation.attacks.pgd import Adversarial, prepared
+
+_MOST_BACK, _BEYOND, _CLOSER = 0.1, 1.05, 0.9
+
+
+def fab_targeted(
+    logits_fn: LogitsFn,
+    x: Float[Array, "batch *shape"],
+    labels: Int[Array, "batch"],
+    *,
+    epsilon: float | Float[Array, ""],
+    norm: Norm = "linf",
+    targets: int | None = None,
+    iterations: int = 100,
+    bounds: Bounds = (0.0, 1.0),
+    draws: int | None = None,
+    key: PRNGKeyArray | None = None,
+    stop: bool = True,
+) -> Adversarial:
+    """Seeks the nearest image that is mistaken, by way of one class after another, the likeliest first.
+
+    Each step goes to the plane on which, to first order, the target's logit equals the label's: from where it is and
+    from the clean image, and to a mean of both, weighted by how near they are; then a little beyond. From a mistaken
+    image it goes a tenth back towards the clean one.
+
+    Args:
+      logits_fn, x, labels, bounds, draws: as in `pgd`.
+      epsilon: success is a mistaken image within this distance; other images are given back clean.
+      norm: "linf", "l2" or "l1".
+      targets: classes to try, None for nine or as many as there are.
+      iterations: steps for each class.
+      key: for the noise; it may be left out where there is none.
+      stop: leave an example alone once it is mistaken within epsilon; otherwise the nearest image is sought.
+
+    Raises:
+      ValueError: as `pgd`.
+
+    References:
+      Croce & Hein, Minimally distorted Adversarial Examples with a Fast Adaptive Boundary Attack, 2020.
+    """
+    network, stream = prepared(logits_fn, epsilon, norm, draws, key, random=False)
+    radius = jnp.broadcast_to(jnp.asarray(epsilon, x.dtype), x.shape[:1])
+    logits = network(x, stream)
+    classes = logits.shape[-1]
+    order = jnp.stack([runner_up(logits, labels, rank) for rank in range(1, classes)], 1)
+    wrong = mistaken(logits, labels)
+    nearest = jnp.where(wrong, 0.0, jnp.inf).astype(x.dtype)
+
+    def finished(distance: Array) -> Array:
+        return (distance <= radius) if stop else (distance == 0)
+
+    def towards(carry: tuple[Array, Array], rank: Array) -> tuple[tuple[Array, Array], None]:
+        target = jnp.take_along_axis(order, jnp.broadcast_to(rank, labels.shape)[:, None], 1)[:, 0]
+
+        def unfinished(state):
+            i, _, _, distance = state
+            return (i < iterations) & ~jnp.all(finished(distance))
+
+        def step(state):
+            i, now, best, distance = state
+            own = jax.random.fold_in(jax.random.fold_in(stream, rank), i)
+            there, wrong = _boundary_step(network, x, now, labels, target, norm, bounds, own)
+            far = length(there - x, norm)
+            nearer = wrong & (far < distance) & ~finished(distance)
+            best, distance = jnp.where(spread(nearer, x), there, best), jnp.where(nearer, far, distance)
+            return i + 1, jnp.where(spread(wrong, x), x + _CLOSER * (there - x), there), best, distance
+
+        _, _, best, distance = lax.while_loop(unfinished, step, (0, x, *carry))
+        return (best, distance), None
+
+    count = min(9 if targets is None else targets, classes - 1)
+    (best, distance), _ = lax.scan(towards, (x, nearest), jnp.arange(count))
+    success = distance <= radius
+    return Adversarial(jnp.where(spread(success, x), best, x), success)
+
+
+def _boundary_step(
+    network: Network, x: Array, now: Array, labels: Array, target: Array, norm: Norm, bounds: Bounds, key: PRNGKeyArray
+) -> tuple[Array, Array]:
+    """Returns the next image, and whether it is mistaken."""
+
+    def lead(logits: Array, labels: Array) -> Array:
+        chosen = jnp.stack([target, labels], 1)
+        pair = jnp.take_along_axis(logits, chosen, 1)
+        return pair[:, 0] - pair[:, 1]
+
+    behind, normal, _ = network.rising(lead, now, labels, key)
+    along = jnp.sum((normal * (x - now)).reshape(x.shape[0], -1), -1)
+    here = to_hyperplane(now, normal, -behind, norm, bounds)
+    home = to_hyperplane(x, normal, -behind - along, norm, bounds)
+    near, far = (jnp.maximum(length(move, norm), 1e-8) for move in (here, home))
+    share = spread(jnp.clip(near / (near + far), 0, _MOST_BACK), x)
+    there = jnp.clip((1 - share) * (now + _BEYOND * here) + share * (x + _BEYOND * home), *bounds)
+    return there, mistaken(network(there, key), labels)

@@ -1,0 +1,164 @@
+"""Balls, boxes and hyperplanes: where an attack may go, and the shortest way there.
+
+Every function takes batches `[batch, ...]` and treats an example as one vector. Norms are "linf", "l2", "l1" and "l0"
+(the number of entries that differ from 0).
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from sparsejax.functional import kth_largest, top_k
+
+Norm = Literal["linf", "l2", "l1", "l0"]
+Bounds = tuple[float, float]
+
+
+def length(delta: Float[Array, "batch *shape"], norm: Norm) -> Float[Array, "batch"]:
+    """Returns the norm of every example."""
+    flat = jnp.abs(delta.reshape(delta.shape[0], -1))
+    if norm == "linf":
+        return jnp.max(flat, axis=-1)
+    if norm == "l2":
+        return jnp.sqrt(jnp.sum(flat * flat, axis=-1))
+    if norm == "l1":
+        return jnp.sum(flat, axis=-1)
+    return jnp.sum(flat > 0, axis=-1).astype(delta.dtype)
+
+
+def dual_length(gradient: Float[Array, "batch *shape"], norm: Norm) -> Float[Array, "batch"]:
+    """Returns how fast a function rises along the best direction of length 1; for l0, along the best entry."""
+    dual: dict[Norm, Norm] = {"linf": "l1", "l2": "l2", "l1": "linf", "l0": "linf"}
+    return length(gradient, dual[norm])
+
+
+def spread(scale: Float[Array, "batch"], like: Float[Array, "batch *shape"]) -> Float[Array, "batch *ones"]:
+    """Returns one number per example in a shape that multiplies the examples."""
+    return scale.reshape((-1,) + (1,) * (like.ndim - 1))
+
+
+def onto_ball(
+    delta: Float[Array, "batch *shape"], epsilon: Float[Array, "batch"], norm: Norm
+) -> Float[Array, "batch *shape"]:
+    """Returns the nearest points (in l2) of the balls of radius epsilon around 0.
+
+    References:
+      Duchi et al., Efficient projections onto the l1-ball for learning in high dimensions, 2008.
+    """
+    if norm == "linf":
+        radius = spread(epsilon, delta)
+        return jnp.clip(delta, -radius, radius)
+    if norm == "l2":
+        return delta * spread(jnp.minimum(1.0, epsilon / jnp.maximum(length(delta, "l2"), 1e-30)), delta)
+    flat = jnp.abs(delta.reshape(delta.shape[0], -1))
+    if norm == "l0":
+        entries = jnp.floor(epsilon).astype(jnp.int32)
+        kept = jax.vmap(lambda row, k: top_k(row, k, ties="first"))(flat, entries)
+        return jnp.where(kept.reshape(delta.shape) > 0, delta, 0)
+    ranked = -jnp.sort(-flat, axis=-1)
+    excess = (jnp.cumsum(ranked, -1) - epsilon[:, None]) / jnp.arange(1, flat.shape[-1] + 1, dtype=delta.dtype)[None, :]
+    last = jnp.sum(ranked > excess, axis=-1) - 1
+    threshold = jnp.maximum(jnp.take_along_axis(excess, jnp.maximum(last, 0)[:, None], 1)[:, 0], 0)
+    return jnp.sign(delta) * jnp.maximum(jnp.abs(delta) - spread(threshold, delta), 0)
+
+
+def inside(
+    x: Float[Array, "batch *shape"],
+    candidate: Float[Array, "batch *shape"],
+    epsilon: Float[Array, "batch"],
+    norm: Norm,
+    bounds: Bounds,
+) -> Float[Array, "batch *shape"]:
+    """Moves candidates into the balls around x, and then into the box, which for x in it only shortens the way."""
+    return jnp.clip(x + onto_ball(candidate - x, epsilon, norm), *bounds)
+
+
+def steepest(
+    gradient: Float[Array, "batch *shape"], norm: Norm, *, share: float = 0.01
+) -> Float[Array, "batch *shape"]:
+    """Returns the direction of length 1 along which a function rises fastest.
+
+    For l1 that would be one entry; the `share` of the entries of greatest gradient is taken, in equal parts.
+
+    References:
+      Tramèr & Boneh, Adversarial Training and Robustness for Multiple Perturbations, 2019 (l1).
+    """
+    if norm == "linf":
+        return jnp.sign(gradient)
+    if norm == "l2":
+        return gradient / spread(jnp.maximum(length(gradient, "l2"), 1e-30), gradient)
+    flat = jnp.abs(gradient.reshape(gradient.shape[0], -1))
+    count = max(1, round(share * flat.shape[-1]))
+    direction = jnp.where(jnp.abs(gradient) >= spread(kth_largest(flat, count), gradient), jnp.sign(gradient), 0)
+    return direction / spread(jnp.maximum(length(direction, "l1"), 1), gradient)
+
+
+def random_start(
+    key: PRNGKeyArray, x: Float[Array, "batch *shape"], epsilon: Float[Array, "batch"], norm: Norm
+) -> Float[Array, "batch *shape"]:
+    """Draws a point in every ball: uniform in it for linf, of length epsilon times U(0, 1) for l2 and l1."""
+    radius, own = spread(epsilon, x), jax.random.split(key)
+    if norm == "linf":
+        return x + radius * jax.random.uniform(own[0], x.shape, x.dtype, -1, 1)
+    draw = jax.random.normal if norm == "l2" else jax.random.laplace
+    direction = draw(own[0], x.shape, x.dtype)
+    far = jax.random.uniform(own[1], (x.shape[0],), x.dtype)
+    return x + radius * spread(far / length(direction, norm), x) * direction
+
+
+def to_hyperplane(
+    x: Float[Array, "batch *shape"],
+    normal: Float[Array, "batch *shape"],
+    missing: Float[Array, "batch"],
+    norm: Norm,
+    bounds: Bounds,
+) -> Float[Array, "batch *shape"]:
+    r"""Returns the shortest d within the box with :math:`\langle w, d \rangle` = missing, or as near as the box allows.
+
+    Entry i may move by at most its room to the edge. With :math:`|w|` as a price per unit of length, l1 fills the
+    entries of greatest :math:`|w|` first; linf and l2 raise a level, :math:`|d_i| = \min(\mu, room_i)` and
+    :math:`\min(\mu |w_i|, room_i)`, until the sum is reached.
+
+    Args:
+      x: points in the box.
+      normal: w.
+      missing: what is to be reached `[batch]`.
+      norm: of d.
+      bounds: of the box.
+
+    References:
+      Croce & Hein, Minimally distorted Adversarial Examples with a Fast Adaptive Boundary Attack, 2020, section 2.2.
+    """
+    batch = x.shape[0]
+    w = (normal * spread(jnp.sign(missing), normal)).reshape(batch, -1)
+    flat, total, size = x.reshape(batch, -1), jnp.abs(missing), jnp.abs(w)
+    room = jnp.where(w > 0, bounds[1] - flat, jnp.where(w < 0, flat - bounds[0], 0))
+    gain = size * room
+    if norm in ("linf", "l2"):
+        rate = size if norm == "linf" else size * size
+        level = _level(rate, gain, total)[:, None]
+        move = jnp.minimum(level if norm == "linf" else level * size, room)
+    else:
+        order = jnp.argsort(-size, axis=-1)
+        ranked = jnp.take_along_axis(gain, order, 1)
+        before = jnp.cumsum(ranked, -1) - ranked
+        part = jnp.clip((total[:, None] - before) / jnp.maximum(ranked, 1e-30), 0, 1)
+        share = jnp.zeros_like(part).at[jnp.arange(batch)[:, None], order].set(part)
+        move = share * room
+    return (jnp.sign(w) * move).reshape(x.shape)
+
+
+def _level(rate: Array, most: Array, total: Array) -> Array:
+    """Returns the least mu with sum(min(mu rate, most)) >= total `[batch]`, or the one that fills all."""
+    full_at = jnp.where(rate > 0, most / jnp.maximum(rate, 1e-30), 0)
+    order = jnp.argsort(full_at, axis=-1)
+    full_at, most, rate = (jnp.take_along_axis(a, order, 1) for a in (full_at, most, rate))
+    filled = jnp.cumsum(most, -1) - most
+    rising = jnp.cumsum(rate[:, ::-1], -1)[:, ::-1]
+    reached = filled + full_at * rising  # the sum when entry i becomes full
+    at = jnp.minimum(jnp.sum(reached < total[:, None], -1), rate.shape[-1] - 1)[:, None]
+    here = [jnp.take_along_axis(a, at, 1)[:, 0] for a in (filled, rising, full_at)]
+    level = (total - here[0]) / jnp.maximum(here[1], 1e-30)
+    return jnp.clip(level, 0, here[2])

@@ -1,0 +1,127 @@
+"""Gradient attacks with steps of a fixed size: FGSM and PGD."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from sparsejax.evaluation.attacks.geometry import Bounds, Norm, inside, random_start, spread, steepest
+from sparsejax.evaluation.attacks.losses import LogitsFn, Loss, Network, cross_entropy
+
+
+class Adversarial(NamedTuple):
+    """What an attack returns.
+
+    Attributes:
+      images: `[batch, ...]`, mistaken ones where it succeeded, and else what raised the loss most or was tried last.
+      success: where the network mistakes them `[batch]`.
+    """
+
+    images: Float[Array, "batch *shape"]
+    success: Bool[Array, "batch"]
+
+
+def fgsm(
+    logits_fn: LogitsFn,
+    x: Float[Array, "batch *shape"],
+    labels: Int[Array, "batch"],
+    *,
+    epsilon: float | Float[Array, ""],
+    norm: Norm = "linf",
+    bounds: Bounds = (0.0, 1.0),
+    draws: int | None = None,
+    key: PRNGKeyArray | None = None,
+) -> Adversarial:
+    """Takes one step of length epsilon along the gradient of the cross-entropy. Arguments as in `pgd`.
+
+    References:
+      Goodfellow et al., Explaining and Harnessing Adversarial Examples, 2015.
+    """
+    return pgd(
+        logits_fn, x, labels, epsilon=epsilon, norm=norm, step=epsilon, iterations=1, bounds=bounds, draws=draws,
+        key=key, random=False,
+    )  # fmt: skip
+
+
+def pgd(
+    logits_fn: LogitsFn,
+    x: Float[Array, "batch *shape"],
+    labels: Int[Array, "batch"],
+    *,
+    epsilon: float | Float[Array, ""],
+    norm: Norm = "linf",
+    step: float | Float[Array, ""] | None = None,
+    iterations: int = 40,
+    loss: Loss = cross_entropy,
+    bounds: Bounds = (0.0, 1.0),
+    draws: int | None = None,
+    key: PRNGKeyArray | None = None,
+    random: bool = True,
+    stop: bool = True,
+) -> Adversarial:
+    """Climbs the loss by steps of one length, each brought back into the ball and the box.
+
+    Args:
+      logits_fn: `logits_fn(x) -> [batch, classes]`, or `logits_fn(x, key)` with `draws`; examples are independent.
+      x: images within the bounds.
+      labels: their classes.
+      epsilon: radius of the ball, in the norm; may be traced.
+      norm: "linf", "l2" or "l1".
+      step: length of a step, in the norm; None for 2.5 epsilon / iterations.
+      iterations: steps.
+      loss: what is raised.
+      bounds: of a pixel.
+      draws: of a noisy network's answer, over which gradients are averaged; None for a network without noise.
+      key: for the random start and the noise; it may be left out where neither is wanted.
+      random: start at a random point of the ball.
+      stop: leave an example alone once it is mistaken, and end when all are.
+
+    Raises:
+      ValueError: epsilon is negative, the norm is l0, or a key is missing.
+
+    References:
+      Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, 2018; Athalye et al., Obfuscated
+      Gradients Give a False Sense of Security, 2018 (averaging over draws).
+    """
+    network, stream = prepared(logits_fn, epsilon, norm, draws, key, random=random)
+    radius = jnp.broadcast_to(jnp.asarray(epsilon, x.dtype), x.shape[:1])
+    size = radius * (2.5 / iterations) if step is None else jnp.broadcast_to(jnp.asarray(step, x.dtype), x.shape[:1])
+    start_key, stream = jax.random.split(stream)
+    start = inside(x, random_start(start_key, x, radius, norm), radius, norm, bounds) if random else x
+
+    def unfinished(carry):
+        i, _, done = carry
+        return (i < iterations) & ~jnp.all(done)
+
+    def climb(carry):
+        i, now, done = carry
+        _, gradient, wrong = network.rising(loss, now, labels, jax.random.fold_in(stream, i))
+        done = wrong if stop else done
+        there = inside(x, now + spread(size, x) * steepest(gradient, norm), radius, norm, bounds)
+        return i + 1, jnp.where(spread(done, x), now, there), done
+
+    _, images, _ = lax.while_loop(unfinished, climb, (0, start, jnp.zeros(x.shape[:1], bool)))
+    return Adversarial(images, _wrong(network, images, labels, stream))
+
+
+def prepared(
+    logits_fn: LogitsFn, epsilon, norm: Norm, draws: int | None, key: PRNGKeyArray | None, *, random: bool
+) -> tuple[Network, PRNGKeyArray]:
+    """Checks what all attacks within a ball take; returns the network and a key.
+
+    Raises:
+      ValueError: epsilon is negative, the norm is l0, or a key is missing.
+    """
+    if isinstance(epsilon, (int, float)) and not epsilon >= 0:
+        raise ValueError(f"epsilon is {epsilon}; expected a radius of 0 or more.")
+    if norm not in ("linf", "l2", "l1"):
+        raise ValueError(f"norm is {norm}; expected linf, l2 or l1 (for l0 there is `fmn`).")
+    if key is None and (random or draws is not None):
+        raise ValueError("There is no key, but a random start or a noisy network needs one: key=jax.random.key(0).")
+    return Network(logits_fn, draws), jax.random.key(0) if key is None else key
+
+
+def _wrong(network: Network, images: Array, labels: Array, key: PRNGKeyArray) -> Array:
+    return jnp.argmax(network(images, jax.random.fold_in(key, 2**31 - 1)), -1) != labels

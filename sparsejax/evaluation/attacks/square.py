@@ -1,0 +1,184 @@
+"""Square: random search by changing squares of pixels, with no gradient."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from sparsejax.evaluation.attacks.geometry import Bounds, Norm, length, spread
+from sparsejax.evaluation.attacks.losses import LogitsFn, margin
+from sparsejax.evaluation.attacks.pgd import Adversarial, prepared
+
+# Queries, of 10,000, after which the squares shrink to half their area.
+_SHRINK_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+
+
+def square(
+    logits_fn: LogitsFn,
+    x: Float[Array, "batch height width channels"],
+    labels: Int[Array, "batch"],
+    *,
+    epsilon: float | Float[Array, ""],
+    norm: Norm = "linf",
+    queries: int = 5000,
+    area: float = 0.8,
+    bounds: Bounds = (0.0, 1.0),
+    draws: int | None = None,
+    key: PRNGKeyArray,
+) -> Adversarial:
+    """Changes a square at a random place, and keeps the change where it lowers the label's lead over the others.
+
+    For linf every channel of the square is set to one end of the ball; for l2 a peak and a trough are added in one
+    square and another is cleared, so that the distance stays epsilon.
+
+    Args:
+      logits_fn, x, labels, epsilon, bounds, draws: as in `pgd`; x are images.
+      norm: "linf" or "l2".
+      queries: images that are tried, per example, at most.
+      area: fraction of the image that the first squares cover.
+      key: for the squares and the noise.
+
+    Raises:
+      ValueError: epsilon is negative, the norm is neither, or x is no batch of images.
+
+    References:
+      Andriushchenko et al., Square Attack: a query-efficient black-box adversarial attack via random search, 2020.
+    """
+    if norm not in ("linf", "l2"):
+        raise ValueError(f"norm is {norm}; expected linf or l2.")
+    if x.ndim != 4:
+        raise ValueError(f"x has shape {x.shape}; expected [batch, height, width, channels].")
+    network, key = prepared(logits_fn, epsilon, norm, draws, key, random=True)
+    batch, height, width, _ = x.shape
+    radius = jnp.broadcast_to(jnp.asarray(epsilon, x.dtype), (batch,))
+    sides = jnp.asarray(_sides(queries, area, height, width, least=1 if norm == "linf" else 3), jnp.int32)
+    change = functools.partial(_linf_change if norm == "linf" else _l2_change, x=x, radius=radius, bounds=bounds)
+    start = (_stripes if norm == "linf" else _tiles)(jax.random.fold_in(key, queries), x, radius)
+    start = jnp.clip(x + start, *bounds)
+
+    def lead(images: Array, i: Array) -> Array:
+        return -margin(network(images, jax.random.fold_in(jax.random.fold_in(key, 1), i)), labels)
+
+    def unfinished(carry):
+        i, _, best = carry
+        return (i < queries) & ~jnp.all(best < 0)
+
+    def query(carry):
+        i, now, best = carry
+        there = change(jax.random.fold_in(jax.random.fold_in(key, 0), i), now=now, side=sides[i])
+        value = lead(there, i)
+        better = (value < best) & (best >= 0)
+        return i + 1, jnp.where(spread(better, x), there, now), jnp.where(better, value, best)
+
+    # What is mistaken as it is stays so.
+    clean = lead(x, jnp.int32(0))
+    begun = jnp.where(spread(clean < 0, x), x, start)
+    _, images, best = lax.while_loop(unfinished, query, (jnp.int32(1), begun, lead(begun, jnp.int32(0))))
+    return Adversarial(images, best < 0)
+
+
+def _sides(queries: int, area: float, height: int, width: int, *, least: int) -> np.ndarray:
+    """Returns the side of the square of every query; odd for l2, whose pattern has a middle."""
+    at = np.arange(queries) * 10_000 // queries
+    halvings = np.searchsorted(_SHRINK_AFTER, at, side="left")
+    side = np.maximum(np.round(np.sqrt(area * height * width / 2.0**halvings)), least).astype(int)
+    side = side + (side % 2 == 0) if least > 1 else side
+    return np.minimum(side, min(height, width) - 1)
+
+
+def _window(key: PRNGKeyArray, x: Array, side: Array) -> tuple[Array, Array, Array]:
+    """Draws a square in every image; returns its top, its left edge, and where it is `[batch, height, width, 1]`."""
+    batch, height, width, _ = x.shape
+    own = jax.random.split(key)
+    top, left = (
+        jax.random.randint(k, (batch, 1, 1, 1), 0, jnp.maximum(size - side, 1) + 0)
+        for k, size in zip(own, (height, width), strict=True)
+    )
+    rows, columns = jnp.arange(height).reshape(1, -1, 1, 1), jnp.arange(width).reshape(1, 1, -1, 1)
+    return top, left, (rows >= top) & (rows < top + side) & (columns >= left) & (columns < left + side)
+
+
+def _signs(key: PRNGKeyArray, x: Array, shape: tuple[int, ...]) -> Array:
+    return jax.random.rademacher(key, shape, x.dtype)
+
+
+def _stripes(key: PRNGKeyArray, x: Array, radius: Array) -> Array:
+    batch, _, width, channels = x.shape
+    return jnp.broadcast_to(spread(radius, x) * _signs(key, x, (batch, 1, width, channels)), x.shape)
+
+
+def _linf_change(key, *, x, radius, bounds, now, side):
+    own = jax.random.split(key)
+    _, _, where = _window(own[0], x, side)
+    moved = now + 2 * spread(radius, x) * _signs(own[1], x, (x.shape[0], 1, 1, x.shape[-1])) * where
+    return jnp.clip(jnp.clip(moved, x - spread(radius, x), x + spread(radius, x)), *bounds)
+
+
+def _tiles(key: PRNGKeyArray, x: Array, radius: Array) -> Array:
+    """Covers images with five by five patterns, each of a sign of its own."""
+    batch, height, width, channels = x.shape
+    side = max(min(height, width) // 5, 1)
+    pattern = jnp.asarray(_pattern(side), x.dtype)
+    tiles = jnp.tile(pattern, (5, 5))[:height, :width]
+    signs = _signs(key, x, (batch, 5, 5, channels)).repeat(side, 1).repeat(side, 2)[:, :height, :width]
+    delta = tiles[None, :, :, None] * signs
+    before = [(size - used) // 2 for size, used in zip((height, width), tiles.shape, strict=True)]
+    after = [size - used - first for size, used, first in zip((height, width), tiles.shape, before, strict=True)]
+    delta = jnp.pad(delta, ((0, 0), (before[0], after[0]), (before[1], after[1]), (0, 0)))
+    return spread(radius / jnp.maximum(length(delta, "l2"), 1e-12), x) * delta
+
+
+def _l2_change(key, *, x, radius, bounds, now, side):
+    batch, height, width, channels = x.shape
+    own = jax.random.split(key, 4)
+    delta = now - x
+    top, left, where = _window(own[0], x, side)
+    _, _, cleared = _window(own[1], x, side)
+    bank = jnp.asarray(_bank(min(height, width), height, width), x.dtype)
+    peak = jnp.where(jax.random.bernoulli(own[2], shape=(batch, 1, 1)), bank[side], bank[side].swapaxes(-1, -2))
+    place = jax.vmap(lambda image, row, column: jnp.roll(image, (row, column), (0, 1)))
+    placed = place(peak, top.ravel(), left.ravel())[..., None] * _signs(own[3], x, (batch, 1, 1, channels))
+
+    def per_channel(image: Array) -> Array:
+        return jnp.sqrt(jnp.sum(image**2, (1, 2), keepdims=True))
+
+    old = delta * where
+    new = placed + old / (per_channel(old) + 1e-12)
+    both = per_channel(delta * (where | cleared))
+    unused = jnp.maximum(spread(radius**2 - length(delta, "l2") ** 2, x), 0) / channels
+    new = new / (per_channel(new) + 1e-12) * jnp.sqrt(unused + both**2)
+    delta = jnp.where(where, new, jnp.where(cleared, 0, delta))
+    return jnp.clip(x + delta * spread(radius / (length(delta, "l2") + 1e-12), x), *bounds)
+
+
+@functools.cache
+def _bank(most: int, height: int, width: int) -> np.ndarray:
+    """Returns the patterns of all sides up to the square image's, in its corner `[sides, size, size]`."""
+    size = max(height, width)
+    bank = np.zeros((most + 1, size, size))
+    for side in range(1, most + 1):
+        bank[side, :side, :side] = _pattern(side)
+    return bank[:, :height, :width]
+
+
+def _pattern(side: int) -> np.ndarray:
+    """Returns a peak over a trough, of length 1."""
+    half = side // 2
+    pattern = np.concatenate([_peak(half, side), -_peak(side - half, side)])
+    return pattern / math.sqrt((pattern**2).sum())
+
+
+def _peak(rows: int, columns: int) -> np.ndarray:
+    """Adds up rectangles that grow around the middle, each lower than the one before."""
+    peak = np.zeros((rows, columns))
+    if not rows:
+        return peak
+    row, column = rows // 2, columns // 2
+    for i in range(max(rows // 2 + 1, columns // 2 + 1)):
+        top, left = max(row - i, 0), max(column - i, 0)
+        peak[top : max(row + i + 1, 0), left : max(column + i + 1, 0)] += 1 / (i + 1) ** 2
+    return peak / math.sqrt((peak**2).sum())
