@@ -82,7 +82,7 @@ def apgd_targeted(
     *,
     epsilon: float | Float[Array, ""],
     norm: Norm = "linf",
-    targets: int | None = None,
+    ranks: Int[Array, "targets"] | None = None,
     iterations: int = 100,
     bounds: Bounds = (0.0, 1.0),
     draws: int | None = None,
@@ -91,7 +91,8 @@ def apgd_targeted(
     """APGD towards one class after another, the likeliest first, each time on what is not yet mistaken.
 
     Args:
-      targets: classes to try, None for nine or as many as there are; all else as in `apgd`.
+      ranks: which classes to try, from 1 for the likeliest but the label; None for nine or as many as there are. All
+        else as in `apgd`.
 
     Raises:
       ValueError: as `apgd`, or there are fewer than four classes.
@@ -108,16 +109,15 @@ def apgd_targeted(
         raise ValueError(f"There are {classes} classes; the targeted loss needs four. Take `apgd`.")
 
     def attack(found: Adversarial, rank: Array) -> tuple[Adversarial, None]:
-        target = jnp.take_along_axis(order, jnp.broadcast_to(rank, labels.shape)[:, None], 1)[:, 0]
+        target = runner_up(logits, labels, rank)
         own = jax.random.fold_in(key, rank)
         again = _climb(network, x, labels, epsilon, norm, targeted_dlr(target), iterations, bounds, own, found.success)
         images = jnp.where(spread(found.success, x), found.images, again.images)
         return Adversarial(images, found.success | again.success), None
 
-    order = jnp.stack([runner_up(logits, labels, rank) for rank in range(1, classes)], 1)
-    count = min(9 if targets is None else targets, classes - 1)
+    ranks = jnp.arange(1, min(10, classes)) if ranks is None else ranks
     start = Adversarial(x, jnp.argmax(logits, -1) != labels)
-    return lax.scan(attack, start, jnp.arange(count))[0]
+    return lax.scan(attack, start, ranks)[0]
 
 
 def _climb(

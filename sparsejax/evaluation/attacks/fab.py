@@ -19,7 +19,7 @@ def fab_targeted(
     *,
     epsilon: float | Float[Array, ""],
     norm: Norm = "linf",
-    targets: int | None = None,
+    ranks: Int[Array, "targets"] | None = None,
     iterations: int = 100,
     bounds: Bounds = (0.0, 1.0),
     draws: int | None = None,
@@ -36,7 +36,7 @@ def fab_targeted(
       logits_fn, x, labels, bounds, draws: as in `pgd`.
       epsilon: success is a mistaken image within this distance; other images are given back clean.
       norm: "linf", "l2" or "l1".
-      targets: classes to try, None for nine or as many as there are.
+      ranks: which classes to try, from 1 for the likeliest but the label; None for nine or as many as there are.
       iterations: steps for each class.
       key: for the noise; it may be left out where there is none.
       stop: leave an example alone once it is mistaken within epsilon; otherwise the nearest image is sought.
@@ -51,7 +51,6 @@ def fab_targeted(
     radius = jnp.broadcast_to(jnp.asarray(epsilon, x.dtype), x.shape[:1])
     logits = network(x, stream)
     classes = logits.shape[-1]
-    order = jnp.stack([runner_up(logits, labels, rank) for rank in range(1, classes)], 1)
     wrong = mistaken(logits, labels)
     nearest = jnp.where(wrong, 0.0, jnp.inf).astype(x.dtype)
 
@@ -59,7 +58,7 @@ def fab_targeted(
         return (distance <= radius) if stop else (distance == 0)
 
     def towards(carry: tuple[Array, Array], rank: Array) -> tuple[tuple[Array, Array], None]:
-        target = jnp.take_along_axis(order, jnp.broadcast_to(rank, labels.shape)[:, None], 1)[:, 0]
+        target = runner_up(logits, labels, rank)
 
         def unfinished(state):
             i, _, _, distance = state
@@ -77,8 +76,8 @@ def fab_targeted(
         _, _, best, distance = lax.while_loop(unfinished, step, (0, x, *carry))
         return (best, distance), None
 
-    count = min(9 if targets is None else targets, classes - 1)
-    (best, distance), _ = lax.scan(towards, (x, nearest), jnp.arange(count))
+    ranks = jnp.arange(1, min(10, classes)) if ranks is None else ranks
+    (best, distance), _ = lax.scan(towards, (x, nearest), ranks)
     success = distance <= radius
     return Adversarial(jnp.where(spread(success, x), best, x), success)
 

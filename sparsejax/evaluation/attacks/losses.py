@@ -49,10 +49,12 @@ def targeted_dlr(target: Int[Array, "batch"]) -> Loss:
     return loss
 
 
-def runner_up(logits: Float[Array, "batch classes"], labels: Int[Array, "batch"], rank: int) -> Int[Array, "batch"]:
+def runner_up(
+    logits: Float[Array, "batch classes"], labels: Int[Array, "batch"], rank: int | Int[Array, ""]
+) -> Int[Array, "batch"]:
     """Returns the class of the rank-th greatest logit (from 1) among those that are not the label."""
     other = jnp.where(jax.nn.one_hot(labels, logits.shape[-1], dtype=bool), -jnp.inf, logits)
-    return jnp.argsort(-other, axis=-1)[:, rank - 1]
+    return jnp.take(jnp.argsort(-other, axis=-1), rank - 1, axis=1)
 
 
 class Network(NamedTuple):

@@ -95,7 +95,7 @@ def _window(key: PRNGKeyArray, x: Array, side: Array) -> tuple[Array, Array, Arr
     batch, height, width, _ = x.shape
     own = jax.random.split(key)
     top, left = (
-        jax.random.randint(k, (batch, 1, 1, 1), 0, jnp.maximum(size - side, 1) + 0)
+        jax.random.randint(k, (batch, 1, 1, 1), 0, jnp.maximum(size - side, 1))
         for k, size in zip(own, (height, width), strict=True)
     )
     rows, columns = jnp.arange(height).reshape(1, -1, 1, 1), jnp.arange(width).reshape(1, 1, -1, 1)
@@ -114,7 +114,8 @@ def _stripes(key: PRNGKeyArray, x: Array, radius: Array) -> Array:
 def _linf_change(key, *, x, radius, bounds, now, side):
     own = jax.random.split(key)
     _, _, where = _window(own[0], x, side)
-    moved = now + 2 * spread(radius, x) * _signs(own[1], x, (x.shape[0], 1, 1, x.shape[-1])) * where
+    signs = jnp.where(where, _signs(own[1], x, (x.shape[0], 1, 1, x.shape[-1])), 0)
+    moved = now + 2 * spread(radius, x) * signs
     return jnp.clip(jnp.clip(moved, x - spread(radius, x), x + spread(radius, x)), *bounds)
 
 
@@ -146,9 +147,9 @@ def _l2_change(key, *, x, radius, bounds, now, side):
     def per_channel(image: Array) -> Array:
         return jnp.sqrt(jnp.sum(image**2, (1, 2), keepdims=True))
 
-    old = delta * where
+    old = jnp.where(where, delta, 0)
     new = placed + old / (per_channel(old) + 1e-12)
-    both = per_channel(delta * (where | cleared))
+    both = per_channel(jnp.where(where | cleared, delta, 0))
     unused = jnp.maximum(spread(radius**2 - length(delta, "l2") ** 2, x), 0) / channels
     new = new / (per_channel(new) + 1e-12) * jnp.sqrt(unused + both**2)
     delta = jnp.where(where, new, jnp.where(cleared, 0, delta))
