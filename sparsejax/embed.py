@@ -37,7 +37,7 @@ def _run(arguments: list[str]) -> int:
     from sparsejax.data.resident import resident
     from sparsejax.data.sources import latents_destination
     from sparsejax.evaluation.latents import make_embedding
-    from sparsejax.figures.run import write_whole
+    from sparsejax.files import write_whole
     from sparsejax.hyper import hyper_of
     from sparsejax.task import load_data
     from sparsejax.training.restore import recorded, trained

@@ -48,8 +48,8 @@ def _run(arguments: list[str]) -> int:
     if options.name not in studies.STUDIES:
         studies.get(options.name)  # says which come close, before anything heavy is imported
 
-    from sparsejax.figures.run import write_whole
     from sparsejax.figures.style import png
+    from sparsejax.files import write_whole
     from sparsejax.training.run_folder import RunFolder, environment
 
     study, out = studies.get(options.name), Path(options.out).absolute()

@@ -4,14 +4,14 @@ As the paper's code ran them: Adam at 1e-3, a tenth of it after 60 epochs and ag
 moved and mirrored (the paper's conclusion says without augmentation). `*_small` is a narrow network for two cores.
 """
 
+import dataclasses
 from typing import Any
 
 from sparsejax.models import HebbianVGG
 from sparsejax.training.config import Config, DataConfig, EvaluationConfig, TrainingConfig, replaced
 
 _STANDARD: dict[str, Any] = {"hebbian": 0, "alphas": ()}
-_SMALL: dict[str, Any] = {"widths": (16, 16, 0, 32, 32, 0, 64, 64, 0, 64, 0), "hebbian": 4}
-_ALPHAS = (4.5e-3, 2.5e-3, 1.3e-3, 1e-3)
+_NARROW = (16, 16, 0, 32, 32, 0, 64, 64, 0, 64, 0)
 
 
 def _vgg(**model: Any) -> Config:
@@ -21,9 +21,13 @@ def _vgg(**model: Any) -> Config:
     return Config(HebbianVGG(**model), data, training, EvaluationConfig(batch_size=100, noise=False))
 
 
-def _small(**model: Any) -> Config:
-    config = _vgg(**{**_SMALL, "alphas": _ALPHAS, **model})
-    return replaced(config, {"training.epochs": 10, "training.lr_decay_at": (6, 8)})
+def narrow(config: Config) -> Config:
+    """Returns a network of six narrow convolutions, at most four of them HaH blocks, for a tenth of the epochs."""
+    model = config.model
+    assert isinstance(model, HebbianVGG)
+    hebbian = min(model.hebbian, 4)
+    model = dataclasses.replace(model, widths=_NARROW, hebbian=hebbian, alphas=model.alphas[:hebbian])
+    return replaced(config, {"model": model, "training.epochs": 10, "training.lr_decay_at": (6, 8)})
 
 
 def cifar_vgg16() -> Config:
@@ -53,9 +57,9 @@ def cifar_hebbian_no_threshold() -> Config:
 
 def cifar_vgg_small() -> Config:
     """A narrow standard network of six convolutions."""
-    return _small(**_STANDARD)
+    return narrow(cifar_vgg16())
 
 
 def cifar_hebbian_small() -> Config:
     """A narrow network of four HaH blocks and two others."""
-    return _small()
+    return narrow(cifar_hebbian())

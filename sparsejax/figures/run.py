@@ -1,7 +1,5 @@
 """The figures and the page of a run folder."""
 
-import contextlib
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sparsejax.data.speech import SPEECH
-from sparsejax.errors import RunFolderError
+from sparsejax.files import write_whole
 from sparsejax.training.log import read_metrics
 from sparsejax.training.run_folder import RunFolder
 
@@ -320,19 +318,3 @@ def _what_is_drawn(result: Mapping[str, Any]) -> str:
     if len(result["members"]) == 1:
         return ""
     return " Thick lines are the median over networks, bands their range."
-
-
-def write_whole(path: Path, content: bytes) -> Path:
-    """Writes a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise RunFolderError(
-            f"{path} cannot be written: {error.strerror or error}. Name another folder with --out."
-        ) from None
-    return path

@@ -172,6 +172,14 @@ class HebbianVGG:
         flat = x.astype(jnp.float32).reshape(x.shape[0], -1)
         return Output(blocks.linear(params["output"], {}, flat), state, activations, losses or None)
 
+    def block_inputs(self, variables: Variables, x: Float[Array, "batch height width channels"]) -> dict[str, Array]:
+        """Returns what every convolution sees: the images, and what each block passes on, after its maximum."""
+        passed, seen = self.apply(variables, x).activations, {}
+        for block in self._blocks(x.shape[1:]):
+            seen[block.name] = x
+            x = max_pool2d(passed[block.name]) if block.pooled else passed[block.name]
+        return seen
+
     def scheduled(self, hyper: Hyper, *, epoch: Array, step: Array) -> Hyper:
         """Returns the hyperparameters as they are: none follows a schedule."""
         return hyper

@@ -1,22 +1,24 @@
 """The run folder: what is in it, whose it is, and whether a command may go on in it."""
 
 import dataclasses
+import io
 import json
 import math
 import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import jax
 import numpy as np
 
 from sparsejax import __version__
 from sparsejax.errors import RunFolderError
+from sparsejax.files import write_whole
 from sparsejax.training.config import Config
 
 # Where a run computes and how often it saves changes no result, so these may differ when it is resumed.
@@ -51,7 +53,9 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RunFolderError(self._unwritable(error)) from None
+            raise RunFolderError(
+                f"The run folder {self.path} cannot be written: {error.strerror or error}. Name another with --out."
+            ) from None
         if self.config.exists():
             self._compare(description)
             return True
@@ -78,23 +82,13 @@ class RunFolder:
           RunFolderError: the folder cannot be written.
         """
         text = json.dumps(finite(content), indent=2, allow_nan=False) + "\n"
-        self._write_whole(path, lambda file: file.write(text.encode("utf-8")))
+        write_whole(path, text.encode("utf-8"))
 
     def write_arrays(self, path: Path, arrays: Mapping[str, np.ndarray]) -> None:
         """Writes named arrays as .npz, whole or not at all; errors as in `write`."""
-        self._write_whole(path, lambda file: np.savez_compressed(file, allow_pickle=False, **arrays))
-
-    def _write_whole(self, path: Path, write: Callable[[IO[bytes]], object]) -> None:
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            with open(temporary, "wb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise RunFolderError(self._unwritable(error)) from None
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, allow_pickle=False, **arrays)
+        write_whole(path, buffer.getvalue())
 
     def _compare(self, description: Mapping[str, Any]) -> None:
         try:
@@ -121,9 +115,6 @@ class RunFolder:
                 f"{self.path} holds a run of another configuration; these differ: {'; '.join(differing)}. Give the "
                 "same options to go on with it, another --out for a new run, or --fresh to replace it."
             )
-
-    def _unwritable(self, error: OSError) -> str:
-        return f"The run folder {self.path} cannot be written: {error.strerror or error}. Name another with --out."
 
 
 def describe(
