@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 GROUPS = {
+    "attacks": "adversarial attacks beside torchattacks and adv-lib: how many images stand, and the time",
     "autoencoder_step": "a training step of a noisy autoencoder beside PyTorch, and its memory by number of units",
     "ensemble": "an epoch of a network of a grid of small networks beside a PyTorch loop for each, with two data paths",
     "kwinners_step": "a training step of the paper's Sparse CNN-2 beside dense networks, a naive port and PyTorch",

@@ -22,10 +22,11 @@ _REST = 0.3  # seconds for PyTorch's threads to go to sleep before our turn
 
 
 class Twin:
-    """A running `torch_twin.py --serve`; `forms` tells how each of its cases is computed."""
+    """A running `torch_twin.py --serve`; `forms` tells how each case is computed, `python` is its interpreter."""
 
-    def __init__(self, process: subprocess.Popen[str]):
+    def __init__(self, process: subprocess.Popen[str], python: str):
         self._process = process
+        self.python = python
         self.forms: dict[str, str] = {}
         self.version = ""
 
@@ -61,7 +62,7 @@ def twin(python: str | None) -> Iterator[Twin | None]:
         [python, str(script), "--serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     try:
-        yield Twin(process)
+        yield Twin(process, python)
     finally:
         process.stdin.close()
         process.wait(timeout=30)

@@ -25,7 +25,7 @@ from sparsejax.functional import add_noise, example_keys
 from sparsejax.functional.noise import Distribution
 
 Attack = Callable[[Array, Array, PRNGKeyArray], Adversarial]
-"""`attack(images, labels, key)`, to be compiled once for a batch."""
+"""`attack(images, labels, key)`, a compiled function."""
 
 _FEW = 16
 
@@ -39,7 +39,7 @@ def survivors_of(
     more than a few programs are compiled.
 
     Args:
-      attacks: in order, from the cheapest on.
+      attacks: compiled functions, in order, from the cheapest on.
       images: `[n, ...]`.
       labels: `[n]`.
       key: for all of them.
@@ -50,7 +50,7 @@ def survivors_of(
     """
     found, left, after = np.array(images), np.ones(len(images), bool), []
     for number, attack in enumerate(attacks):
-        compiled, own = jax.jit(attack), jax.random.fold_in(key, number)
+        own = jax.random.fold_in(key, number)
         waiting = np.flatnonzero(left)
         for start in range(0, len(waiting), batch_size):
             rows = waiting[start : start + batch_size]
@@ -58,12 +58,46 @@ def survivors_of(
             while size // 2 >= max(len(rows), _FEW):
                 size //= 2
             padded = np.resize(rows, size)
-            result = compiled(jnp.asarray(images[padded]), jnp.asarray(labels[padded]), jax.random.fold_in(own, start))
+            result = attack(jnp.asarray(images[padded]), jnp.asarray(labels[padded]), jax.random.fold_in(own, start))
             success = np.asarray(result.success)[: len(rows)]
             found[rows[success]] = np.asarray(result.images)[: len(rows)][success]
             left[rows[success]] = False
         after.append(left.copy())
     return found, after
+
+
+def ensemble(
+    logits_fn: LogitsFn,
+    *,
+    classes: int,
+    epsilon: float,
+    norm: Norm = "linf",
+    bounds: Bounds = (0.0, 1.0),
+    draws: int | None = None,
+    square_too: bool = True,
+) -> list[Attack]:
+    """Returns AutoAttack's standard ensemble, compiled when first called: APGD-CE, APGD-T, FAB-T and Square.
+
+    A targeted attack goes for one class at a time, the likeliest first, so that examples leave after each.
+
+    Args:
+      logits_fn, epsilon, norm, bounds, draws: as in `pgd`.
+      classes: of the network; with fewer than four there is no APGD-T.
+      square_too: whether Square, which needs images, is one of them.
+
+    References:
+      Croce & Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks,
+      2020: the version "standard".
+    """
+    settings: dict[str, Any] = {"epsilon": epsilon, "norm": norm, "bounds": bounds, "draws": draws}
+
+    def compiled(attack: Callable[..., Adversarial]) -> Callable[..., Adversarial]:
+        return jax.jit(lambda x, y, key, **own: attack(logits_fn, x, y, key=key, **settings, **own))
+
+    targeted = [compiled(apgd_targeted)] * (classes >= 4) + [compiled(fab_targeted)]
+    ranks = [jnp.asarray([rank]) for rank in range(1, min(10, classes))]
+    attacks = [compiled(apgd), *(functools.partial(attack, ranks=rank) for attack in targeted for rank in ranks)]
+    return attacks + [compiled(square)] * square_too
 
 
 def auto_attack(
@@ -78,26 +112,17 @@ def auto_attack(
     draws: int | None = None,
     batch_size: int = 250,
 ) -> Adversarial:
-    """Runs the standard ensemble: APGD-CE, APGD-T, FAB-T and Square, each on what those before left.
+    """Runs the standard `ensemble`, each attack on what those before left.
 
-    Of 10 classes each targeted attack goes for nine. It compiles and runs several programs, and so is not itself to be
-    compiled; arguments as in `pgd`, with images as many as there are.
-
-    References:
-      Croce & Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks,
-      2020: the version "standard".
+    It compiles and runs several programs, and so is not itself to be compiled; arguments as in `pgd`, with as many
+    images as there are.
     """
-    x, y = np.asarray(images), np.asarray(labels)
-    common: dict[str, Any] = {"epsilon": epsilon, "norm": norm, "bounds": bounds, "draws": draws}
-    classes = jax.eval_shape(functools.partial(Network(logits_fn, draws)), jnp.asarray(x[:1]), key).shape[-1]
-    ranks = [jnp.asarray([rank]) for rank in range(1, min(10, classes))]
-    attacks: list[Attack] = [lambda x, y, key: apgd(logits_fn, x, y, key=key, **common)]
-    if classes >= 4:
-        attacks += [lambda x, y, key, r=r: apgd_targeted(logits_fn, x, y, ranks=r, key=key, **common) for r in ranks]
-    attacks += [lambda x, y, key, r=r: fab_targeted(logits_fn, x, y, ranks=r, key=key, **common) for r in ranks]
-    if x.ndim == 4:
-        attacks.append(lambda x, y, key: square(logits_fn, x, y, key=key, **common))
-    found, after = survivors_of(attacks, x, y, key=key, batch_size=batch_size)
+    network = functools.partial(Network(logits_fn, draws))
+    classes = jax.eval_shape(network, jnp.asarray(images[:1]), key).shape[-1]
+    attacks = ensemble(
+        logits_fn, classes=classes, epsilon=epsilon, norm=norm, bounds=bounds, draws=draws, square_too=images.ndim == 4
+    )
+    found, after = survivors_of(attacks, np.asarray(images), np.asarray(labels), key=key, batch_size=batch_size)
     return Adversarial(jnp.asarray(found), jnp.asarray(~after[-1]))
 
 
@@ -122,7 +147,7 @@ def robustness_report(
     noise_draws: int = 3,
     balls: Mapping[Norm, float] | None = None,
     attacks: Sequence[str] = ("fgsm", "pgd", "apgd_ce", "apgd_t"),
-    ensemble: bool = False,
+    autoattack: bool = False,
     minimal: Sequence[Norm] = (),
     minimal_iterations: int = 200,
     bounds: Bounds = (0.0, 1.0),
@@ -142,7 +167,7 @@ def robustness_report(
       noise_draws: over which that accuracy is averaged.
       balls: norm -> radius of the attacks; None for 2/255 in linf and 0.25 in l2.
       attacks: names of `ATTACKS`; each alone.
-      ensemble: also run `auto_attack`.
+      autoattack: also run `auto_attack`.
       minimal: norms in which `fmn` seeks the nearest mistake.
       minimal_iterations: its steps.
       bounds: of a pixel.
@@ -180,10 +205,10 @@ def robustness_report(
         common: dict[str, Any] = {"epsilon": epsilon, "norm": norm, "bounds": bounds, "draws": draws}
         left: dict[str, np.ndarray] = {}
         for name in attacks:
-            attack = functools.partial(_attack, name, logits_fn, common)
+            attack = jax.jit(functools.partial(_attack, name, logits_fn, common))
             own = jax.random.fold_in(key, 1000)
             left[name] = survivors_of([attack], x[right], y[right], key=own, batch_size=batch_size)[1][0]
-        if ensemble:
+        if autoattack:
             own = jax.random.fold_in(key, 1001)
             rest = jnp.asarray(x[right]), jnp.asarray(y[right])
             found = auto_attack(logits_fn, *rest, key=own, batch_size=batch_size, **common)

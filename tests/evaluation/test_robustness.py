@@ -57,7 +57,7 @@ def test_examples_that_are_done_are_attacked_no_more():
             seen.append(len(x))
             return pgd(logits, x, labels, epsilon=epsilon, key=key)
 
-        return attack
+        return jax.jit(attack)
 
     half, far = float(jnp.median(nearest["linf"])), float(2 * jnp.max(nearest["linf"]))
     images, left = survivors_of([of(half), of(far), of(far)], np.asarray(x), np.asarray(labels), key=KEY, batch_size=40)
