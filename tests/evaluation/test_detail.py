@@ -101,7 +101,13 @@ def test_a_run_writes_what_it_measured(tmp_path: Path):
         assert words in page, words
 
 
-def test_texts_have_no_classes_to_measure(tmp_path: Path):
-    config = replaced(configs.get("wikitext_gpt_small"), {"evaluation.detail": True})
+def test_texts_have_no_classes_to_measure(tmp_path: Path, monkeypatch):
+    folder = tmp_path / "wikitext-2"
+    folder.mkdir()
+    for part in ("train", "valid", "test"):
+        (folder / f"{part}.txt").write_text("one two three four five six\n" * 1000)
+    monkeypatch.setenv("SPARSEJAX_DATA", str(tmp_path))
+    few = {"data.train_examples": 20, "data.test_examples": 20}
+    config = replaced(configs.get("wikitext_gpt_small"), {"evaluation.detail": True, **few})
     with pytest.raises(ConfigError, match=r"evaluation.detail is True"):
         run(Experiment("gpt", (config,), ({},)), RunFolder(tmp_path / "run"))
