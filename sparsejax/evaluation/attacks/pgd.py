@@ -8,7 +8,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from sparsejax.evaluation.attacks.geometry import Bounds, Norm, inside, random_start, spread, steepest
-from sparsejax.evaluation.attacks.losses import LogitsFn, Loss, Network, cross_entropy
+from sparsejax.evaluation.attacks.losses import LogitsFn, Loss, Network, cross_entropy, mistaken
 
 
 class Adversarial(NamedTuple):
@@ -103,7 +103,7 @@ def pgd(
         return i + 1, jnp.where(spread(done, x), now, there), done
 
     _, images, _ = lax.while_loop(unfinished, climb, (0, start, jnp.zeros(x.shape[:1], bool)))
-    return Adversarial(images, _wrong(network, images, labels, stream))
+    return Adversarial(images, mistaken(network(images, jax.random.fold_in(stream, iterations)), labels))
 
 
 def prepared(
@@ -121,7 +121,3 @@ def prepared(
     if key is None and (random or draws is not None):
         raise ValueError("There is no key, but a random start or a noisy network needs one: key=jax.random.key(0).")
     return Network(logits_fn, draws), jax.random.key(0) if key is None else key
-
-
-def _wrong(network: Network, images: Array, labels: Array, key: PRNGKeyArray) -> Array:
-    return jnp.argmax(network(images, jax.random.fold_in(key, 2**31 - 1)), -1) != labels
