@@ -4,6 +4,7 @@ All share their networks and what was measured of their robustness. Attacks are 
 APGD, as the paper's; noisy images are clipped, and accuracies averaged over three draws.
 """
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -71,14 +72,17 @@ def _robustness(label: str, scale: Scale, folder: Path, seed: int) -> dict[str, 
     """Returns a network's report, measured once and kept beside its run."""
     model, variables = _trained(label, scale, folder, seed)
     path = folder.parents[1] / "cifar" / scale / f"{label.replace(' ', '_')}_{seed}.json"
-    if not path.exists():
+    leaves = (np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(variables))
+    network = hashlib.sha256(b"".join(leaves)).hexdigest()  # of another network a report is measured anew
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if kept.get("network") != network:
         images, labels, normalise = _pixels(_ATTACKED[scale])
         report = robustness_report(
             lambda x: model.apply(variables, normalise(x)).prediction, jnp.asarray(images), jnp.asarray(labels),
             key=jax.random.key(seed), noise={"gaussian": NOISE}, attacks=("apgd_ce", "apgd_t"), minimal=tuple(NORMS),
         )  # fmt: skip
-        write_whole(path, json.dumps(report).encode())
-    return json.loads(path.read_text(encoding="utf-8"))
+        write_whole(path, json.dumps({"network": network, "report": report}).encode())
+    return json.loads(path.read_text(encoding="utf-8"))["report"]
 
 
 def _row(report: dict[str, Any]) -> list[float]:
