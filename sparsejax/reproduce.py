@@ -72,7 +72,12 @@ def _run(arguments: list[str]) -> int:
     print(f"\n{options.name}: {study.source}")
     for key, value in outcome.ours.items():
         beside = f"   (paper: {_said(outcome.paper[key])})" if key in outcome.paper else ""
-        print(f"  {key}: {_said(value)}{beside}")
+        if isinstance(value, dict) and all(isinstance(row, dict) for row in value.values()):  # a table, row by row
+            print(f"  {key}:{beside}")
+            for name, row in value.items():
+                print(f"    {name}: {_said(row)}")
+        else:
+            print(f"  {key}: {_said(value)}{beside}")
     print(f"{picture}\n{numbers}")
     return 0
 

@@ -79,13 +79,17 @@ def count_products(layers: Sequence[Layer], variables: Variables, counts: Counts
     if any(layer.inputs is None for layer in layers):
         return {}
     products, active = {}, None
-    for name, shape in [*((layer.name, layer.inputs) for layer in layers), ("output", None)]:
+    for name, shape, padding in [*((layer.name, layer.inputs, layer.padding) for layer in layers), ("output", None, 0)]:
         params, state = variables.params[name], variables.state.get(name, {})
         kernel = np.asarray(params["kernel"])
         connected = (kernel != 0) & np.asarray(state["mask"]) if "mask" in state else kernel != 0
         shape = shape or kernel.shape[:1]
         seen = np.full(shape, examples) if active is None else active.reshape(shape)
-        products[name] = Products(nonzero_products(seen, connected) / examples, dense_products(shape, kernel.shape))
+        if padding:
+            seen = np.pad(seen, ((padding, padding), (padding, padding), (0, 0)))
+        products[name] = Products(
+            nonzero_products(seen, connected) / examples, dense_products(seen.shape, kernel.shape)
+        )
         active = np.asarray(counts.active[name]) if name in counts.active else None
     return products
 

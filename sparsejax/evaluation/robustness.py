@@ -7,7 +7,7 @@ report = robustness_report(lambda x: model.apply(variables, x).prediction, image
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +21,14 @@ from sparsejax.evaluation.attacks.geometry import Bounds, Norm
 from sparsejax.evaluation.attacks.losses import LogitsFn, Network
 from sparsejax.evaluation.attacks.pgd import Adversarial, fgsm, pgd
 from sparsejax.evaluation.attacks.square import square
-from sparsejax.functional import add_noise, example_keys
+from sparsejax.functional import add_noise, example_keys, salt_and_pepper
 from sparsejax.functional.noise import Distribution
 
 Attack = Callable[[Array, Array, PRNGKeyArray], Adversarial]
 """`attack(images, labels, key)`, a compiled function."""
+
+NoiseKind = Distribution | Literal["salt_and_pepper"]
+"""Noise that is added, by its scale, or pixels that turn black or white, by their fraction."""
 
 _FEW = 16
 
@@ -143,7 +146,7 @@ def robustness_report(
     labels: Int[Array, "n"],
     *,
     key: PRNGKeyArray,
-    noise: Mapping[Distribution, Sequence[float]] | None = None,
+    noise: Mapping[NoiseKind, Sequence[float]] | None = None,
     noise_draws: int = 3,
     balls: Mapping[Norm, float] | None = None,
     attacks: Sequence[str] = ("fgsm", "pgd", "apgd_ce", "apgd_t"),
@@ -162,8 +165,9 @@ def robustness_report(
       images: `[n, ...]`.
       labels: `[n]`.
       key: for all that is random.
-      noise: distribution -> scales of the noise added to the images, which then are clipped to the bounds; None for
-        Gaussian noise of 0.1.
+      noise: "gaussian", "laplace" or "uniform" -> scales (as in `add_noise`) of what is added to the images, which
+        then are clipped to the bounds; "salt_and_pepper" -> fractions of the pixels (of images `[n, H, W, C]`) that
+        turn to one of the bounds. None for Gaussian noise of 0.1.
       noise_draws: over which that accuracy is averaged.
       balls: norm -> radius of the attacks; None for 2/255 in linf and 0.25 in l2.
       attacks: names of `ATTACKS`; each alone.
@@ -175,7 +179,7 @@ def robustness_report(
       batch_size: images at a time.
 
     Returns:
-      `clean`, `noise` {distribution: {scale: accuracy}}, one dictionary per norm {attack: accuracy, "all": accuracy
+      `clean`, `noise` {kind: {scale: accuracy}}, one dictionary per norm {attack: accuracy, "all": accuracy
       against all of them}, and `minimal` {norm: median distance}; accuracies in [0, 1].
 
     Raises:
@@ -189,15 +193,15 @@ def robustness_report(
         )  # fmt: skip
     x, y, network = np.asarray(images), np.asarray(labels), Network(logits_fn, draws)
     right = _correct(network, x, y, jax.random.fold_in(key, 0), batch_size)
-    distributions: Mapping[Distribution, Sequence[float]] = {"gaussian": (0.1,)} if noise is None else noise
+    kinds: Mapping[NoiseKind, Sequence[float]] = {"gaussian": (0.1,)} if noise is None else noise
     radii: Mapping[Norm, float] = {"linf": 2 / 255, "l2": 0.25} if balls is None else balls
     report: dict[str, Any] = {"clean": float(right.mean()), "noise": {}, "minimal": {}}
 
-    def with_noise(kind: Distribution, scale: float, draw: int) -> float:
+    def with_noise(kind: NoiseKind, scale: float, draw: int) -> float:
         own = jax.random.fold_in(key, 1 + draw)
         return float(_correct(network, _noisy(x, kind, scale, bounds, own), y, own, batch_size).mean())
 
-    for kind, scales in distributions.items():
+    for kind, scales in kinds.items():
         report["noise"][kind] = {
             scale: float(np.mean([with_noise(kind, scale, draw) for draw in range(noise_draws)])) for scale in scales
         }
@@ -242,6 +246,8 @@ def _in_batches(function: Any, x: np.ndarray, y: np.ndarray, key: PRNGKeyArray, 
     return np.concatenate(parts)
 
 
-def _noisy(x: np.ndarray, kind: Distribution, scale: float, bounds: Bounds, key: PRNGKeyArray) -> np.ndarray:
-    keys = example_keys(key, jnp.arange(len(x)))
-    return np.asarray(jnp.clip(add_noise(keys, jnp.asarray(x), sigma=scale, distribution=kind), *bounds))
+def _noisy(x: np.ndarray, kind: NoiseKind, scale: float, bounds: Bounds, key: PRNGKeyArray) -> np.ndarray:
+    keys, images = example_keys(key, jnp.arange(len(x))), jnp.asarray(x)
+    if kind == "salt_and_pepper":
+        return np.asarray(salt_and_pepper(keys, images, level=scale, bounds=bounds))
+    return np.asarray(jnp.clip(add_noise(keys, images, sigma=scale, distribution=kind), *bounds))

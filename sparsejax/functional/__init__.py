@@ -48,7 +48,15 @@ from sparsejax.functional.measures import (
     precision,
     recall,
 )
-from sparsejax.functional.noise import add_noise, annealed, dropout, example_keys, pixel_noise, white_noise_blend
+from sparsejax.functional.noise import (
+    add_noise,
+    annealed,
+    dropout,
+    example_keys,
+    pixel_noise,
+    salt_and_pepper,
+    white_noise_blend,
+)
 from sparsejax.functional.penalties import cauchy, gaussian, l1, l2
 from sparsejax.functional.recurrent import explain_away, inhibitory_interneuron
 from sparsejax.functional.rewiring import rewire
@@ -110,6 +118,7 @@ __all__ = [
     "recall",
     "reinforce_loss",
     "rewire",
+    "salt_and_pepper",
     "sampled_k",
     "soft_top_k",
     "sparse_mask",

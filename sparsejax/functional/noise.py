@@ -8,8 +8,12 @@ from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 from sparsejax.functional.selection import winners
 
-Distribution = Literal["gaussian", "laplace"]
-_DRAWS = {"gaussian": jax.random.normal, "laplace": jax.random.laplace}
+Distribution = Literal["gaussian", "laplace", "uniform"]
+_DRAWS = {
+    "gaussian": jax.random.normal,
+    "laplace": jax.random.laplace,
+    "uniform": lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -(3**0.5), 3**0.5),
+}
 
 
 def example_keys(key: PRNGKeyArray, rows: Int[Array, "batch"]) -> Key[Array, "batch"]:
@@ -71,9 +75,9 @@ def add_noise(
     Args:
       keys: one PRNG key per example `[batch]`.
       x: inputs or activations.
-      sigma: for "gaussian" the standard deviation; for "laplace" the scale b, so that the variance is 2 b^2. 0 leaves
-        x as it is; may be traced.
-      distribution: "gaussian" or "laplace".
+      sigma: for "gaussian" and "uniform" the standard deviation; for "laplace" the scale b, so that the variance is
+        2 b^2. 0 leaves x as it is; may be traced.
+      distribution: "gaussian", "laplace" or "uniform".
 
     Returns:
       Array like x; it is not clipped.
@@ -90,6 +94,32 @@ def add_noise(
         raise ValueError(f"sigma is {sigma}; expected 0 (no noise) or more.")
     noise = jax.vmap(lambda key: _DRAWS[distribution](key, x.shape[1:], jnp.float32))(keys)
     return x + (sigma * noise).astype(x.dtype)
+
+
+def salt_and_pepper(
+    keys: Key[Array, "batch"],
+    images: Float[Array, "batch height width channels"],
+    *,
+    level: float | Float[Array, ""],
+    bounds: tuple[float, float] = (0.0, 1.0),
+) -> Float[Array, "batch height width channels"]:
+    """Sets exactly int(level * n) distinct pixels of each image, all channels, to the least or the greatest value.
+
+    Args:
+      keys: one PRNG key per image `[batch]`.
+      images: `[batch, H, W, C]`; n = H * W.
+      level: the fraction of pixels replaced, in [0, 1]; may be traced.
+      bounds: the two values, each as probable.
+
+    Returns:
+      Array like images.
+
+    Raises:
+      ValueError: level is a Python number outside [0, 1].
+    """
+    hit = pixel_noise(keys, jnp.zeros((*images.shape[:3], 1)), level=level, value=1.0) > 0
+    coins = jax.vmap(lambda key: jax.random.bernoulli(jax.random.fold_in(key, 1), shape=(*images.shape[1:3], 1)))(keys)
+    return jnp.where(hit, jnp.where(coins, *reversed(bounds)).astype(images.dtype), images)
 
 
 def annealed(

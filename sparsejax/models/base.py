@@ -39,7 +39,8 @@ class Layer(NamedTuple):
     `k` winners in training and `k_inference` at inference are out of `units`, or with `local` out of the channels of
     each position; both are None for ReLU. `positions` units share a duty cycle. A unit is active when its output lies
     further than `threshold` from 0. `inputs` is the shape of what the layer's kernel meets, `[H, W, C]` or `[n]`, if
-    that is the layer before (or the example) as it is and the kernel all there is; otherwise None.
+    that is the layer before (or the example) as it is, but for `padding` zeros around the image, and the kernel all
+    there is; otherwise None.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Layer(NamedTuple):
     local: bool = False
     threshold: float = 0.0
     inputs: tuple[int, ...] | None = None
+    padding: int = 0
 
 
 class Model(Protocol):

@@ -1,6 +1,7 @@
 """VGG-16 whose first blocks compete: Hebbian/anti-Hebbian costs, divisive normalisation, adaptive thresholds."""
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
@@ -39,7 +40,7 @@ class _Block(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HebbianVGG:
-    r"""Blocks of 3 x 3 convolutions of unit norm and ReLU, padded to the size of the image, and a linear classifier.
+    r"""Blocks of convolutions of unit norm and ReLU, padded to the size of the image, and a linear classifier.
 
     The first `hebbian` of them are HaH blocks: ReLU, divisive normalisation, threshold; each adds its cost,
     :math:`-\alpha L`, to what training minimises. In the others batch norm follows the ReLU. With `hebbian` 0 it is
@@ -54,6 +55,12 @@ class HebbianVGG:
 
     widths: tuple[int, ...] = VGG16
     """Channels of each convolution; 0 for a 2 x 2 maximum."""
+    kernel_size: int = 3
+    """Height and width of the kernels, an odd number."""
+    padded: bool = True
+    """Pad images with zeros, so that convolutions leave them their size."""
+    hidden: int | None = None
+    """ReLU units between the convolutions and the classifier; None for none, as in the paper."""
     hebbian: int = 6
     """HaH blocks, the first ones."""
     alphas: tuple[float, ...] = traced((4.5e-3, 2.5e-3, 1.3e-3, 1e-3, 8e-4, 5e-4))
@@ -84,6 +91,10 @@ class HebbianVGG:
         expect("model.widths", self.widths, "channels of one or more convolutions, and 0 for each maximum after one",
                bool(widths) and min(self.widths) >= 0 and self.widths[0] > 0
                and all(a or b for a, b in zip(self.widths, self.widths[1:], strict=False)))  # fmt: skip
+        expect("model.kernel_size", self.kernel_size, "an odd number of pixels", self.kernel_size % 2 == 1)
+        expect(
+            "model.hidden", self.hidden, "None or a positive number of units", self.hidden is None or self.hidden > 0
+        )
         expect("model.hebbian", self.hebbian, f"a number of blocks from 0 to {len(widths)}",
                0 <= self.hebbian <= len(widths))  # fmt: skip
         expect("model.alphas", self.alphas, f"one weight of 0 or more for each of the {self.hebbian} HaH blocks",
@@ -110,12 +121,16 @@ class HebbianVGG:
         shape = example.shape[1:]
         for block in self._blocks(shape):
             key, own = jax.random.split(key)
-            params[block.name] = {"kernel": uniform_fan_in(own, (3, 3, block.inputs, block.channels))}
+            kernel_shape = (self.kernel_size, self.kernel_size, block.inputs, block.channels)
+            params[block.name] = {"kernel": uniform_fan_in(own, kernel_shape)}
             if self._batch_norm(block):
                 params[f"{block.name}_norm"] = blocks.init_scale(block.channels)
                 state[block.name] = blocks.init_batch_norm(block.channels)
-        height, width, channels = self._sizes(shape)[-1]
-        params["output"] = blocks.init_weights(key, (height * width * channels, self.classes), 1.0)[0]
+        features = math.prod(self._sizes(shape)[-1])
+        if self.hidden is not None:
+            key, own = jax.random.split(key)
+            params["hidden"] = blocks.init_weights(own, (features, self.hidden), 1.0)[0]
+        params["output"] = blocks.init_weights(key, (self.hidden or features, self.classes), 1.0)[0]
         return Variables(params, state)
 
     def apply(
@@ -128,7 +143,7 @@ class HebbianVGG:
         hyper: Hyper | None = None,
         axis_name: str | None = None,
     ) -> Output:
-        """Returns logits `[batch, classes]`, and as activations what each block passes on, before the maximum.
+        """Returns logits `[batch, classes]`, and as activations what each block passes on, after its maximum.
 
         In training the HaH blocks' costs, times minus their weights, are the losses `hebbian1` and so on.
 
@@ -150,7 +165,7 @@ class HebbianVGG:
         for i, block in enumerate(self._blocks(x.shape[1:])):
             name = block.name
             kernel, x = unit_norm(params[name]["kernel"]).astype(self.precision), x.astype(self.precision)
-            padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+            padded = jnp.pad(x, ((0, 0), (self._edge,) * 2, (self._edge,) * 2, (0, 0)))
             if block.hebbian and train:
                 response, own = conv2d_twice(padded, kernel) if self.local_costs else (conv2d(padded, kernel),) * 2
                 cost = hebbian_cost(jax.nn.relu(own), demote=hyper["demote"], promoted=self.promoted)
@@ -167,30 +182,36 @@ class HebbianVGG:
                 x = divisive_norm(x, sigma=hyper["suppression"].astype(x.dtype), pool=self.norm_pool)
             if block.hebbian and self.threshold != "none":
                 x = adaptive_threshold(x, keep=self.keep) if self.threshold == "quantile" else mean_threshold(x)
-            activations[name] = x
-            x = max_pool2d(x) if block.pooled else x
-        flat = x.astype(jnp.float32).reshape(x.shape[0], -1)
-        return Output(blocks.linear(params["output"], {}, flat), state, activations, losses or None)
+            activations[name] = x = max_pool2d(x) if block.pooled else x
+        x = x.astype(jnp.float32).reshape(x.shape[0], -1)
+        if self.hidden is not None:
+            activations["hidden"] = x = jax.nn.relu(blocks.linear(params["hidden"], {}, x))
+        return Output(blocks.linear(params["output"], {}, x), state, activations, losses or None)
 
     def block_inputs(self, variables: Variables, x: Float[Array, "batch height width channels"]) -> dict[str, Array]:
-        """Returns what every convolution sees: the images, and what each block passes on, after its maximum."""
-        passed, seen = self.apply(variables, x).activations, {}
-        for block in self._blocks(x.shape[1:]):
-            seen[block.name] = x
-            x = max_pool2d(passed[block.name]) if block.pooled else passed[block.name]
-        return seen
+        """Returns what every convolution sees: the images, and what the block before passes on."""
+        names = [block.name for block in self._blocks(x.shape[1:])]
+        passed = self.apply(variables, x).activations
+        return dict(zip(names, [x, *(passed[name] for name in names[:-1])], strict=True))
 
     def scheduled(self, hyper: Hyper, *, epoch: Array, step: Array) -> Hyper:
         """Returns the hyperparameters as they are: none follows a schedule."""
         return hyper
 
     def layers(self, example_shape: tuple[int, ...]) -> list[Layer]:
-        """Describes the convolutions for reports."""
+        """Describes the hidden layers for reports."""
         sizes = self._sizes(example_shape)
-        return [
-            Layer(block.name, height * width * block.channels)
-            for block, (height, width, _) in zip(self._blocks(example_shape), sizes[:-1], strict=True)
+        described = [
+            Layer(block.name, math.prod(passed), inputs=seen, padding=self._edge)
+            for block, seen, passed in zip(self._blocks(example_shape), sizes[:-1], sizes[1:], strict=True)
         ]
+        if self.hidden is not None:
+            described.append(Layer("hidden", self.hidden, inputs=(math.prod(sizes[-1]),)))
+        return described
+
+    @property
+    def _edge(self) -> int:
+        return self.kernel_size // 2 if self.padded else 0
 
     def _batch_norm(self, block: _Block) -> bool:
         return not block.hebbian or self.norm == "batch"
@@ -206,20 +227,21 @@ class HebbianVGG:
                 inputs = width
 
     def _sizes(self, shape: tuple[int, ...]) -> list[tuple[int, int, int]]:
-        """Returns height, width and channels of what every convolution sees, and last of what the classifier sees."""
+        """Returns height, width and channels of what every convolution sees, and at the end of what is passed on."""
         if len(shape) != 3:
             raise ConfigError(f"An example has shape {shape}; a HebbianVGG expects [height, width, channels].")
         height, width, channels = shape
-        sizes = []
+        lost, sizes = self.kernel_size - 1 - 2 * self._edge, [shape]
         for entry in self.widths:
             if entry:
+                height, width, channels = height - lost, width - lost, entry
                 sizes.append((height, width, channels))
-                channels = entry
             else:
                 height, width = height // 2, width // 2
-        if not height or not width:
+                sizes[-1] = (height, width, channels)
+        if min(height, width) < 1:
             raise ConfigError(
-                f"Images of shape {shape} are too small for the {self.widths.count(0)} maxima of model.widths, of "
-                "which each halves height and width; leave some out."
+                f"Images of shape {shape} are too small for the convolutions and the {self.widths.count(0)} maxima of "
+                "model.widths, of which each halves height and width; leave some out."
             )
-        return [*sizes, (height, width, channels)]
+        return sizes

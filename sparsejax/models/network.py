@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from sparsejax.errors import ConfigError
-from sparsejax.functional import connections_per_unit, dropout, inference_k, max_pool2d
+from sparsejax.functional import add_noise, connections_per_unit, dropout, inference_k, max_pool2d
 from sparsejax.functional.selection import Ties
 from sparsejax.hyper import Hyper, hyper_of, traced
 from sparsejax.models import blocks
@@ -61,6 +61,8 @@ class SparseNetwork:
     """What becomes of units tied at the threshold: "first" keeps exactly k, "all" keeps them all."""
     batch_norm: bool = False
     """Normalise every layer before its activation, without scale or offset."""
+    sigma: float | None = traced(None)
+    """Standard deviation of Gaussian noise on the examples in training; None for none."""
     dropout: float | None = traced(None)
     """Probability of dropping a unit of a fully connected hidden layer; None for no dropout."""
 
@@ -73,6 +75,12 @@ class SparseNetwork:
         expect("model.k_start", self.k_start, "a positive factor", self.k_start > 0)
         expect("model.k_epochs", self.k_epochs, "a positive number of epochs", self.k_epochs > 0)
         expect("model.duty_period", self.duty_period, "a positive number of examples", self.duty_period > 0)
+        expect(
+            "model.sigma",
+            self.sigma,
+            "None or a standard deviation of 0 or more",
+            self.sigma is None or self.sigma >= 0,
+        )
         probable = self.dropout is None or 0 <= self.dropout < 1
         expect("model.dropout", self.dropout, "None or a probability in [0, 1)", probable)
 
@@ -127,8 +135,8 @@ class SparseNetwork:
         Args:
           variables: as `init` made them.
           x: inputs `[batch, ...]`, images as `[batch, H, W, C]`.
-          key: one key per example `[batch]`; needed in training with dropout.
-          train: update duty cycles and batch statistics, drop units, use k rather than k at inference.
+          key: one key per example `[batch]`; needed in training with noise or dropout.
+          train: add noise, update duty cycles and batch statistics, drop units, use k rather than k at inference.
           hyper: traced fields to use instead of this model's own.
           axis_name: mesh axis the batch is spread over.
 
@@ -138,6 +146,8 @@ class SparseNetwork:
         hyper = merged(self, hyper, hyper_of(self))
         params, state, activations = variables.params, {}, {}
         stages = self.stages(x.shape[1:])
+        if train and hyper["sigma"] is not None:
+            x = add_noise(_layer_keys(key, len(stages)), x, sigma=hyper["sigma"])
         for index, (stage, k) in enumerate(zip(stages, self.winners(hyper), strict=True)):
             name, layer = stage.name, dict(variables.state[stage.name])
             convolution = len(stage.shape) == 4
@@ -205,5 +215,5 @@ class SparseNetwork:
 def _layer_keys(key: PRNGKeyArray | None, index: int) -> PRNGKeyArray:
     """Returns each example's key for one layer."""
     if key is None:
-        raise ValueError("Training with dropout needs `key`: one PRNG key per example [batch].")
+        raise ValueError("Training with noise or dropout needs `key`: one PRNG key per example [batch].")
     return jax.vmap(jax.random.fold_in, in_axes=(0, None))(key, index)

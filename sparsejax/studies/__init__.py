@@ -1,6 +1,6 @@
 """The papers' figures and tables, made again. This table is read before any of them, so that names are listed at once.
 
-A name is PAPER/FIGURE; PAPER is one of noise, emergence, hah, thesis, dense.
+A name is PAPER/FIGURE; PAPER is one of noise, emergence, hah, thesis, dense. The scoreboard is of all of them.
 """
 
 import difflib
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 # name -> (module, what it shows).
 STUDIES: dict[str, tuple[str, str]] = {
+    "scoreboard": ("scoreboard", "every way to be sparse, one shape, noise and attacks: one table; --seeds N"),
     "noise/fig2": ("noise_activity", "activity along training, for each noise level"),
     "noise/fig3": ("noise_activity", "winners, biases and key norms gather under noise"),
     "noise/fig4": ("noise_pictures", "reconstructions of noisy images"),

@@ -4,8 +4,6 @@ All share their networks and what was measured of their robustness. Attacks are 
 APGD, as the paper's; noisy images are clipped, and accuracies averaged over three draws.
 """
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +13,13 @@ import numpy as np
 
 from sparsejax import configs
 from sparsejax.configs.hebbian import narrow
-from sparsejax.data import load
 from sparsejax.evaluation.attacks.geometry import Norm
 from sparsejax.evaluation.responses import channel_ratio, signal_to_noise
-from sparsejax.evaluation.robustness import robustness_report
 from sparsejax.figures.blocks import by_block
 from sparsejax.figures.noise import noise_curve
 from sparsejax.figures.table import table
-from sparsejax.files import write_whole
 from sparsejax.models import HebbianVGG, Variables
+from sparsejax.studies.attacked import kept_report, test_pixels
 from sparsejax.studies.networks import Trained, train
 from sparsejax.studies.study import Outcome, Scale, Study, chosen_seeds
 from sparsejax.training.config import Config, replaced
@@ -60,29 +56,12 @@ def _trained(label: str, scale: Scale, folder: Path, seed: int) -> tuple[Hebbian
     return config.model, trained.network(0)
 
 
-def _pixels(count: int) -> tuple[np.ndarray, np.ndarray, Any]:
-    """Returns test images in [0, 1], their labels, and the normalisation that the networks were trained with."""
-    data = load("cifar10")
-    mean, std = (jnp.asarray(moment, jnp.float32).reshape(1, 1, 1, -1) for moment in (data.mean, data.std))
-    images = data.test.images[:count].astype(np.float32) / 255
-    return images, data.test.labels[:count].astype(np.int32), lambda x: (x - mean) / std
-
-
 def _robustness(label: str, scale: Scale, folder: Path, seed: int) -> dict[str, Any]:
-    """Returns a network's report, measured once and kept beside its run."""
     model, variables = _trained(label, scale, folder, seed)
     path = folder.parents[1] / "cifar" / scale / f"{label.replace(' ', '_')}_{seed}.json"
-    leaves = (np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(variables))
-    network = hashlib.sha256(b"".join(leaves)).hexdigest()  # of another network a report is measured anew
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if kept.get("network") != network:
-        images, labels, normalise = _pixels(_ATTACKED[scale])
-        report = robustness_report(
-            lambda x: model.apply(variables, normalise(x)).prediction, jnp.asarray(images), jnp.asarray(labels),
-            key=jax.random.key(seed), noise={"gaussian": NOISE}, attacks=("apgd_ce", "apgd_t"), minimal=tuple(NORMS),
-        )  # fmt: skip
-        write_whole(path, json.dumps({"network": network, "report": report}).encode())
-    return json.loads(path.read_text(encoding="utf-8"))["report"]
+    data = test_pixels("cifar10", _ATTACKED[scale])
+    settings = {"noise": {"gaussian": NOISE}, "attacks": ("apgd_ce", "apgd_t"), "minimal": tuple(NORMS)}
+    return kept_report(path, model, variables, data, seed=seed, **settings)
 
 
 def _row(report: dict[str, Any]) -> list[float]:
@@ -114,7 +93,7 @@ def _fig2(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
     """How evenly the channels of the first blocks are active."""
     chosen, blocks = chosen_seeds(SEEDS, scale, seeds, small=1), []
     networks: dict[str, list[list[float]]] = {label: [] for label in _PAIR}
-    images, _, normalise = _pixels(500)
+    images, _, normalise = test_pixels("cifar10", 500)
     for label, rows in networks.items():
         for seed in chosen:
             model, variables = _trained(label, scale, folder, seed)
@@ -131,7 +110,7 @@ def _fig3(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
     """Signal-to-noise ratios of what every block sees, with noise of 0.1."""
     chosen, blocks = chosen_seeds(SEEDS, scale, seeds, small=1), []
     networks: dict[str, list[list[float]]] = {label: [] for label in _PAIR}
-    images, _, normalise = _pixels(500)
+    images, _, normalise = test_pixels("cifar10", 500)
     noise = 0.1 * jax.random.normal(jax.random.key(0), images.shape)
     noisy = jnp.clip(jnp.asarray(images) + noise, 0, 1)
     for label, rows in networks.items():

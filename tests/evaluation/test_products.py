@@ -11,7 +11,7 @@ from sparsejax.evaluation.accuracy import make_evaluation
 from sparsejax.evaluation.products import count_products, dense_products, nonzero_products, products_report
 from sparsejax.functional import conv2d
 from sparsejax.hyper import hyper_of
-from sparsejax.models import NoisyNetwork, SparseCNN, SparseMLP
+from sparsejax.models import HebbianVGG, NoisyNetwork, SparseCNN, SparseMLP
 from sparsejax.studies import products as study
 from sparsejax.training.objectives import cross_entropy
 
@@ -39,6 +39,7 @@ def test_products_are_those_of_the_layer_with_ones_for_numbers(inputs, weights):
     [
         SparseCNN(channels=(4, 6), conv_k=(60, 20), conv_density=(1.0, 0.5), hidden=30, hidden_k=6),
         SparseMLP(hidden=(40, 20), k=(8, None)),
+        HebbianVGG(widths=(10, 0, 12, 0), hebbian=2, alphas=(0.1, 0.1), hidden=8),
     ],
 )
 def test_a_networks_products_are_those_of_its_masks_and_activations(model):
@@ -57,6 +58,7 @@ def test_a_networks_products_are_those_of_its_masks_and_activations(model):
     for name in products:
         kernel = np.asarray(variables.params[name]["kernel"])
         x = x if kernel.ndim == 4 else np.reshape(x, (EXAMPLES, -1))
+        x = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))) if kernel.shape[:2] == (3, 3) else x
         assert products[name].nonzero * EXAMPLES == pytest.approx(indicator_products(x, kernel), rel=1e-12)
         assert products[name].nonzero <= products[name].dense
         x = np.asarray(activations[name]) if name in activations else x

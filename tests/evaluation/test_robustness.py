@@ -19,10 +19,11 @@ def test_a_report_of_a_linear_network():
     epsilon = {norm: float(jnp.median(nearest[norm])) for norm in ("linf", "l2")}
     report = robustness_report(
         logits, x, wrong, key=KEY, balls=epsilon, attacks=("fgsm", "pgd", "apgd_t"), minimal=("l2",), batch_size=16,
-        noise={"gaussian": (0.0, 0.02), "laplace": (1.0,)}, minimal_iterations=200,
+        noise={"gaussian": (0.0, 0.02), "laplace": (1.0,), "salt_and_pepper": (0.0, 1.0)}, minimal_iterations=200,
     )  # fmt: skip
     assert report["clean"] == pytest.approx(0.9)
     assert report["noise"]["gaussian"][0.0] == report["clean"]
+    assert report["noise"]["salt_and_pepper"][0.0] == report["clean"] > report["noise"]["salt_and_pepper"][1.0]
     assert report["noise"]["laplace"][1.0] < report["noise"]["gaussian"][0.02] <= 0.95
     for norm in ("linf", "l2"):
         expected = float((nearest[norm][4:] > epsilon[norm]).sum() / 40)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sparsejax.functional import dropout, example_keys, pixel_noise
+from sparsejax.functional import add_noise, dropout, example_keys, pixel_noise, salt_and_pepper
 from tests import golden
 
 BATCH = 4
@@ -91,3 +91,21 @@ def test_a_level_outside_its_range_is_refused(level):
 def test_a_rate_outside_its_range_is_refused(rate):
     with pytest.raises(ValueError, match=f"rate is {rate}"):
         dropout(keys_of(range(2)), jnp.ones((2, 3)), rate=rate)
+
+
+def test_uniform_noise_has_the_standard_deviation_asked_for_and_ends():
+    noise = np.asarray(add_noise(keys_of(range(4)), jnp.zeros((4, 5000)), sigma=0.5, distribution="uniform"))
+    assert noise.std() == pytest.approx(0.5, rel=0.02) and abs(noise.mean()) < 0.02
+    assert np.abs(noise).max() <= 0.5 * 3**0.5
+
+
+def test_salt_and_pepper_turns_a_fraction_of_the_pixels_black_or_white():
+    images = jnp.full((3, 20, 10, 3), 0.4)
+    changed = np.asarray(salt_and_pepper(keys_of(range(3)), images, level=0.25, bounds=(-1.0, 2.0)))
+    one = changed[..., 0]
+    assert (changed == one[..., None]).all() and set(np.unique(one)) == {np.float32(0.4), -1.0, 2.0}
+    assert ((one != np.float32(0.4)).sum((1, 2)) == 50).all() and 10 < (one == 2).sum(axis=(1, 2)).mean() < 40
+    again = salt_and_pepper(keys_of([2]), images[:1], level=0.25, bounds=(-1.0, 2.0))
+    np.testing.assert_array_equal(again[0], changed[2])
+    with pytest.raises(ValueError, match="level is 2; expected a fraction"):
+        salt_and_pepper(keys_of([0]), images[:1], level=2)

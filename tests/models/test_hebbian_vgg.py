@@ -15,6 +15,8 @@ from sparsejax.models.hebbian_vgg import VGG16
 from tests.golden import load
 
 SMALL = HebbianVGG(widths=(12, 0, 14, 0, 10), hebbian=2, alphas=(0.1, 0.2), classes=5)
+WIDE = dataclasses.replace(SMALL, widths=(12, 14, 0, 10))
+"""Its first block passes on what it has, with no maximum."""
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
 """Of the recorded network, which normalises what it is given."""
 RECORDED = HebbianVGG(widths=(10, 12, 0, 14, 0, 16, 0), hebbian=2, alphas=(0.0, 0.0))
@@ -55,8 +57,8 @@ def test_the_papers_network_has_its_size_and_layout():
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes.params)) == 14_722_250
     assert set(shapes.state) == {f"conv{i}" for i in range(7, 14)}, "the HaH blocks have no batch norm"
     layers = configs.get("cifar_hebbian").model.layers((32, 32, 3))
-    assert [layer.units for layer in layers[:3]] == [64 * 32**2, 64 * 32**2, 128 * 16**2]
-    assert layers[-1].units == 512 * 2**2 and len(layers) == 13 == len([width for width in VGG16 if width])
+    assert [layer.units for layer in layers[:3]] == [64 * 32**2, 64 * 16**2, 128 * 16**2]
+    assert layers[-1].units == 512 and len(layers) == 13 == len([width for width in VGG16 if width])
     standard = configs.get("cifar_vgg16").model
     assert len(jax.eval_shape(standard.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3))).state) == 13
 
@@ -104,22 +106,22 @@ def test_costs_are_of_training_only_and_promote_what_is_strong(fresh_key):
 
 def test_the_threshold_keeps_a_fifth_and_divisive_normalisation_sees_no_scale(fresh_key):
     x = jax.random.normal(fresh_key(), (3, 10, 10, 3))
-    variables = SMALL.init(fresh_key(), x)
-    output = jax.jit(SMALL.apply)(variables, x)
+    variables = WIDE.init(fresh_key(), x)
+    output = jax.jit(WIDE.apply)(variables, x)
     assert output.prediction.shape == (3, 5) and set(output.activations) == {"conv1", "conv2", "conv3"}
     active = (output.activations["conv1"] > 0).sum((1, 2))
     assert (active <= 20).all() and active.max() == 20
-    scaled = SMALL.apply(variables, 100 * x)
+    scaled = WIDE.apply(variables, 100 * x)
     for name in ("conv1", "conv2"):
         np.testing.assert_allclose(scaled.activations[name], output.activations[name], rtol=1e-3, atol=1e-4)
-    loose = dataclasses.replace(SMALL, threshold="none").apply(variables, x)
+    loose = dataclasses.replace(WIDE, threshold="none").apply(variables, x)
     assert (loose.activations["conv1"] > 0).sum() > (output.activations["conv1"] > 0).sum()
-    mean = dataclasses.replace(SMALL, threshold="mean").apply(variables, x)
+    mean = dataclasses.replace(WIDE, threshold="mean").apply(variables, x)
     assert 0 < (mean.activations["conv1"] > 0).sum() < (loose.activations["conv1"] > 0).sum()
 
 
 def test_batch_norm_may_stand_in_for_divisive_normalisation(fresh_key):
-    model = dataclasses.replace(SMALL, norm="batch", threshold="none")
+    model = dataclasses.replace(WIDE, norm="batch", threshold="none")
     x = jax.random.normal(fresh_key(), (6, 8, 8, 3))
     variables = model.init(fresh_key(), x)
     assert set(variables.state) == {"conv1", "conv2", "conv3"}
@@ -164,6 +166,8 @@ def test_traced_fields_may_differ_between_members(fresh_key):
         ({"suppression": 1.5}, "model.suppression"),
         ({"norm_pool": 2}, "model.norm_pool"),
         ({"keep": 0.0}, "model.keep"),
+        ({"kernel_size": 4}, "model.kernel_size is 4; expected an odd number"),
+        ({"hidden": 0}, "model.hidden"),
         ({"promoted": 0.95}, "model.promoted"),
     ],
 )
@@ -173,6 +177,23 @@ def test_fields_out_of_range_are_refused(fields, message):
 
 
 def test_images_that_do_not_fit_are_refused():
-    for shape, message in (((1, 2, 2, 3), "too small for the 2 maxima"), ((1, 64), r"\(64,\)")):
+    for shape, message in (((1, 2, 2, 3), "too small for the convolutions and the 2 maxima"), ((1, 64), r"\(64,\)")):
         with pytest.raises(ConfigError, match=message):
             SMALL.init(jax.random.key(0), jnp.zeros(shape))
+
+
+def test_larger_kernels_without_padding_and_a_hidden_layer(fresh_key):
+    model = dataclasses.replace(SMALL, widths=(10, 0, 12, 0), kernel_size=5, padded=False, hidden=9)
+    x = jax.random.normal(fresh_key(), (3, 20, 20, 2))
+    variables = model.init(fresh_key(), x)
+    activations = model.apply(variables, x).activations
+    assert {name: h.shape[1:] for name, h in activations.items()} == {
+        "conv1": (8, 8, 10), "conv2": (2, 2, 12), "hidden": (9,)}  # fmt: skip
+    assert [(layer.units, layer.inputs, layer.padding) for layer in model.layers((20, 20, 2))] == [
+        (640, (20, 20, 2), 0), (48, (8, 8, 10), 0), (9, (48,), 0)]  # fmt: skip
+    assert variables.params["output"]["kernel"].shape == (9, 5) and (activations["hidden"] >= 0).all()
+    assert SMALL.layers((8, 8, 3))[1].padding == 1
+    seen = model.block_inputs(variables, x)
+    assert seen["conv1"] is x and seen["conv2"].shape == (3, 8, 8, 10)
+    with pytest.raises(ConfigError, match="too small for the convolutions"):
+        model.init(fresh_key(), x[:, :9, :9])

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sparsejax.functional import BoostState, example_keys
+from sparsejax.functional import BoostState, add_noise, example_keys
 from sparsejax.hyper import hyper_of, static_fields
 from sparsejax.models import SparseCNN, SparseMLP, Variables
 
@@ -187,6 +187,20 @@ def test_dropout_of_an_example_does_not_depend_on_its_batch(model):
     part = apply(variables, alike[2:], key=keys[2:], train=True).prediction
     np.testing.assert_allclose(part, whole[2:], rtol=1e-5, atol=1e-6)
     assert len({row.tobytes() for row in np.asarray(whole)}) == BATCH
+
+
+@both
+def test_noise_on_the_examples_is_of_training_only_and_of_each_example(model):
+    noisy = dataclasses.replace(model, sigma=0.5)
+    variables, apply = network(noisy, model)
+    with pytest.raises(ValueError, match="Training with noise or dropout needs `key`"):
+        apply(variables, images(), train=True)
+    np.testing.assert_array_equal(apply(variables, images()).prediction, applied(model)(variables, images()).prediction)
+    keys = example_keys(jax.random.key(7), jnp.arange(BATCH))
+    seen = add_noise(jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, len(model.layers((14, 14, 1)))), images(),
+                     sigma=0.5)  # fmt: skip
+    expected = applied(model)(variables, seen, train=True).prediction
+    np.testing.assert_allclose(apply(variables, images(), key=keys, train=True).prediction, expected, rtol=1e-5)
 
 
 @both

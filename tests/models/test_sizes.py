@@ -78,6 +78,7 @@ def test_layers_of_the_papers_sparse_cnn_2_are_described():
         ({"k_inference_factor": 0.0}, "model.k_inference_factor is 0.0"),
         ({"duty_period": 0}, "model.duty_period is 0"),
         ({"dropout": 1.0}, "model.dropout is 1.0"),
+        ({"sigma": -0.1}, "model.sigma is -0.1; expected None or a standard deviation"),
         ({"kernel_size": 0}, r"model.kernel_size is 0"),
     ],
 )

@@ -11,7 +11,7 @@ import pytest
 from sparsejax.data import load
 from sparsejax.evaluation.robustness import robustness_report
 from sparsejax.reproduce import main
-from sparsejax.studies import hebbian_cifar
+from sparsejax.studies import attacked, hebbian_cifar
 from sparsejax.training.config import replaced
 
 _FEW = {"data.name": "digits", "data.train_examples": 100, "data.test_examples": 20, "training.epochs": 1,
@@ -21,10 +21,10 @@ _FEW = {"data.name": "digits", "data.train_examples": 100, "data.test_examples":
 @pytest.fixture
 def tiny(monkeypatch, quick_compile):
     """Makes small networks of few digits, weakly attacked; returns how often one was attacked."""
-    whole, attacked = hebbian_cifar.base, []
+    whole, times = hebbian_cifar.base, []
 
     def report(*arguments, **settings):
-        attacked.append(1)
+        times.append(1)
         return robustness_report(
             *arguments, **{**settings, "attacks": ("fgsm",), "minimal_iterations": 3, "noise_draws": 1}
         )
@@ -38,11 +38,11 @@ def tiny(monkeypatch, quick_compile):
     monkeypatch.setattr(hebbian_cifar, "base", base)
     monkeypatch.setattr(hebbian_cifar, "NORMS", {"l2": "ℓ2"})
     monkeypatch.setattr(hebbian_cifar, "NOISE", (0.0, 0.1))
-    monkeypatch.setattr(hebbian_cifar, "load", lambda name: load("digits"))
+    monkeypatch.setattr(attacked, "load", lambda name: load("digits"))
     monkeypatch.setattr(hebbian_cifar, "_ATTACKED", {"small": 16})
-    monkeypatch.setattr(hebbian_cifar, "robustness_report", report)
+    monkeypatch.setattr(attacked, "robustness_report", report)
     with jax.numpy_dtype_promotion("standard"):  # Optax's Adam relies on it
-        yield attacked
+        yield times
 
 
 @pytest.mark.slow

@@ -1,0 +1,62 @@
+"""Trained networks put through attacks: pixels in [0, 1] go in, and a report is kept beside the run it is of."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from sparsejax.data import load
+from sparsejax.evaluation.robustness import robustness_report
+from sparsejax.files import write_whole
+from sparsejax.models.base import Model, Variables
+
+
+class Pixels(NamedTuple):
+    """Test images `[n, H, W, C]` in [0, 1], their labels `[n]`, and the normalisation that networks expect."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    normalise: Callable[[Array], Array]
+
+
+def test_pixels(name: str, count: int) -> Pixels:
+    """Returns the first so many test images of a data set."""
+    data = load(name)
+    mean, std = (jnp.asarray(moment, jnp.float32).reshape(1, 1, 1, -1) for moment in (data.mean, data.std))
+    images = data.test.images[:count].astype(np.float32) / 255
+    return Pixels(images, data.test.labels[:count].astype(np.int32), lambda x: (x - mean) / std)
+
+
+def kept_report(
+    path: Path, model: Model, variables: Variables, data: Pixels, *, seed: int, **settings: Any
+) -> dict[str, Any]:
+    """Returns `robustness_report` of a network, which is measured once.
+
+    It is measured anew if the network, the images or the settings have changed.
+
+    Args:
+      path: where the report is kept.
+      model: the network.
+      variables: its parameters and state.
+      data: what it is attacked on.
+      seed: of what is random.
+      settings: further arguments of `robustness_report`.
+    """
+    parts = [*jax.tree.leaves(variables), data.images, data.labels]
+    digest = hashlib.sha256(b"".join(np.asarray(part).tobytes() for part in parts))
+    digest.update(repr((seed, settings)).encode())
+    of = digest.hexdigest()
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if kept.get("of") != of:
+        report = robustness_report(
+            lambda x: model.apply(variables, data.normalise(x)).prediction,
+            jnp.asarray(data.images), jnp.asarray(data.labels), key=jax.random.key(seed), **settings,
+        )  # fmt: skip
+        write_whole(path, json.dumps({"of": of, "report": report}).encode())
+    return json.loads(path.read_text(encoding="utf-8"))["report"]
