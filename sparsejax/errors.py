@@ -17,5 +17,13 @@ class RunFolderError(ValueError):
     """A run folder that belongs to another run, to another configuration, or cannot be written."""
 
 
+class DivergedError(ArithmeticError):
+    """A loss, or parameters, that are no longer finite numbers."""
+
+
+class Interrupted(Exception):
+    """Not an error: the run was asked to stop, has saved where it stands, and can be gone on with."""
+
+
 class CheckpointError(ValueError):
     """A checkpoint that is damaged, incomplete or of another network."""

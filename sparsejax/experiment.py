@@ -1,6 +1,8 @@
 """One experiment, from its configuration to a run folder with checkpoints, figures and a report."""
 
+import contextlib
 import dataclasses
+import json
 import math
 import time
 from typing import Any, NamedTuple
@@ -23,9 +25,9 @@ from sparsejax.functional import crop_and_flip
 from sparsejax.hyper import stack_hyper, static_fields
 from sparsejax.models.base import Variables
 from sparsejax.task import batch_sizes, count_parameters, load_data
-from sparsejax.training import checkpoints, loop
+from sparsejax.training import checkpoints, loop, processes
 from sparsejax.training.config import Config
-from sparsejax.training.devices import carry, place, put_members, put_shared
+from sparsejax.training.devices import carry, gathered_members, place, put_members, put_shared
 from sparsejax.training.log import MetricsLog, Terminal
 from sparsejax.training.members import over_members
 from sparsejax.training.objectives import OBJECTIVES, objective_of
@@ -90,7 +92,16 @@ def run(experiment: Experiment, folder: RunFolder, *, fresh: bool = False, resum
     Raises:
       ConfigError, DataMissingError, DataDamagedError, RunFolderError, CheckpointError: as their messages say; all
         but the last before anything is compiled.
+      DivergedError: a loss is no finite number.
+      Interrupted: the run was asked to stop (SIGTERM), and has saved where it stands.
     """
+    with contextlib.ExitStack() as hold:
+        return _run(experiment, folder, fresh, resume_step, hold)
+
+
+def _run(
+    experiment: Experiment, folder: RunFolder, fresh: bool, resume_step: int | None, hold: contextlib.ExitStack
+) -> Finished:
     started = time.perf_counter()
     config = experiment.config
     dataset = load_data(config)
@@ -101,16 +112,23 @@ def run(experiment: Experiment, folder: RunFolder, *, fresh: bool = False, resum
     description = describe(
         config, name=experiment.name, seeds=experiment.seeds, points=experiment.points, data=_origin(dataset)
     )
-    if fresh:
-        folder.discard()
-    folder.claim(description)
+    same = ("config", "seeds", "points", "data", "versions")
+    processes.agree("configuration", json.dumps([description[name] for name in same], sort_keys=True, default=str))
 
+    def claim() -> None:
+        hold.enter_context(folder.held())
+        if fresh:
+            folder.discard()
+        folder.claim(description)
+
+    processes.first_does(claim)
+    first, networks = processes.is_first(), len(experiment.configs)
     hyper = put_members(stack_hyper(experiment.configs), placement)
     objective, normalise = objective_of(config.objective), config.data.normalise
     job = loop.Job(
         config.model, objective, config.training, placement, hyper,
         put_shared(resident(dataset, dataset.train, normalise=normalise), placement), config.data.balanced,
-        _AUGMENTATIONS[config.data.augment],
+        _AUGMENTATIONS[config.data.augment], jax.tree.leaves(hyper)[0].shape[0] - networks,
     )  # fmt: skip
     test = put_shared(resident(dataset, dataset.test, normalise=normalise), placement)
     sizes = {"examples": len(dataset.test.labels), "batch_size": config.evaluation.batch_size,
@@ -131,23 +149,30 @@ def run(experiment: Experiment, folder: RunFolder, *, fresh: bool = False, resum
             scores |= measured(variables, counts)
         return scores if implicit is None else scores | implicit(variables, hyper, epoch)
 
-    with checkpoints.opened(folder.checkpoints, keep=config.training.keep_checkpoints) as saved:
+    with (
+        checkpoints.opened(folder.checkpoints, keep=config.training.keep_checkpoints) as saved,
+        processes.termination() as asked_to_stop,
+    ):
         progress = loop.start(job, experiment.seeds)
-        restored = saved.restore(progress, resume_step)
+        like = jax.eval_shape(lambda tree: jax.tree.map(lambda leaf: leaf[:networks], tree), progress)
+        restored = saved.restore(like, resume_step)
         if restored is not None:
             progress = put_members(restored.tree, placement)
-        epoch, position, step = (int(getattr(progress.state, name)[0]) for name in ("epoch", "position", "step"))
+        at = gathered_members((progress.state.epoch, progress.state.position, progress.state.step), networks)
+        epoch, position, step = (int(values[0]) for values in at)
         total, done = (
             loop.examples_done(config.training, len(dataset.train.labels), *at)
             for at in ((config.training.epochs, 0), (epoch, position))
         )
-        log = MetricsLog(folder.metrics, folder.tensorboard, resumed_step=step)
-        terminal = Terminal(total * job.members, done * job.members)
+        log = MetricsLog(folder.metrics, folder.tensorboard, resumed_step=step, quiet=not first)
+        terminal = Terminal(total * networks, done * networks, quiet=not first)
         for line in _headline(experiment, dataset, placement, step):
             terminal.say(line)
         training_started = time.perf_counter()
         try:
-            progress = loop.train(job, progress, evaluate=evaluate, saved=saved, log=log, terminal=terminal)
+            progress = loop.train(
+                job, progress, evaluate=evaluate, saved=saved, log=log, terminal=terminal, asked_to_stop=asked_to_stop
+            )
         finally:
             terminal.close()
             log.close()
@@ -161,9 +186,7 @@ def run(experiment: Experiment, folder: RunFolder, *, fresh: bool = False, resum
         detail=_detail_evaluation(config, dataset, placement, sizes, hyper, test),
         noise=_noise_evaluation(experiment, placement, sizes, hyper, test),
     )
-    folder.write_arrays(folder.units, _unit_arrays(progress.state.variables, counts))
-    if detail is not None:
-        folder.write_arrays(folder.detail, detail_arrays(detail, progress.state.variables))
+    variables = gathered_members(progress.state.variables, networks)
     result = {
         "name": experiment.name,
         **summary(members),
@@ -175,9 +198,15 @@ def run(experiment: Experiment, folder: RunFolder, *, fresh: bool = False, resum
         "members": members,
         **{name: description[name] for name in ("command", "versions", "device", "data", "config")},
     }
-    folder.write(folder.result, result)
-    variables = jax.tree.map(np.asarray, progress.state.variables)
-    write_figures(folder, result, variables)
+
+    def write() -> None:
+        folder.write_arrays(folder.units, _unit_arrays(variables, counts))
+        if detail is not None:
+            folder.write_arrays(folder.detail, detail_arrays(detail, variables))
+        folder.write(folder.result, result)
+        write_figures(folder, result, variables)
+
+    processes.first_does(write)
     return Finished(result, variables)
 
 
@@ -254,26 +283,31 @@ def _final_figures(experiment: Experiment, dataset: Dataset, progress: loop.Prog
     """Describes every network as it is after the last epoch and, under "best", as it was after its best one."""
     examples, objective = len(dataset.test.labels), OBJECTIVES[experiment.config.objective.kind]
     language = experiment.config.objective.kind == "next_token"
-    state, best = progress
+    (state, best), networks = progress, len(experiment.configs)
     last_epoch = state.epoch.astype(jnp.float32)
-    counts = jax.tree.map(np.asarray, count(state.variables, last_epoch))
-    details = None if detail is None else jax.tree.map(np.asarray, detail(state.variables, last_epoch))
+
+    def numbers(tree):
+        return gathered_members(tree, networks)
+
+    counts = numbers(count(state.variables, last_epoch))
+    details = None if detail is None else numbers(detail(state.variables, last_epoch))
     correct = None  # [rule, member, level]
     if noise is not None:
-        last = noise(state.variables, last_epoch)
-        same = np.array_equal(best.epoch, state.epoch)
-        correct = np.stack([last, last if same else noise(best.variables, best.epoch.astype(jnp.float32))])
+        last = numbers(noise(state.variables, last_epoch))
+        same = np.array_equal(*numbers((best.epoch, state.epoch)))
+        correct = np.stack([last, last if same else numbers(noise(best.variables, best.epoch.astype(jnp.float32)))])
+    best, epochs, trained = *numbers((best._replace(variables=None), state.epoch)), numbers(state.variables)
     members = []
     for i, config in enumerate(experiment.configs):
         layers = config.model.layers(dataset.train.images.shape[1:])
-        variables, one = jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), (state.variables, counts))
+        variables, one = jax.tree.map(lambda leaf, i=i: leaf[i], (trained, counts))
         score = float(best.score[i]) * (-1 if objective.least else 1)
         if objective.best == "accuracy":
             score = round(score * examples) / examples  # whole examples, without float32's error
         member = {
             "seed": config.training.seed,
             **experiment.points[i],
-            "epoch": int(state.epoch[i]),
+            "epoch": int(epochs[i]),
             **{f"test_{name}": float(total) / examples for name, total in sorted(one.sums.items())},
             **({"test_perplexity": math.exp(float(one.sums["loss"]) / examples)} if language else {}),
             "layers": layer_report(layers, variables, one, examples),

@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsejax import configs
-from sparsejax.errors import CheckpointError, ConfigError, DataDamagedError, DataMissingError, RunFolderError
+from sparsejax.errors import (
+    CheckpointError,
+    ConfigError,
+    DataDamagedError,
+    DataMissingError,
+    DivergedError,
+    Interrupted,
+    RunFolderError,
+)
 
 if TYPE_CHECKING:
     from sparsejax.training.config import Config
@@ -28,8 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(arguments)
     except ConfigError as error:
         return _fail(error, 2)
-    except (RunFolderError, DataMissingError, DataDamagedError, CheckpointError) as error:
+    except (RunFolderError, DataMissingError, DataDamagedError, CheckpointError, DivergedError) as error:
         return _fail(error, 1)
+    except Interrupted as stop:
+        print(f"Asked to stop, and saved {stop}; the same command goes on from there.", file=sys.stderr)
+        return 0
     except SystemExit as stop:  # help was printed, or an option was not understood
         return stop.code if isinstance(stop.code, int) else 2
     except KeyboardInterrupt:
@@ -53,17 +64,24 @@ def _run(arguments: list[str]) -> int:
         configs.get(options.config)  # says which come close, before anything heavy is imported
     if options.seeds < 1:
         raise ConfigError(f"--seeds is {options.seeds}; expected how many networks to train, 1 or more.")
+    settings = (options.coordinator, options.processes, options.process)
+    if options.distributed or any(setting is not None for setting in settings):
+        from sparsejax.training import processes
+
+        processes.join(*settings)
     base = _overridden(options.config, configs.get(options.config), overrides)
     members = _members(options.config, base, overrides, options.sweep, options.seeds)
 
     from sparsejax.experiment import Experiment, run
+    from sparsejax.training.processes import is_first
     from sparsejax.training.run_folder import RunFolder
 
     folder = RunFolder(Path(options.out or f"runs/{options.config}"))
     experiment = Experiment(options.config, *map(tuple, zip(*members, strict=True)))
     result, _ = run(experiment, folder, fresh=options.fresh, resume_step=options.resume_step)
-    for line in _closing_lines(result, folder.path):
-        print(line)
+    if is_first():
+        for line in _closing_lines(result, folder.path):
+            print(line)
     return 0
 
 
@@ -82,6 +100,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--resume-step", type=_whole, metavar="STEP", help="go on from this checkpoint rather than the latest"
     )
+    parser.add_argument(
+        "--distributed", action="store_true",
+        help="be one of several processes; which one, the environment says (Cloud TPU, SLURM, JAX_PROCESS_ID...)",
+    )  # fmt: skip
+    parser.add_argument("--coordinator", metavar="HOST:PORT", help="of the first of several processes")
+    parser.add_argument("--processes", type=_whole, metavar="N", help="their number")
+    parser.add_argument("--process", type=_whole, metavar="I", help="which this one is, from 0")
     parser.add_argument("--list", action="store_true", help="list the named experiments")
     return parser
 

@@ -1,9 +1,6 @@
 """A run that is stopped anywhere and started again ends as if it had never stopped."""
 
-import json
 import random
-import sys
-import time
 from pathlib import Path
 
 import jax
@@ -12,32 +9,8 @@ import pytest
 
 from sparsejax.launch import main
 from sparsejax.training import checkpoints
-from tests.command import launch, started
-
-RUN = ["--config", "digits_mlp", "--training.epochs", "40", "--data.train-examples", "400",
-       "--data.test-examples", "60", "--training.momentum", "0.5", "--model.dropout", "0.1"]  # fmt: skip
-
-
-def last_networks(folder: Path) -> dict[str, np.ndarray]:
-    """Returns the arrays of the last checkpoint."""
-    with checkpoints.opened(folder / "checkpoints", keep=2) as saved:
-        step = saved.steps()[-1]
-        restored = saved._manager.restore(step)
-    return {name: np.asarray(leaf) for name, leaf in restored["tree"].items()}
-
-
-def assert_same_run(actual: Path, expected: Path) -> None:
-    networks, others = last_networks(actual), last_networks(expected)
-    assert networks.keys() == others.keys()
-    for name, leaf in networks.items():
-        np.testing.assert_array_equal(leaf, others[name], err_msg=name)
-    results = [json.loads((folder / "result.json").read_text()) for folder in (actual, expected)]
-    assert results[0]["members"] == results[1]["members"]
-    metrics = [
-        [{k: v for k, v in json.loads(line).items() if k != "time"} for line in (folder / "metrics.jsonl").open()]
-        for folder in (actual, expected)
-    ]
-    assert metrics[0] == metrics[1]
+from tests.command import launch
+from tests.kill_campaign import RUN, assert_same_run, killed
 
 
 @pytest.fixture(scope="module")
@@ -51,20 +24,7 @@ def uninterrupted(tmp_path_factory):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_killed_at_random_moments_it_ends_bit_equal(uninterrupted, tmp_path, seed):
     rng, folder = random.Random(seed), tmp_path / "run"
-    kills = 0
-    for _ in range(3):
-        process = started(*RUN, "--training.checkpoint-every", 10, "--out", folder)
-        lines = len((folder / "metrics.jsonl").read_text().splitlines()) if (folder / "metrics.jsonl").exists() else 0
-        target = lines + rng.randrange(1, 120)
-        while process.poll() is None:
-            if (folder / "metrics.jsonl").exists() and (folder / "metrics.jsonl").read_text().count("\n") >= target:
-                break
-            time.sleep(0.005)
-        time.sleep(rng.random() * 0.1)
-        kills += process.poll() is None
-        process.kill()
-        process.wait()
-    assert kills >= 1
+    assert sum(killed(folder, rng, lines=120) for _ in range(3)) >= 1
     final = launch(*RUN, "--training.checkpoint-every", 10, "--out", folder)
     assert final.returncode == 0, final.stderr
     assert "going on from the checkpoint of step" in final.stdout

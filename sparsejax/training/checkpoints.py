@@ -1,11 +1,15 @@
 """Checkpoints: what is saved, how it is verified, and the one place that knows Orbax."""
 
 import dataclasses
+import errno
+import logging
+import os
 import shutil
 import sys
+import threading
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from sparsejax.errors import CheckpointError
+from sparsejax.training.processes import gathered
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,19 +43,24 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, tree: Any, *, score: float) -> None:
-        """Saves a tree of arrays in the background; the one of the greatest `score` is the best."""
+        """Saves a tree of arrays in the background; the one of the greatest `score` is the best.
+
+        Raises:
+          CheckpointError: it, or the one before, could not be written.
+        """
         leaves = _plain(tree)
         items = ocp.args.Composite(
             tree=ocp.args.StandardSave(leaves),
             checksums=ocp.args.JsonSave(_checksums(leaves)),
         )
-        self._manager.save(step, args=items, metrics={"score": score}, force=True)
+        with _writing(self._folder):
+            self._manager.save(step, args=items, metrics={"score": score}, force=True)
 
     def restore(self, like: Any, step: int | None = None) -> Restored | None:
         """Reads a checkpoint back, the latest unless a step is named; None when there is none.
 
         Args:
-          like: a tree of the same structure, shapes and dtypes.
+          like: a tree of the same structure, shapes and dtypes; `jax.ShapeDtypeStruct` will do for arrays.
           step: which; later ones are then removed, for the run goes on from here.
 
         Raises:
@@ -62,11 +72,10 @@ class Checkpoints:
         if step is not None and step not in steps:
             raise CheckpointError(f"There is no checkpoint of step {step} in {self._folder}; there are {steps}.")
         chosen = steps[-1] if step is None else step
-        abstract = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(_plain(like))]
+        abstract = [jax.eval_shape(_raw, leaf) for leaf in jax.tree.leaves(like)]
         try:
             items = ocp.args.Composite(tree=ocp.args.StandardRestore(), checksums=ocp.args.JsonRestore())
-            with _late_reads_ignored():
-                restored = self._manager.restore(chosen, args=items)
+            restored = self._manager.restore(chosen, args=items)
             leaves = {name: np.asarray(leaf) for name, leaf in restored["tree"].items()}
             expected, found = restored["checksums"], _checksums(leaves)
         except Exception as error:  # Orbax and TensorStore raise bare exceptions with pages of specification
@@ -102,6 +111,9 @@ def opened(folder: Path, *, keep: int) -> Iterator[Checkpoints]:
     Args:
       folder: made when it is missing; Orbax needs it absolute and fails in the background otherwise.
       keep: how many of the latest are kept; the best one is kept besides.
+
+    Raises:
+      CheckpointError: on leaving, the last one could not be written.
     """
     folder = folder.absolute()
     policies = [
@@ -113,8 +125,56 @@ def opened(folder: Path, *, keep: int) -> Iterator[Checkpoints]:
         enable_async_checkpointing=True,
         preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
     )
-    with ocp.CheckpointManager(folder, options=options) as manager:
-        yield Checkpoints(manager, folder)
+    with _writing(folder):
+        manager = ocp.CheckpointManager(folder, options=options)
+    with _told_once():
+        try:
+            yield Checkpoints(manager, folder)
+        except BaseException:
+            with suppress(Exception):  # what went wrong first is what counts
+                manager.close()
+            raise
+        with _writing(folder):
+            manager.close()
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Turns what Orbax raises when it cannot write, often at a later call, into an error that says what to do."""
+    try:
+        yield
+    except Exception as error:
+        raise CheckpointError(
+            f"A checkpoint cannot be written to {folder}: {_cause(error)}. Those that were complete are still good; "
+            "make room there, or see that the folder can be written to, and the same command goes on from the last."
+        ) from error
+
+
+@contextmanager
+def _told_once() -> Iterator[None]:
+    """Keeps Orbax from printing, with pages of traceback, what it also raises where its threads are waited for.
+
+    After a failure some of them end late, reading on in an event loop that is closed; then it stays so.
+    """
+    threads, unraisable, logger = threading.excepthook, sys.unraisablehook, logging.getLogger("absl")
+
+    def of_thread(arguments: Any) -> None:
+        if not type(arguments.thread).__module__.startswith("orbax."):
+            threads(arguments)
+
+    def of_loop(arguments: Any) -> None:
+        if "Event loop is closed" not in str(arguments.exc_value):
+            unraisable(arguments)
+
+    threading.excepthook, sys.unraisablehook = of_thread, of_loop
+    logger.addFilter(_not_of_orbax)
+    yield
+    threading.excepthook, sys.unraisablehook = threads, unraisable
+    logger.removeFilter(_not_of_orbax)
+
+
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    return "orbax" not in record.pathname
 
 
 def remove(folder: Path) -> None:
@@ -124,8 +184,8 @@ def remove(folder: Path) -> None:
 
 def _plain(tree: Any) -> dict[str, np.ndarray]:
     """Flattens a tree to named arrays; PRNG keys become their data."""
-    leaves = jax.tree.leaves_with_path(tree)
-    return {f"{i:04d}{jax.tree_util.keystr(path)}": np.asarray(_raw(leaf)) for i, (path, leaf) in enumerate(leaves)}
+    leaves = jax.tree.leaves_with_path(gathered(tree))
+    return {f"{i:04d}{jax.tree_util.keystr(path)}": leaf for i, (path, leaf) in enumerate(leaves)}
 
 
 def _like(like: Any, leaves: list[np.ndarray]) -> Any:
@@ -146,25 +206,15 @@ def _raw(leaf: Any) -> Any:
     return jax.random.key_data(leaf) if _is_key(leaf) else leaf
 
 
-@contextmanager
-def _late_reads_ignored() -> Iterator[None]:
-    """Keeps reads that end after a failure from printing tracebacks: Orbax closes their event loop at the first one.
-
-    They may end long after it, so the filter stays in place when there was one.
-    """
-    before = sys.unraisablehook
-
-    def hook(unraisable: Any) -> None:
-        if "Event loop is closed" not in str(unraisable.exc_value):
-            before(unraisable)
-
-    sys.unraisablehook = hook
-    yield
-    sys.unraisablehook = before
-
-
 def _checksums(leaves: dict[str, np.ndarray]) -> dict[str, int]:
     return {name: zlib.crc32(np.ascontiguousarray(leaf).tobytes()) for name, leaf in leaves.items()}
+
+
+def _cause(error: Exception) -> str:
+    """Returns the system's own word for why nothing can be written, if it is somewhere in the message."""
+    text = str(error)
+    reasons = map(os.strerror, (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EACCES, errno.EROFS))
+    return next((reason for reason in reasons if reason in text), None) or _first_line(error)
 
 
 def _first_line(error: Exception) -> str:

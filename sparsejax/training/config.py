@@ -118,6 +118,8 @@ class TrainingConfig:
     """Steps between two rewirings."""
     rewire_fraction: float = traced(0.3)
     """Part of every unit's connections that a rewiring moves; rigl lets it fall to 0 over 3/4 of the training."""
+    on_nan: Literal["stop", "skip"] = "stop"
+    """When a loss or a gradient is no finite number: stop, or leave that step's update out."""
     checkpoint_every: int | None = None
     """Also save a checkpoint after so many steps (at the end of a chunk); None for after each epoch only."""
     keep_checkpoints: int = 2
@@ -191,8 +193,8 @@ class DevicesConfig:
     """How the step is run; auto is jit on one device and shard_map on several."""
     data: int | None = None
     """Devices each batch is spread over; None for all that members leave."""
-    member: int = 1
-    """Devices the networks of a grid are spread over."""
+    member: int | None = None
+    """Devices the networks of a grid are spread over; None for one each, as far as there are."""
     members_at_once: int | None = None
     """Networks computed side by side on a device; None for all, but on a CPU for 1, or for as many small ones as fit
     its cache if they share their batches."""
@@ -202,7 +204,7 @@ class DevicesConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"devices.{name} is {value}; expected 1 or more.")
-        if self.carrier == "pmap" and self.member > 1:
+        if self.carrier == "pmap" and (self.member or 1) > 1:
             raise ConfigError("devices.carrier pmap spreads batches only; take devices.member 1 or carrier shard_map.")
 
 

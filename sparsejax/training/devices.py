@@ -5,12 +5,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from sparsejax.errors import ConfigError
 from sparsejax.training.config import DevicesConfig
 from sparsejax.training.members import over_members
+from sparsejax.training.processes import gathered
 
 
 class Placement(NamedTuple):
@@ -24,6 +26,11 @@ class Placement(NamedTuple):
     def shards(self) -> int:
         """Parts each batch is cut into."""
         return 1 if self.mesh is None else self.mesh.shape["data"]
+
+    @property
+    def member_devices(self) -> int:
+        """Devices that networks are spread over."""
+        return 1 if self.mesh is None else self.mesh.shape["member"]
 
     @property
     def axis_name(self) -> str | None:
@@ -45,27 +52,25 @@ def place(config: DevicesConfig, members: int, batch_sizes: set[int], *, sharing
       sharing: parameters of a network, if all networks see the same batches; else None.
 
     Raises:
-      ConfigError: more devices are asked for than there are, or members or a batch do not divide among them.
+      ConfigError: more devices are asked for than there are, or a batch does not divide among them.
     """
-    available = jax.device_count()
-    members_at_once = config.members_at_once
-    if members_at_once is None and jax.default_backend() == "cpu":
-        most, local = 1 if sharing is None else max(1, _PARAMETERS_AT_ONCE // sharing), members // config.member
-        members_at_once = max(
-            (n for n in range(1, min(most, local) + 1) if local % n == 0), default=1
-        )  # one shape of program
-    data = config.data or (1 if config.carrier == "jit" else max(1, available // config.member))
-    if config.data is None and config.carrier == "auto":
-        # Unasked, take only as many devices as share every batch evenly.
-        data = max(n for n in range(1, data + 1) if all(size % n == 0 for size in batch_sizes))
-    if config.member * data > available:
+    available, several = jax.device_count(), jax.process_count() > 1
+    if several and config.carrier in ("jit", "pmap"):
         raise ConfigError(
-            f"devices.member {config.member} x devices.data {data} makes {config.member * data} devices, but there "
-            f"are {available}; take fewer."
+            f"devices.carrier {config.carrier} cannot spread over {jax.process_count()} processes; take shard_map."
         )
-    if members % config.member:
+    data = config.data or (1 if config.carrier == "jit" else None)
+    member = config.member or _member_devices(config.carrier, members, available // (data or 1), several)
+    if data is None:
+        data = max(1, available // member)
+        if config.carrier == "auto" and not several:
+            # Unasked, take only as many devices as share every batch evenly.
+            data = max(n for n in range(1, data + 1) if all(size % n == 0 for size in batch_sizes))
+    if member * data > available or (several and member * data < available):
+        what = "take fewer" if member * data > available else "all devices of all processes have to take part"
         raise ConfigError(
-            f"{members} networks do not divide among devices.member {config.member}; take a divisor of {members}."
+            f"devices.member {member} x devices.data {data} makes {member * data} devices, but there are {available}; "
+            f"{what}."
         )
     for size in sorted(batch_sizes):
         if size % data:
@@ -73,16 +78,30 @@ def place(config: DevicesConfig, members: int, batch_sizes: set[int], *, sharing
                 f"A batch of {size} does not divide among devices.data {data}; take a divisor of {size}, or other "
                 "batch sizes."
             )
+    members_at_once = config.members_at_once
+    if members_at_once is None and jax.default_backend() == "cpu":
+        most, local = 1 if sharing is None else max(1, _PARAMETERS_AT_ONCE // sharing), -(-members // member)
+        members_at_once = max(
+            (n for n in range(1, min(most, local) + 1) if local % n == 0), default=1
+        )  # one shape of program
     carrier = config.carrier
     if carrier == "auto":
-        carrier = "jit" if config.member * data == 1 else "shard_map"
+        carrier = "jit" if member * data == 1 else "shard_map"
     if carrier == "jit":
-        if config.member * data > 1 and config.data:
+        if member * data > 1:
             raise ConfigError("devices.carrier jit runs on one device; take shard_map or pmap for several.")
         return Placement("jit", None, members_at_once)
     # With the default, explicit axis types, integer labels fail to index logits.
-    mesh = jax.make_mesh((config.member, data), ("member", "data"), axis_types=(AxisType.Auto,) * 2)
+    mesh = jax.make_mesh((member, data), ("member", "data"), axis_types=(AxisType.Auto,) * 2)
     return Placement(carrier, mesh, members_at_once)
+
+
+def _member_devices(carrier: str, members: int, available: int, several: bool) -> int:
+    """Returns over how many devices networks are spread unasked: one each, and in equal parts over processes."""
+    if carrier in ("jit", "pmap") or members == 1:
+        return 1
+    most = max(1, min(members, available))
+    return most if not several else max(n for n in range(1, most + 1) if available % n == 0)
 
 
 def carry(function: Callable[..., Any], placement: Placement, *, donate: bool = False) -> Callable[..., Any]:
@@ -122,14 +141,38 @@ def _pmapped(mapped: Callable[..., Any], devices: list[Any], donated: tuple[int,
 
 
 def put_members(tree: Any, placement: Placement) -> Any:
-    """Lays arrays with a leading member axis on the placement's devices."""
-    if placement.mesh is None or placement.carrier == "pmap":
-        return jax.device_put(tree)
-    return jax.device_put(tree, NamedSharding(placement.mesh, P("member")))
+    """Lays arrays with a leading member axis on the placement's devices.
+
+    If networks do not divide among the devices, the last one is repeated: `gathered_members` leaves that out again.
+    """
+    extra = -jax.tree.leaves(tree)[0].shape[0] % placement.member_devices
+    if extra:
+        tree = jax.tree.map(lambda leaf: jnp.concatenate([jnp.asarray(leaf), *[jnp.asarray(leaf)[-1:]] * extra]), tree)
+    return _put(tree, placement, P("member"))
 
 
 def put_shared(tree: Any, placement: Placement) -> Any:
     """Lays arrays that all networks share on the placement's devices."""
+    return _put(tree, placement, P())
+
+
+def gathered_members(tree: Any, members: int) -> Any:
+    """Returns arrays of so many networks as NumPy has them, from wherever they lie; PRNG keys become their data."""
+    return jax.tree.map(lambda leaf: leaf[:members], gathered(tree))
+
+
+def _put(tree: Any, placement: Placement, spec: P) -> Any:
     if placement.mesh is None or placement.carrier == "pmap":
         return jax.device_put(tree)
-    return jax.device_put(tree, NamedSharding(placement.mesh, P()))
+    sharding = NamedSharding(placement.mesh, spec)
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+
+    def put(leaf: Any) -> jax.Array:
+        """Lays down this process's part of an array that all have; a PRNG key can only be made there."""
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.jit(jax.random.wrap_key_data, out_shardings=sharding)(put(jax.random.key_data(leaf)))
+        whole = np.asarray(leaf)
+        return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+
+    return jax.tree.map(put, tree)

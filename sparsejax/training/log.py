@@ -14,10 +14,14 @@ from sparsejax.training.run_folder import finite
 class MetricsLog:
     """Appends one JSON object a line to a file, and mirrors its numbers to TensorBoard.
 
-    On resuming, lines beyond the restored step are cut off first: those steps are done again.
+    On resuming, lines beyond the restored step are cut off first: those steps are done again. A quiet log writes
+    nothing.
     """
 
-    def __init__(self, path: Path, tensorboard: Path, *, resumed_step: int):
+    def __init__(self, path: Path, tensorboard: Path, *, resumed_step: int, quiet: bool = False):
+        self._file, self._writer = None, None
+        if quiet:
+            return
         kept = [line for line in read_metrics(path) if line["step"] <= resumed_step] if resumed_step else []
         self._file = path.open("w", encoding="utf-8", buffering=1)
         for line in kept:
@@ -26,6 +30,8 @@ class MetricsLog:
 
     def write(self, step: int, epoch: float, values: dict[str, Any]) -> None:
         """Appends a line; a value is a number, or a list with one number per network."""
+        if self._file is None:
+            return
         line = finite({"step": step, "epoch": epoch, "time": time.time(), **values})
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
         if self._writer is not None:
@@ -35,7 +41,8 @@ class MetricsLog:
 
     def close(self) -> None:
         """Writes out what is buffered."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         if self._writer is not None:
             self._writer.close()
 
@@ -54,15 +61,15 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class Terminal:
-    """Shows how far a run is: a bar on a terminal, one line an epoch elsewhere."""
+    """Shows how far a run is: a bar on a terminal, one line an epoch elsewhere; nothing at all if quiet."""
 
-    def __init__(self, total_examples: int, done_examples: int):
-        self._console = Console(soft_wrap=True, highlight=False)
+    def __init__(self, total_examples: int, done_examples: int, *, quiet: bool = False):
+        self._console = Console(soft_wrap=True, highlight=False, quiet=quiet)
         self._progress: Progress | None = None
         self._done, self._total = done_examples, total_examples
         self._rate = 0.0
         self.restart_clock()
-        if self._console.is_terminal:
+        if self._console.is_terminal and not quiet:
             columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rate]}"),
                        TimeRemainingColumn(elapsed_when_finished=True))  # fmt: skip
             self._progress = Progress(*columns, console=self._console)

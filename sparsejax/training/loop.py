@@ -9,11 +9,12 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from sparsejax.data.resident import Resident, epoch_order, steps_per_epoch
+from sparsejax.errors import DivergedError, Interrupted
 from sparsejax.hyper import Hyper
 from sparsejax.models.base import Model, Variables
 from sparsejax.training.checkpoints import Checkpoints
 from sparsejax.training.config import TrainingConfig
-from sparsejax.training.devices import Placement, carry, put_members, put_shared
+from sparsejax.training.devices import Placement, carry, gathered_members, put_members, put_shared
 from sparsejax.training.log import MetricsLog, Terminal
 from sparsejax.training.objectives import Objective
 from sparsejax.training.state import ORDER, Best, TrainState, init_best, init_state, update_best
@@ -31,7 +32,10 @@ class Progress(NamedTuple):
 
 
 class Job(NamedTuple):
-    """What stays fixed while networks are trained."""
+    """What stays fixed while networks are trained.
+
+    Arrays may have `padding` members more than there are networks: copies of the last one that fill up the devices.
+    """
 
     model: Model
     objective: Objective
@@ -41,11 +45,12 @@ class Job(NamedTuple):
     data: Resident
     balanced: bool = False
     augment: Augment | None = None
+    padding: int = 0
 
     @property
-    def members(self) -> int:
+    def networks(self) -> int:
         """Number of networks."""
-        return jax.tree.leaves(self.hyper)[0].shape[0]
+        return jax.tree.leaves(self.hyper)[0].shape[0] - self.padding
 
     @property
     def examples(self) -> int:
@@ -66,49 +71,101 @@ def start(job: Job, seeds: list[int]) -> Progress:
 
 
 def train(
-    job: Job, progress: Progress, *, evaluate: Evaluate, saved: Checkpoints, log: MetricsLog, terminal: Terminal
+    job: Job,
+    progress: Progress,
+    *,
+    evaluate: Evaluate,
+    saved: Checkpoints,
+    log: MetricsLog,
+    terminal: Terminal,
+    asked_to_stop: Callable[[], bool] = lambda: False,
 ) -> Progress:
     """Trains to the last epoch, from wherever `progress` stands.
 
     After each epoch the networks are evaluated, the best ones noted and a checkpoint saved; within an epoch, after
     every `checkpoint_every` steps, at the end of a chunk.
+
+    Raises:
+      Interrupted: it was asked to stop, and has saved where it stands.
+      DivergedError: a loss is no finite number; nothing of the steps since the last checkpoint is saved.
     """
     chunks: dict[int, tuple[Any, int]] = {}
     better = jax.jit(jax.vmap(update_best))
-    position = {name: int(getattr(progress.state, name)[0]) for name in ("epoch", "position", "step")}
-    saved_step = position["step"]
+
+    def numbers(values: dict[str, Array]) -> dict[str, np.ndarray]:
+        return gathered_members(values, job.networks)
+
+    def save(step: int, score: float) -> None:
+        saved.save(step, gathered_members(progress, job.networks), score=score)
+
+    position = {
+        name: int(numbers({"": getattr(progress.state, name)})[""][0]) for name in ("epoch", "position", "step")
+    }
+    step = saved_step = position["step"]
     for epoch in range(position["epoch"], job.config.epochs):
         batch_size = job.config.batch_size_in(epoch)
         steps = steps_per_epoch(job.examples, batch_size)
         if batch_size not in chunks:
             chunks[batch_size] = _compiled_chunk(job, batch_size, steps)
         chunk, length = chunks[batch_size]
-        done, step = (position["position"] if epoch == position["epoch"] else 0), int(progress.state.step[0])
+        done = position["position"] if epoch == position["epoch"] else 0
         batches = _shared_batches(job, epoch, batch_size)
         collected = []
         while done < steps:
             data = job.data if batches is None else job.data._replace(batches=batches[done : done + length])
             state, metrics = chunk(progress.state, job.hyper, data)
-            metrics = {name: np.asarray(values) for name, values in metrics.items()}
+            metrics = numbers(metrics)
+            _check_finite(job, metrics, step=step, epoch=epoch, batch=done, steps=steps, saved_step=saved_step)
             progress = progress._replace(state=state)
             done, step = done + length, step + length
             collected.append(metrics)
-            terminal.advance(length * batch_size * job.members, f"epoch {epoch + 1}/{job.config.epochs}")
+            terminal.advance(length * batch_size * job.networks, f"epoch {epoch + 1}/{job.config.epochs}")
             log.write(step, epoch + done / steps, {name: values.tolist() for name, values in metrics.items()})
+            stop = asked_to_stop()
             due = job.config.checkpoint_every is not None and step - saved_step >= job.config.checkpoint_every
-            if done < steps and due:
-                saved.save(step, progress, score=float("-inf"))
+            if done < steps and (due or stop):
+                save(step, float("-inf"))
                 saved_step = step
+                if stop:
+                    raise Interrupted(f"after step {step:,}")
         scores = evaluate(progress.state.variables, progress.state.epoch.astype(np.float32))
         score = scores[f"test_{job.objective.best}"] * (-1 if job.objective.least else 1)
         progress = progress._replace(best=better(progress.best, progress.state, score))
-        scores = {name: np.asarray(values) for name, values in scores.items()}
+        score, scores = numbers({"": score})[""], numbers(scores)
         log.write(step, epoch + 1, {name: values.tolist() for name, values in scores.items()})
-        saved.save(step, progress, score=float(np.mean(score)))
+        save(step, float(np.mean(score)))
         saved_step = step
         terminal.say(_epoch_line(epoch, job.config.epochs, collected, scores, terminal.pace))
         terminal.restart_clock()
+        if asked_to_stop() and epoch + 1 < job.config.epochs:
+            raise Interrupted(f"after step {step:,}")
     return progress
+
+
+def _check_finite(
+    job: Job, metrics: dict[str, np.ndarray], *, step: int, epoch: int, batch: int, steps: int, saved_step: int
+) -> None:
+    """Takes the note of the first bad step out of a chunk's metrics, and stops there if that is asked for.
+
+    Raises:
+      DivergedError: a loss, a gradient or the parameters of a network are not finite.
+    """
+    first = metrics.pop("first_not_finite")
+    if job.config.on_nan == "skip":
+        return
+    bad = metrics.pop("not_finite")
+    if not bad.any():
+        return
+    network = int(np.argmin(np.where(bad > 0, first, np.iinfo(np.int32).max)))
+    at = int(first[network])
+    which = "The network" if job.networks == 1 else f"Network {network} of {job.networks} (counted from 0)"
+    kept = f"The last good checkpoint is that of step {saved_step:,}" if saved_step else "No checkpoint was saved yet"
+    raise DivergedError(
+        f"{which} has a loss or gradient that is no finite number at step {step + at + 1:,}: epoch {epoch + 1}, batch "
+        f"{batch + at + 1:,} of {steps:,}. {kept}; nothing later was written. Take a smaller "
+        "--training.learning-rate or a --training.clip-norm in a new folder, or --training.on-nan skip to leave such "
+        "steps out."
+    )
 
 
 def examples_done(config: TrainingConfig, examples: int, epoch: int, position: int) -> int:

@@ -8,7 +8,8 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,11 @@ from sparsejax import __version__
 from sparsejax.errors import RunFolderError
 from sparsejax.files import write_whole
 from sparsejax.training.config import Config
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, where nothing keeps two runs apart
+    fcntl = None
 
 # Where a run computes and how often it saves changes no result, so these may differ when it is resumed.
 _FREE_FIELDS = ("devices.", "training.checkpoint_every", "training.keep_checkpoints", "data.source")
@@ -40,6 +46,7 @@ class RunFolder:
         self.tensorboard = self.path / "tensorboard"
         self.figures = self.path / "figures"
         self.report = self.path / "report.html"
+        self.lock = self.path / ".lock"
 
     def claim(self, description: Mapping[str, Any]) -> bool:
         """Makes the folder this run's; returns whether an earlier run of the same configuration is there.
@@ -59,7 +66,7 @@ class RunFolder:
         if self.config.exists():
             self._compare(description)
             return True
-        foreign = sorted(entry.name for entry in self.path.iterdir())
+        foreign = sorted(entry.name for entry in self.path.iterdir() if entry != self.lock)
         if foreign:
             raise RunFolderError(
                 f"{self.path} is not a run folder: it holds {', '.join(foreign[:5])} but no config.json. Name an empty "
@@ -67,6 +74,35 @@ class RunFolder:
             )
         self.write(self.config, description)
         return False
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keeps other runs out of the folder; the system lets go of it when the process ends, however it ends.
+
+        Raises:
+          RunFolderError: another run is at work in it, or it cannot be written.
+        """
+        file, owner = None, f"process {os.getpid()} on {platform.node() or 'this machine'}"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = self.lock.open("a+", encoding="utf-8")
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file.truncate(0)
+            file.write(owner)
+            file.flush()
+        except BlockingIOError:
+            file.seek(0)  # pyright: ignore[reportOptionalMemberAccess]
+            raise RunFolderError(
+                f"{self.path} is in use by another run ({file.read() or 'unknown process'}); wait for its end, or "  # pyright: ignore[reportOptionalMemberAccess]
+                "name another folder with --out."
+            ) from None
+        except OSError as error:
+            raise RunFolderError(
+                f"The run folder {self.path} cannot be written: {error.strerror or error}. Name another with --out."
+            ) from None
+        with file:
+            yield
 
     def discard(self) -> None:
         """Deletes what an earlier run left; other files in the folder stay, and then `claim` refuses it."""

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
 
 from sparsejax.data.resident import Batch, Resident, epoch_order, normalised, steps_per_epoch
 from sparsejax.functional import example_keys
@@ -91,6 +91,12 @@ def make_step(
                 (variables, opt_state),
             )
         metrics |= {"grad_norm": optax.tree.norm(grads), "learning_rate": rate}
+        if config.on_nan == "skip":
+            finite = is_finite(metrics)
+            variables, opt_state = jax.tree.map(
+                lambda new, old: jnp.where(finite, new, old),
+                (variables, opt_state), (state.variables, state.opt_state),
+            )  # fmt: skip
         position = state.position + 1
         return TrainState(
             variables, opt_state, state.key, state.epoch + position // steps, position % steps, state.step + 1
@@ -113,6 +119,10 @@ def make_chunk(
     shards: int = 1,
 ) -> Chunk:
     """Returns `chunk(state, hyper, data) -> (state, mean metrics)`, a scan over `length` steps of one epoch.
+
+    Among the metrics is `not_finite`, how many steps had a loss or gradient that is no finite number, and
+    `first_not_finite`, the first of them counted from 0, or `length` if there is none; steps whose update is left out
+    are no part of the means. Parameters that are not finite in the end count as the last step's.
 
     The examples are those of `data.batches` if they are given. Networks mapped over members then share them, so that
     the first layers of all are one product; else each has the order that its key draws.
@@ -147,9 +157,21 @@ def make_chunk(
             return step(state, Batch(normalised(data, images), data.labels[indices], rows), hyper)
 
         state, metrics = lax.scan(body, state, lax.dynamic_slice(order, (first, first_row), (length, share)))
-        return state, jax.tree.map(lambda values: jnp.mean(values, axis=0), metrics)
+        good = is_finite(metrics)
+        total = sum(jnp.sum(jnp.abs(leaf)) for leaf in jax.tree.leaves(state.variables.params))
+        good = good.at[-1].set(good[-1] & (jnp.isfinite(total) | (config.on_nan == "skip")))
+        counted = good if config.on_nan == "skip" else jnp.ones_like(good)
+        number = jnp.maximum(jnp.sum(counted.astype(jnp.float32)), 1)
+        means = {name: jnp.sum(jnp.where(counted, values, 0), axis=0) / number for name, values in metrics.items()}
+        first_bad = jnp.where(jnp.all(good), length, jnp.argmin(good)).astype(jnp.int32)
+        return state, means | {"not_finite": jnp.sum((~good).astype(jnp.int32)), "first_not_finite": first_bad}
 
     return chunk
+
+
+def is_finite(metrics: Metrics) -> Bool[Array, "*steps"]:
+    """Says whether loss and gradient of a step are finite numbers."""
+    return jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
 
 
 def chunk_length(steps: int, most_chunks: int = 16) -> int:

@@ -99,6 +99,18 @@ def test_training_moves_the_network_and_its_duty_cycles(dataset, train_on_one):
     np.testing.assert_allclose(boost.duty_cycle[0].mean(), 10 / 40, atol=0.05)
 
 
+def test_networks_are_spread_first_and_their_batches_over_the_rest():
+    def shape(members, batches=frozenset({16}), **fields):
+        placement = place(DevicesConfig(**fields), members, set(batches))
+        return placement.carrier, None if placement.mesh is None else tuple(placement.mesh.shape.values())
+
+    assert shape(1) == ("shard_map", (1, 8)) and shape(2) == ("shard_map", (2, 4))
+    assert shape(64) == ("shard_map", (8, 1)) and shape(3) == ("shard_map", (3, 2))
+    assert shape(64, data=4) == ("shard_map", (2, 4)) and shape(5, member=1) == ("shard_map", (1, 8))
+    assert shape(4, carrier="pmap", data=8) == ("pmap", (1, 8)) and shape(4, carrier="jit") == ("jit", None)
+    assert shape(1, {15}) == ("shard_map", (1, 5)) and shape(1, {7 * 9 * 11}) == ("shard_map", (1, 7))
+
+
 def test_sharded_step_has_one_all_reduce_and_no_all_gather(dataset):
     model = dataclasses.replace(MODEL, batch_norm=False, dropout=None)
     text = chunk_text(dataset, model, DevicesConfig("shard_map", data=8))
@@ -120,8 +132,8 @@ GRID = [
 @pytest.mark.parametrize(
     "devices",
     [DevicesConfig("jit", members_at_once=4), DevicesConfig("jit", members_at_once=1),
-     DevicesConfig("shard_map", member=4, data=2)],
-    ids=["side by side", "one after another", "over a mesh of members and data"],
+     DevicesConfig("shard_map", member=4, data=2), DevicesConfig("shard_map", member=3, data=2)],
+    ids=["side by side", "one after another", "over a mesh of members and data", "in unequal parts"],
 )  # fmt: skip
 def test_a_grid_trains_each_network_as_if_alone(dataset, train_on_one, devices):
     together, _ = trainer(dataset, devices, members=4)(GRID)
@@ -171,14 +183,12 @@ def test_bad_placements_are_refused_before_anything_is_compiled():
         place(DevicesConfig("shard_map", data=5), 1, {16})
     with pytest.raises(ConfigError, match="there are 8"):
         place(DevicesConfig("shard_map", data=9), 1, {9})
-    with pytest.raises(ConfigError, match="3 networks do not divide"):
-        place(DevicesConfig("shard_map", member=2), 3, {16})
     with pytest.raises(ConfigError, match="pmap spreads batches only"):
         DevicesConfig("pmap", member=2)
 
 
 def test_hyper_of_a_model_names_only_its_traced_fields():
     assert set(hyper_of(MODEL)) == {
-        "conv_k", "hidden_k", "boost_strength", "boost_decay", "k_inference_factor", "dropout", "density", "k_start",
-        "k_epochs",
+        "conv_k", "hidden_k", "boost_strength", "boost_decay", "k_inference_factor", "sigma", "dropout", "density",
+        "k_start", "k_epochs",
     }  # fmt: skip

@@ -1,0 +1,94 @@
+"""Several processes of one run on this machine, for trying it: `python launch/local_processes.py N -- --config NAME`.
+
+They meet on the loopback interface. What each says is printed with its number; when one fails, all are ended.
+"""
+
+import argparse
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Starts the processes and waits for them; returns 0, or the status of the one that failed first."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    parser = argparse.ArgumentParser(
+        usage="%(prog)s N [--devices D] [--dry-run] -- --config NAME ...",
+        description="Run N processes of sparsejax.launch on this machine; what follows -- are its arguments.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("processes", type=int, metavar="N", help="number of processes")
+    parser.add_argument("--devices", type=int, default=1, metavar="D", help="CPU devices of each (default: 1)")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands and do nothing")
+    options = parser.parse_args(arguments[:end])
+    if options.processes < 1 or options.devices < 1:
+        parser.error(f"N is {options.processes} and --devices {options.devices}; expected 1 or more")
+    command = [sys.executable, "-m", "sparsejax.launch", "--distributed", *arguments[end + 1 :]]
+    address = f"127.0.0.1:{8476 if options.dry_run else _free_port()}"
+    settings = [_settings(address, options.processes, i, options.devices) for i in range(options.processes)]
+    if options.dry_run:
+        for own in settings:
+            print(" ".join(f"{name}={shlex.quote(value)}" for name, value in own.items()), shlex.join(command))
+        return 0
+    return _run(command, settings)
+
+
+def _settings(address: str, processes: int, process: int, devices: int) -> dict[str, str]:
+    return {
+        "JAX_COORDINATOR_ADDRESS": address,
+        "JAX_NUM_PROCESSES": str(processes),
+        "JAX_PROCESS_ID": str(process),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": str(devices),
+    }
+
+
+def _run(command: list[str], settings: list[dict[str, str]]) -> int:
+    running = [
+        subprocess.Popen(command, env=os.environ | own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for own in settings
+    ]
+    readers = [threading.Thread(target=_relay, args=(i, process)) for i, process in enumerate(running)]
+    for reader in readers:
+        reader.start()
+    for number in (signal.SIGTERM, signal.SIGINT):  # all are told, and end in their own way
+        signal.signal(number, lambda number, _: [process.send_signal(number) for process in running])
+    failed = 0
+    waiting = set(range(len(running)))
+    while waiting:
+        for i in sorted(waiting):
+            try:
+                status = running[i].wait(timeout=0.1)
+            except subprocess.TimeoutExpired:
+                continue
+            waiting.discard(i)
+            if status and not failed:
+                failed = status
+                rest = threading.Timer(20, lambda: [process.kill() for process in running])
+                rest.daemon = True
+                rest.start()
+    for reader in readers:
+        reader.join()
+    return failed if failed >= 0 else 128 - failed
+
+
+def _relay(number: int, process: "subprocess.Popen[str]") -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        print(f"[{number}] {line}", end="", flush=True)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+#!/usr/bin/env bash
+# Cloud TPU: make one, copy this checkout, train on all its workers, follow the log, delete it.
+set -euo pipefail
+
+usage() {
+  cat <<'TEXT'
+Usage: launch/tpu_vm.sh COMMAND --name NAME --zone ZONE [options] [-- arguments of sparsejax.launch]
+
+Commands:
+  create   make a TPU VM; with --queued wait for one in the queue instead of failing when none is free
+  setup    copy this checkout to every worker and install it with JAX for TPU
+  run      start training on every worker, in the background; what follows -- goes to sparsejax.launch
+  logs     follow the log of the first worker
+  stop     ask the run to stop: it saves and can be gone on with by the same "run"
+  delete   delete the TPU VM, and with --queued its place in the queue
+
+Options:
+  --name NAME         of the TPU VM
+  --zone ZONE         such as us-central2-b
+  --type TYPE         kind and size (default: v5litepod-8)
+  --version VERSION   its software (default: v2-alpha-tpuv5-lite)
+  --project PROJECT   default: gcloud's
+  --queued            through a queued resource
+  --spot              cheaper, and may be taken away: start "run" again and it goes on
+  --dry-run           print the commands and do nothing
+
+With several workers give "run" an --out on a disk that all of them have mounted (Filestore, or a bucket through Cloud
+Storage FUSE): checkpoints are written by all together, and outlive the TPU VM.
+TEXT
+}
+
+fail() {
+  echo "error: $*" >&2
+  exit 2
+}
+
+command=${1:-}
+case "$command" in
+  create | setup | run | logs | stop | delete) shift ;;
+  "" | -h | --help) usage; exit 0 ;;
+  *) usage >&2; fail "the command is '$command'; expected create, setup, run, logs, stop or delete." ;;
+esac
+
+name="" zone="" type=v5litepod-8 version=v2-alpha-tpuv5-lite project="" queued=false spot=false dry=false
+value() { [ $# -ge 2 ] || fail "$1 needs a value."; }
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --name) value "$@"; name=$2; shift 2 ;;
+    --zone) value "$@"; zone=$2; shift 2 ;;
+    --type) value "$@"; type=$2; shift 2 ;;
+    --version) value "$@"; version=$2; shift 2 ;;
+    --project) value "$@"; project=$2; shift 2 ;;
+    --queued) queued=true; shift ;;
+    --spot) spot=true; shift ;;
+    --dry-run) dry=true; shift ;;
+    --) shift; break ;;
+    *) fail "'$1' is not understood; launch/tpu_vm.sh --help lists the options." ;;
+  esac
+done
+[ -n "$name" ] || fail "--name is missing; it names the TPU VM."
+[ -n "$zone" ] || fail "--zone is missing; such as --zone us-central2-b."
+[ "$command" != run ] || [ $# -gt 0 ] || fail "run needs arguments after --, such as -- --config mnist_kwinners."
+
+do_() {
+  if $dry; then
+    printf '%q ' "$@"
+    echo
+  else
+    "$@"
+  fi
+}
+
+where=(--zone "$zone")
+[ -z "$project" ] || where+=(--project "$project")
+on_all() { do_ gcloud compute tpus tpu-vm ssh "$name" "${where[@]}" --worker=all --command "$1"; }
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+case "$command" in
+  create)
+    if $queued; then
+      extra=()
+      ! $spot || extra+=(--spot)
+      do_ gcloud compute tpus queued-resources create "$name" --node-id "$name" "${where[@]}" \
+        --accelerator-type "$type" --runtime-version "$version" "${extra[@]}"
+      echo "Waiting for the queue: gcloud compute tpus queued-resources describe $name --zone $zone"
+    else
+      extra=()
+      ! $spot || extra+=(--spot)
+      do_ gcloud compute tpus tpu-vm create "$name" "${where[@]}" \
+        --accelerator-type "$type" --version "$version" "${extra[@]}"
+    fi
+    ;;
+  setup)
+    archive=$(mktemp -d)/sparsejax.tar.gz
+    do_ git -C "$root" archive --format tar.gz --output "$archive" HEAD
+    do_ gcloud compute tpus tpu-vm scp "$archive" "$name:sparsejax.tar.gz" "${where[@]}" --worker=all
+    on_all 'mkdir -p sparsejax && tar -xzf sparsejax.tar.gz -C sparsejax && python3 -m venv ~/env && ~/env/bin/pip install -q -U "jax[tpu]" ./sparsejax'
+    ;;
+  run)
+    words=$(printf '%q ' "$@")
+    # Every worker runs the same command; JAX finds out which of them it is.
+    on_all "cd sparsejax && nohup ~/env/bin/python -m sparsejax.launch --distributed $words > ~/run.log 2>&1 & echo started"
+    ;;
+  logs)
+    do_ gcloud compute tpus tpu-vm ssh "$name" "${where[@]}" --worker=0 --command "tail -n +1 -f run.log"
+    ;;
+  stop)
+    on_all "pkill -TERM -f 'python -m sparsejax[.]launch' || true"
+    ;;
+  delete)
+    if $queued; then
+      do_ gcloud compute tpus queued-resources delete "$name" "${where[@]}" --force --quiet
+    else
+      do_ gcloud compute tpus tpu-vm delete "$name" "${where[@]}" --quiet
+    fi
+    ;;
+esac

@@ -1,0 +1,162 @@
+"""Several processes as one run: how they meet, what they must agree on, which of them writes, and how they end.
+
+JAX's own runtime joins them. Every process runs the same program; arrays are spread over the devices of all.
+"""
+
+import os
+import signal
+import sys
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+from sparsejax.errors import ConfigError, RunFolderError
+
+_SHUTDOWN_S = 15
+_HEARTBEAT_S = 20
+"""Seconds after which the others notice that a process is gone; JAX's own defaults are minutes."""
+
+
+def join(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
+    """Joins the other processes of a run; before anything uses a device.
+
+    What is not given comes from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, and what is not there
+    either from the machine: JAX knows Cloud TPU, SLURM, Open MPI and Kubernetes.
+
+    Args:
+      coordinator: HOST:PORT of the first process, which the others can reach.
+      processes: their number.
+      process: which of them this is, from 0.
+
+    Raises:
+      ConfigError: the settings do not fit each other, or nothing says what they are.
+    """
+    coordinator = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
+    processes = _number("--processes", "JAX_NUM_PROCESSES", processes)
+    process = _number("--process", "JAX_PROCESS_ID", process)
+    if coordinator is not None and not coordinator.rpartition(":")[2].isdigit():
+        raise ConfigError(f"--coordinator is {coordinator!r}; expected HOST:PORT, such as 10.0.0.2:8476.")
+    if processes is not None and processes < 1:
+        raise ConfigError(f"--processes is {processes}; expected 1 or more.")
+    if process is not None and not 0 <= process < (processes or process + 1):
+        raise ConfigError(f"--process is {process}; expected a number from 0 to {(processes or 1) - 1}.")
+    whole = None not in (coordinator, processes, process)
+    try:
+        jax.distributed.initialize(
+            coordinator, processes, process, cluster_detection_method="deactivate" if whole else None,
+            heartbeat_timeout_seconds=_HEARTBEAT_S, shutdown_timeout_seconds=_SHUTDOWN_S,
+        )  # fmt: skip
+    except ValueError as error:
+        raise ConfigError(
+            f"The processes of this run cannot be found out ({error}). Give --coordinator HOST:PORT, --processes N and "
+            "--process I (from 0), or the environment variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and "
+            "JAX_PROCESS_ID; on Cloud TPU and under SLURM --distributed alone is enough."
+        ) from None
+
+
+def _number(option: str, variable: str, given: int | None) -> int | None:
+    text = os.environ.get(variable)
+    if given is not None or text is None:
+        return given
+    if not text.isdigit():
+        raise ConfigError(f"{variable} is {text!r}; expected a whole number, or give {option}.")
+    return int(text)
+
+
+def is_first() -> bool:
+    """Says whether this process writes files and speaks to the terminal."""
+    return jax.process_index() == 0
+
+
+def agree(what: str, content: str) -> None:
+    """Makes sure that all processes were given the same.
+
+    Raises:
+      ConfigError: they were not.
+    """
+    if jax.process_count() == 1:
+        return
+    digest = np.uint32(zlib.crc32(content.encode()))
+    digests = np.asarray(multihost_utils.process_allgather(digest)).reshape(-1)
+    differing = np.flatnonzero(digests != digests[0])
+    if differing.size:
+        raise ConfigError(
+            f"Process {differing[0]} was given another {what} than process 0; start all {jax.process_count()} with the "
+            "same command, data and version."
+        )
+
+
+def first_does(action: Callable[[], Any]) -> None:
+    """Lets the first process do something while the others wait; if it fails, all fail.
+
+    Raises:
+      RunFolderError: in the others, that the first one failed; in that one, whatever its action raised.
+    """
+    if jax.process_count() == 1:
+        action()
+        return
+    error = None
+    if is_first():
+        try:
+            action()
+        except Exception as caught:  # the others must hear of it before it goes on
+            error = caught
+    failed = multihost_utils.broadcast_one_to_all(np.int32(error is not None))
+    if error is not None:
+        raise error
+    if int(failed):
+        raise RunFolderError("Process 0 could not go on; its own message says why.")
+
+
+def gathered(tree: Any) -> Any:
+    """Returns arrays as NumPy has them, also those that are spread over the devices of several processes.
+
+    Then all processes must ask for them. PRNG keys become their data.
+    """
+
+    def of(leaf: Any) -> np.ndarray:
+        if isinstance(leaf, jax.Array):
+            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+                leaf = jax.random.key_data(leaf)
+            if not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+                return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+        return np.asarray(leaf)
+
+    return jax.tree.map(of, tree)
+
+
+@contextmanager
+def termination() -> Iterator[Callable[[], bool]]:
+    """Yields a function that says, time and again, whether the run has been asked to stop by SIGTERM.
+
+    With several processes it becomes true in all of them at the same call, whichever was asked.
+    """
+    if jax.process_count() > 1:
+        calls = iter(range(2**62))
+        yield lambda: multihost_utils.reached_preemption_sync_point(next(calls))
+        return
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+        yield asked.is_set
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def leave(status: int) -> int:
+    """Returns the exit status, but ends a failed process of several at once: the others must not wait for it."""
+    if status and jax.distributed.is_initialized() and jax.process_count() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status

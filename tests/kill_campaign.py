@@ -1,0 +1,90 @@
+"""Kills a training run at random moments, again and again, until it ends; then compares it with one never killed.
+
+`python -m tests.kill_campaign --kills 100` is the campaign of docs/reliability.md; the suite has a short one.
+"""
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from sparsejax.training import checkpoints
+from tests.command import launch, started
+
+RUN = ["--config", "digits_mlp", "--training.epochs", "40", "--data.train-examples", "400",
+       "--data.test-examples", "60", "--training.momentum", "0.5", "--model.dropout", "0.1"]  # fmt: skip
+
+
+def last_networks(folder: Path) -> dict[str, np.ndarray]:
+    """Returns the arrays of the last checkpoint."""
+    with checkpoints.opened(folder / "checkpoints", keep=2) as saved:
+        restored = saved._manager.restore(saved.steps()[-1])
+    return {name: np.asarray(leaf) for name, leaf in restored["tree"].items()}
+
+
+def assert_same_run(actual: Path, expected: Path) -> None:
+    """Compares two finished runs: parameters and all else that is saved bit for bit, results, every line of metrics."""
+    networks, others = last_networks(actual), last_networks(expected)
+    assert networks.keys() == others.keys()
+    for name, leaf in networks.items():
+        np.testing.assert_array_equal(leaf, others[name], err_msg=name)
+    results = [json.loads((folder / "result.json").read_text()) for folder in (actual, expected)]
+    assert results[0]["members"] == results[1]["members"]
+    metrics = [
+        [{k: v for k, v in json.loads(line).items() if k != "time"} for line in (folder / "metrics.jsonl").open()]
+        for folder in (actual, expected)
+    ]
+    assert metrics[0] == metrics[1]
+
+
+def killed(folder: Path, rng: random.Random, *, lines: int) -> bool:
+    """Starts the run, or goes on with it, and kills it after some of the next lines of metrics, or while it starts.
+
+    Returns:
+      Whether it was still running.
+    """
+    metrics = folder / "metrics.jsonl"
+    process = started(*RUN, "--training.checkpoint-every", 10, "--out", folder)
+    before = metrics.read_text().count("\n") if metrics.exists() else 0
+    target = before + rng.randrange(1, lines)
+    while process.poll() is None:
+        if metrics.exists() and metrics.read_text().count("\n") >= target:
+            break
+        time.sleep(0.005)
+    time.sleep(rng.random() * 0.1)
+    running = process.poll() is None
+    process.kill()
+    process.wait()
+    return running
+
+
+def main() -> int:
+    """Runs the campaign; prints what happened and returns 0 if nothing was lost."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    rng, kills, runs, began = random.Random(options.seed), 0, 0, time.perf_counter()
+    with tempfile.TemporaryDirectory() as where:
+        whole = Path(where) / "whole"
+        assert launch(*RUN, "--out", whole).returncode == 0
+        while kills < options.kills:
+            folder = Path(where) / f"run{runs}"
+            while killed(folder, rng, lines=80):  # about a dozen kills until it gets to its end
+                kills += 1
+            final = launch(*RUN, "--training.checkpoint-every", 10, "--out", folder)
+            assert final.returncode == 0, final.stderr
+            assert_same_run(folder, whole)
+            runs += 1
+            print(f"{kills} kills, {runs} runs, all bit-equal to the one never killed, "
+                  f"{time.perf_counter() - began:.0f} s", flush=True)  # fmt: skip
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""The job scripts: what they would run, and what they refuse."""
+
+import shutil
+import subprocess
+
+import pytest
+
+from tests.command import ROOT
+
+SCRIPTS = sorted((ROOT / "launch").glob("*.sh"))
+
+
+def script(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(ROOT / "launch" / name), *arguments], capture_output=True, text=True, timeout=60)
+
+
+def test_a_tpu_is_made_set_up_trained_on_and_deleted_by_these_commands():
+    where = ["--name", "mine", "--zone", "us-central2-b", "--project", "p", "--dry-run"]
+    said = {name: script("tpu_vm.sh", name, *where).stdout for name in ("create", "setup", "logs", "stop", "delete")}
+    said["run"] = script("tpu_vm.sh", "run", *where, "--", "--config", "mnist_kwinners", "--out", "/a b").stdout
+    assert all("gcloud compute tpus tpu-vm" in text and "--project p" in text for text in said.values())
+    assert "tpu-vm create mine --zone us-central2-b" in said["create"] and "v5litepod-8" in said["create"]
+    assert "scp" in said["setup"] and "--worker=all" in said["setup"] and "jax" in said["setup"]
+    command = subprocess.run(["bash", "-c", f"printf '%s\\n' {said['run']}"], capture_output=True, text=True).stdout
+    assert "-m sparsejax.launch --distributed --config mnist_kwinners --out /a\\ b" in command
+    assert "TERM" in said["stop"] and "delete mine" in said["delete"]
+    queued = script("tpu_vm.sh", "create", *where, "--queued", "--spot", "--type", "v5p-64").stdout
+    assert "queued-resources create mine --node-id mine" in queued and "--spot" in queued and "v5p-64" in queued
+
+
+def test_jobs_of_slurm_and_kubernetes_start_every_process():
+    job = script("slurm.sh", "--nodes", "2", "--gpus", "4", "--partition", "gpu", "--dry-run", "--", "--config", "x")
+    for line in ("#SBATCH --nodes=2", "#SBATCH --ntasks-per-node=4", "#SBATCH --partition=gpu",
+                 "srun python -m sparsejax.launch --distributed --config x"):  # fmt: skip
+        assert line in job.stdout
+    assert subprocess.run(["bash", "-n"], input=job.stdout, text=True).returncode == 0
+    words = ["--cluster", "c", "--workload", "w", "--image", "i", "--dry-run", "--", "--config", "x"]
+    assert "xpk workload create --cluster c --workload w" in script("xpk.sh", *words).stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["tpu_vm.sh", "fly"], "the command is 'fly'; expected create, setup, run, logs, stop or delete"),
+        (["tpu_vm.sh", "create", "--zone", "z"], "--name is missing"),
+        (["tpu_vm.sh", "create", "--name"], "--name needs a value"),
+        (["tpu_vm.sh", "run", "--name", "a", "--zone", "z"], "run needs arguments after --"),
+        (["slurm.sh", "--gpu", "3"], "'--gpu' is not understood"),
+        (["slurm.sh", "--dry-run"], "arguments of sparsejax.launch are missing"),
+        (["xpk.sh", "--cluster", "c"], "--workload is missing"),
+    ],
+)
+def test_a_command_that_is_not_understood_is_refused(words, message):
+    refused = script(*words)
+    assert refused.returncode == 2 and f"error: {message}" in refused.stderr and not refused.stdout
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed (pip install -e '.[dev]')")
+def test_shellcheck_has_nothing_to_say():
+    said = subprocess.run(["shellcheck", *map(str, SCRIPTS)], capture_output=True, text=True)
+    assert said.returncode == 0, said.stdout

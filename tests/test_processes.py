@@ -1,0 +1,131 @@
+"""Several processes: the same networks as one, whatever the number of them, and no hang when one fails."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.command import ROOT, environment, launch
+from tests.kill_campaign import last_networks
+
+# Plain SGD: Adam would hide a gradient of the wrong scale. Noise shows whether its keys depend on the devices.
+RUN = ["--config", "digits_mlp", "--data.train-examples", "400", "--data.test-examples", "60",
+       "--training.batch-size", "40", "--model.dropout", "0.2", "--model.sigma", "0.1"]  # fmt: skip
+LOCAL = [sys.executable, str(ROOT / "launch/local_processes.py")]
+
+
+def several(processes: int, devices: int, *arguments: object) -> "subprocess.Popen[str]":
+    """Starts so many processes on this machine, of so many devices each."""
+    words = [str(processes), "--devices", str(devices), "--", *map(str, arguments)]
+    return subprocess.Popen([*LOCAL, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                            env=environment(), cwd=ROOT)  # fmt: skip
+
+
+def finished(process: "subprocess.Popen[str]", status: int = 0) -> str:
+    """Waits for the processes' end and returns what they said."""
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == status, said
+    return said
+
+
+def wait_for_lines(folder: Path, lines: int, process: "subprocess.Popen[str]") -> None:
+    metrics = folder / "metrics.jsonl"
+    while not (metrics.exists() and metrics.read_text().count("\n") >= lines):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.02)
+
+
+def assert_close(folder: Path, expected: Path) -> None:
+    networks, others = last_networks(folder), last_networks(expected)
+    assert networks.keys() == others.keys()
+    for name, leaf in networks.items():
+        np.testing.assert_allclose(leaf, others[name], rtol=2e-4, atol=2e-5, err_msg=name)
+    accuracies = [json.loads((where / "result.json").read_text())["test_accuracy"] for where in (folder, expected)]
+    assert accuracies[0] == pytest.approx(accuracies[1], abs=0.02)
+
+
+@pytest.mark.slow
+def test_two_processes_then_more_devices_then_one_are_one_run(tmp_path):
+    run = [*RUN, "--training.epochs", 200]
+    one = launch(*run, "--out", tmp_path / "one")
+    assert one.returncode == 0, one.stderr
+    whole = finished(several(2, 2, *run, "--out", tmp_path / "whole"))
+    assert "4 cpu devices" in whole and whole.count("figures and report") == 1
+    assert_close(tmp_path / "whole", tmp_path / "one")
+
+    folder = tmp_path / "parts"
+    for devices in (2, 4):
+        done = (folder / "metrics.jsonl").read_text().count("\n") if folder.exists() else 0
+        process = several(2, devices, *run, "--out", folder)
+        wait_for_lines(folder, done + 15, process)
+        process.send_signal(signal.SIGTERM)
+        said = finished(process)
+        assert "Asked to stop, and saved after step" in said
+    last = launch(*run, "--out", folder)
+    assert last.returncode == 0 and "going on from the checkpoint of step" in last.stdout
+    assert_close(folder, tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_a_grid_over_processes_is_the_grid_of_one(tmp_path):
+    run = [*RUN, "--training.epochs", 3, "--seeds", 3]
+    assert "3 networks on digits" in finished(several(2, 1, *run, "--out", tmp_path / "two"))
+    assert launch(*run, "--out", tmp_path / "one").returncode == 0
+    assert_close(tmp_path / "two", tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_when_a_process_dies_the_others_end_soon(tmp_path):
+    process = several(2, 1, *RUN, "--training.epochs", 2000, "--out", tmp_path / "run")
+    wait_for_lines(tmp_path / "run", 5, process)
+    children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True)
+    os.kill(int(children.stdout.split()[-1]), signal.SIGKILL)
+    began = time.monotonic()
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode != 0 and time.monotonic() - began < 60, said
+    assert "Traceback" in said or "distributed service" in said, said
+    resumed = launch(*RUN, "--training.epochs", 2000, "--out", tmp_path / "run", "--training.seed", 7)
+    assert resumed.returncode == 1 and "training.seed" in resumed.stderr, "the folder is let go of"
+
+
+@pytest.mark.slow
+def test_processes_given_different_things_are_refused(tmp_path):
+    run = [sys.executable, "-m", "sparsejax.launch", *RUN, "--processes", "2", "--coordinator", "127.0.0.1:18476",
+           "--out", str(tmp_path / "run")]  # fmt: skip
+    settings = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
+    both = [
+        subprocess.Popen([*run, "--process", str(i), "--training.seed", str(i)], text=True, cwd=ROOT,
+                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment(**settings))
+        for i in range(2)
+    ]  # fmt: skip
+    said = [process.communicate(timeout=120)[0] for process in both]
+    assert [process.returncode for process in both] == [2, 2], said
+    assert all("Process 1 was given another configuration than process 0" in text for text in said)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--coordinator", "here"], "--coordinator is 'here'; expected HOST:PORT"),
+        (["--processes", "0"], "--processes is 0; expected 1 or more"),
+        (["--processes", "2", "--process", "2"], "--process is 2; expected a number from 0 to 1"),
+        (["--distributed"], "cannot be found out"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_at_once(arguments, message):
+    refused = launch("--config", "digits_mlp", *arguments)
+    assert refused.returncode == 2 and message in refused.stderr and "Traceback" not in refused.stderr
+
+
+def test_a_dry_run_prints_the_commands():
+    words = ["2", "--devices", "3", "--dry-run", "--", "--config", "digits_mlp"]
+    said = subprocess.run([*LOCAL, *words], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert len(said) == 2 and "JAX_PROCESS_ID=1" in said[1] and "JAX_NUM_CPU_DEVICES=3" in said[0]
+    assert said[0].endswith("-m sparsejax.launch --distributed --config digits_mlp")
