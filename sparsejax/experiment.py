@@ -104,7 +104,7 @@ def _run(
 ) -> Finished:
     started = time.perf_counter()
     config = experiment.config
-    dataset = load_data(config)
+    dataset = load_data(config, len(experiment.configs))
     for other in experiment.configs[1:]:  # a swept k or density, too, has to fit
         other.model.layers(dataset.train.images.shape[1:])
     parameters = count_parameters(config, dataset) if config.training.order_seed is not None else None
@@ -124,11 +124,12 @@ def _run(
     processes.first_does(claim)
     first, networks = processes.is_first(), len(experiment.configs)
     hyper = put_members(stack_hyper(experiment.configs), placement)
-    objective, normalise = objective_of(config.objective), config.data.normalise
+    objective, normalise, streaming = objective_of(config.objective), config.data.normalise, config.data.streaming
+    train = resident(dataset, dataset.train, normalise=normalise, on_device=not streaming)
+    train = train if streaming else put_shared(train, placement)
     job = loop.Job(
-        config.model, objective, config.training, placement, hyper,
-        put_shared(resident(dataset, dataset.train, normalise=normalise), placement), config.data.balanced,
-        _AUGMENTATIONS[config.data.augment], jax.tree.leaves(hyper)[0].shape[0] - networks,
+        config.model, objective, config.training, placement, hyper, train, config.data.balanced,
+        _AUGMENTATIONS[config.data.augment], jax.tree.leaves(hyper)[0].shape[0] - networks, streaming,
     )  # fmt: skip
     test = put_shared(resident(dataset, dataset.test, normalise=normalise), placement)
     sizes = {"examples": len(dataset.test.labels), "batch_size": config.evaluation.batch_size,

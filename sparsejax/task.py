@@ -16,8 +16,8 @@ from sparsejax.models.speech import SpeechCNN
 from sparsejax.training.config import Config
 
 
-def load_data(config: Config) -> Dataset:
-    """Loads the configured data and checks that network and batches fit it.
+def load_data(config: Config, networks: int = 1) -> Dataset:
+    """Loads the configured data and checks that so many networks, and their batches, fit it.
 
     Raises:
       ConfigError: they do not fit.
@@ -37,6 +37,11 @@ def load_data(config: Config) -> Dataset:
     if config.data.augment != "none" and (dataset.train.images.ndim != 4 or config.data.name in SPEECH):
         raise ConfigError(
             f"data.augment is {config.data.augment}, but {dataset.name} has no images to move and mirror; take none."
+        )
+    if config.data.streaming and networks > 1 and config.training.order_seed is None:
+        raise ConfigError(
+            f"data.streaming reads the same batches for all {networks} networks; give them one order with "
+            "--training.order-seed 0, or keep the data on the devices."
         )
     _check_task(config, dataset)
     count_parameters(config, dataset)  # k and densities against the layers

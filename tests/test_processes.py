@@ -16,7 +16,8 @@ from tests.kill_campaign import last_networks
 
 # Plain SGD: Adam would hide a gradient of the wrong scale. Noise shows whether its keys depend on the devices.
 RUN = ["--config", "digits_mlp", "--data.train-examples", "400", "--data.test-examples", "60",
-       "--training.batch-size", "40", "--model.dropout", "0.2", "--model.sigma", "0.1"]  # fmt: skip
+       "--training.batch-size", "40", "--training.first-epoch-batch-size", "None",
+       "--model.dropout", "0.2", "--model.sigma", "0.1"]  # fmt: skip
 LOCAL = [sys.executable, str(ROOT / "launch/local_processes.py")]
 
 

@@ -1,5 +1,6 @@
 """Data that lies on the device, images as uint8, and the shuffled batches that a compiled chunk takes from it."""
 
+import typing
 from typing import NamedTuple
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 from sparsejax.data.dataset import Dataset, Split
+from sparsejax.data.streaming import Streamed
 from sparsejax.errors import ConfigError
 
 
@@ -32,11 +34,15 @@ class Batch(NamedTuple):
     rows: Int[Array, "batch"]
 
 
-def resident(dataset: Dataset, split: Split, *, normalise: bool = True) -> Resident:
-    """Returns a split with the data set's mean and standard deviation, of pixels in [0, 1]; or 0 and 1."""
+def resident(dataset: Dataset, split: Split, *, normalise: bool = True, on_device: bool = True) -> Resident:
+    """Returns a split with the data set's mean and standard deviation, of pixels in [0, 1]; or 0 and 1.
+
+    Unless `on_device`, images and labels stay NumPy arrays where they are, to be streamed.
+    """
     moments = (dataset.mean, dataset.std) if normalise else ((0.0,), (1.0,))
     mean, std = (jnp.asarray(numbers, jnp.float32).reshape(1, 1, 1, -1) for numbers in moments)
-    return Resident(jnp.asarray(split.images), jnp.asarray(split.labels), mean, std)
+    images, labels = typing.cast(tuple[Array, Array], tuple(map(jnp.asarray, split)) if on_device else tuple(split))
+    return Resident(images, labels, mean, std)
 
 
 def steps_per_epoch(examples: int, batch_size: int) -> int:
@@ -87,7 +93,9 @@ def _balanced(key: PRNGKeyArray, order: Int[Array, "n"], labels: Int[Array, "n"]
     return jax.random.permutation(key, chosen)
 
 
-def normalised(data: Resident, images: UInt8[Array, "batch height width channels"]) -> Float[Array, "batch h w c"]:
+def normalised(
+    data: Resident | Streamed, images: UInt8[Array, "batch height width channels"]
+) -> Float[Array, "batch h w c"]:
     """Turns bytes into pixels in [0, 1], then to mean 0 and standard deviation 1, and 16-bit samples of waveforms to
     [-1, 1); all else stays as it is.
     """

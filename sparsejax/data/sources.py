@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from sparsejax.data.arrays import read_arrays
 from sparsejax.data.cifar import CIFAR10_FILES, CIFAR10_FOLDER, HOW_TO_GET, found_batches, read_cifar10_folder
 from sparsejax.data.dataset import Dataset
 from sparsejax.data.digits import read_digits
@@ -28,6 +29,7 @@ SOURCES = {
     "cifar10_latents": ("files",),
     "speech_commands": ("files",),
     "spoken_digits": ("files",),
+    "arrays": ("files",),
 }
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
 
@@ -45,8 +47,8 @@ def load(name: str, source: str = "auto", *, say: Say = print, **speech: Any) ->
     source and notice say so. A damaged file is an error wherever it is found.
 
     Args:
-      name: "mnist", "fashion_mnist", "digits", "cifar10", "cifar10_latents", or of speech (all the words there are, and
-        silence) "speech_commands" or "spoken_digits".
+      name: "mnist", "fashion_mnist", "digits", "cifar10", "cifar10_latents", "arrays" (one's own), or of speech (all
+        the words there are, and silence) "speech_commands" or "spoken_digits".
       source: "auto", "files" ($SPARSEJAX_DATA/NAME, for CIFAR-10 its own cifar-10-batches-py), "download" (cached),
         "tfds" or "digits".
       say: takes what a person should read: a download, a substitute's notice.
@@ -70,6 +72,8 @@ def load(name: str, source: str = "auto", *, say: Say = print, **speech: Any) ->
         dataset = _cifar10(source, say)
     elif name == "cifar10_latents":
         dataset = _cifar10_latents(source)
+    elif name == "arrays":
+        dataset = read_arrays(subfolder("arrays"))
     elif source == "files":
         dataset = read_mnist_folder(subfolder("mnist"))
     elif source == "download":

@@ -21,7 +21,7 @@ class DataConfig:
     """Which data, and from where."""
 
     name: Literal["mnist", "fashion_mnist", "digits", "cifar10", "cifar10_latents", "wikitext-2", "wikitext-103",
-                  "tinyshakespeare", "speech_commands", "spoken_digits"] = "mnist"  # fmt: skip
+                  "tinyshakespeare", "speech_commands", "spoken_digits", "arrays"] = "mnist"  # fmt: skip
     """Data set."""
     source: Literal["auto", "files", "tfds", "download", "digits"] = "auto"
     """Where it comes from; auto tries files, TFDS and a download, and falls back on the bundled digits."""
@@ -45,6 +45,8 @@ class DataConfig:
     """Show examples of every class equally often, however many there are."""
     augment: Literal["none", "crop_flip"] = "none"
     """Change the images of training anew at every step: moved by up to 4 pixels, and half of them mirrored."""
+    streaming: bool = False
+    """Read the training examples from memory or disk batch by batch, rather than keep all on the devices."""
     normalise: bool = True
     """Scale pixels to mean 0 and standard deviation 1 over the training set; otherwise they lie in [0, 1]."""
 

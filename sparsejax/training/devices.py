@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Array
 
+from sparsejax.data.streaming import Streamed
 from sparsejax.errors import ConfigError
 from sparsejax.training.config import DevicesConfig
 from sparsejax.training.members import over_members
@@ -38,6 +40,7 @@ class Placement(NamedTuple):
         return None if self.mesh is None else "data"
 
 
+_BATCHES = P(None, "data")
 # On a CPU a product of the weights of networks that share a batch is fastest while they are about this many.
 _PARAMETERS_AT_ONCE = 2**18
 
@@ -124,7 +127,7 @@ def carry(function: Callable[..., Any], placement: Placement, *, donate: bool = 
         return _pmapped(mapped, list(mesh.devices.flat), donated)
 
     def over_mesh(*arguments):
-        specs = (P("member"),) * (len(arguments) - 1) + (P(),)
+        specs = (P("member"),) * (len(arguments) - 1) + (_shared_spec(arguments[-1]),)
         return jax.shard_map(mapped, mesh=mesh, in_specs=specs, out_specs=P("member"))(*arguments)
 
     return jax.jit(over_mesh, donate_argnums=donated)
@@ -154,6 +157,38 @@ def put_members(tree: Any, placement: Placement) -> Any:
 def put_shared(tree: Any, placement: Placement) -> Any:
     """Lays arrays that all networks share on the placement's devices."""
     return _put(tree, placement, P())
+
+
+def put_batches(images: np.ndarray, labels: np.ndarray, batch_size: int, placement: Placement) -> tuple[Array, Array]:
+    """Spreads batches `[steps, batch, ...]` over the placement's devices; they are `own_columns` of each batch."""
+    if placement.mesh is None or placement.carrier == "pmap":
+        return jax.device_put((images, labels))
+    sharding, first = NamedSharding(placement.mesh, _BATCHES), own_columns(batch_size, placement).start
+
+    def put(own: np.ndarray) -> Array:
+        shape = (own.shape[0], batch_size, *own.shape[2:])
+
+        def rows(at: Any) -> np.ndarray:
+            return own[:, (at[1].start or 0) - first : (at[1].stop or batch_size) - first]
+
+        return jax.make_array_from_callback(shape, sharding, rows)
+
+    return put(images), put(labels)
+
+
+def own_columns(batch_size: int, placement: Placement) -> slice:
+    """Returns which examples of a batch the devices of this process work on."""
+    if placement.mesh is None or placement.carrier == "pmap":
+        return slice(0, batch_size)
+    mine = np.vectorize(lambda device: device.process_index == jax.process_index())(placement.mesh.devices)
+    places, share = np.flatnonzero(mine.any(axis=0)), batch_size // placement.shards
+    return slice(int(places.min()) * share, int(places.max() + 1) * share)
+
+
+def _shared_spec(shared: Any) -> Any:
+    """Returns how what all networks share is laid out: batches spread over the devices, all else on each of them."""
+    specs: Any = (_BATCHES, _BATCHES, P(), P())
+    return Streamed(*specs) if isinstance(shared, Streamed) else P()
 
 
 def gathered_members(tree: Any, members: int) -> Any:

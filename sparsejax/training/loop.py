@@ -1,6 +1,7 @@
 """The loop over epochs and chunks: what is due between two compiled calls."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -8,13 +9,23 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from sparsejax.data.dataset import Split
 from sparsejax.data.resident import Resident, epoch_order, steps_per_epoch
+from sparsejax.data.streaming import Streamed, read_chunks
 from sparsejax.errors import DivergedError, Interrupted
 from sparsejax.hyper import Hyper
 from sparsejax.models.base import Model, Variables
 from sparsejax.training.checkpoints import Checkpoints
 from sparsejax.training.config import TrainingConfig
-from sparsejax.training.devices import Placement, carry, gathered_members, put_members, put_shared
+from sparsejax.training.devices import (
+    Placement,
+    carry,
+    gathered_members,
+    own_columns,
+    put_batches,
+    put_members,
+    put_shared,
+)
 from sparsejax.training.log import MetricsLog, Terminal
 from sparsejax.training.objectives import Objective
 from sparsejax.training.state import ORDER, Best, TrainState, init_best, init_state, update_best
@@ -46,6 +57,7 @@ class Job(NamedTuple):
     balanced: bool = False
     augment: Augment | None = None
     padding: int = 0
+    streaming: bool = False
 
     @property
     def networks(self) -> int:
@@ -102,6 +114,7 @@ def train(
         name: int(numbers({"": getattr(progress.state, name)})[""][0]) for name in ("epoch", "position", "step")
     }
     step = saved_step = position["step"]
+    seed_key = jax.random.wrap_key_data(jnp.asarray(numbers({"": progress.state.key})[""][0]))
     for epoch in range(position["epoch"], job.config.epochs):
         batch_size = job.config.batch_size_in(epoch)
         steps = steps_per_epoch(job.examples, batch_size)
@@ -109,10 +122,8 @@ def train(
             chunks[batch_size] = _compiled_chunk(job, batch_size, steps)
         chunk, length = chunks[batch_size]
         done = position["position"] if epoch == position["epoch"] else 0
-        batches = _shared_batches(job, epoch, batch_size)
         collected = []
-        while done < steps:
-            data = job.data if batches is None else job.data._replace(batches=batches[done : done + length])
+        for data in _chunks_of_data(job, seed_key, epoch, batch_size, done, length):
             state, metrics = chunk(progress.state, job.hyper, data)
             metrics = numbers(metrics)
             _check_finite(job, metrics, step=step, epoch=epoch, batch=done, steps=steps, saved_step=saved_step)
@@ -175,13 +186,30 @@ def examples_done(config: TrainingConfig, examples: int, epoch: int, position: i
     return whole + position * sizes[-1]
 
 
-def _shared_batches(job: Job, epoch: int, batch_size: int) -> Int[Array, "steps batch"] | None:
-    """Returns the batches of an epoch if all networks share them."""
-    if job.config.order_seed is None:
-        return None
-    key = jax.random.fold_in(jax.random.key(job.config.order_seed), ORDER)
-    labels = job.data.labels if job.balanced else None
-    return put_shared(epoch_order(key, jnp.int32(epoch), job.examples, batch_size, labels), job.placement)
+def _chunks_of_data(
+    job: Job, seed_key: Array, epoch: int, batch_size: int, done: int, length: int
+) -> Iterator[Resident | Streamed]:
+    """Yields what each of the chunks of an epoch takes its examples from, after `done` steps.
+
+    That is the whole training set, with the next batches if all networks share them; or if it is streamed these batches
+    alone. `seed_key` is that of the first network.
+    """
+    seed = job.config.order_seed
+    if seed is None and not job.streaming:
+        yield from itertools.repeat(job.data, (steps_per_epoch(job.examples, batch_size) - done) // length)
+        return
+    key = jax.random.fold_in(seed_key if seed is None else jax.random.key(seed), ORDER)
+    labels = jnp.asarray(job.data.labels) if job.balanced else None
+    order = epoch_order(key, jnp.int32(epoch), job.examples, batch_size, labels)
+    if not job.streaming:
+        order = put_shared(order, job.placement)
+        for start in range(done, len(order), length):
+            yield job.data._replace(batches=order[start : start + length])
+        return
+    split, columns = Split(*map(np.asanyarray, job.data[:2])), own_columns(batch_size, job.placement)
+    for images, labels in read_chunks(split, np.asarray(order)[done:], length=length, columns=columns):
+        batches = put_batches(images, labels, batch_size, job.placement)
+        yield Streamed(*batches, *put_shared((job.data.mean, job.data.std), job.placement))
 
 
 def _compiled_chunk(job: Job, batch_size: int, steps: int) -> tuple[Any, int]:

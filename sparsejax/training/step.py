@@ -1,14 +1,16 @@
 """The training step, and the chunk of steps that one compiled call runs."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool
 
 from sparsejax.data.resident import Batch, Resident, epoch_order, normalised, steps_per_epoch
+from sparsejax.data.streaming import Streamed
 from sparsejax.functional import example_keys
 from sparsejax.hyper import Hyper
 from sparsejax.models.base import Model
@@ -19,7 +21,7 @@ from sparsejax.training.rewiring import masked_layers, no_probes, probed, rewire
 from sparsejax.training.state import AUGMENT, NOISE, ORDER, REWIRE, TrainState
 
 Step = Callable[[TrainState, Batch, Hyper], tuple[TrainState, Metrics]]
-Chunk = Callable[[TrainState, Hyper, Resident], tuple[TrainState, Metrics]]
+Chunk = Callable[[TrainState, Hyper, Resident | Streamed], tuple[TrainState, Metrics]]
 Augment = Callable[[Array, Array], Array]
 """Changes images `[batch, ...]`, given a key for each."""
 
@@ -124,8 +126,8 @@ def make_chunk(
     `first_not_finite`, the first of them counted from 0, or `length` if there is none; steps whose update is left out
     are no part of the means. Parameters that are not finite in the end count as the last step's.
 
-    The examples are those of `data.batches` if they are given. Networks mapped over members then share them, so that
-    the first layers of all are one product; else each has the order that its key draws.
+    The examples are those that are streamed, or of `data.batches` if they are given. Networks mapped over members then
+    share them, so that the first layers of all are one product; else each has the order that its key draws.
 
     Args:
       model, objective, config: as in `make_step`.
@@ -141,22 +143,29 @@ def make_chunk(
     step = make_step(model, objective, config, steps, axis_name=axis_name)
     share = batch_size // shards
 
-    def chunk(state: TrainState, hyper: Hyper, data: Resident) -> tuple[TrainState, Metrics]:
-        order, first = data.batches, 0
-        if order is None:
-            labels = data.labels if balanced else None
-            order = epoch_order(jax.random.fold_in(state.key, ORDER), state.epoch, examples, batch_size, labels)
-            first = state.position
+    def chunk(state: TrainState, hyper: Hyper, data: Resident | Streamed) -> tuple[TrainState, Metrics]:
         first_row = 0 if axis_name is None else share * lax.axis_index(axis_name)
+        if isinstance(data, Streamed):
+            batches = data.images, data.labels
+            if data.labels.shape[1] != share:  # pmap gives all devices the whole
+                batches = jax.tree.map(lambda leaf: lax.dynamic_slice_in_dim(leaf, first_row, share, 1), batches)
+        else:
+            order, first = data.batches, 0
+            if order is None:
+                labels = data.labels if balanced else None
+                order = epoch_order(jax.random.fold_in(state.key, ORDER), state.epoch, examples, batch_size, labels)
+                first = state.position
+            batches = lax.dynamic_slice(order, (first, first_row), (length, share))
 
-        def body(state: TrainState, indices: Int[Array, "share"]) -> tuple[TrainState, Metrics]:
-            images, rows = data.images[indices], first_row + jnp.arange(share)
+        def body(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+            images, labels = batch if isinstance(data, Streamed) else (data.images[batch], data.labels[batch])
+            rows = first_row + jnp.arange(share)
             if augment is not None:
                 key = jax.random.fold_in(jax.random.fold_in(state.key, AUGMENT), state.step)
                 images = augment(example_keys(key, rows), images)
-            return step(state, Batch(normalised(data, images), data.labels[indices], rows), hyper)
+            return step(state, Batch(normalised(data, images), labels, rows), hyper)
 
-        state, metrics = lax.scan(body, state, lax.dynamic_slice(order, (first, first_row), (length, share)))
+        state, metrics = lax.scan(body, state, batches)
         good = is_finite(metrics)
         total = sum(jnp.sum(jnp.abs(leaf)) for leaf in jax.tree.leaves(state.variables.params))
         good = good.at[-1].set(good[-1] & (jnp.isfinite(total) | (config.on_nan == "skip")))

@@ -1,0 +1,54 @@
+"""Batches read from the host's memory or disk while the device works on those before, in a given order."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Array, Float, Int, UInt8
+
+from sparsejax.data.dataset import Split
+from sparsejax.errors import ConfigError
+
+_AHEAD = 2
+"""Chunks that are read ahead."""
+
+
+class Streamed(NamedTuple):
+    """The batches of a chunk of steps, on the device; the moments as in `Resident`."""
+
+    images: UInt8[Array, "steps batch *shape"]
+    labels: Int[Array, "steps batch"]
+    mean: Float[Array, "1 1 1 channels"]
+    std: Float[Array, "1 1 1 channels"]
+
+
+def read_chunks(
+    split: Split, order: np.ndarray, *, length: int, columns: slice
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields images `[length, batch, ...]` and labels `[length, batch]` of so many batches at a time.
+
+    Where a run stands in the order is known from its step, so that it goes on exactly there.
+
+    Args:
+      split: arrays in memory, or on the disk (`numpy.memmap`).
+      order: indices of the examples of every batch, `[steps, batch]`.
+      length: batches of a chunk; it must divide those of the order.
+      columns: which examples of each batch are read: those of this process.
+
+    Raises:
+      ConfigError: grain is not installed.
+    """
+    try:
+        import grain
+    except ImportError:
+        raise ConfigError(
+            "data.streaming needs grain: pip install 'sparsejax[streaming]', or leave it out and keep the training "
+            "set on the devices."
+        ) from None
+
+    def read(start: Any) -> tuple[np.ndarray, np.ndarray]:
+        rows = order[start : start + length, columns]
+        return np.asarray(split.images[rows]), np.asarray(split.labels[rows])
+
+    chunks = grain.MapDataset.source(range(0, len(order), length)).map(read)
+    yield from chunks.to_iter_dataset(grain.ReadOptions(num_threads=_AHEAD, prefetch_buffer_size=_AHEAD))

@@ -1,0 +1,118 @@
+"""Streamed data: the files, the same run as with resident data, an exact position, and what is refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sparsejax import configs, data
+from sparsejax.data.dataset import Split
+from sparsejax.data.streaming import read_chunks
+from sparsejax.errors import DataDamagedError, DataMissingError
+from sparsejax.launch import main
+from tests.command import ROOT, environment
+from tests.test_processes import assert_close, finished, several
+
+pytest.importorskip("grain")
+FEW = ["--config", "digits_mlp", "--training.epochs", "3", "--training.batch-size", "40",
+       "--training.first-epoch-batch-size", "None", "--data.name", "arrays", "--model.dropout", "0.2"]  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Writes digits as arrays, and makes $SPARSEJAX_DATA point there."""
+    digits = data.load("digits").limited(400, 60)
+    where = tmp_path / "data" / "arrays"
+    where.mkdir(parents=True)
+    for part in ("train", "test"):
+        for name, array in getattr(digits, part)._asdict().items():
+            np.save(where / f"{part}_{name}.npy", array)
+    monkeypatch.setenv("SPARSEJAX_DATA", str(where.parent))
+    return where
+
+
+def test_ones_own_arrays_are_read_where_they_lie(folder):
+    dataset = data.load("arrays")
+    assert isinstance(dataset.train.images, np.memmap) and dataset.classes == 10
+    digits = data.load("digits").limited(400, 60)
+    assert dataset.fingerprint == digits.fingerprint
+    np.testing.assert_array_equal(dataset.test.images, digits.test.images)
+
+
+def test_chunks_follow_the_order_and_take_their_columns():
+    images = np.arange(40 * 3).reshape(40, 3).astype(np.float32)
+    order = np.random.default_rng(0).permutation(40).reshape(10, 4)
+    chunks = list(read_chunks(Split(images, np.arange(40, dtype=np.int32)), order, length=2, columns=slice(1, 3)))
+    assert len(chunks) == 5
+    np.testing.assert_array_equal(np.concatenate([labels for _, labels in chunks]), order[:, 1:3])
+    np.testing.assert_array_equal(np.concatenate([x for x, _ in chunks]), images[order[:, 1:3]])
+
+
+def _result(folder: Path, *arguments: str) -> dict:
+    assert main([*FEW, *arguments, "--out", str(folder)]) == 0
+    return json.loads((folder / "result.json").read_text())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--devices.carrier", "jit"], ["--devices.data", "4"], ["--devices.carrier", "pmap", "--devices.data", "2"],
+     ["--training.order-seed", "3", "--seeds", "2", "--devices.carrier", "jit", "--data.balanced"]],
+    ids=["one device", "four devices", "pmap", "two networks of one order"],
+)  # fmt: skip
+def test_streamed_data_give_the_numbers_of_resident_data(folder, tmp_path, arguments):
+    streamed = _result(tmp_path / "streamed", *arguments, "--data.streaming")
+    resident = _result(tmp_path / "resident", *arguments)
+    assert streamed["members"] == resident["members"] and streamed["test_accuracy"] > 0.5
+    lines = [[{k: v for k, v in json.loads(line).items() if k != "time"} for line in (tmp_path / name / "metrics.jsonl")
+              .open()] for name in ("streamed", "resident")]  # fmt: skip
+    assert lines[0] == lines[1]
+
+
+def test_stopped_within_an_epoch_the_stream_goes_on_from_there(folder, tmp_path, monkeypatch):
+    from sparsejax.training import checkpoints
+
+    arguments = ["--devices.carrier", "jit", "--data.streaming", "--training.checkpoint-every", "2"]
+    whole = _result(tmp_path / "whole", *arguments)
+    save, saves = checkpoints.Checkpoints.save, []
+
+    def save_and_stop(self, step, tree, *, score):
+        save(self, step, tree, score=score)
+        saves.append(step)
+        if step == 14:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoints.Checkpoints, "save", save_and_stop)
+    assert main([*FEW, *arguments, "--out", str(tmp_path / "parts")]) == 130
+    monkeypatch.undo()
+    monkeypatch.setenv("SPARSEJAX_DATA", str(folder.parent))
+    assert saves[-1] == 14, "within the second epoch of 10 steps"
+    assert _result(tmp_path / "parts", *arguments)["members"] == whole["members"]
+
+
+@pytest.mark.slow
+def test_every_process_reads_its_own_rows(folder, tmp_path, monkeypatch):
+    settings = environment(SPARSEJAX_DATA=str(folder.parent))
+    monkeypatch.setattr("tests.test_processes.environment", lambda: settings)
+    assert str(ROOT) in settings["PYTHONPATH"]
+    finished(several(2, 2, *FEW, "--data.streaming", "--out", tmp_path / "two"))
+    assert main([*FEW, "--devices.carrier", "jit", "--out", str(tmp_path / "one")]) == 0
+    assert_close(tmp_path / "two", tmp_path / "one")
+
+
+def test_what_cannot_be_streamed_is_refused(folder, tmp_path, capsys):
+    assert main([*FEW, "--data.streaming", "--seeds", "2", "--out", str(tmp_path / "run")]) == 2
+    assert "give them one order with --training.order-seed 0" in capsys.readouterr().err
+    np.save(folder / "train_labels.npy", np.zeros((400, 1)))
+    with pytest.raises(DataDamagedError, match=r"train_labels.npy holds float64 \[400, 1\]; expected"):
+        data.load("arrays")
+    np.save(folder / "train_labels.npy", np.zeros(30, int))
+    with pytest.raises(DataDamagedError, match=r"there are 400 images and 30 labels"):
+        data.load("arrays")
+    (folder / "test_images.npy").write_bytes(b"no array")
+    with pytest.raises(DataDamagedError, match=r"test_images.npy is no array that can be read"):
+        data.load("arrays")
+    (folder / "test_images.npy").unlink()
+    with pytest.raises(DataMissingError, match=r"test_images.npy is not there; expected"):
+        data.load("arrays")
+    assert not configs.get("digits_mlp").data.streaming
