@@ -64,14 +64,14 @@ def _run(arguments: list[str]) -> int:
         configs.get(options.config)  # says which come close, before anything heavy is imported
     if options.seeds < 1:
         raise ConfigError(f"--seeds is {options.seeds}; expected how many networks to train, 1 or more.")
+    base = _overridden(options.config, configs.get(options.config), overrides)
+    members = _members(options.config, base, overrides, options.sweep, options.seeds)
+
     settings = (options.coordinator, options.processes, options.process)
     if options.distributed or any(setting is not None for setting in settings):
         from sparsejax.training import processes
 
         processes.join(*settings)
-    base = _overridden(options.config, configs.get(options.config), overrides)
-    members = _members(options.config, base, overrides, options.sweep, options.seeds)
-
     from sparsejax.experiment import Experiment, run
     from sparsejax.training.processes import is_first
     from sparsejax.training.run_folder import RunFolder

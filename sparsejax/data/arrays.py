@@ -42,5 +42,5 @@ def _opened(path: Path) -> np.ndarray:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise DataMissingError(f"{path} is not there; {_EXPECTED}.") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise DataDamagedError(f"{path} is no array that can be read ({error}); {_EXPECTED}.") from None
+    except Exception as error:  # of a damaged header NumPy raises whatever its parsers do
+        raise DataDamagedError(f"{path} is no array that can be read ({error!r}); {_EXPECTED}.") from None

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sparsejax.data.mat import read_arrays_of
 from sparsejax.errors import DataDamagedError, DataMissingError
 
 _LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
@@ -134,8 +135,6 @@ def read_images_mat(path: str | Path) -> np.ndarray:
       DataMissingError: there is no such file.
       DataDamagedError: it is no MATLAB file, or holds no `IMAGES` [height, width, images].
     """
-    from scipy.io import loadmat
-
     path = Path(path)
     if not path.is_file():
         raise DataMissingError(
@@ -143,14 +142,17 @@ def read_images_mat(path: str | Path) -> np.ndarray:
             "take the photographs that scikit-learn ships."
         )
     try:
-        arrays = loadmat(path)
-    except Exception as error:  # scipy raises a different one for each kind of damage
-        raise DataDamagedError(f"{path} cannot be read as a MATLAB file (version 4 to 7.2): {error}") from error
-    found = [name for name in arrays if not name.startswith("__")]
+        found = read_arrays_of(path.read_bytes())
+    except (ValueError, OSError) as error:
+        raise DataDamagedError(f"{path} cannot be read as a MATLAB file: {error}. Fetch it again.") from None
     name = next((name for name in ("IMAGES", "IMAGESr", "IMAGES_RAW") if name in found), None)
-    if name is None or arrays[name].ndim != 3 or not np.isfinite(arrays[name]).all():
+    images = np.empty(0) if name is None else found[name]
+    if images.ndim == 3 and images.dtype.kind in "iuf":
+        with np.errstate(over="ignore", invalid="ignore"):  # what is too large for float32 becomes infinite
+            images = images.astype(np.float32)
+    if images.ndim != 3 or images.dtype != np.float32 or not np.isfinite(images).all():
         raise DataDamagedError(
             f"{path} holds {', '.join(found) or 'nothing'}; expected an array IMAGES [height, width, images] of finite "
             "numbers."
         )
-    return np.ascontiguousarray(np.moveaxis(arrays[name], 2, 0), np.float32)
+    return np.ascontiguousarray(np.moveaxis(images, 2, 0))

@@ -41,7 +41,8 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
     coordinator = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
     processes = _number("--processes", "JAX_NUM_PROCESSES", processes)
     process = _number("--process", "JAX_PROCESS_ID", process)
-    if coordinator is not None and not coordinator.rpartition(":")[2].isdigit():
+    host, _, port = (coordinator or "").rpartition(":")
+    if coordinator is not None and not (host and port.isascii() and port.isdigit() and 0 < int(port) < 2**16):
         raise ConfigError(f"--coordinator is {coordinator!r}; expected HOST:PORT, such as 10.0.0.2:8476.")
     if processes is not None and processes < 1:
         raise ConfigError(f"--processes is {processes}; expected 1 or more.")
