@@ -13,6 +13,7 @@ GROUPS = {
     "autoencoder_step": "a training step of a noisy autoencoder beside PyTorch, and its memory by number of units",
     "ensemble": "an epoch of a network of a grid of small networks beside a PyTorch loop for each, with two data paths",
     "kwinners_step": "a training step of the paper's Sparse CNN-2 beside dense networks, a naive port and PyTorch",
+    "scaling": "a training step on 1 to 8 devices of this machine, and an estimate for Cloud TPU",
     "selection": "the k largest of each row beside lax.top_k, a sort, plain bisection and PyTorch",
     "sparse_codes": "codes of 2,000 patches, lasso and OMP, beside scikit-learn, SPAMS and PyTorch at equal error",
 }

@@ -10,6 +10,7 @@ import io
 import json
 import pickle
 import random
+import resource
 import struct
 import sys
 import tempfile
@@ -125,7 +126,7 @@ def fuzz_files(cases: int, where: Path, rng: random.Random) -> dict[str, int]:
                 refused[kind] += 1
                 assert len(str(error)) > 40 and "\n" not in str(error), f"{kind}, case {case}: {error}"
             except Exception as error:
-                kept = where / f"{kind}_{case}"
+                kept = Path(tempfile.gettempdir()) / f"{kind}_{case}"
                 kept.write_bytes(bad)
                 raise AssertionError(f"{kind}, case {case}, kept as {kept}: {type(error).__name__}: {error}") from error
     return refused
@@ -183,6 +184,7 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    resource.setrlimit(resource.RLIMIT_AS, (8 * 2**30,) * 2)  # what wants more is found out, and no harm done
     rng, began = random.Random(options.seed), time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         where = Path(folder)

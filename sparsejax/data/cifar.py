@@ -157,7 +157,7 @@ def _parse(raw: bytes, path: Path) -> Split:
     except Exception as error:  # a damaged pickle can fail in any way
         raise DataDamagedError(
             f"The data file {path} ({len(raw)} bytes) is no batch of CIFAR-10, or is cut short or damaged: "
-            f"{error or type(error).__name__}. {_WAY_OUT}"
+            f"{' '.join(str(error).split()) or type(error).__name__}. {_WAY_OUT}"
         ) from error
     problem = "bytes follow its end" if stream.read(1) else _content_problem(content)
     if not problem:

@@ -42,8 +42,8 @@ def read_wav(path: str | os.PathLike[str]) -> Sound:
         coding, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", form)
         if coding == _EXTENSIBLE and len(form) >= 26:
             coding = struct.unpack_from("<H", form, 24)[0]
-        if not channels or not rate:
-            raise ValueError(f"it has {channels} channels at {rate} Hz")
+        if not channels or not 1_000 <= rate <= 768_000:  # to resample anything else takes any amount of memory
+            raise ValueError(f"it has {channels} channels at {rate:,} Hz; expected 1 or more at 1,000 to 768,000 Hz")
         samples = _decoded(data, coding, bits)
         if not samples.size or samples.size % channels:
             raise ValueError(f"it holds {samples.size} samples for {channels} channels; one each is the least")

@@ -149,7 +149,7 @@ def robustness_report(
     noise: Mapping[NoiseKind, Sequence[float]] | None = None,
     noise_draws: int = 3,
     balls: Mapping[Norm, float] | None = None,
-    attacks: Sequence[str] = ("fgsm", "pgd", "apgd_ce", "apgd_t"),
+    attacks: Sequence[str] | Mapping[Norm, Sequence[str]] = ("fgsm", "pgd", "apgd_ce", "apgd_t"),
     autoattack: bool = False,
     minimal: Sequence[Norm] = (),
     minimal_iterations: int = 200,
@@ -170,7 +170,7 @@ def robustness_report(
         turn to one of the bounds. None for Gaussian noise of 0.1.
       noise_draws: over which that accuracy is averaged.
       balls: norm -> radius of the attacks; None for 2/255 in linf and 0.25 in l2.
-      attacks: names of `ATTACKS`; each alone.
+      attacks: names of `ATTACKS`, each alone, for all norms or by norm.
       autoattack: also run `auto_attack`.
       minimal: norms in which `fmn` seeks the nearest mistake.
       minimal_iterations: its steps.
@@ -185,7 +185,8 @@ def robustness_report(
     Raises:
       ValueError: an attack is unknown, or images and labels differ in number.
     """
-    unknown = sorted(set(attacks) - set(ATTACKS))
+    named = set().union(*attacks.values()) if isinstance(attacks, Mapping) else set(attacks)
+    unknown = sorted(named - set(ATTACKS))
     if unknown or len(images) != len(labels):
         raise ValueError(
             f"Unknown attacks: {', '.join(unknown)}; there are {', '.join(ATTACKS)}." if unknown else
@@ -208,7 +209,7 @@ def robustness_report(
     for norm, epsilon in radii.items():
         common: dict[str, Any] = {"epsilon": epsilon, "norm": norm, "bounds": bounds, "draws": draws}
         left: dict[str, np.ndarray] = {}
-        for name in attacks:
+        for name in attacks.get(norm, ()) if isinstance(attacks, Mapping) else attacks:
             attack = jax.jit(functools.partial(_attack, name, logits_fn, common))
             own = jax.random.fold_in(key, 1000)
             left[name] = survivors_of([attack], x[right], y[right], key=own, batch_size=batch_size)[1][0]

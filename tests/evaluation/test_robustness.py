@@ -69,7 +69,7 @@ def test_examples_that_are_done_are_attacked_no_more():
 def test_any_function_of_images_will_do_and_errors_say_what_was_expected():
     report = robustness_report(
         lambda x: jnp.stack([x.sum((1, 2)), 3 - x.sum((1, 2))], 1), jnp.full((5, 2, 2), 0.5), jnp.zeros(5, jnp.int32),
-        key=KEY, balls={"linf": 0.01}, attacks=("fgsm",), noise={},
+        key=KEY, balls={"linf": 0.01}, attacks={"linf": ("fgsm",)}, noise={},
     )  # fmt: skip
     assert report == {"clean": 1.0, "noise": {}, "minimal": {}, "linf": {"fgsm": 1.0, "all": 1.0}}
     with pytest.raises(ValueError, match="Unknown attacks: cw; there are fgsm"):
