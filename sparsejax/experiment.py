@@ -3,34 +3,26 @@
 import contextlib
 import dataclasses
 import json
-import math
 import time
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from sparsejax.data.dataset import Dataset
-from sparsejax.data.resident import Resident, normalised, resident
+from sparsejax.data.resident import resident
 from sparsejax.errors import ConfigError
-from sparsejax.evaluation.accuracy import make_evaluation, make_noise_evaluation
-from sparsejax.evaluation.detail import detail_arrays, detail_report, make_detail
-from sparsejax.evaluation.implicit import implicit_measures
-from sparsejax.evaluation.products import count_products, products_report
-from sparsejax.evaluation.report import layer_report, noise_report, summary
-from sparsejax.evaluation.tracking import layer_measures
+from sparsejax.evaluation.report import summary
 from sparsejax.figures.run import write_figures
 from sparsejax.functional import crop_and_flip
 from sparsejax.hyper import stack_hyper, static_fields
+from sparsejax.measuring import Measuring
 from sparsejax.models.base import Variables
 from sparsejax.task import batch_sizes, count_parameters, load_data
 from sparsejax.training import checkpoints, loop, processes
 from sparsejax.training.config import Config
-from sparsejax.training.devices import carry, gathered_members, place, put_members, put_shared
+from sparsejax.training.devices import gathered_members, place, put_members, put_shared
 from sparsejax.training.log import MetricsLog, Terminal
-from sparsejax.training.members import over_members
-from sparsejax.training.objectives import OBJECTIVES, objective_of
+from sparsejax.training.objectives import objective_of
 from sparsejax.training.run_folder import RunFolder, describe
 
 _AUGMENTATIONS = {"none": None, "crop_flip": crop_and_flip}
@@ -132,23 +124,7 @@ def _run(
         _AUGMENTATIONS[config.data.augment], jax.tree.leaves(hyper)[0].shape[0] - networks, streaming,
     )  # fmt: skip
     test = put_shared(resident(dataset, dataset.test, normalise=normalise), placement)
-    sizes = {"examples": len(dataset.test.labels), "batch_size": config.evaluation.batch_size,
-             "seed": config.evaluation.noise_seed, "axis_name": placement.axis_name,
-             "shards": placement.shards}  # fmt: skip
-    scored = {
-        units: carry(make_evaluation(config.model, objective, units=units, **sizes), placement)
-        for units in (False, True)
-    }
-    measured = jax.jit(jax.vmap(lambda variables, counts: layer_measures(variables, counts, sizes["examples"])))
-    implicit = _implicit_evaluation(config, test)
-
-    def evaluate(variables, epoch):
-        counts = scored[config.evaluation.track](variables, hyper, epoch, test)
-        scores = {f"test_{name}": total / sizes["examples"] for name, total in counts.sums.items()}
-        scores = {name: scores[name] for name in sorted(scores)}
-        if config.evaluation.track:
-            scores |= measured(variables, counts)
-        return scores if implicit is None else scores | implicit(variables, hyper, epoch)
+    measuring = Measuring(experiment.configs, dataset, placement, hyper, test)
 
     with (
         checkpoints.opened(folder.checkpoints, keep=config.training.keep_checkpoints) as saved,
@@ -172,38 +148,37 @@ def _run(
         training_started = time.perf_counter()
         try:
             progress = loop.train(
-                job, progress, evaluate=evaluate, saved=saved, log=log, terminal=terminal, asked_to_stop=asked_to_stop
+                job,
+                progress,
+                evaluate=measuring.after_epoch,
+                saved=saved,
+                log=log,
+                terminal=terminal,
+                asked_to_stop=asked_to_stop,
             )
         finally:
             terminal.close()
             log.close()
         training_seconds = time.perf_counter() - training_started
 
-    members, counts, detail = _final_figures(
-        experiment,
-        dataset,
-        progress,
-        count=lambda variables, epoch: scored[True](variables, hyper, epoch, test),
-        detail=_detail_evaluation(config, dataset, placement, sizes, hyper, test),
-        noise=_noise_evaluation(experiment, placement, sizes, hyper, test),
-    )
+    final = measuring.in_the_end(progress, experiment.points)
     variables = gathered_members(progress.state.variables, networks)
     result = {
         "name": experiment.name,
-        **summary(members),
+        **summary(final.members),
         "dataset": dataset.name,
         "source": dataset.source,
         "notice": dataset.notice,
         "training_seconds": round(training_seconds, 2),
         "seconds": round(time.perf_counter() - started, 2),
-        "members": members,
+        "members": final.members,
         **{name: description[name] for name in ("command", "versions", "device", "data", "config")},
     }
 
     def write() -> None:
-        folder.write_arrays(folder.units, _unit_arrays(variables, counts))
-        if detail is not None:
-            folder.write_arrays(folder.detail, detail_arrays(detail, variables))
+        folder.write_arrays(folder.units, final.units)
+        if final.detail is not None:
+            folder.write_arrays(folder.detail, final.detail)
         folder.write(folder.result, result)
         write_figures(folder, result, variables)
 
@@ -235,92 +210,3 @@ def _headline(experiment: Experiment, dataset: Dataset, placement, step: int) ->
     if step:
         lines.append(f"going on from the checkpoint of step {step:,}")
     return lines
-
-
-def _noise_evaluation(experiment: Experiment, placement, sizes, hyper, test):
-    """Returns `noise(variables, epoch)`, or None if it is not asked for or there are no answers, pixels or clips."""
-    config, noisy = experiment.config, test.images.dtype in (jnp.uint8, jnp.int16)
-    if not config.evaluation.noise or config.objective.kind != "classification" or not noisy:
-        return None
-    noise = carry(make_noise_evaluation(config.model, **sizes), placement)
-    return lambda variables, epoch: noise(variables, hyper, epoch, test)
-
-
-def _detail_evaluation(config: Config, dataset: Dataset, placement, sizes, hyper, test):
-    """Returns `detail(variables, epoch)`, or None where it is not asked for."""
-    if not config.evaluation.detail:
-        return None
-    classifier = config.objective.kind == "classification"
-    measure = carry(make_detail(config.model, classes=dataset.classes, classifier=classifier, **sizes), placement)
-    return lambda variables, epoch: measure(variables, hyper, epoch, test)
-
-
-def _implicit_evaluation(config: Config, test: Resident):
-    """Returns `implicit(variables, hyper, epoch)`, or None where it is not asked for."""
-    if config.evaluation.implicit_examples is None:
-        return None
-
-    def of_member(variables, hyper, epoch, data):
-        hyper = config.model.scheduled(hyper["model"], epoch=epoch, step=jnp.int32(0))
-        x = normalised(data, data.images[: config.evaluation.implicit_examples])
-        return implicit_measures(variables, hyper, x)
-
-    # One network after another: a term takes a matrix over all pairs of units.
-    mapped = jax.jit(over_members(of_member, 1))
-    return lambda variables, hyper, epoch: mapped(variables, hyper, epoch, test)
-
-
-def _unit_arrays(variables, counts) -> dict[str, np.ndarray]:
-    """Returns per network and layer how often each unit was active, for how many examples k units were, and biases."""
-    arrays = {}
-    for layer in counts.active:
-        arrays |= {f"{layer}.active": counts.active[layer], f"{layer}.k": counts.k[layer]}
-        if "bias" in variables.params.get(layer, {}):
-            arrays[f"{layer}.bias"] = np.asarray(variables.params[layer]["bias"])
-    return arrays
-
-
-def _final_figures(experiment: Experiment, dataset: Dataset, progress: loop.Progress, *, count, detail, noise):
-    """Describes every network as it is after the last epoch and, under "best", as it was after its best one."""
-    examples, objective = len(dataset.test.labels), OBJECTIVES[experiment.config.objective.kind]
-    language = experiment.config.objective.kind == "next_token"
-    (state, best), networks = progress, len(experiment.configs)
-    last_epoch = state.epoch.astype(jnp.float32)
-
-    def numbers(tree):
-        return gathered_members(tree, networks)
-
-    counts = numbers(count(state.variables, last_epoch))
-    details = None if detail is None else numbers(detail(state.variables, last_epoch))
-    correct = None  # [rule, member, level]
-    if noise is not None:
-        last = numbers(noise(state.variables, last_epoch))
-        same = np.array_equal(*numbers((best.epoch, state.epoch)))
-        correct = np.stack([last, last if same else numbers(noise(best.variables, best.epoch.astype(jnp.float32)))])
-    best, epochs, trained = *numbers((best._replace(variables=None), state.epoch)), numbers(state.variables)
-    members = []
-    for i, config in enumerate(experiment.configs):
-        layers = config.model.layers(dataset.train.images.shape[1:])
-        variables, one = jax.tree.map(lambda leaf, i=i: leaf[i], (trained, counts))
-        score = float(best.score[i]) * (-1 if objective.least else 1)
-        if objective.best == "accuracy":
-            score = round(score * examples) / examples  # whole examples, without float32's error
-        member = {
-            "seed": config.training.seed,
-            **experiment.points[i],
-            "epoch": int(epochs[i]),
-            **{f"test_{name}": float(total) / examples for name, total in sorted(one.sums.items())},
-            **({"test_perplexity": math.exp(float(one.sums["loss"]) / examples)} if language else {}),
-            "layers": layer_report(layers, variables, one, examples),
-            **products_report(list(count_products(layers, variables, one, examples).values())),
-            "best": {"epoch": int(best.epoch[i]), f"test_{objective.best}": score},
-        }
-        if details is not None:
-            classes, codes = detail_report(jax.tree.map(lambda leaf, i=i: leaf[i], details))
-            member |= classes
-            member["layers"] = {name: entry | codes[name] for name, entry in member["layers"].items()}
-        if correct is not None:
-            member |= noise_report(correct[0, i], examples)
-            member["best"] |= noise_report(correct[1, i], examples)
-        members.append(member)
-    return members, counts, details
