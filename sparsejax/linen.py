@@ -24,7 +24,7 @@ class TopK(nn.Module):
       k: number of winners.
       ties: "all" keeps every unit tied at the threshold, "first" exactly k.
 
-    Example:
+    Examples:
       >>> TopK(k=1).apply({}, jnp.array([[1.0, 3.0, 2.0]]))
       Array([[0., 3., 0.]], dtype=float32)
 
@@ -54,7 +54,7 @@ class KWinners(nn.Module):
       k_inference_factor: factor on k without `train`.
       axis_name: mesh axis the batch is spread over; counts are summed over it.
 
-    Example:
+    Examples:
       >>> import jax
       >>> layer, x = KWinners(k=1), jnp.array([[1.0, 3.0, 2.0]])
       >>> variables = layer.init(jax.random.key(0), x, train=True)
@@ -129,7 +129,7 @@ class SparseDense(nn.Module):
       kernel_init: draws the weights; by default as PyTorch does, from the dense fan-in.
       bias_init: draws the biases; None for the same bound as the weights.
 
-    Example:
+    Examples:
       >>> import jax
       >>> layer = SparseDense(features=4, density=0.3)
       >>> variables = layer.init(jax.random.key(0), jnp.ones((2, 10)))
@@ -160,7 +160,7 @@ class SparseConv(nn.Module):
     Attributes:
       kernel_size: height and width of the filters.
 
-    Example:
+    Examples:
       >>> import jax
       >>> layer = SparseConv(features=4, kernel_size=(3, 3), density=0.5)
       >>> y, variables = layer.init_with_output(jax.random.key(0), jnp.ones((2, 8, 8, 2)))

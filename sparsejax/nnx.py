@@ -32,7 +32,7 @@ class TopK(nnx.Module):
       k: number of winners.
       ties: "all" keeps every unit tied at the threshold, "first" exactly k.
 
-    Example:
+    Examples:
       >>> TopK(k=1)(jnp.array([[1.0, 3.0, 2.0]]))
       Array([[0., 3., 0.]], dtype=float32)
 
@@ -64,7 +64,7 @@ class KWinners(nnx.Module):
       k_inference_factor: factor on k without `train`.
       axis_name: mesh axis the batch is spread over; counts are summed over it.
 
-    Example:
+    Examples:
       >>> layer = KWinners(3, k=1)
       >>> y = layer(jnp.array([[1.0, 3.0, 2.0]]), train=True)
       >>> layer.boost.get_value().duty_cycle
@@ -151,7 +151,7 @@ class SparseDense(nnx.Module):
       kernel_init: draws the weights; by default as PyTorch does, from the dense fan-in.
       bias_init: draws the biases; None for the same bound as the weights.
 
-    Example:
+    Examples:
       >>> layer = SparseDense(10, 4, density=0.3, rngs=nnx.Rngs(0))
       >>> layer.mask.get_value().sum(axis=0)
       Array([3, 3, 3, 3], dtype=int32)
@@ -195,7 +195,7 @@ class SparseConv(nnx.Module):
       kernel_init: as in `SparseDense`.
       bias_init: as in `SparseDense`.
 
-    Example:
+    Examples:
       >>> SparseConv(2, 4, (3, 3), density=0.5, rngs=nnx.Rngs(0))(jnp.ones((2, 8, 8, 2))).shape
       (2, 6, 6, 4)
     """

@@ -33,7 +33,7 @@ class DictionaryLearner:
       n_steps_: batches seen.
       state_: DictionaryState.
 
-    Example:
+    Examples:
       >>> x = np.random.default_rng(0).standard_normal((200, 16))
       >>> DictionaryLearner(atoms=24, l1=0.5, epochs=2).fit_transform(x).shape
       (200, 24)

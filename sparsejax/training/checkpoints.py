@@ -125,9 +125,9 @@ def opened(folder: Path, *, keep: int) -> Iterator[Checkpoints]:
         enable_async_checkpointing=True,
         preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
     )
-    with _writing(folder):
-        manager = ocp.CheckpointManager(folder, options=options)
     with _told_once():
+        with _writing(folder):
+            manager = ocp.CheckpointManager(folder, options=options)
         try:
             yield Checkpoints(manager, folder)
         except BaseException:

@@ -1,0 +1,68 @@
+"""What the README and the site's pages show runs: every block of Python, and every command is understood."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from sparsejax import configs, errors, experiment, launch, studies
+from tests.command import ROOT, SMALL
+from tests.command import launch as launched
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def commands(page: Path) -> list[list[str]]:
+    """Returns the words of every command line, comments left out, also of those within a sentence."""
+    text = page.read_text(encoding="utf-8")
+    lines = [line for block in blocks(page, "sh") for line in block.splitlines()]
+    lines += re.findall(r"`(python -m [^`]+)`", text.replace("\n", " "))
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if page.parts[-2] == "docs" or "howto" in page.parts],
+                         ids=lambda page: page.stem)  # fmt: skip
+def test_python_blocks_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if page.stem == "resume":
+        assert launched(*SMALL, "--out", tmp_path / "runs/digits_mlp").returncode == 0
+    import jax
+
+    space: dict = {}
+    # As in a program of the reader's, not under the settings that tests have.
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        for block in blocks(page, "python"):
+            exec(compile(block, str(page), "exec"), space)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_commands_are_understood(page, monkeypatch, capsys):
+    def begun(*_, **__):
+        raise errors.RunFolderError("understood")
+
+    monkeypatch.setattr(experiment, "run", begun)
+    for words in commands(page):
+        arguments = [word for word in words if "=" not in word or word.startswith("-")]
+        if "sparsejax.launch" in words:
+            given = words[words.index("sparsejax.launch") + 1 :]
+            if "NAME" in given or "--coordinator" in given or "--config" not in given:
+                continue
+            assert launch.main(given) in (0, 1), (words, capsys.readouterr().err)
+        elif "sparsejax.reproduce" in words:
+            name = arguments[-1] if arguments[-1] in studies.STUDIES else words[words.index("sparsejax.reproduce") + 1]
+            assert name in (*studies.STUDIES, "NAME", "--list"), words
+    assert configs.CONFIGS
+
+
+def test_links_lead_somewhere():
+    generated = {"papers", "reference"}
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
+            if not target.startswith("http") and not generated & set(Path(target).parts):
+                assert (page.parent / target).exists(), (page, target)
