@@ -56,8 +56,8 @@ _ABOUT = (
 
 
 _ABOUT_SPEED = (
-    "Medians in milliseconds, ours and the peer's taking turns in one run; the ratio is the peer's time over ours, above "
-    "1 where we are ahead. `python -m benchmarks --list` names the groups.\n"
+    "Medians in milliseconds, ours and the peer's taking turns in one run; the ratio is the peer's time over ours, "
+    "above 1 where we are ahead. `python -m benchmarks --list` names the groups.\n"
 )
 
 

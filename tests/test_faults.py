@@ -136,19 +136,20 @@ def test_steps_that_are_not_finite_are_left_out_if_asked(monkeypatch, tmp_path):
     assert all(line["loss"][0] is not None for line in lines if "loss" in line)
 
 
-def test_a_grid_on_eight_devices_is_that_of_one(tmp_path):
+@pytest.mark.slow
+def test_a_grid_on_eight_devices_is_that_of_one(tmp_path, quick_compile):
     base = replaced(configs.get("digits_mlp"), {
         "training.epochs": 2, "data.train_examples": 120, "data.test_examples": 60, "training.batch_size": 40,
-        "model.dropout": 0.2, "model.sigma": 0.1,
+        "model.dropout": 0.2, "model.sigma": 0.1, "evaluation.noise": False,
     })  # fmt: skip
     results = {}
     for carrier in ("jit", "auto"):
-        members = tuple(replaced(base, {"training.seed": seed, "devices.carrier": carrier}) for seed in range(61))
-        results[carrier] = run(Experiment("grid", members, ({},) * 61), RunFolder(tmp_path / carrier))
+        members = tuple(replaced(base, {"training.seed": seed, "devices.carrier": carrier}) for seed in range(64))
+        results[carrier] = run(Experiment("grid", members, ({},) * 64), RunFolder(tmp_path / carrier))
     one, eight = results["jit"].result["members"], results["auto"].result["members"]
-    assert len(one) == len(eight) == 61 and [member["seed"] for member in eight] == list(range(61))
+    assert len(one) == len(eight) == 64 and [member["seed"] for member in eight] == list(range(64))
     same = sum(a["test_accuracy"] == b["test_accuracy"] for a, b in zip(one, eight, strict=True))
-    assert same >= 58, "rounding may move an answer or two"
+    assert same >= 61, "rounding may move an answer or two"
     for a, b in zip(results["jit"].variables.params["hidden1"].values(),
                     results["auto"].variables.params["hidden1"].values(), strict=True):  # fmt: skip
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)

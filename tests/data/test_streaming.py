@@ -16,7 +16,8 @@ from tests.test_processes import assert_close, finished, several
 
 pytest.importorskip("grain")
 FEW = ["--config", "digits_mlp", "--training.epochs", "3", "--training.batch-size", "40",
-       "--training.first-epoch-batch-size", "None", "--data.name", "arrays", "--model.dropout", "0.2"]  # fmt: skip
+       "--training.first-epoch-batch-size", "None", "--data.name", "arrays", "--model.dropout", "0.2",
+       "--evaluation.no-noise"]  # fmt: skip
 
 
 @pytest.fixture
@@ -47,6 +48,11 @@ def test_chunks_follow_the_order_and_take_their_columns():
     assert len(chunks) == 5
     np.testing.assert_array_equal(np.concatenate([labels for _, labels in chunks]), order[:, 1:3])
     np.testing.assert_array_equal(np.concatenate([x for x, _ in chunks]), images[order[:, 1:3]])
+
+
+@pytest.fixture(autouse=True)
+def quick(quick_compile):
+    """Compiles quickly: these networks run for moments."""
 
 
 def _result(folder: Path, *arguments: str) -> dict:
