@@ -6,6 +6,7 @@ import io
 import itertools
 import math
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,27 @@ goes on where it was stopped."""
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns its exit status: 0 done, 1 failed, 2 not understood."""
+    try:
+        status = _status(arguments)
+    except Exception:
+        if not _one_of_several():
+            raise
+        traceback.print_exc()
+        status = 1
+    if status and _one_of_several():
+        from sparsejax.training.processes import leave
+
+        leave(status)
+    return status
+
+
+def _one_of_several() -> bool:
+    """Says whether this process has joined others; JAX is not imported for it."""
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def _status(arguments: Sequence[str] | None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
         return _run(arguments)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sparsejax.data import load
 from tests.command import ROOT, environment, launch
 from tests.kill_campaign import last_networks
 
@@ -108,6 +109,29 @@ def test_processes_given_different_things_are_refused(tmp_path):
     said = [process.communicate(timeout=120)[0] for process in both]
     assert [process.returncode for process in both] == [2, 2], said
     assert all("Process 1 was given another configuration than process 0" in text for text in said)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_what_goes_wrong_in_one_process_ends_all(tmp_path):
+    run = [sys.executable, "-m", "sparsejax.launch", *RUN, "--processes", "2", "--coordinator", "127.0.0.1:18477",
+           "--data.name", "arrays", "--out", str(tmp_path / "run")]  # fmt: skip
+    settings = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
+    digits, folders = load("digits").limited(400, 60), [tmp_path / "one", tmp_path / "none"]
+    for folder in folders:
+        (folder / "arrays").mkdir(parents=True)
+    for part in ("train", "test"):
+        for name, array in getattr(digits, part)._asdict().items():
+            np.save(folders[0] / "arrays" / f"{part}_{name}.npy", array)
+    began = time.monotonic()
+    both = [
+        subprocess.Popen([*run, "--process", str(i)], text=True, cwd=ROOT, stdout=subprocess.PIPE,
+                         stderr=subprocess.STDOUT, env=environment(SPARSEJAX_DATA=str(folder), **settings))
+        for i, folder in enumerate(folders)
+    ]  # fmt: skip
+    said = [process.communicate(timeout=120)[0] for process in both]
+    assert both[1].returncode == 1 and "train_images.npy is not there" in said[1], said[1]
+    assert both[0].returncode != 0 and time.monotonic() - began < 90, said[0]
     assert not (tmp_path / "run").exists()
 
 
