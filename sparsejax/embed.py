@@ -5,7 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from sparsejax.errors import CheckpointError, ConfigError, DataDamagedError, DataMissingError, RunFolderError
+from sparsejax.command import status_of
+from sparsejax.errors import ConfigError, RunFolderError
 
 _DESCRIPTION = """Run a trained network over the training and the test set of its data, and write what one of its
 layers gives for each example as a file that other networks train on: --data.name cifar10_latents."""
@@ -13,17 +14,7 @@ layers gives for each example as a file that other networks train on: --data.nam
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns its exit status: 0 done, 1 failed, 2 not understood."""
-    try:
-        return _run(sys.argv[1:] if arguments is None else list(arguments))
-    except ConfigError as error:
-        return _fail(error, 2)
-    except (RunFolderError, DataMissingError, DataDamagedError, CheckpointError) as error:
-        return _fail(error, 1)
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 2
-    except KeyboardInterrupt:
-        print("\nStopped; nothing was written.", file=sys.stderr)
-        return 130
+    return status_of(_run, arguments, stopped="nothing was written")
 
 
 def _run(arguments: list[str]) -> int:
@@ -109,11 +100,6 @@ def _result(path: Path, member: int) -> dict[str, float] | None:
         return None
     entry = json.loads(path.read_text(encoding="utf-8"))["members"][member]
     return {name: value for name, value in entry.items() if name.startswith("test_")}
-
-
-def _fail(error: Exception, status: int) -> int:
-    print(f"error: {error}", file=sys.stderr)
-    return status
 
 
 if __name__ == "__main__":

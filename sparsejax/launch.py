@@ -12,15 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsejax import configs
-from sparsejax.errors import (
-    CheckpointError,
-    ConfigError,
-    DataDamagedError,
-    DataMissingError,
-    DivergedError,
-    Interrupted,
-    RunFolderError,
-)
+from sparsejax.command import status_of
+from sparsejax.errors import ConfigError
 
 if TYPE_CHECKING:
     from sparsejax.training.config import Config
@@ -33,7 +26,7 @@ goes on where it was stopped."""
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns its exit status: 0 done, 1 failed, 2 not understood."""
     try:
-        status = _status(arguments)
+        status = status_of(_run, arguments)
     except Exception:
         if not _one_of_several():
             raise
@@ -50,24 +43,6 @@ def _one_of_several() -> bool:
     """Says whether this process has joined others; JAX is not imported for it."""
     jax = sys.modules.get("jax")
     return jax is not None and jax.distributed.is_initialized() and jax.process_count() > 1
-
-
-def _status(arguments: Sequence[str] | None) -> int:
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    try:
-        return _run(arguments)
-    except ConfigError as error:
-        return _fail(error, 2)
-    except (RunFolderError, DataMissingError, DataDamagedError, CheckpointError, DivergedError) as error:
-        return _fail(error, 1)
-    except Interrupted as stop:
-        print(f"Asked to stop, and saved {stop}; the same command goes on from there.", file=sys.stderr)
-        return 0
-    except SystemExit as stop:  # help was printed, or an option was not understood
-        return stop.code if isinstance(stop.code, int) else 2
-    except KeyboardInterrupt:
-        print("\nStopped; the same command goes on from the last checkpoint.", file=sys.stderr)
-        return 130
 
 
 def _run(arguments: list[str]) -> int:
@@ -249,11 +224,6 @@ def _closing_lines(result: dict[str, Any], folder: Path) -> list[str]:
         lines.append(f"NOTE: {result['notice']}")
     lines.append(f"{result['seconds']:.0f} s; figures and report: {folder}/report.html")
     return lines
-
-
-def _fail(error: Exception, status: int) -> int:
-    print(f"error: {error}", file=sys.stderr)
-    return status
 
 
 if __name__ == "__main__":

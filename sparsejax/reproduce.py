@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sparsejax import studies
-from sparsejax.errors import CheckpointError, ConfigError, DataDamagedError, DataMissingError, RunFolderError
+from sparsejax.command import status_of
+from sparsejax.errors import ConfigError
 
 _DESCRIPTION = """Make a figure or table of a paper again. Writes DIR/NAME.png and DIR/NAME.json, the
 networks into folders beside them, where figures that share some find them; the same command goes on where it was
@@ -15,17 +16,7 @@ stopped."""
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns its exit status: 0 done, 1 failed, 2 not understood."""
-    try:
-        return _run(sys.argv[1:] if arguments is None else list(arguments))
-    except ConfigError as error:
-        return _fail(error, 2)
-    except (RunFolderError, DataMissingError, DataDamagedError, CheckpointError) as error:
-        return _fail(error, 1)
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 2
-    except KeyboardInterrupt:
-        print("\nStopped; the same command goes on from the last checkpoint.", file=sys.stderr)
-        return 130
+    return status_of(_run, arguments)
 
 
 def _run(arguments: list[str]) -> int:
@@ -101,11 +92,6 @@ def _said(value: object) -> str:
     if isinstance(value, dict):
         return "; ".join(f"{name}: {_said(item)}" for name, item in value.items())
     return str(value)
-
-
-def _fail(error: Exception, status: int) -> int:
-    print(f"error: {error}", file=sys.stderr)
-    return status
 
 
 if __name__ == "__main__":

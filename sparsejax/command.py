@@ -1,0 +1,45 @@
+"""What the commands share: mistakes told in a sentence, exit statuses, and a good end when asked to stop."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from sparsejax.errors import (
+    CheckpointError,
+    ConfigError,
+    DataDamagedError,
+    DataMissingError,
+    DivergedError,
+    Interrupted,
+    RunFolderError,
+)
+
+GOES_ON = "the same command goes on from the last checkpoint"
+
+
+def status_of(run: Callable[[list[str]], int], arguments: Sequence[str] | None, *, stopped: str = GOES_ON) -> int:
+    """Runs a command; returns its exit status: 0 done, 1 failed, 2 not understood, 130 stopped from the keyboard.
+
+    Args:
+      run: takes the words of the command line.
+      arguments: those words; None for those of this process.
+      stopped: what to say of a command that Ctrl-C has ended.
+    """
+    try:
+        return run(sys.argv[1:] if arguments is None else list(arguments))
+    except ConfigError as error:
+        return _failed(error, 2)
+    except (RunFolderError, DataMissingError, DataDamagedError, CheckpointError, DivergedError) as error:
+        return _failed(error, 1)
+    except Interrupted as stop:
+        print(f"Asked to stop, and saved {stop}; the same command goes on from there.", file=sys.stderr)
+        return 0
+    except SystemExit as stop:  # help was printed, or an option was not understood
+        return stop.code if isinstance(stop.code, int) else 2
+    except KeyboardInterrupt:
+        print(f"\nStopped; {stopped}.", file=sys.stderr)
+        return 130
+
+
+def _failed(error: Exception, status: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return status
