@@ -6,6 +6,7 @@ import json
 import math
 import os
 import platform
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -168,9 +169,13 @@ def describe(
 
 
 def environment(program: str = "python -m sparsejax.launch") -> dict[str, Any]:
-    """Returns the command, the versions and the device that made a figure."""
+    """Returns the command, the versions and the device that made a figure.
+
+    Args:
+      program: what was run, where this process does not tell: it was not started as a command of sparsejax.
+    """
     return {
-        "command": " ".join([program, *sys.argv[1:]]),
+        "command": shlex.join([*_program(program), *sys.argv[1:]]),
         "versions": {
             "python": platform.python_version(),
             "sparsejax": __version__,
@@ -183,6 +188,15 @@ def environment(program: str = "python -m sparsejax.launch") -> dict[str, Any]:
             "cores": os.cpu_count(),
         },
     }
+
+
+def _program(otherwise: str) -> list[str]:
+    """Returns how this process was started: a study, too, trains networks, whose folders say `sparsejax.reproduce`."""
+    script = Path(sys.argv[0]).name
+    if script in ("sparsejax", "sparsejax-reproduce"):
+        return [script]
+    module = getattr(getattr(sys.modules["__main__"], "__spec__", None), "name", "")
+    return ["python", "-m", module] if module.startswith("sparsejax.") else otherwise.split()
 
 
 def finite(value: Any) -> Any:
