@@ -1,0 +1,178 @@
+"""Weights to and from elsewhere: safetensors files, and networks of nupic.torch and of the k-winners paper's code."""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sparsejax.errors import ConfigError, DataDamagedError, DataMissingError
+from sparsejax.files import write_whole
+from sparsejax.functional import BoostState
+from sparsejax.models.base import Variables
+from sparsejax.models.sparse_cnn import SparseCNN
+
+_HOW_TO_GET = "safetensors is not installed: pip install 'sparsejax[interop]'."
+
+
+def named_arrays(tree: Any) -> dict[str, np.ndarray]:
+    """Returns the leaves of a tree as NumPy arrays by names such as `params.conv1.kernel`.
+
+    Fields of named tuples and keys of dictionaries are joined by dots; PRNG keys become their data.
+    """
+    return {_name(path): np.asarray(_plain(leaf)) for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def save_weights(path: str | Path, variables: Variables) -> Path:
+    """Writes a network, parameters and state, as a safetensors file, whole or not at all.
+
+    Raises:
+      ConfigError: safetensors is not installed.
+      RunFolderError: it cannot be written.
+    """
+    try:
+        from safetensors.numpy import save
+    except ImportError:
+        raise ConfigError(_HOW_TO_GET) from None
+    arrays = {name: np.array(array, order="C") for name, array in named_arrays(variables).items()}
+    return write_whole(Path(path).absolute(), save(arrays, metadata={"format": "sparsejax"}))
+
+
+def load_weights(path: str | Path, like: Variables) -> Variables:
+    """Reads a network that `save_weights` wrote.
+
+    Args:
+      path: the file.
+      like: a network of the same shape, such as `model.init` or `jax.eval_shape` of it returns.
+
+    Raises:
+      ConfigError: safetensors is not installed, or the file holds a network of another shape.
+      DataMissingError: there is no such file.
+      DataDamagedError: it is no safetensors file.
+    """
+    try:
+        from safetensors.numpy import load
+    except ImportError:
+        raise ConfigError(_HOW_TO_GET) from None
+    try:
+        arrays = load(Path(path).read_bytes())
+    except OSError as error:
+        raise DataMissingError(f"The weights {path} cannot be read: {error.strerror or error}.") from None
+    except Exception as error:  # of its own kind
+        raise DataDamagedError(f"{path} is no safetensors file that can be read: {error}.") from None
+    leaves, structure = jax.tree.flatten_with_path(like)
+    names = [_name(leaf_path) for leaf_path, _ in leaves]
+    missing, extra = sorted(set(names) - set(arrays)), sorted(set(arrays) - set(names))
+    if missing or extra:
+        said = [f"{word} {', '.join(some[:5])}" for word, some in (("lacks", missing), ("has besides", extra)) if some]
+        raise ConfigError(f"{path} holds another network than was asked for: it {' and '.join(said)}.")
+    for name, (_, leaf) in zip(names, leaves, strict=True):
+        if arrays[name].shape != leaf.shape or arrays[name].dtype != leaf.dtype:
+            raise ConfigError(
+                f"{path} holds another network than was asked for: its {name} is {arrays[name].dtype} "
+                f"{list(arrays[name].shape)} where {leaf.dtype} {list(leaf.shape)} is expected."
+            )
+    return jax.tree.unflatten(structure, [jnp.asarray(arrays[name]) for name in names])
+
+
+def torch_kernel(weight: np.ndarray, image: tuple[int, int, int] | None = None) -> np.ndarray:
+    """Turns a kernel of PyTorch's layout into ours.
+
+    Args:
+      weight: of a convolution `[outputs, inputs, height, width]`, which becomes `[height, width, inputs, outputs]`, or
+        of a dense layer `[units, inputs]`, which becomes `[inputs, units]`.
+      image: height, width and channels of what a dense layer flattens: PyTorch takes the channels first, we last.
+    """
+    if weight.ndim == 4:
+        return np.transpose(weight, (2, 3, 1, 0))
+    if image is not None:
+        height, width, channels = image
+        weight = weight.reshape(-1, channels, height, width).transpose(0, 2, 3, 1).reshape(len(weight), -1)
+    return weight.T
+
+
+def from_nupic(
+    state_dict: Mapping[str, np.ndarray], model: SparseCNN, example_shape: tuple[int, int, int] = (28, 28, 1)
+) -> Variables:
+    """Converts the state dict of nupic.torch's MNISTSparseCNN, or of the k-winners paper's own code.
+
+    How many examples the duty cycles have seen is not in it; it is taken to be `model.duty_period` or more.
+
+    Args:
+      state_dict: names -> arrays (`{name: tensor.numpy() for name, tensor in net.state_dict().items()}`).
+      model: the same network; `ties="all"` is nupic.torch's choice.
+      example_shape: height, width and channels of an image.
+
+    Raises:
+      ConfigError: a name is missing, or an array does not fit the model.
+    """
+    like = model.init(jax.random.key(0), jnp.zeros((1, *example_shape)))
+    stages = model.stages(example_shape)
+    params, state = {}, {}
+    last = stages[len(model.channels) - 1]
+    height, width = ((size - model.kernel_size + 1) // model.pool for size in last.image)
+    flattened = (height, width, last.shape[-1])
+    for name, theirs in _layers(len(model.channels), state_dict):
+        image = flattened if name == "hidden" else None
+        prefix = next(p for p in (f"{theirs}.module", theirs) if f"{p}.weight" in state_dict)
+        weight = np.asarray(state_dict[f"{prefix}.weight"])
+        params[name] = {"kernel": torch_kernel(weight, image), "bias": np.asarray(state_dict[f"{prefix}.bias"])}
+        own = dict(like.state.get(name, {}))
+        if "mask" in own:
+            own["mask"] = torch_kernel(_connected(state_dict, theirs, weight.shape), image)
+            params[name]["kernel"] = np.where(own["mask"], params[name]["kernel"], np.float32(0))
+        if "boost" in own:
+            duty = _duty_cycle(state_dict, theirs)
+            own["boost"] = BoostState(jnp.asarray(duty), jnp.float32(model.duty_period))
+        state[name] = own
+    found = Variables(params, state)
+    for (path, ours), theirs in zip(jax.tree.leaves_with_path(like), jax.tree.leaves(found), strict=True):
+        if ours.shape != theirs.shape:
+            raise ConfigError(
+                f"The state dict is of another network: its {_name(path)} is {list(theirs.shape)}, but the model's is "
+                f"{list(ours.shape)}."
+            )
+    return jax.tree.map(lambda ours, theirs: jnp.asarray(theirs, ours.dtype), like, found)
+
+
+def _layers(convolutions: int, state_dict: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yields our name of each layer and theirs, in either of their two ways to name them."""
+    paper = any(name.startswith("cnnSdr.") for name in state_dict)
+    names = [(f"conv{i}", f"cnnSdr.cnnSdr{i}_cnn" if paper else f"cnn{i}") for i in range(1, convolutions + 1)]
+    names += [("hidden", "linearSdr.linearSdr1" if paper else "linear"), ("output", "fc" if paper else "output")]
+    for ours, theirs in names:
+        if f"{theirs}.weight" not in state_dict and f"{theirs}.module.weight" not in state_dict:
+            raise ConfigError(
+                f"The state dict has no {theirs}.weight, which {ours} is to be made of; it has "
+                f"{', '.join(sorted(state_dict)[:8])}... Expected nupic.torch's MNISTSparseCNN or the paper's network."
+            )
+        yield ours, theirs
+
+
+def _connected(state_dict: Mapping[str, np.ndarray], layer: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Returns which weights are not masked: all, unless the state dict says otherwise."""
+    if f"{layer}.zero_mask" in state_dict:
+        return np.asarray(state_dict[f"{layer}.zero_mask"]) == 0
+    mask = np.ones(shape, bool)
+    if f"{layer}.zeroWts" in state_dict:
+        mask[tuple(np.asarray(state_dict[f"{layer}.zeroWts"]))] = False
+    return mask
+
+
+def _duty_cycle(state_dict: Mapping[str, np.ndarray], layer: str) -> np.ndarray:
+    base = re.sub("_cnn$", "", layer)
+    for name in (f"{base}_kwinner.duty_cycle", f"{base}_kwinner.dutyCycle"):
+        if name in state_dict:
+            return np.asarray(state_dict[name]).reshape(-1)
+    raise ConfigError(f"The state dict has no {base}_kwinner.duty_cycle; give the model None for the k of that layer.")
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def _plain(leaf: Any) -> Any:
+    return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf

@@ -1,0 +1,83 @@
+"""Weights out to a file and in again, and networks of others in ours."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sparsejax.errors import ConfigError, DataDamagedError, DataMissingError
+from sparsejax.interop import from_nupic, load_weights, named_arrays, save_weights, torch_kernel
+from sparsejax.models import HebbianVGG, NoisyNetwork, SparseCNN
+from tests import golden
+from tests.models.test_sparse_cnn_golden import MODELS, NUPIC, PAPER, TOLERANCE, images_of
+
+CNN = SparseCNN(channels=(3, 4), conv_k=(30, None), hidden=20, hidden_k=5, density=0.4, batch_norm=True)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [CNN, NoisyNetwork(hidden=9, competition="sampled_k"), HebbianVGG(widths=(10, 0, 12), hebbian=1, alphas=(0.1,))],
+    ids=["SparseCNN", "NoisyNetwork", "HebbianVGG"],
+)
+def test_what_is_saved_is_loaded(model, tmp_path):
+    pytest.importorskip("safetensors")
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
+    path = save_weights(tmp_path / "net.safetensors", variables)
+    like = jax.eval_shape(lambda: model.init(jax.random.key(1), jnp.zeros((1, 28, 28, 1))))
+    loaded = load_weights(path, like)
+    assert jax.tree.structure(loaded) == jax.tree.structure(variables)
+    for ours, theirs in zip(jax.tree.leaves(loaded), jax.tree.leaves(variables), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+        assert ours.dtype == theirs.dtype
+
+
+def test_names_say_where_an_array_is():
+    names = named_arrays(CNN.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1))))
+    assert {
+        "params.conv1.kernel",
+        "state.hidden.boost.duty_cycle",
+        "state.hidden.mask",
+        "state.conv2.norm.mean",
+    } <= set(names)
+
+
+def test_what_does_not_fit_is_refused(tmp_path):
+    pytest.importorskip("safetensors")
+    variables = CNN.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
+    path = save_weights(tmp_path / "net.safetensors", variables)
+    with pytest.raises(
+        ConfigError, match=r"params.conv1.kernel is float32 \[5, 5, 1, 3\] where float32 \[5, 5, 3, 3\]"
+    ):
+        load_weights(path, CNN.init(jax.random.key(0), jnp.zeros((1, 28, 28, 3))))
+    other = NoisyNetwork(hidden=9, competition="learned_k", k=3).init(jax.random.key(0), jnp.zeros((1, 4)))
+    with pytest.raises(ConfigError, match="lacks params.k and has besides params.conv1.bias, "):
+        load_weights(path, other)
+    with pytest.raises(DataMissingError, match="cannot be read: No such file"):
+        load_weights(tmp_path / "none", variables)
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(DataDamagedError, match="is no safetensors file"):
+        load_weights(path, variables)
+
+
+@pytest.mark.parametrize("peer", [NUPIC, PAPER], ids=["nupic.torch", "paper"])
+def test_a_network_of_nupic_torch_answers_as_it_did(peer):
+    case, model = golden.load(peer), MODELS[peer]
+    state_dict = {name.removeprefix("init."): case[name] for name in case if name.startswith("init.")}
+    variables = from_nupic(state_dict, model)
+    output = model.apply(variables, images_of(case)[0], train=True)
+    np.testing.assert_allclose(jax.nn.log_softmax(output.prediction), case["logprobs"][0], **TOLERANCE)
+    assert float(variables.state["hidden"]["boost"].samples) == model.duty_period
+    with pytest.raises(ConfigError, match=r"has no (output|fc).weight, which output is to be made of"):
+        from_nupic({name: array for name, array in state_dict.items() if not name.startswith(("output", "fc"))}, model)
+    with pytest.raises(ConfigError, match="another network: its params.hidden.bias"):
+        import dataclasses
+
+        from_nupic(state_dict, dataclasses.replace(model, hidden=41))
+
+
+def test_a_kernel_of_pytorch_gives_the_same_layer():
+    rng = np.random.default_rng(0)
+    x, weight = rng.normal(size=(2, 3, 4, 5)), rng.normal(size=(7, 60))  # channels first
+    ours = np.moveaxis(x, 1, -1).reshape(2, -1) @ torch_kernel(weight, (4, 5, 3))
+    np.testing.assert_allclose(ours, x.reshape(2, -1) @ weight.T)
+    assert torch_kernel(rng.normal(size=(8, 3, 5, 4))).shape == (5, 4, 3, 8)
