@@ -26,10 +26,12 @@ def commands(page: Path) -> list[list[str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [page for page in PAGES if page.parts[-2] == "docs" or "howto" in page.parts],
+@pytest.mark.parametrize("page", [page for page in PAGES if "docs" in page.parts],
                          ids=lambda page: page.stem)  # fmt: skip
 def test_python_blocks_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    if page.stem == "equinox":
+        pytest.importorskip("equinox")
     if page.stem == "resume":
         assert launched(*SMALL, "--out", tmp_path / "runs/digits_mlp").returncode == 0
     import jax
