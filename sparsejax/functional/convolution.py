@@ -2,6 +2,7 @@
 
 import functools
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
@@ -47,15 +48,35 @@ def depthwise_conv2d(
     return lax.platform_dependent(x, kernel, cpu=_by_shifts, default=_by_grouped_convolution)
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def max_pool2d(x: Float[Array, "batch height width channels"], window: int = 2) -> Float[Array, "batch h w channels"]:
     """Takes the maximum over windows that do not overlap; rows and columns that fill no window are left out.
 
-    A maximum over reshaped axes is twice as fast as `lax.reduce_window` on a CPU.
+    A maximum over reshaped axes is twice as fast as `lax.reduce_window` on a CPU. Where several are the greatest they
+    share the gradient.
+
+    Args:
+      x: images `[batch, height, width, channels]`.
+      window: height and width of the windows.
     """
+    return jnp.max(_windows(x, window), axis=(2, 4))
+
+
+@max_pool2d.defjvp
+def _max_pool2d_jvp(window, primals, tangents):
+    # As JAX's own rule, but for the 1: a compiler may compute x again, rounded otherwise, for the comparison; if none
+    # then equals the maximum the gradient would be 0 / 0.
+    (x,), (dx,) = primals, tangents
+    y = max_pool2d(x, window)
+    greatest = (_windows(x, window) == y[:, :, None, :, None]).astype(x.dtype)
+    count = jnp.maximum(jnp.sum(greatest, axis=(2, 4)), jnp.ones((), x.dtype))
+    return y, jnp.sum(greatest * _windows(dx, window), axis=(2, 4)) / count
+
+
+def _windows(x: Array, window: int) -> Array:
     batch, height, width, channels = x.shape
     h, w = height // window, width // window
-    x = x[:, : h * window, : w * window]
-    return jnp.max(x.reshape(batch, h, window, w, window, channels), axis=(2, 4))
+    return x[:, : h * window, : w * window].reshape(batch, h, window, w, window, channels)
 
 
 def _by_patches(x, kernel):

@@ -129,3 +129,21 @@ def test_a_depthwise_convolution_keeps_half_precision():
 def test_shapes_that_do_not_fit_are_refused_channel_by_channel(image, filters):
     with pytest.raises(ValueError, match="channel by channel"):
         depthwise_conv2d(jnp.ones(image), jnp.ones(filters))
+
+
+def test_the_gradient_of_the_maximum_is_finite_however_it_is_compiled(quick_compile, fresh_key):
+    """What is compared in the backward pass may have been computed again, and rounded otherwise."""
+    x, kernel = jax.random.normal(fresh_key(), (8, 12, 12, 3)), jax.random.normal(fresh_key(), (3, 3, 3, 10))
+
+    def loss(kernel):
+        h = jax.nn.relu(conv2d(x, kernel))
+        h = (h - h.mean((0, 1, 2), keepdims=True)) / jnp.sqrt(h.var((0, 1, 2), keepdims=True) + 1e-5)
+        return jnp.sum(max_pool2d(h * 1.1 + 0.3) ** 2)
+
+    assert np.isfinite(jax.jit(jax.grad(loss))(kernel)).all()
+
+
+def test_the_greatest_of_a_window_share_its_gradient():
+    x = jnp.asarray([[3.0, 1.0, 0.0, 2.0], [3.0, 0.0, 2.0, 2.0]]).reshape(1, 2, 4, 1)
+    gradient = jax.grad(lambda x: jnp.sum(max_pool2d(x) * jnp.asarray([6.0, 9.0]).reshape(1, 1, 2, 1)))(x)
+    np.testing.assert_allclose(gradient.reshape(2, 4), [[3, 0, 0, 3], [3, 0, 3, 3]])
