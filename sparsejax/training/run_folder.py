@@ -67,12 +67,7 @@ class RunFolder:
         if self.config.exists():
             self._compare(description)
             return True
-        foreign = sorted(entry.name for entry in self.path.iterdir() if entry != self.lock)
-        if foreign:
-            raise RunFolderError(
-                f"{self.path} is not a run folder: it holds {', '.join(foreign[:5])} but no config.json. Name an empty "
-                "or new folder with --out."
-            )
+        self._refuse_other_things()
         self.write(self.config, description)
         return False
 
@@ -81,11 +76,12 @@ class RunFolder:
         """Keeps other runs out of the folder; the system lets go of it when the process ends, however it ends.
 
         Raises:
-          RunFolderError: another run is at work in it, or it cannot be written.
+          RunFolderError: another run is at work in it, it cannot be written, or holds something else.
         """
         file, owner = None, f"process {os.getpid()} on {platform.node() or 'this machine'}"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self._refuse_other_things()
             file = self.lock.open("a+", encoding="utf-8")
             if fcntl is not None:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -126,6 +122,14 @@ class RunFolder:
         buffer = io.BytesIO()
         np.savez_compressed(buffer, allow_pickle=False, **arrays)
         write_whole(path, buffer.getvalue())
+
+    def _refuse_other_things(self) -> None:
+        foreign = sorted(entry.name for entry in self.path.iterdir() if entry != self.lock)
+        if foreign and not self.config.exists():
+            raise RunFolderError(
+                f"{self.path} is not a run folder: it holds {', '.join(foreign[:5])} but no config.json. Name an empty "
+                "or new folder with --out."
+            )
 
     def _compare(self, description: Mapping[str, Any]) -> None:
         try:
