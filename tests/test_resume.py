@@ -1,6 +1,7 @@
 """A run that is stopped anywhere and started again ends as if it had never stopped."""
 
 import random
+import sys
 from pathlib import Path
 
 import jax

@@ -37,6 +37,8 @@ class Checkpoints:
     def __init__(self, manager: ocp.CheckpointManager, folder: Path):
         self._manager = manager
         self._folder = folder
+        self.failed = False
+        """Whether something could not be read, of which Orbax's threads may go on to tell."""
 
     def steps(self) -> list[int]:
         """Returns the steps that have a checkpoint, in order."""
@@ -79,6 +81,7 @@ class Checkpoints:
             leaves = {name: np.asarray(leaf) for name, leaf in restored["tree"].items()}
             expected, found = restored["checksums"], _checksums(leaves)
         except Exception as error:  # Orbax and TensorStore raise bare exceptions with pages of specification
+            self.failed = True
             raise self._damaged(chosen, _first_line(error)) from error
         wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
         if wrong:
@@ -125,11 +128,12 @@ def opened(folder: Path, *, keep: int) -> Iterator[Checkpoints]:
         enable_async_checkpointing=True,
         preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
     )
-    with _told_once():
+    with _told_once() as opened_now:
         with _writing(folder):
             manager = ocp.CheckpointManager(folder, options=options)
+        opened_now.append(saved := Checkpoints(manager, folder))
         try:
-            yield Checkpoints(manager, folder)
+            yield saved
         except BaseException:
             with suppress(Exception):  # what went wrong first is what counts
                 manager.close()
@@ -151,10 +155,11 @@ def _writing(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _told_once() -> Iterator[None]:
+def _told_once() -> Iterator[list[Checkpoints]]:
     """Keeps Orbax from printing, with pages of traceback, what it also raises where its threads are waited for.
 
-    After a failure some of them end late, reading on in an event loop that is closed; then it stays so.
+    After a failure some of them end late, reading on in an event loop that is closed; then it stays so. Yields a list
+    for the checkpoints that are opened.
     """
     threads, unraisable, logger = threading.excepthook, sys.unraisablehook, logging.getLogger("absl")
 
@@ -168,7 +173,9 @@ def _told_once() -> Iterator[None]:
 
     threading.excepthook, sys.unraisablehook = of_thread, of_loop
     logger.addFilter(_not_of_orbax)
-    yield
+    yield (opened_now := [])
+    if any(saved.failed for saved in opened_now):
+        return
     threading.excepthook, sys.unraisablehook = threads, unraisable
     logger.removeFilter(_not_of_orbax)
 
