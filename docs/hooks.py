@@ -40,9 +40,6 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         for path in results:
             content.append(_section(paper, path, files, config))
         files.append(File.generated(config, f"papers/{paper}.md", content="\n".join(content)))
-    board = ROOT / "results" / "scoreboard.png"
-    if board.exists():
-        files.append(File.generated(config, "scoreboard.png", abs_src_path=str(board)))
     files.append(File.generated(config, "performance.md", content=_performance()))
     for page, (title, modules) in REFERENCE.items():
         files.append(File.generated(config, f"reference/{page}.md", content=_reference(title, modules)))

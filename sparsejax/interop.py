@@ -15,7 +15,7 @@ from sparsejax.functional import BoostState
 from sparsejax.models.base import Variables
 from sparsejax.models.sparse_cnn import SparseCNN
 
-_HOW_TO_GET = "safetensors is not installed: pip install 'sparsejax[interop]'."
+_HOW_TO_GET = "safetensors is not installed: pip install safetensors."
 
 
 def named_arrays(tree: Any) -> dict[str, np.ndarray]:

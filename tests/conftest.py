@@ -30,3 +30,15 @@ def quick_compile():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(tmp_path_factory):
+    """Returns the folder of a run that nothing befell, which those that something did are compared with."""
+    from tests.command import launch
+    from tests.kill_campaign import RUN
+
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    process = launch(*RUN, "--out", folder)
+    assert process.returncode == 0, process.stderr
+    return folder

@@ -13,22 +13,14 @@ import numpy as np
 import pytest
 
 from sparsejax import configs
-from sparsejax.errors import RunFolderError
+from sparsejax.errors import CheckpointError, Interrupted, RunFolderError
 from sparsejax.experiment import Experiment, run
 from sparsejax.launch import main
-from sparsejax.training import step
+from sparsejax.training import checkpoints, step
 from sparsejax.training.config import replaced
 from sparsejax.training.run_folder import RunFolder
 from tests.command import ROOT, environment, launch, started
 from tests.kill_campaign import RUN, assert_same_run
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "whole"
-    process = launch(*RUN, "--out", folder)
-    assert process.returncode == 0, process.stderr
-    return folder
 
 
 def test_asked_to_stop_it_saves_ends_well_and_goes_on(uninterrupted, tmp_path):
@@ -169,3 +161,13 @@ def test_data_that_changed_since_are_named(uninterrupted, tmp_path):
 def test_a_folder_that_cannot_be_written_is_refused_at_once(capsys):
     assert main([*RUN, "--out", "/dev/null/run"]) == 1
     assert "/dev/null/run cannot be written: Not a directory. Name another with --out" in capsys.readouterr().err
+
+
+def test_what_is_said_to_be_saved_on_a_stop_is_saved(tmp_path, monkeypatch):
+    def full(self):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(checkpoints.ocp.CheckpointManager, "close", full)
+    said = pytest.raises(CheckpointError, match="No space left on device")
+    with said, checkpoints.opened(tmp_path / "c", keep=1):
+        raise Interrupted("after step 3")

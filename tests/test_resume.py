@@ -14,14 +14,6 @@ from tests.command import launch
 from tests.kill_campaign import RUN, assert_same_run, killed
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "whole"
-    process = launch(*RUN, "--out", folder)
-    assert process.returncode == 0, process.stderr
-    return folder
-
-
 @pytest.mark.parametrize("seed", [0, 1])
 def test_killed_at_random_moments_it_ends_bit_equal(uninterrupted, tmp_path, seed):
     rng, folder = random.Random(seed), tmp_path / "run"

@@ -42,8 +42,7 @@ def read_chunks(
         import grain
     except ImportError:
         raise ConfigError(
-            "data.streaming needs grain: pip install 'sparsejax[streaming]', or leave it out and keep the training "
-            "set on the devices."
+            "data.streaming needs grain: pip install grain, or leave it out and keep the training set on the devices."
         ) from None
 
     def read(start: Any) -> tuple[np.ndarray, np.ndarray]:

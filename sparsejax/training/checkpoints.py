@@ -19,7 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from sparsejax.errors import CheckpointError
+from sparsejax.errors import CheckpointError, Interrupted
 from sparsejax.training.processes import gathered
 
 
@@ -134,6 +134,10 @@ def opened(folder: Path, *, keep: int) -> Iterator[Checkpoints]:
         opened_now.append(saved := Checkpoints(manager, folder))
         try:
             yield saved
+        except Interrupted:  # what is said to be saved has to be
+            with _writing(folder):
+                manager.close()
+            raise
         except BaseException:
             with suppress(Exception):  # what went wrong first is what counts
                 manager.close()

@@ -10,7 +10,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -78,27 +78,28 @@ class RunFolder:
         Raises:
           RunFolderError: another run is at work in it, it cannot be written, or holds something else.
         """
-        file, owner = None, f"process {os.getpid()} on {platform.node() or 'this machine'}"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._refuse_other_things()
             file = self.lock.open("a+", encoding="utf-8")
-            if fcntl is not None:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            file.truncate(0)
-            file.write(owner)
-            file.flush()
-        except BlockingIOError:
-            file.seek(0)  # pyright: ignore[reportOptionalMemberAccess]
-            raise RunFolderError(
-                f"{self.path} is in use by another run ({file.read() or 'unknown process'}); wait for its end, or "  # pyright: ignore[reportOptionalMemberAccess]
-                "name another folder with --out."
-            ) from None
         except OSError as error:
             raise RunFolderError(
                 f"The run folder {self.path} cannot be written: {error.strerror or error}. Name another with --out."
             ) from None
         with file:
+            try:
+                if fcntl is not None:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise RunFolderError(
+                    f"{self.path} is in use by another run ({file.read() or 'unknown process'}); wait for its end, or "
+                    "name another folder with --out."
+                ) from None
+            with suppress(OSError):  # who holds it is good to know, no more
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {platform.node() or 'this machine'}")
+                file.flush()
             yield
 
     def discard(self) -> None:
