@@ -1,8 +1,10 @@
 """Group "scaling": the training step on 1 to 8 devices, each with as large a batch, and an estimate for Cloud TPU.
 
-Devices of a CPU are threads that share its cores: with more devices than cores the work takes turns, and what the
-table shows is what sharing costs beyond that. The estimate takes the arithmetic, memory traffic and gradients' size of
-a step from XLA, and what a chip can do from the vendor's pages; it is the time at those peaks, not a measurement.
+Devices of a CPU share its cores, and one alone uses them all: more of them have no more to compute with. So each row
+sets them beside one device with the same batch, and the ratio tells what spreading the batch costs: adding up the
+gradients, and a step of the optimizer on every device. The estimate takes the arithmetic, memory traffic and gradients'
+size of a step from XLA, and what a chip can do from the vendor's pages; it is the time at those peaks, not a
+measurement.
 """
 
 import json
@@ -48,16 +50,19 @@ SLICES = {"v5e-8": Chip(8, 197e12, 819e9, 200e9), "v5p-64": Chip(32, 459e12, 276
 
 def measure(twin: Twin | None) -> Report:
     """Times the step in a process for each number of devices, and estimates that of a large network."""
-    timings = {devices: _in_a_process(devices) for devices in DEVICES}
     rows: list[Row] = []
-    cores = os.cpu_count() or 1
-    for devices, timing in timings.items():
-        turns = max(1.0, devices / cores)
-        ideal = Timing(*(turns * value for value in timings[1]))
-        case = f"{devices} device{'s' if devices > 1 else ''}, batch {devices * BATCH}"
-        rows.append(row(GROUP, case, timing, f"1 device x {turns:g}", ideal))
-    remarks = [f"Noisy autoencoder, {UNITS:,} units, {BATCH} images a device. The peer is the time of one device times "
-               f"the turns that {cores} cores have to take: ratio 1 would be perfect weak scaling."]  # fmt: skip
+    for devices in DEVICES:
+        batch = devices * BATCH
+        alone = _in_a_process(1, batch)
+        spread = _in_a_process(devices, batch) if devices > 1 else alone
+        case = f"{devices} device{'s' if devices > 1 else ''}, batch {batch}"
+        rate = {"images_per_second": round(1e3 * batch / spread.median)}
+        rows.append(row(GROUP, case, spread, f"1 device, batch {batch}", alone, details=rate))
+    rates = ", ".join(
+        f"{r.details['images_per_second']:,} ({devices})" for devices, r in zip(DEVICES, rows, strict=True)
+    )
+    remarks = [f"Noisy autoencoder, {UNITS:,} units, Adam, {BATCH} images a device; images/s (devices): {rates}. "
+               f"The devices share {os.cpu_count()} cores."]  # fmt: skip
     return Report(tuple(rows), (*remarks, *estimates()))
 
 
@@ -109,23 +114,20 @@ def _chunk(units: int, batch: int, devices: DevicesConfig, pixels: int, *, shape
     return carry(function, placement), state, hyper, data
 
 
-def _in_a_process(devices: int) -> Timing:
+def _in_a_process(devices: int, batch: int) -> Timing:
     """Measures in a process of its own, for devices cannot be added to one that runs."""
     settings = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
-    said = subprocess.run(
-        [sys.executable, "-m", "benchmarks.scaling"], env=settings, capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-m", "benchmarks.scaling", str(batch)]
+    said = subprocess.run(command, env=settings, stdout=subprocess.PIPE, text=True, check=True)
     return Timing(*json.loads(said.stdout))
 
 
 def main() -> None:
-    """Prints median and least milliseconds of a step on all devices of this process."""
+    """Prints median and least milliseconds of a step on all devices of this process; the argument is the batch."""
     import time
 
-    devices = jax.device_count()
-    program, state, hyper, data = _chunk(
-        UNITS, BATCH * devices, DevicesConfig("auto" if devices > 1 else "jit"), 784, steps=STEPS
-    )
+    devices = DevicesConfig("auto" if jax.device_count() > 1 else "jit")
+    program, state, hyper, data = _chunk(UNITS, int(sys.argv[1]), devices, 784, steps=STEPS)
 
     def run() -> float:
         started = time.perf_counter()
