@@ -40,7 +40,6 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         for path in results:
             content.append(_section(paper, path, files, config))
         files.append(File.generated(config, f"papers/{paper}.md", content="\n".join(content)))
-    files.append(File.generated(config, "performance.md", content=_performance()))
     for page, (title, modules) in REFERENCE.items():
         files.append(File.generated(config, f"reference/{page}.md", content=_reference(title, modules)))
     return files
@@ -49,12 +48,6 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 _ABOUT = (
     "Small scale finishes in minutes on two cores and shows the same effect; paper scale is the published size. The "
     "numbers are those of the committed results.\n"
-)
-
-
-_ABOUT_SPEED = (
-    "Medians in milliseconds, ours and the peer's taking turns in one run; the ratio is the peer's time over ours, "
-    "above 1 where we are ahead. `python -m benchmarks --list` names the groups.\n"
 )
 
 
@@ -107,22 +100,6 @@ def _cell(value: Any) -> str:
     if isinstance(value, dict):
         return "; ".join(f"{key.replace('_', ' ')} {_mean_and_spread(key, item)}" for key, item in value.items())
     return str(value).replace("|", "\\|").replace("\n", " ")
-
-
-def _performance() -> str:
-    """Tells what the benchmarks measured, group by group."""
-    lines = ["# Speed\n", _ABOUT_SPEED]
-    for path in sorted((ROOT / "benchmarks" / "results").glob("*.json")):
-        result = json.loads(path.read_text(encoding="utf-8"))
-        rows = result["rows"]
-        lines += [f"\n## {path.stem.replace('_', ' ')}\n", f"{result['device']}; `{result['command']}`\n"]
-        lines += ["| case | ours (ms) | peer | peer (ms) | ratio | goal |", "|---|---|---|---|---|---|"]
-        for row in rows:
-            numbers = [row["ours_ms"], row["peer_ms"], row["ratio"], row.get("target")]
-            ours, peers, ratio, goal = ("" if value is None else _cell(float(value)) for value in numbers)
-            lines.append(f"| {_cell(row['case'])} | {ours} | {_cell(row['peer'])} | {peers} | {ratio} | {goal} |")
-        lines += ["", *(f"- {_cell(remark)}" for remark in result["remarks"])]
-    return "\n".join(lines)
 
 
 def _mean_and_spread(key: str, value: Any) -> str:

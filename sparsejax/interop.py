@@ -22,12 +22,25 @@ def named_arrays(tree: Any) -> dict[str, np.ndarray]:
     """Returns the leaves of a tree as NumPy arrays by names such as `params.conv1.kernel`.
 
     Fields of named tuples and keys of dictionaries are joined by dots; PRNG keys become their data.
+
+    Args:
+      tree: of arrays, such as the variables of a network.
+
+    Returns:
+      Names -> arrays, in the tree's order.
     """
     return {_name(path): np.asarray(_plain(leaf)) for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
 def save_weights(path: str | Path, variables: Variables) -> Path:
     """Writes a network, parameters and state, as a safetensors file, whole or not at all.
+
+    Args:
+      path: of the file; folders that are missing are made.
+      variables: of the network, as `model.init` or training returns them.
+
+    Returns:
+      The absolute path of the file.
 
     Raises:
       ConfigError: safetensors is not installed.
@@ -47,6 +60,9 @@ def load_weights(path: str | Path, like: Variables) -> Variables:
     Args:
       path: the file.
       like: a network of the same shape, such as `model.init` or `jax.eval_shape` of it returns.
+
+    Returns:
+      The variables, in the structure, shapes and types of `like`.
 
     Raises:
       ConfigError: safetensors is not installed, or the file holds a network of another shape.
@@ -85,11 +101,22 @@ def torch_kernel(weight: np.ndarray, image: tuple[int, int, int] | None = None) 
       weight: of a convolution `[outputs, inputs, height, width]`, which becomes `[height, width, inputs, outputs]`, or
         of a dense layer `[units, inputs]`, which becomes `[inputs, units]`.
       image: height, width and channels of what a dense layer flattens: PyTorch takes the channels first, we last.
+
+    Returns:
+      The kernel in our layout.
+
+    Raises:
+      ConfigError: a dense layer has not as many inputs as the image has values.
     """
     if weight.ndim == 4:
         return np.transpose(weight, (2, 3, 1, 0))
     if image is not None:
         height, width, channels = image
+        if weight.shape[1] != height * width * channels:
+            raise ConfigError(
+                f"A kernel {list(weight.shape)} has not {height * width * channels} inputs, as images of "
+                f"{height} x {width} x {channels} have that the layer before it is to give."
+            )
         weight = weight.reshape(-1, channels, height, width).transpose(0, 2, 3, 1).reshape(len(weight), -1)
     return weight.T
 
@@ -106,8 +133,15 @@ def from_nupic(
       model: the same network; `ties="all"` is nupic.torch's choice.
       example_shape: height, width and channels of an image.
 
+    Returns:
+      Variables of the model: its parameters, masks and duty cycles.
+
     Raises:
-      ConfigError: a name is missing, or an array does not fit the model.
+      ConfigError: a layer's weights or duty cycle is missing, or an array does not fit the model.
+
+    References:
+      Ahmad & Scheinkman, How Can We Be So Dense?, 2019; the names are those of the authors' code for the paper
+      (numenta/htmpapers) and of their library (numenta/nupic.torch).
     """
     like = model.init(jax.random.key(0), jnp.zeros((1, *example_shape)))
     stages = model.stages(example_shape)
@@ -144,11 +178,13 @@ def _layers(convolutions: int, state_dict: Mapping[str, Any]) -> Iterator[tuple[
     names = [(f"conv{i}", f"cnnSdr.cnnSdr{i}_cnn" if paper else f"cnn{i}") for i in range(1, convolutions + 1)]
     names += [("hidden", "linearSdr.linearSdr1" if paper else "linear"), ("output", "fc" if paper else "output")]
     for ours, theirs in names:
-        if f"{theirs}.weight" not in state_dict and f"{theirs}.module.weight" not in state_dict:
-            raise ConfigError(
-                f"The state dict has no {theirs}.weight, which {ours} is to be made of; it has "
-                f"{', '.join(sorted(state_dict)[:8])}... Expected nupic.torch's MNISTSparseCNN or the paper's network."
-            )
+        for part in ("weight", "bias"):
+            if f"{theirs}.{part}" not in state_dict and f"{theirs}.module.{part}" not in state_dict:
+                raise ConfigError(
+                    f"The state dict has no {theirs}.{part}, which {ours} is to be made of; it has "
+                    f"{', '.join(sorted(state_dict)[:8])}... Expected nupic.torch's MNISTSparseCNN or the paper's "
+                    "network."
+                )
         yield ours, theirs
 
 

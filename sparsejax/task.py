@@ -13,6 +13,7 @@ from sparsejax.errors import ConfigError
 from sparsejax.models.gpt import GPT
 from sparsejax.models.noisy import NoisyNetwork
 from sparsejax.models.speech import SpeechCNN
+from sparsejax.models.top_k_autoencoder import TopKAutoencoder
 from sparsejax.training.config import Config
 
 
@@ -92,6 +93,10 @@ def _check_task(config: Config, dataset: Dataset) -> None:
             "model SpeechCNN go together."
         )
     classes = config.model.classes
+    if isinstance(config.model, TopKAutoencoder) and config.objective.kind == "classification":
+        raise ConfigError(
+            "objective.kind is classification, but a TopKAutoencoder classifies nothing; take reconstruction."
+        )
     if config.objective.kind == "reconstruction" and classes is not None:
         raise ConfigError(
             f"objective.kind is reconstruction, but model.classes is {classes}; take a network "

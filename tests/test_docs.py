@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import page as speed
 from sparsejax import configs, errors, experiment, launch, studies
 from tests.command import ROOT, SMALL
 from tests.command import launch as launched
@@ -20,14 +21,13 @@ def blocks(page: Path, language: str) -> list[str]:
 def commands(page: Path) -> list[list[str]]:
     """Returns the words of every command line, comments left out, also of those within a sentence."""
     text = page.read_text(encoding="utf-8")
-    lines = [line for block in blocks(page, "sh") for line in block.splitlines()]
+    lines = [line for block in blocks(page, "sh") for line in block.replace("\\\n", "").splitlines()]
     lines += re.findall(r"`(python -m [^`]+)`", text.replace("\n", " "))
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [page for page in PAGES if "docs" in page.parts],
-                         ids=lambda page: page.stem)  # fmt: skip
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_python_blocks_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if page.stem == "equinox":
@@ -60,6 +60,11 @@ def test_commands_are_understood(page, monkeypatch, capsys):
             name = arguments[-1] if arguments[-1] in studies.STUDIES else words[words.index("sparsejax.reproduce") + 1]
             assert name in (*studies.STUDIES, "NAME", "--list"), words
     assert configs.CONFIGS
+
+
+def test_the_page_on_speed_is_that_of_the_results():
+    assert speed.PAGE.read_text(encoding="utf-8") == speed.page(), "python -m benchmarks.page"
+    assert {path.name for path in speed.PICTURES.glob("*")} == set(speed.pictures())
 
 
 def test_links_lead_somewhere():

@@ -1,5 +1,8 @@
 """Weights out to a file and in again, and networks of others in ours."""
 
+import dataclasses
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -69,9 +72,10 @@ def test_a_network_of_nupic_torch_answers_as_it_did(peer):
     assert float(variables.state["hidden"]["boost"].samples) == model.duty_period
     with pytest.raises(ConfigError, match=r"has no (output|fc).weight, which output is to be made of"):
         from_nupic({name: array for name, array in state_dict.items() if not name.startswith(("output", "fc"))}, model)
+    bare = {name: array for name, array in state_dict.items() if not re.match(r"(output|fc)\.bias", name)}
+    with pytest.raises(ConfigError, match=r"has no (output|fc).bias"):
+        from_nupic(bare, model)
     with pytest.raises(ConfigError, match="another network: its params.hidden.bias"):
-        import dataclasses
-
         from_nupic(state_dict, dataclasses.replace(model, hidden=41))
 
 
@@ -81,3 +85,5 @@ def test_a_kernel_of_pytorch_gives_the_same_layer():
     ours = np.moveaxis(x, 1, -1).reshape(2, -1) @ torch_kernel(weight, (4, 5, 3))
     np.testing.assert_allclose(ours, x.reshape(2, -1) @ weight.T)
     assert torch_kernel(rng.normal(size=(8, 3, 5, 4))).shape == (5, 4, 3, 8)
+    with pytest.raises(ConfigError, match=r"A kernel \[7, 60\] has not 75 inputs, as images of 5 x 5 x 3"):
+        torch_kernel(weight, (5, 5, 3))

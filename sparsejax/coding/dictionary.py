@@ -21,10 +21,24 @@ class DictionaryState(NamedTuple):
 
 
 def init_dictionary(key: PRNGKeyArray, x: Float[Array, "examples inputs"], *, atoms: int) -> DictionaryState:
-    """Returns a dictionary of examples drawn from x (and random directions, should they be too few), of length 1.
+    """Returns a dictionary of examples drawn from x, of length 1, with statistics that have seen nothing.
+
+    Random directions stand in where the examples are too few, or empty.
+
+    Args:
+      key: a PRNG key.
+      x: examples `[examples, inputs]`.
+      atoms: number of atoms, 1 or more.
+
+    Returns:
+      DictionaryState, the dictionary `[inputs, atoms]`, zero sums `[atoms, atoms]` and `[inputs, atoms]`, 0 steps.
 
     Raises:
       ValueError: x is not `[examples, inputs]`, or atoms is not positive.
+
+    References:
+      Mairal, Bach, Ponce & Sapiro, Online learning for matrix factorization and sparse coding, 2010, algorithm 1, which
+      begins with empty statistics and takes any dictionary.
     """
     x = single(x)
     if x.ndim != 2 or atoms < 1:
@@ -62,9 +76,13 @@ def dictionary_step(
       x: one batch `[examples, inputs]`.
       l1: lambda > 0; may be traced.
       forget: rho >= 0; 0 weighs all batches alike; may be traced.
-      tolerance: of the codes' relative duality gap.
-      max_iterations: of the coding.
+      tolerance: largest relative duality gap of the codes; None for exactly `max_iterations`.
+      max_iterations: of the coding, at most so many.
       sweeps: over the atoms.
+
+    Returns:
+      The new state, with atoms of length 1 at most, and the batch's Code `[examples, atoms]` with the relative duality
+        gaps `[examples]`.
 
     Raises:
       ValueError: as `admm`, or x is not `[examples, inputs]`.

@@ -92,7 +92,23 @@ def fista(
 ) -> Code:
     """Codes x by accelerated soft thresholding, the momentum of an example restarting when it points uphill.
 
-    Arguments, result and errors as in `ista`.
+    Args:
+      x: `[..., inputs]`.
+      dictionary: `[inputs, atoms]`, of any lengths.
+      l1: lambda > 0; may be traced.
+      initial: a code to start from, `[..., atoms]`; None for zeros.
+      tolerance: largest relative duality gap (see `duality_gap`); an example that has reached it is frozen. None for
+        exactly `max_iterations`, without measuring, which can also be differentiated in reverse.
+      violation: largest KKT violation over l1 (see `kkt_violation`) to reach as well, as far as float32 resolves it;
+        None for any.
+      max_iterations: at most so many.
+      check_every: iterations between two measures of the gap, which costs about as much as one of them.
+
+    Returns:
+      Code, `[..., atoms]`, the gap being the relative duality gap.
+
+    Raises:
+      ValueError: shapes do not fit, or a Python number is out of range.
 
     References:
       Beck & Teboulle, A fast iterative shrinkage-thresholding algorithm, 2009; O'Donoghue & Candès, Adaptive restart

@@ -30,12 +30,37 @@ class Code(NamedTuple):
 
 
 def soft_threshold(z: Float[Array, "*shape"], threshold: float | Float[Array, ""]) -> Float[Array, "*shape"]:
-    """Returns z moved towards 0 by the threshold, 0 where it is within it."""
+    r"""Returns z moved towards 0 by the threshold, 0 where it is within it.
+
+    .. math:: T_\theta(z) = \mathrm{sign}(z) \max(|z| - \theta, 0)
+
+    Args:
+      z: any array `[...]`.
+      threshold: theta >= 0, in the unit of z; may be traced.
+
+    Returns:
+      Array like z.
+
+    References:
+      Donoho & Johnstone, Ideal spatial adaptation by wavelet shrinkage, 1994; Daubechies, Defrise & De Mol, An
+      iterative thresholding algorithm for linear inverse problems, 2004.
+    """
     return z - jnp.clip(z, -threshold, threshold)
 
 
 def hard_threshold(z: Float[Array, "*shape"], threshold: float | Float[Array, ""]) -> Float[Array, "*shape"]:
-    """Returns z where it is beyond the threshold, else 0."""
+    """Returns z where it is beyond the threshold, else 0.
+
+    Args:
+      z: any array `[...]`.
+      threshold: 0 or more, in the unit of z; a value at this distance from 0 falls. May be traced.
+
+    Returns:
+      Array like z.
+
+    References:
+      Donoho & Johnstone, Ideal spatial adaptation by wavelet shrinkage, 1994.
+    """
     return jnp.where(jnp.abs(z) > threshold, z, jnp.zeros_like(z))
 
 
@@ -46,10 +71,25 @@ def lasso_objective(
     *,
     l1: float | Float[Array, ""],
 ) -> Float[Array, "*batch"]:
-    """Returns half the squared error plus l1 times the sum of absolute values, for each example.
+    r"""Returns half the squared error plus l1 times the sum of absolute values, for each example.
+
+    .. math:: \tfrac12 \|x - D a\|^2 + \lambda \|a\|_1
+
+    Args:
+      x: `[..., inputs]`.
+      dictionary: `[inputs, atoms]`.
+      code: `[..., atoms]`.
+      l1: lambda > 0; may be traced.
+
+    Returns:
+      The objective of each example `[...]`, in the squared unit of x.
 
     Raises:
       ValueError: shapes do not fit, or l1 is a Python number that is not positive.
+
+    References:
+      Tibshirani, Regression Shrinkage and Selection via the Lasso, 1996; Chen, Donoho & Saunders, Atomic Decomposition
+      by Basis Pursuit, 1998.
     """
     x, dictionary, code, batch = problem(x, dictionary, code, l1=l1)
     residual = x - product(code, dictionary.T)
@@ -81,8 +121,15 @@ def duality_gap(
       l1: lambda > 0; may be traced.
       relative: divide by the objective at the code (0 where that is 0).
 
+    Returns:
+      The gap of each example `[...]`, 0 or more, in the squared unit of x; with `relative` a fraction of the objective.
+
     Raises:
-      ValueError: as `lasso_objective`.
+      ValueError: shapes do not fit, or l1 is a Python number that is not positive.
+
+    References:
+      Kim, Koh, Lustig, Boyd & Gorinevsky, An Interior-Point Method for Large-Scale l1-Regularized Least Squares, 2007
+      (the dual point; here for half the squared error).
     """
     x, dictionary, code, batch = problem(x, dictionary, code, l1=l1)
     residual = x - product(code, dictionary.T)
@@ -102,8 +149,20 @@ def kkt_violation(
     :math:`c_i = \lambda\, \mathrm{sign}(a_i)` where a is not 0, :math:`|c_i| \le \lambda` where it is, c being the
     atoms' correlations with the residual.
 
+    Args:
+      x: `[..., inputs]`.
+      dictionary: `[inputs, atoms]`.
+      code: `[..., atoms]`.
+      l1: lambda > 0; may be traced.
+
+    Returns:
+      The violation of each example `[...]`, 0 or more; 0 at the minimum.
+
     Raises:
-      ValueError: as `lasso_objective`.
+      ValueError: shapes do not fit, or l1 is a Python number that is not positive.
+
+    References:
+      Osborne, Presnell & Turlach, On the LASSO and Its Dual, 2000.
     """
     x, dictionary, code, batch = problem(x, dictionary, code, l1=l1)
     return _violation(code, product(x - product(code, dictionary.T), dictionary), l1).reshape(batch)

@@ -45,7 +45,24 @@ class SparsenetMetrics(NamedTuple):
 
 
 def init_sparsenet(key: PRNGKeyArray, inputs: int, atoms: int, *, variance_goal: float = 0.1) -> SparsenetState:
-    """Returns a dictionary of random directions of length 1, whose coefficients count as having the goal's variance."""
+    """Returns a dictionary of random directions of length 1, whose coefficients count as having the goal's variance.
+
+    Args:
+      key: a PRNG key.
+      inputs: of a patch, 1 or more.
+      atoms: number of atoms, 1 or more.
+      variance_goal: of the coefficients, as in `sparsenet_step`.
+
+    Returns:
+      SparsenetState, the dictionary `[inputs, atoms]`, gains of 1 `[atoms]` and variances `[atoms]`.
+
+    Raises:
+      ValueError: inputs or atoms is not positive.
+
+    References:
+      Olshausen & Field, Emergence of simple-cell receptive field properties by learning a sparse code for natural
+      images, 1996.
+    """
     if inputs < 1 or atoms < 1:
         raise ValueError(f"inputs is {inputs} and atoms {atoms}; expected at least one of each.")
     dictionary = jax.random.normal(key, (inputs, atoms), jnp.float32)
@@ -75,8 +92,7 @@ def sparsenet_code(
       penalty: beta > 0; may be traced.
       scale: sigma > 0, where S bends; may be traced. The defaults suit patches of variance 0.1.
       initial: a code to start from, `[..., atoms]`; None for the correlations :math:`D^T x` over the largest eigenvalue
-        of the Gram matrix: Olshausen & Field's start, made small
-        enough not to overshoot.
+        of the Gram matrix: Olshausen & Field's start, made small enough not to overshoot.
       max_iterations: exactly so many.
 
     Returns:
@@ -137,10 +153,28 @@ def sparsenet_objective(
     penalty: float | Float[Array, ""] = 0.022,
     scale: float | Float[Array, ""] = 0.316,
 ) -> Float[Array, "*batch"]:
-    """Returns half the squared error plus the penalty, for each example; -exp(-a^2) counts as 1 - exp(-a^2).
+    r"""Returns half the squared error plus the penalty, for each example; -exp(-a^2) counts as 1 - exp(-a^2).
+
+    .. math:: \tfrac12 \|x - D a\|^2 + \beta \sum_i S(a_i / \sigma)
+
+    Args:
+      x: `[..., inputs]`.
+      dictionary: `[inputs, atoms]`.
+      code: `[..., atoms]`.
+      sparseness: S, "cauchy" for log(1 + a^2), "l1" for |a| or "gaussian".
+      penalty: beta > 0; may be traced.
+      scale: sigma > 0; may be traced.
+
+    Returns:
+      The objective of each example `[...]`, in the squared unit of x.
 
     Raises:
-      ValueError: as `sparsenet_code`.
+      ValueError: shapes do not fit, penalty or scale is a Python number that is not positive, or sparseness is unknown.
+
+    References:
+      Olshausen & Field, Sparse coding with an overcomplete basis set: a strategy employed by V1?, 1997; the thesis
+      Sparse Coding in Deep Neural Networks and the Visual System, Eq. 1.21, which has the squared error without its
+      half.
     """
     _check(sparseness, penalty=penalty, scale=scale)
     x, dictionary, code, batch = problem(x, dictionary, code)
@@ -181,6 +215,10 @@ def sparsenet_step(
       least_variance: an atom whose coefficients' variance is below this fraction of the goal has fallen silent, and
         would shrink for ever; it starts again from the patch that is coded worst. 0 for never, as in the paper.
       max_iterations: of the inference.
+
+    Returns:
+      The new state, and the mean objective `[]` and the fraction of the energy that is left `[]`, both before the
+        dictionary changed.
 
     Raises:
       ValueError: as `sparsenet_code`, or x is not `[examples, inputs]`.

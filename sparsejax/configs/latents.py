@@ -1,10 +1,10 @@
-"""ConvMixers on CIFAR-10, whose pooled features are the latents that noisy networks learn from.
+"""ConvMixers on CIFAR-10, whose pooled features are latents, and Top-K autoencoders that learn from them.
 
 `python -m sparsejax.embed --run RUN_FOLDER` makes the latents of a trained one. The images are not augmented.
 """
 
-from sparsejax.models import ConvMixer
-from sparsejax.training.config import Config, DataConfig, EvaluationConfig, TrainingConfig
+from sparsejax.models import ConvMixer, TopKAutoencoder
+from sparsejax.training.config import Config, DataConfig, EvaluationConfig, ObjectiveConfig, TrainingConfig
 
 _DATA = DataConfig("cifar10")
 _EVALUATION = EvaluationConfig(noise=False)
@@ -23,3 +23,20 @@ def cifar_conv_mixer_small() -> Config:
     """
     training = TrainingConfig(epochs=5, batch_size=50, optimizer="adam", learning_rate=1e-3, schedule="cosine")
     return Config(ConvMixer(width=256, depth=2, kernel=3, patch=4), _DATA, training, _EVALUATION)
+
+
+def _top_k(data: DataConfig, hidden: int, k: int, epochs: int) -> Config:
+    training = TrainingConfig(epochs=epochs, batch_size=128, optimizer="adam", learning_rate=1e-3, schedule="cosine")
+    evaluation = EvaluationConfig(batch_size=500, noise=False, track=True)
+    network = TopKAutoencoder(hidden=hidden, k=k)
+    return Config(network, data, training, evaluation, objective=ObjectiveConfig("reconstruction"))
+
+
+def mnist_top_k_autoencoder() -> Config:
+    """A code of 50 of 1,000 units for digits: under a minute on two cores."""
+    return _top_k(DataConfig("mnist", normalise=False), 1_000, 50, epochs=5)
+
+
+def latent_top_k_autoencoder() -> Config:
+    """A code of 100 of 10,000 units for the 256 latents of an image of CIFAR-10."""
+    return _top_k(DataConfig("cifar10_latents"), 10_000, 100, epochs=5)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sparsejax.evaluation.accuracy import Counts
-from sparsejax.models.base import Layer, Variables
+from sparsejax.models.base import Layer, Variables, kernel_of
 
 
 class Products(NamedTuple):
@@ -81,7 +81,7 @@ def count_products(layers: Sequence[Layer], variables: Variables, counts: Counts
     products, active = {}, None
     for name, shape, padding in [*((layer.name, layer.inputs, layer.padding) for layer in layers), ("output", None, 0)]:
         params, state = variables.params[name], variables.state.get(name, {})
-        kernel = np.asarray(params["kernel"])
+        kernel = np.asarray(kernel_of(params))
         connected = (kernel != 0) & np.asarray(state["mask"]) if "mask" in state else kernel != 0
         shape = shape or kernel.shape[:1]
         seen = np.full(shape, examples) if active is None else active.reshape(shape)

@@ -42,14 +42,18 @@ def survivors_of(
     more than a few programs are compiled.
 
     Args:
-      attacks: compiled functions, in order, from the cheapest on.
+      attacks: compiled functions `attack(images, labels, key)`, in order, from the cheapest on.
       images: `[n, ...]`.
       labels: `[n]`.
       key: for all of them.
       batch_size: images at a time.
 
     Returns:
-      The images, mistaken where an attack succeeded, and after each attack which are left `[n]`.
+      The images `[n, ...]`, mistaken ones or else the clean ones, and for each attack which are left after it `[n]`.
+
+    References:
+      Croce & Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks,
+      2020: an example counts as robust if every attack fails on it.
     """
     found, left, after = np.array(images), np.ones(len(images), bool), []
     for number, attack in enumerate(attacks):
@@ -84,9 +88,17 @@ def ensemble(
     A targeted attack goes for one class at a time, the likeliest first, so that examples leave after each.
 
     Args:
-      logits_fn, epsilon, norm, bounds, draws: as in `pgd`.
+      logits_fn: `logits_fn(x) -> [batch, classes]`, or `logits_fn(x, key)` with `draws`; examples are independent.
       classes: of the network; with fewer than four there is no APGD-T.
+      epsilon: radius of the ball, in the norm and the unit of a pixel.
+      norm: "linf" or "l2".
+      bounds: least and greatest value of a pixel.
+      draws: of a noisy network's answer, over which gradients are averaged; None for a network without noise.
       square_too: whether Square, which needs images, is one of them.
+
+    Returns:
+      Functions `attack(images, labels, key) -> Adversarial` of images `[batch, ...]` and labels `[batch]`, in order.
+        Each raises what its attack does.
 
     References:
       Croce & Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks,
@@ -117,8 +129,29 @@ def auto_attack(
 ) -> Adversarial:
     """Runs the standard `ensemble`, each attack on what those before left.
 
-    It compiles and runs several programs, and so is not itself to be compiled; arguments as in `pgd`, with as many
-    images as there are.
+    It compiles and runs several programs, and so is not itself to be compiled.
+
+    Args:
+      logits_fn: `logits_fn(x) -> [batch, classes]`, or `logits_fn(x, key)` with `draws`; examples are independent.
+      images: `[n, ...]` within the bounds, as many as there are; Square is run on `[n, H, W, C]` only.
+      labels: their classes `[n]`.
+      epsilon: radius of the ball, in the norm and the unit of a pixel.
+      norm: "linf" or "l2".
+      key: for all that is random.
+      bounds: least and greatest value of a pixel.
+      draws: of a noisy network's answer, over which gradients are averaged; None for a network without noise.
+      batch_size: images at a time.
+
+    Returns:
+      Adversarial, with `images` `[n, ...]` in the ball and the bounds, mistaken ones or else the clean ones, and
+        `success` `[n]`.
+
+    Raises:
+      ValueError: epsilon is negative, or the norm is neither.
+
+    References:
+      Croce & Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks,
+      2020: the version "standard".
     """
     network = functools.partial(Network(logits_fn, draws))
     classes = jax.eval_shape(network, jnp.asarray(images[:1]), key).shape[-1]
@@ -179,11 +212,15 @@ def robustness_report(
       batch_size: images at a time.
 
     Returns:
-      `clean`, `noise` {kind: {scale: accuracy}}, one dictionary per norm {attack: accuracy, "all": accuracy
-      against all of them}, and `minimal` {norm: median distance}; accuracies in [0, 1].
+      `clean`, `noise` {kind: {scale: accuracy}}, one dictionary per norm {attack: accuracy, "all": accuracy against all
+        of them}, and `minimal` {norm: median distance, in the unit of a pixel}; accuracies in [0, 1].
 
     Raises:
-      ValueError: an attack is unknown, or images and labels differ in number.
+      ValueError: an attack or a kind of noise is unknown, or images and labels differ in number.
+
+    References:
+      Cekic, Bakiskan & Madhow, Neuro-Inspired Deep Neural Networks with Sparse, Strong Activations, 2022, section 3:
+      noise (Fig. 4), attacks within the default balls (Table 1) and minimal norms (Fig. 5, which averages them).
     """
     named = set().union(*attacks.values()) if isinstance(attacks, Mapping) else set(attacks)
     unknown = sorted(named - set(ATTACKS))

@@ -8,6 +8,7 @@ import numpy as np
 
 from sparsejax.data.speech import SPEECH
 from sparsejax.files import write_whole
+from sparsejax.models.base import kernel_of
 from sparsejax.training.log import read_metrics
 from sparsejax.training.run_folder import RunFolder
 
@@ -269,9 +270,10 @@ def _filters(result: Mapping[str, Any], variables: Any) -> _Drawing | None:
     name = next(iter(result.get("layers") or {}), None)
     params = variables.params.get(name, {})
     kind = (result.get("data") or {}).get("kind", "images")
-    if "kernel" not in params or kind != "images":  # weights on latents or on a stream of residuals make no picture
+    # Weights on latents or on a stream of residuals make no picture.
+    if not {"kernel", "rows"} & set(params) or kind != "images":
         return None
-    kernel, mask = np.asarray(params["kernel"][0]), variables.state.get(name, {}).get("mask")
+    kernel, mask = np.asarray(kernel_of(params)[0]), variables.state.get(name, {}).get("mask")
     mask = None if mask is None else np.asarray(mask[0])
     if kernel.ndim == 2:
         try:
@@ -281,7 +283,7 @@ def _filters(result: Mapping[str, Any], variables: Any) -> _Drawing | None:
     if kernel.ndim != 4:
         return None
     height, width, _, units = kernel.shape
-    what = "Receptive fields" if np.ndim(params["kernel"]) == 3 else "Filters"
+    what = "Receptive fields" if np.ndim(kernel_of(params)) == 3 else "Filters"
     which = f" of the network with seed {result['members'][0]['seed']}" if len(result["members"]) > 1 else ""
     shown = min(units, 64)
     return _Drawing(

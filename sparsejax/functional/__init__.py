@@ -1,5 +1,6 @@
 """Pure functions on arrays: what other JAX code imports. They need jax, numpy and jaxtyping, nothing else."""
 
+from sparsejax.functional.compact import Compact, compact_top_k, decode, encode_top_k, spread
 from sparsejax.functional.convolution import conv2d, depthwise_conv2d, max_pool2d
 from sparsejax.functional.hebbian import (
     adaptive_threshold,
@@ -65,6 +66,7 @@ from sparsejax.functional.spectral import mel_filters, mel_power, mel_spectrogra
 
 __all__ = [
     "BoostState",
+    "Compact",
     "ImplicitTerms",
     "activation_frequency",
     "active_counts",
@@ -76,16 +78,19 @@ __all__ = [
     "binary_entropy",
     "boost",
     "cauchy",
+    "compact_top_k",
     "confusion_matrix",
     "connections_per_unit",
     "conv2d",
     "conv2d_twice",
     "crop_and_flip",
     "dead_units",
+    "decode",
     "depthwise_conv2d",
     "divisive_norm",
     "dropout",
     "duty_entropy",
+    "encode_top_k",
     "example_keys",
     "explain_away",
     "gaussian",
@@ -122,6 +127,7 @@ __all__ = [
     "sampled_k",
     "soft_top_k",
     "sparse_mask",
+    "spread",
     "stft_power",
     "top_k",
     "top_k_subtract",

@@ -31,8 +31,14 @@ def amplitude(
       high: greatest factor.
       probability: of a change; may be traced.
 
+    Returns:
+      Array like waveform.
+
     Raises:
       ValueError: probability is a Python number outside [0, 1], or low exceeds high.
+
+    References:
+      Ahmad & Scheinkman, How Can We Be So Dense?, 2019, section 4.2; the range is that of the authors' code.
     """
     factor = _drawn(keys, low, high, 1.0, probability)
     return waveform * factor[:, None].astype(waveform.dtype)
@@ -55,8 +61,14 @@ def speed(
       scale: greatest change of the length, in [0, 1).
       probability: of a change; may be traced.
 
+    Returns:
+      Array like waveform.
+
     Raises:
       ValueError: probability is a Python number outside [0, 1], or scale is outside [0, 1).
+
+    References:
+      Ahmad & Scheinkman, How Can We Be So Dense?, 2019, section 4.2; the range is that of the authors' code.
     """
     _check_scale(scale)
     step = 1 / (1 + _drawn(keys, -scale, scale, 0.0, probability))
@@ -78,10 +90,13 @@ def stretch(
 
     Args:
       keys: one PRNG key per example `[batch]`.
-      power: of the STFT, as of `stft_power`.
+      power: of the STFT `[batch, frames, bins]`, as of `stft_power`.
       scale: greatest change of the rate, in [0, 1).
       frames: frames to return, zeros after the end; None for as many as there are. A `shift` to the left needs more.
       probability: of a change; may be traced.
+
+    Returns:
+      `[batch, frames, bins]`, with as many frames as asked for.
 
     Raises:
       ValueError: probability is a Python number outside [0, 1], or scale is outside [0, 1).
@@ -106,12 +121,18 @@ def shift(
 
     Args:
       keys: one PRNG key per example `[batch]`.
-      power: of the STFT, as of `stft_power`.
+      power: of the STFT `[batch, frames, bins]`, as of `stft_power`.
       frames: furthest move, 0 or more.
       probability: of a change; may be traced.
 
+    Returns:
+      Array like power.
+
     Raises:
       ValueError: probability is a Python number outside [0, 1], or frames is negative.
+
+    References:
+      Ahmad & Scheinkman, How Can We Be So Dense?, 2019, section 4.2; the 8 frames are those of the authors' code.
     """
     if frames < 0:
         raise ValueError(f"frames is {frames}; expected 0 or more.")

@@ -16,6 +16,13 @@ def conv2d(
     Inside a while loop XLA's CPU backend leaves its fast convolution aside (a step takes 19 times as long), so there
     the patches are gathered by slicing and multiplied as one matrix; elsewhere it is `lax.conv`.
 
+    Args:
+      x: images `[batch, height, width, inputs]`.
+      kernel: weights `[kh, kw, inputs, outputs]`; not flipped, as usual in networks.
+
+    Returns:
+      `[batch, height - kh + 1, width - kw + 1, outputs]`.
+
     Raises:
       ValueError: shapes do not fit, or the kernel is larger than the image.
     """
@@ -36,6 +43,13 @@ def depthwise_conv2d(
     `[B, H, W, C]` -> `[B, H, W, C]`; of an even kernel the greater half of the padding comes after, as in XLA's "SAME".
     On a CPU, where a grouped convolution inside a while loop takes seconds a step, it is a sum of shifted images times
     the weights of their channels; elsewhere it is `lax.conv`.
+
+    Args:
+      x: images `[batch, height, width, channels]`.
+      kernel: weights `[kh, kw, channels]`; not flipped, as usual in networks.
+
+    Returns:
+      Array like x.
 
     Raises:
       ValueError: shapes do not fit.
@@ -58,6 +72,9 @@ def max_pool2d(x: Float[Array, "batch height width channels"], window: int = 2) 
     Args:
       x: images `[batch, height, width, channels]`.
       window: height and width of the windows.
+
+    Returns:
+      `[batch, height // window, width // window, channels]`.
     """
     return jnp.max(_windows(x, window), axis=(2, 4))
 

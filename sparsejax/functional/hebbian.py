@@ -28,8 +28,12 @@ def unit_norm(kernel: Float[Array, "*inputs outputs"], *, eps: float = 1e-6) -> 
       kernel: `[..., outputs]`, a neuron's weights being all that lead to one output.
       eps: added to the length, so that a neuron without weights stays silent.
 
+    Returns:
+      Array like kernel.
+
     References:
-      Eq. 1; eps is the code's.
+      Cekic, Bakiskan & Madhow, Neuro-Inspired Deep Neural Networks with Sparse, Strong Activations, 2022, Eq. 1; eps is
+      the code's.
     """
     square = jnp.sum(jnp.square(kernel), axis=tuple(range(kernel.ndim - 1)))
     # The square root has no gradient at 0.
@@ -52,18 +56,22 @@ def divisive_norm(
     taken first. Scaling an image leaves its z as it is, up to eps.
 
     Args:
-      y: activations, 0 or more as a rule; of others the absolute value counts.
+      y: activations `[batch, height, width, channels]`, 0 or more as a rule; of others the absolute value counts.
       sigma: weight of the most active position, in [0, 1] (not a standard deviation: the paper's letter); may be
         traced.
       pool: side of the square around each position. The paper's equation has none, which is 1; the code it was run
         with has 3.
       eps: added to the denominator.
 
+    Returns:
+      Array like y.
+
     Raises:
       ValueError: y is no batch of images, sigma is a Python number outside [0, 1], or pool is even or below 1.
 
     References:
-      Eq. 2; pool and eps are the code's.
+      Cekic, Bakiskan & Madhow, Neuro-Inspired Deep Neural Networks with Sparse, Strong Activations, 2022, Eq. 2; pool
+      and eps are the code's.
     """
     if y.ndim != 4:
         raise ValueError(f"y has shape {y.shape}; expected [batch, height, width, channels].")
@@ -87,20 +95,24 @@ def adaptive_threshold(
     together, and where more than that many are 0, all positive ones are kept. No gradient passes the threshold.
 
     Args:
-      z: activations.
+      z: activations `[batch, height, width, channels]`.
       keep: fraction of the positions to keep, in (0, 1].
+
+    Returns:
+      Array like z.
 
     Raises:
       ValueError: z is no batch of images, or keep is outside (0, 1].
 
     References:
-      Eq. 3 with the 1 - keep quantile of section 2.1; strictness and floor are the code's.
+      Cekic, Bakiskan & Madhow, Neuro-Inspired Deep Neural Networks with Sparse, Strong Activations, 2022, Eq. 3 with
+      the 1 - keep quantile of section 2.1; strictness and floor are the code's.
     """
     batch, height, width, channels = _images(z)
     if not 0 < keep <= 1:
         raise ValueError(f"keep is {keep}; expected a fraction in (0, 1].")
     positions = height * width
-    below = math.floor((1 - keep) * positions)
+    below = math.floor((1 - keep) * positions + 1e-9)  # 1 - 0.8 is less than a fifth
     if below == 0:
         return z
     rows = jnp.moveaxis(jax.lax.stop_gradient(z), -1, 1).reshape(batch, channels, positions)
@@ -116,14 +128,18 @@ def mean_threshold(
     No gradient passes the threshold.
 
     Args:
-      z: activations.
+      z: activations `[batch, height, width, channels]`.
       factor: of the mean; may be traced.
+
+    Returns:
+      Array like z.
 
     Raises:
       ValueError: z is no batch of images.
 
     References:
-      Section 2.1, the other choice of the threshold.
+      Cekic, Bakiskan & Madhow, Neuro-Inspired Deep Neural Networks with Sparse, Strong Activations, 2022, section 2.1,
+      the other choice of the threshold.
     """
     _images(z)
     mean = jnp.mean(jax.lax.stop_gradient(z), axis=(1, 2), keepdims=True)
@@ -141,16 +157,20 @@ def hebbian_cost(
     weakens the rest (anti-Hebbian).
 
     Args:
-      y: activations after the ReLU, before any normalisation of them, neurons last.
+      y: activations `[..., channels]` after the ReLU, before any normalisation of them.
       demote: lambda, the weight of the others; may be traced. The paper says 0.1; its code, by a slip in a name, ran
         with 1.
       promoted: fraction of the neurons that count as the most active, K being rounded up.
+
+    Returns:
+      L, float32 `[]`, in the unit of y.
 
     Raises:
       ValueError: promoted leaves no neuron among the most active or among the others.
 
     References:
-      Eq. 4; the rounding is the code's.
+      Cekic, Bakiskan & Madhow, Neuro-Inspired Deep Neural Networks with Sparse, Strong Activations, 2022, Eq. 4; the
+      rounding is the code's.
     """
     neurons = y.shape[-1]
     k = math.ceil(promoted * neurons)
@@ -172,10 +192,21 @@ def conv2d_twice(
     """Returns `conv2d` twice: the gradient of the first reaches kernel and input, that of the second the kernel alone.
 
     So a cost of the second is a layer's own, as if its input were fixed, and costs no convolution more: the kernel's
-    gradient is that of both, at once. Shapes and errors as in `conv2d`.
+    gradient is that of both, at once.
+
+    Args:
+      x: images `[batch, height, width, inputs]`.
+      kernel: weights `[kh, kw, inputs, outputs]`.
+
+    Returns:
+      A pair of the same `[batch, height - kh + 1, width - kw + 1, outputs]`.
+
+    Raises:
+      ValueError: shapes do not fit, or the kernel is larger than the image.
 
     References:
-      The paper's code, whose gradient of each layer's cost stays in the layer; its text does not say so.
+      The code of Cekic, Bakiskan & Madhow, Neuro-Inspired Deep Neural Networks with Sparse, Strong Activations, 2022,
+      whose gradient of each layer's cost stays in the layer; the text does not say so.
     """
     y = conv2d(x, kernel)
     return y, y

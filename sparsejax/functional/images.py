@@ -8,12 +8,17 @@ from jaxtyping import Array, Key, Num
 def crop_and_flip(
     keys: Key[Array, "batch"], images: Num[Array, "batch height width channels"], *, pad: int = 4
 ) -> Num[Array, "batch height width channels"]:
-    """Moves each image by up to `pad` pixels along either axis, zeros coming in, and mirrors every other one.
+    """Moves each image by up to `pad` pixels along either axis, zeros coming in, and mirrors half of them.
+
+    All whole moves are equally likely; an image is mirrored left to right with probability 1/2.
 
     Args:
       keys: one PRNG key per example `[batch]`.
       images: `[batch, height, width, channels]` of any number type.
       pad: greatest move in pixels, 0 or more.
+
+    Returns:
+      Array like images.
 
     Raises:
       ValueError: images is no batch of images, or pad is negative.

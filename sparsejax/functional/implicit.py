@@ -63,7 +63,7 @@ def implicit_terms(
 
     Returns:
       The terms, differentiable in everything. Where a unit lies exactly at the threshold, they have a kink, and the
-      gradient is that from below, as with ReLU's own.
+        gradient is that from below, as with ReLU's own.
 
     Raises:
       ValueError: shapes do not fit, sigma is a negative Python number, or terms is not positive.

@@ -26,8 +26,15 @@ def init_boost_state(units: int) -> BoostState:
     Args:
       units: number of units; for images the number of channels.
 
+    Returns:
+      The duty cycles `[units]` and the number of examples `[]`, zeros in float32.
+
     Raises:
       ValueError: units is not positive.
+
+    References:
+      Ahmad & Scheinkman, How Can We Be So Dense?, 2019, section 3.1; that the averages begin at 0 is said by the
+      authors' code, not by the paper.
     """
     if units < 1:
         raise ValueError(f"units is {units}; expected at least one unit (for images: the number of channels).")
@@ -62,8 +69,8 @@ def k_winners(
       Array like x. NaN in, NaN out.
 
     Raises:
-      ValueError: k is a Python int outside [0, units], the state is of another number of units, boost_strength is a
-        negative Python number, or ties is unknown.
+      ValueError: k is a float or a Python int outside [0, units], the state is of another number of units,
+        boost_strength is a negative Python number, or ties is unknown.
 
     References:
       Ahmad & Scheinkman, How Can We Be So Dense? The Benefits of Using Highly Sparse Representations, 2019, Eq. 6-7
@@ -125,7 +132,13 @@ def boost(
       x: activations `[..., units]`.
       state: duty cycles d `[units]`.
       target: the duty cycle aimed at, k / units; it scales all units alike and keeps the exponential near 1.
-      boost_strength: beta.
+      boost_strength: beta >= 0; may be traced.
+
+    Returns:
+      Array like x.
+
+    References:
+      Ahmad & Scheinkman, How Can We Be So Dense?, 2019, Eq. 7 and Algorithm 1.
     """
     exponent = boost_strength * (jnp.asarray(target, jnp.float32) - state.duty_cycle)
     factor = jnp.exp(exponent).astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
@@ -184,8 +197,17 @@ def update_boost_state(
 def inference_k(k: int | Int[Array, ""], factor: float | Float[Array, ""], units: int) -> Int[Array, ""]:
     """Returns the number of winners at inference: factor * k, rounded half to even, at most all units.
 
+    Args:
+      k: winners in training; may be traced.
+      factor: what k is multiplied by, 1.5 in the paper; may be traced.
+      units: number of units that compete.
+
+    Returns:
+      k at inference, int32 `[]`.
+
     References:
-      Ahmad & Scheinkman, 2019, section 3: "During inference we increase k by 50%".
+      Ahmad & Scheinkman, How Can We Be So Dense?, 2019, section 3: "During inference we increase k by 50%"; the
+      rounding is that of the authors' code.
     """
     return jnp.minimum(jnp.round(jnp.asarray(k, jnp.float32) * factor), units).astype(jnp.int32)
 

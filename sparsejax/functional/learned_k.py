@@ -117,11 +117,15 @@ def reinforce_loss(
       baseline: any number that does not depend on this batch's samples, best near the mean loss: it lowers the
         variance. `update_reinforce_baseline` keeps a running mean.
 
+    Returns:
+      A scalar `[]`.
+
     Raises:
       ValueError: log_p and loss have different shapes.
 
     References:
-      Williams, 1992. The paper's code has the opposite sign, which would maximise the loss, and no baseline.
+      Williams, Simple statistical gradient-following algorithms for connectionist reinforcement learning, 1992. The
+      code of Bricken et al., 2022, has the opposite sign, which would maximise the loss, and no baseline.
     """
     if log_p.shape != loss.shape:
         raise ValueError(f"log_p has shape {log_p.shape}, but loss has {loss.shape}; expected one loss per sample.")
@@ -144,10 +148,13 @@ def update_reinforce_baseline(
       axis_name: mesh axis the batch is spread over.
 
     Returns:
-      The new baseline; no gradient passes.
+      The new baseline `[]`; no gradient passes.
 
     Raises:
       ValueError: decay is a Python number outside [0, 1].
+
+    References:
+      Williams, 1992, on reinforcement comparison. The code of Bricken et al., 2022, has no baseline.
     """
     if isinstance(decay, (int, float)) and not 0 <= decay <= 1:
         raise ValueError(f"decay is {decay}; expected the fraction of the old mean that is kept, in [0, 1].")
@@ -178,7 +185,8 @@ def k_schedule(
       kind: "linear" or "exponential".
 
     Returns:
-      k, int32. Linear is exact; exponential is a float32 power, which may miss by one where it meets a whole number.
+      k `[]`, int32. Linear is exact; exponential is a float32 power, which may miss by one where it meets a whole
+        number.
 
     Raises:
       ValueError: k_min is a Python int outside [1, n], epochs one outside [1, 46340], or kind is unknown.
@@ -219,7 +227,7 @@ def top_k_subtract(
       Array like x.
 
     Raises:
-      ValueError: k is a Python int outside [1, n].
+      ValueError: k is a float or a Python int outside [1, n].
 
     References:
       Bricken et al., 2022, the code's FLAT_SUBTRACT: inhibition that grows until it silences the k-th unit.

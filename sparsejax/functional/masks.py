@@ -23,7 +23,8 @@ def sparse_mask(key: PRNGKeyArray, shape: tuple[int, ...], density: float | Floa
       Boolean array of that shape, True where connected.
 
     Raises:
-      ValueError: density is outside (0, 1], or so small that a unit would have no connection.
+      ValueError: shape has fewer than two axes, or density is a Python number outside (0, 1] or so small that a unit
+        would have no connection.
 
     References:
       Ahmad & Scheinkman, How Can We Be So Dense?, 2019, section 3 ("sparse random distribution").
@@ -41,7 +42,23 @@ def sparse_mask(key: PRNGKeyArray, shape: tuple[int, ...], density: float | Floa
 
 
 def connections_per_unit(shape: tuple[int, ...], density: float) -> int:
-    """Returns the number of non-zero weights of each unit; arguments and errors as in `sparse_mask`."""
+    """Returns the number of non-zero weights of each unit: round(density * fan_in), half to even.
+
+    Args:
+      shape: of the weights, units last: `[inputs, units]`, or `[height, width, channels, units]` for a convolution.
+      density: fraction of non-zero weights, 0 < density <= 1.
+
+    Returns:
+      A Python integer, 1 or more.
+
+    Raises:
+      ValueError: shape has fewer than two axes, density is outside (0, 1], or so small that a unit would have no
+        connection.
+
+    References:
+      Ahmad & Scheinkman, How Can We Be So Dense?, 2019, section 3; that every unit has exactly as many is how the
+      authors' library draws them.
+    """
     fan_in = fan_in_of(shape)
     if not 0 < density <= 1:
         raise ValueError(f"density is {density}; expected a fraction of non-zero weights in (0, 1].")

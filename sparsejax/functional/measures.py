@@ -8,22 +8,53 @@ from jaxtyping import Array, Bool, Float, Int, Num
 
 
 def l0(x: Float[Array, "*batch units"]) -> Int[Array, "*batch"]:
-    """Counts the non-zero units of each example `[..., units]` -> `[...]`."""
+    """Counts the non-zero units of each example, of either sign.
+
+    Args:
+      x: activations `[..., units]`.
+
+    Returns:
+      int32 `[...]`.
+    """
     return jnp.sum((x != 0).astype(jnp.int32), axis=-1)
 
 
 def active_fraction(x: Float[Array, "*shape"]) -> Float[Array, ""]:
-    """Returns the fraction of non-zero entries (the density) of an array."""
+    """Returns the fraction of non-zero entries (the density) of an array.
+
+    Args:
+      x: any array `[...]`.
+
+    Returns:
+      A fraction in [0, 1], float32 `[]`.
+    """
     return jnp.mean((x != 0).astype(jnp.float32))
 
 
 def dead_units(x: Float[Array, "batch units"]) -> Bool[Array, "units"]:
-    """Marks the units that are zero in every example `[batch, units]` -> `[units]`."""
+    """Marks the units that are zero in every example.
+
+    Args:
+      x: activations `[batch, units]`.
+
+    Returns:
+      Booleans `[units]`, True where dead.
+    """
     return jnp.all(x == 0, axis=0)
 
 
 def binary_entropy(p: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    r"""Returns the entropy of a coin in bits, :math:`-p \log_2 p - (1-p) \log_2 (1-p)`, with 0 log 0 = 0."""
+    r"""Returns the entropy of a coin in bits, :math:`-p \log_2 p - (1-p) \log_2 (1-p)`, with 0 log 0 = 0.
+
+    Args:
+      p: probabilities in [0, 1], any array `[...]`.
+
+    Returns:
+      Array like p, in bits, each in [0, 1].
+
+    References:
+      Shannon, A Mathematical Theory of Communication, 1948.
+    """
     q = 1 - p
     safe_p, safe_q = jnp.where(p > 0, p, 1.0), jnp.where(q > 0, q, 1.0)
     return -(p * jnp.log2(safe_p) + q * jnp.log2(safe_q))
@@ -35,6 +66,13 @@ def duty_entropy(duty_cycle: Float[Array, "units"], *, positions: int = 1) -> Fl
     Args:
       duty_cycle: fraction of examples in which each unit wins, `[units]` or one per channel.
       positions: units that share each duty cycle (height * width of a feature map).
+
+    Returns:
+      A number of bits `[]`; at most `max_entropy` if the duty cycles add up to k.
+
+    References:
+      Ahmad & Scheinkman, How Can We Be So Dense?, 2019, section 3.1, which aims at the greatest entropy of a layer; the
+      formula is that of the authors' library.
     """
     return positions * jnp.sum(binary_entropy(duty_cycle))
 
@@ -44,10 +82,16 @@ def max_entropy(units: int, k: int | Num[Array, ""]) -> Float[Array, ""]:
 
     Args:
       units: number of units.
-      k: winners, 0 <= k <= units.
+      k: winners, 0 <= k <= units; may be traced.
+
+    Returns:
+      A number of bits `[]`: units times the entropy of a coin with probability k / units.
 
     Raises:
       ValueError: k is a Python number outside [0, units].
+
+    References:
+      Ahmad & Scheinkman, How Can We Be So Dense?, 2019, section 3.1; the formula is that of the authors' library.
     """
     if isinstance(k, (int, float)) and not 0 <= k <= units:
         raise ValueError(f"k is {k}, but the layer has {units} units; expected 0 <= k <= {units}.")
@@ -64,6 +108,9 @@ def gini(x: Float[Array, "*batch units"]) -> Float[Array, "*batch"]:
 
     Args:
       x: activations `[..., units]`.
+
+    Returns:
+      The index of each example, float32 `[...]`, in [0, 1 - 1/N].
 
     References:
       Hurley & Rickard, Comparing Measures of Sparsity, 2009; the thesis Sparse Coding in Deep Neural Networks and the
@@ -86,6 +133,9 @@ def hoyer(x: Float[Array, "*batch units"]) -> Float[Array, "*batch"]:
     Args:
       x: activations `[..., units]`, of at least 2 units.
 
+    Returns:
+      The index of each example, float32 `[...]`, in [0, 1].
+
     Raises:
       ValueError: there are fewer than 2 units.
 
@@ -105,9 +155,19 @@ def hoyer(x: Float[Array, "*batch units"]) -> Float[Array, "*batch"]:
 def gini_weighted_accuracy(
     accuracy: Float[Array, "*points networks"], index: Float[Array, "*points networks"]
 ) -> Float[Array, "*points"]:
-    """Returns the accuracy times the Gini index, each averaged over networks first: `[..., networks]` -> `[...]`.
+    """Returns the accuracy times the Gini index, each averaged over networks first.
 
-    Where it is greatest a network is both accurate and sparse: the thesis's choice of the penalty's weight, Fig. 3.7.
+    Where it is greatest a network is both accurate and sparse: so the thesis chooses the penalty's weight.
+
+    Args:
+      accuracy: of each network at each weight of the penalty, a fraction `[..., networks]`.
+      index: the networks' Gini index, averaged over examples, `[..., networks]`.
+
+    Returns:
+      A number in [0, 1] for each weight, `[...]`.
+
+    References:
+      The thesis Sparse Coding in Deep Neural Networks and the Visual System, section 3.1.3 and Fig. 3.7.
     """
     return jnp.mean(accuracy, axis=-1) * jnp.mean(index, axis=-1)
 
@@ -118,6 +178,12 @@ def best_weight(weights: Num[Array, "points"], accuracy: Array, index: Array) ->
     Args:
       weights: what was tried `[points]`.
       accuracy, index: as in `gini_weighted_accuracy`, `[points, networks]`.
+
+    Returns:
+      One of the weights `[]`, the first if several are the best.
+
+    References:
+      The thesis Sparse Coding in Deep Neural Networks and the Visual System, section 3.1.3 and Fig. 3.7.
     """
     return jnp.asarray(weights)[jnp.argmax(gini_weighted_accuracy(accuracy, index))]
 
@@ -132,22 +198,39 @@ def confusion_matrix(
     """Counts examples by their class (row) and the class they are taken for (column).
 
     Args:
-      labels: in [0, classes).
+      labels: classes `[batch]`, in [0, classes).
       predictions: likewise; one beyond the classes counts in no column.
       classes: their number.
-      counted: examples that count; None for all.
+      counted: examples that count `[batch]`; None for all.
+
+    Returns:
+      Counts, int32 `[classes, classes]`.
     """
     ones = jnp.ones(labels.shape, jnp.int32) if counted is None else counted.astype(jnp.int32)
     return jnp.zeros((classes, classes), jnp.int32).at[labels, predictions].add(ones, mode="drop")
 
 
 def precision(confusion: Num[Array, "*batch classes classes"]) -> Float[Array, "*batch classes"]:
-    """Returns for each class which part of the examples taken for it are of it; NaN where there are none."""
+    """Returns for each class which part of the examples taken for it are of it; NaN where there are none.
+
+    Args:
+      confusion: counts `[..., classes, classes]`, as of `confusion_matrix`.
+
+    Returns:
+      A fraction for each class, float32 `[..., classes]`.
+    """
     return _share_on_diagonal(confusion, jnp.sum(confusion, axis=-2))
 
 
 def recall(confusion: Num[Array, "*batch classes classes"]) -> Float[Array, "*batch classes"]:
-    """Returns for each class which part of its examples are recognised; NaN for a class without examples."""
+    """Returns for each class which part of its examples are recognised; NaN for a class without examples.
+
+    Args:
+      confusion: counts `[..., classes, classes]`, as of `confusion_matrix`.
+
+    Returns:
+      A fraction for each class, float32 `[..., classes]`.
+    """
     return _share_on_diagonal(confusion, jnp.sum(confusion, axis=-1))
 
 
@@ -158,8 +241,11 @@ def active_counts(
 
     Args:
       active: which units are, `[batch, units]`; a batch of less than 2^24.
-      labels: in [0, classes).
+      labels: classes `[batch]`, in [0, classes).
       classes: their number.
+
+    Returns:
+      int32 `[classes, units]`.
     """
     # A product with the labels' one-hot code is exact in float32 and many times as fast as a scatter.
     member = jax.nn.one_hot(labels, classes, dtype=jnp.float32)
@@ -167,7 +253,15 @@ def active_counts(
 
 
 def activation_frequency(x: Float[Array, "batch units"], *, threshold: float = 0.0) -> Float[Array, "units"]:
-    """Returns for which fraction of the examples each unit lies further than `threshold` from 0."""
+    """Returns for which fraction of the examples each unit lies further than `threshold` from 0.
+
+    Args:
+      x: activations `[batch, units]`.
+      threshold: an activation at this distance from 0 does not count yet.
+
+    Returns:
+      A fraction in [0, 1] for each unit, float32 `[units]`.
+    """
     return jnp.mean((jnp.abs(x) > threshold).astype(jnp.float32), axis=0)
 
 
@@ -177,9 +271,12 @@ def magnitude_counts(
     """Counts the entries whose absolute value lies below the first edge, between every two, and from the last one on.
 
     Args:
-      x: any array.
-      edges: ascending; an entry equal to one lies above it.
+      x: any array `[...]`.
+      edges: ascending `[edges]`; an entry equal to one lies above it.
       counted: entries that count, of x's shape or one that can be broadcast to it; None for all.
+
+    Returns:
+      int32 `[edges + 1]`.
     """
     place = jnp.searchsorted(edges, jnp.abs(x).astype(jnp.float32).ravel(), side="right")
     ones = 1 if counted is None else jnp.broadcast_to(counted, x.shape).astype(jnp.int32).ravel()

@@ -22,6 +22,9 @@ def example_keys(key: PRNGKeyArray, rows: Int[Array, "batch"]) -> Key[Array, "ba
     Args:
       key: one PRNG key, the same on all devices.
       rows: global indices `[batch]`.
+
+    Returns:
+      Keys `[batch]`.
     """
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, rows)
 
@@ -74,7 +77,7 @@ def add_noise(
 
     Args:
       keys: one PRNG key per example `[batch]`.
-      x: inputs or activations.
+      x: inputs or activations `[batch, ...]`.
       sigma: for "gaussian" and "uniform" the standard deviation; for "laplace" the scale b, so that the variance is
         2 b^2. 0 leaves x as it is; may be traced.
       distribution: "gaussian", "laplace" or "uniform".
@@ -86,7 +89,8 @@ def add_noise(
       ValueError: sigma is a negative Python number, or the distribution is unknown.
 
     References:
-      Bricken et al., Noise Transforms Feed-Forward Networks into Sparse Coding Networks, 2022, Eq. 1 and appendix.
+      Bricken et al., Noise Transforms Feed-Forward Networks into Sparse Coding Networks, 2022, Eq. 1, whose sigma the
+      code takes for the standard deviation, and Fig. 7 (Laplace).
     """
     if distribution not in _DRAWS:
         raise ValueError(f"distribution is {distribution!r}; expected one of {', '.join(map(repr, _DRAWS))}.")
@@ -116,6 +120,9 @@ def salt_and_pepper(
 
     Raises:
       ValueError: level is a Python number outside [0, 1].
+
+    References:
+      Gonzalez & Woods, Digital Image Processing, 2018 (impulse noise); the exact count is that of `pixel_noise`.
     """
     hit = pixel_noise(keys, jnp.zeros((*images.shape[:3], 1)), level=level, value=1.0) > 0
     coins = jax.vmap(lambda key: jax.random.bernoulli(jax.random.fold_in(key, 1), shape=(*images.shape[1:3], 1)))(keys)
@@ -132,13 +139,17 @@ def annealed(
     """Returns noise that is held, then falls linearly to 0: sigma * (1 - (time - hold) / duration), within [0, sigma].
 
     Args:
-      sigma: the noise at first.
+      sigma: the noise at first, in its own unit.
       time: epochs (or steps) done.
-      hold: how long it stays as it is.
-      duration: how long it takes to fall; 0 removes it at once, after `hold`.
+      hold: how long it stays as it is, in the unit of time.
+      duration: how long it takes to fall, in the unit of time; 0 removes it at once, after `hold`.
+
+    Returns:
+      The noise at that time, float32 `[]`.
 
     References:
-      Bricken et al., 2022, appendix on annealing the noise: 800 epochs of each.
+      Bricken et al., Noise Transforms Feed-Forward Networks into Sparse Coding Networks, 2022, section 3 and Fig. 6:
+      800 epochs of each.
     """
     late = jnp.asarray(time, jnp.float32) - hold
     left = 1 - late / jnp.maximum(jnp.asarray(duration, jnp.float32), 1e-6)
@@ -152,14 +163,17 @@ def dropout(
 
     Args:
       keys: one PRNG key per example `[batch]`.
-      x: activations.
+      x: activations `[batch, ...]`.
       rate: in [0, 1); may be traced.
+
+    Returns:
+      Array like x.
 
     Raises:
       ValueError: rate is a Python number outside [0, 1).
 
     References:
-      Srivastava et al., Dropout, 2014.
+      Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks from Overfitting, 2014.
     """
     if isinstance(rate, (int, float)) and not 0 <= rate < 1:
         raise ValueError(f"rate is {rate}; expected a probability in [0, 1).")

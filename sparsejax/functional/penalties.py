@@ -15,6 +15,9 @@ def l1(activations: Float[Array, "batch *units"]) -> Float[Array, ""]:
     Args:
       activations: a layer's output `[batch, ...]`.
 
+    Returns:
+      Summed over the units of an example and averaged over the batch, float32 `[]`.
+
     Raises:
       ValueError: activations have no axis beside the batch.
 
@@ -29,7 +32,14 @@ def l1(activations: Float[Array, "batch *units"]) -> Float[Array, ""]:
 def l2(activations: Float[Array, "batch *units"]) -> Float[Array, ""]:
     """Returns the sum of squares, the penalty of a Gaussian prior: it shrinks, but leaves no unit at 0.
 
-    Arguments and errors as in `l1`.
+    Args:
+      activations: a layer's output `[batch, ...]`.
+
+    Returns:
+      Summed over the units of an example and averaged over the batch, float32 `[]`.
+
+    Raises:
+      ValueError: activations have no axis beside the batch.
     """
     return _per_example(activations, jnp.square)
 
@@ -37,22 +47,37 @@ def l2(activations: Float[Array, "batch *units"]) -> Float[Array, ""]:
 def cauchy(activations: Float[Array, "batch *units"]) -> Float[Array, ""]:
     r"""Returns the sum of :math:`\log(1 + a^2)`, the penalty of a Cauchy prior.
 
-    Arguments and errors as in `l1`.
+    Args:
+      activations: a layer's output `[batch, ...]`.
+
+    Returns:
+      Summed over the units of an example and averaged over the batch, float32 `[]`.
+
+    Raises:
+      ValueError: activations have no axis beside the batch.
 
     References:
       Olshausen & Field, Emergence of simple-cell receptive field properties by learning a sparse code for natural
-      images, 1996.
+      images, 1996; the thesis Sparse Coding in Deep Neural Networks and the Visual System, section 1.2.3.
     """
     return _per_example(activations, lambda a: jnp.log1p(jnp.square(a)))
 
 
 def gaussian(activations: Float[Array, "batch *units"]) -> Float[Array, ""]:
-    r"""Returns the sum of :math:`-e^{-a^2}`, a smooth stand-in for counting: minus the number of units when all are 0.
+    """Returns the sum of :math:`-e^{-a^2}`, a smooth stand-in for counting: minus the number of units when all are 0.
 
-    Arguments and errors as in `l1`.
+    Args:
+      activations: a layer's output `[batch, ...]`.
+
+    Returns:
+      Summed over the units of an example and averaged over the batch, float32 `[]`.
+
+    Raises:
+      ValueError: activations have no axis beside the batch.
 
     References:
-      Olshausen & Field, 1996.
+      Olshausen & Field, Emergence of simple-cell receptive field properties by learning a sparse code for natural
+      images, 1996.
     """
     return _per_example(activations, lambda a: -jnp.exp(-jnp.square(a)))
 

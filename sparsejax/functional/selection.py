@@ -5,6 +5,7 @@ row lie at or above a probe. That costs the same for every k, so k may be traced
 so a batch spread over devices is never gathered; and no gradient passes through it.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -14,6 +15,8 @@ from jaxtyping import Array, Bool, Int, Num
 
 Ties = Literal["all", "first"]
 _LOWEST = -(2**31)
+_CACHED = 2**20
+"""So many values stay in a CPU's cache."""
 
 
 def kth_largest(x: Num[Array, "*rows n"], k: int | Int[Array, ""]) -> Num[Array, "*rows"]:
@@ -30,13 +33,13 @@ def kth_largest(x: Num[Array, "*rows n"], k: int | Int[Array, ""]) -> Num[Array,
       Array `[...]` of the same dtype.
 
     Raises:
-      ValueError: k is a Python int outside [1, n], or x has another dtype.
+      ValueError: k is a Python int outside [1, n] or a float, or x has another dtype.
     """
     check_k(k, x.shape[-1], least=1)
-    key = ordered_key(lax.stop_gradient(x))
-    threshold, _ = _threshold(key, jnp.clip(jnp.asarray(k, jnp.int32), 1, x.shape[-1]))
-    lowest_kept = jnp.min(jnp.where(key >= threshold[..., None], key, jnp.iinfo(jnp.int32).max), axis=-1)
-    return _value_held(x, key == lowest_kept[..., None])
+    k = jnp.clip(jnp.asarray(k, jnp.int32), 1, x.shape[-1])
+    fixed = lax.stop_gradient(x)
+    lowest_kept = _by_rows(lambda rows: _lowest_kept(ordered_key(rows), k), fixed)
+    return _value_held(x, ordered_key(fixed) == lowest_kept[..., None])
 
 
 def top_k(x: Num[Array, "*rows n"], k: int | Int[Array, ""], *, ties: Ties = "all") -> Num[Array, "*rows n"]:
@@ -45,7 +48,7 @@ def top_k(x: Num[Array, "*rows n"], k: int | Int[Array, ""], *, ties: Ties = "al
     The gradient is 1 on the winners and 0 elsewhere.
 
     Args:
-      x: values `[..., n]`.
+      x: values `[..., n]`, float16, bfloat16, float32 or int32.
       k: number of winners per row, 0 <= k <= n; may be traced (then it is clipped to that range).
       ties: "all" keeps every unit tied at the threshold (perhaps more than k), "first" exactly k, the lower index
         first, as `lax.top_k` orders them.
@@ -54,7 +57,7 @@ def top_k(x: Num[Array, "*rows n"], k: int | Int[Array, ""], *, ties: Ties = "al
       Array like x.
 
     Raises:
-      ValueError: k is a Python int outside [0, n], or ties is unknown.
+      ValueError: k is a Python int outside [0, n] or a float, ties is unknown, or x has another dtype.
 
     References:
       Makhzani & Frey, k-Sparse Autoencoders, 2013, section 2.
@@ -63,7 +66,20 @@ def top_k(x: Num[Array, "*rows n"], k: int | Int[Array, ""], *, ties: Ties = "al
 
 
 def winners(rank: Num[Array, "*rows n"], k: int | Int[Array, ""], *, ties: Ties = "all") -> Bool[Array, "*rows n"]:
-    """Marks the k units of highest rank in each row; arguments and errors as in `top_k`."""
+    """Marks the k units of highest rank in each row.
+
+    Args:
+      rank: what to rank by `[..., n]`; NaN is the highest. No gradient passes.
+      k: number of winners per row, 0 <= k <= n; may be traced (then it is clipped to that range).
+      ties: "all" marks every unit tied at the threshold, "first" exactly k, the lower index first.
+
+    Returns:
+      Boolean array `[..., n]`.
+
+    Raises:
+      ValueError: k is a Python int outside [0, n] or a float, ties is unknown, or rank has another dtype than
+        float16, bfloat16, float32 and int32.
+    """
     if ties not in ("all", "first"):
         raise ValueError(f"ties is {ties!r}; expected 'all' (keep every tied unit) or 'first' (keep exactly k).")
     n = rank.shape[-1]
@@ -71,13 +87,22 @@ def winners(rank: Num[Array, "*rows n"], k: int | Int[Array, ""], *, ties: Ties 
     if isinstance(k, int) and k in (0, n):
         return jnp.full(rank.shape, k == n)
     k = jnp.clip(jnp.asarray(k, jnp.int32), 0, n)
-    key = ordered_key(lax.stop_gradient(rank))
+    return _by_rows(lambda rows: _winners(rows, k, ties), lax.stop_gradient(rank))
+
+
+def _winners(rank: Num[Array, "*rows n"], k: Int[Array, ""], ties: Ties) -> Bool[Array, "*rows n"]:
+    key = ordered_key(rank)
     threshold, count = _threshold(key, jnp.maximum(k, 1))
     kept = (key >= threshold[..., None]) & (k > 0)
     if ties == "all":
         return kept
     # Ties are rare, and breaking them costs more than finding them.
     return lax.cond(jnp.any(count > k), lambda kept: _drop_late_ties(kept, key, k), lambda kept: kept, kept)
+
+
+def _lowest_kept(key: Int[Array, "*rows n"], k: Int[Array, ""]) -> Int[Array, "*rows"]:
+    threshold, _ = _threshold(key, k)
+    return jnp.min(jnp.where(key >= threshold[..., None], key, jnp.iinfo(jnp.int32).max), axis=-1)
 
 
 @jax.custom_jvp
@@ -115,6 +140,31 @@ def ordered_key(x: Num[Array, "*shape"]) -> Int[Array, "*shape"]:
     bits = lax.bitcast_convert_type(jnp.where(x == 0, jnp.zeros_like(x), x), jnp.int32)
     key = jnp.where(bits < 0, bits ^ jnp.int32(0x7FFFFFFF), bits)
     return jnp.where(jnp.isnan(x), jnp.int32(0x7FFFFFFF), key)
+
+
+def _by_rows(function: Callable[[Array], Array], x: Num[Array, "*rows n"]) -> Array:
+    """Applies a function of rows; on a CPU to as many at a time as its cache holds.
+
+    A pass then need not fetch them from memory again, and rows that take long hold up few others: [512, 24576] takes
+    14 ms instead of 73.
+    """
+    rows = x.size // max(1, x.shape[-1])
+    held = max(1, _CACHED // max(1, x.shape[-1]))
+    if rows <= 2 * held:
+        return function(x)
+    # Equal groups, if there are any of about that size, save a copy of everything.
+    held = next((fewer for fewer in range(held, held // 4, -1) if rows % fewer == 0), held)
+
+    def in_groups(x):
+        flat = x.reshape(rows, x.shape[-1])
+        grouped = rows // held * held
+        done = lax.map(function, flat[:grouped].reshape(-1, held, x.shape[-1]))
+        done = done.reshape(grouped, *done.shape[2:])
+        if grouped < rows:
+            done = jnp.concatenate([done, function(flat[grouped:])])
+        return done.reshape(*x.shape[:-1], *done.shape[1:])
+
+    return lax.platform_dependent(x, cpu=in_groups, default=function)
 
 
 def _threshold(key: Int[Array, "*rows n"], k: Int[Array, ""]) -> tuple[Int[Array, "*rows"], Int[Array, "*rows"]]:

@@ -22,7 +22,7 @@ def stft_power(
     """Returns the power |STFT|^2 of frames centred on every hop-th sample, under a periodic Hann window.
 
     Args:
-      waveform: samples last.
+      waveform: `[..., samples]`.
       n_fft: samples of a frame, an even number.
       hop: samples between two frames.
       pad_mode: what lies beyond the ends, "reflect" (librosa's default until 0.9, which the paper's code had) or
@@ -64,6 +64,11 @@ def mel_filters(*, sample_rate: int = SAMPLE_RATE, n_fft: int = N_FFT, bands: in
     The scale is linear below 1,000 Hz (3 mel in 200 Hz) and logarithmic above (27 mel for a factor of 6.4). Each
     triangle reaches from its left neighbour's centre to its right one's, and has a height of 2 / (its width in Hz).
     These are the scale and norm that librosa takes by default.
+
+    Args:
+      sample_rate: samples a second.
+      n_fft: samples of a frame of the STFT, an even number.
+      bands: number of filters, the lowest first.
 
     Returns:
       float32 `[bands, 1 + n_fft // 2]`; a NumPy array, made once.
@@ -123,9 +128,19 @@ def mel_power(
     """Adds up the power of an STFT in mel bands, with the filters of `mel_filters`.
 
     Args:
-      power: as of `stft_power`.
+      power: of the STFT `[..., frames, bins]`, as of `stft_power`.
       sample_rate: samples a second.
       bands: their number.
+
+    Returns:
+      `[..., bands, frames]`, the lowest band first.
+
+    Raises:
+      ValueError: as `mel_filters`.
+
+    References:
+      Davis & Mermelstein, Comparison of Parametric Representations for Monosyllabic Word Recognition in Continuously
+      Spoken Sentences, 1980 (mel bands); librosa's documentation of `feature.melspectrogram`.
     """
     filters = mel_filters(sample_rate=sample_rate, n_fft=2 * (power.shape[-1] - 1), bands=bands)
     return jnp.swapaxes(jnp.matmul(power, filters.T, precision=lax.Precision.HIGHEST), -1, -2)
@@ -143,12 +158,15 @@ def mel_spectrogram(
     """Returns the mel spectrogram in decibels below its maximum; by default 32 x 32 for a second at 16 kHz.
 
     Args:
-      waveform: samples last.
+      waveform: `[..., samples]`.
       sample_rate: samples a second.
       n_fft: samples of a frame.
       hop: samples between two frames.
       bands: mel bands, the lowest first.
       pad_mode: as in `stft_power`.
+
+    Returns:
+      `[..., bands, 1 + samples // hop]`, in dB, of values in [-80, 0].
 
     Raises:
       ValueError: as `stft_power` and `mel_filters`.

@@ -10,6 +10,7 @@ from sparsejax.models.network import SparseNetwork
 from sparsejax.models.noisy import NoisyNetwork
 from sparsejax.models.sparse_cnn import SparseCNN
 from sparsejax.models.speech import SpeechCNN
+from sparsejax.models.top_k_autoencoder import TopKAutoencoder
 
 __all__ = [
     "ConvMixer",
@@ -24,5 +25,6 @@ __all__ = [
     "SparseMLP",
     "SparseNetwork",
     "SpeechCNN",
+    "TopKAutoencoder",
     "Variables",
 ]

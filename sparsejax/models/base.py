@@ -97,6 +97,11 @@ def merged(model: Any, hyper: Hyper | None, default: Hyper) -> Hyper:
     return {**jax.tree.map(jnp.asarray, default), **(hyper or {})}
 
 
+def kernel_of(params: Any) -> Any:
+    """Returns a layer's kernel, inputs first and units last, also of one that keeps a row for each unit."""
+    return params["kernel"] if "kernel" in params else params["rows"].swapaxes(-1, -2)
+
+
 def expect(name: str, value: object, expected: str, holds: bool) -> None:
     """Raises a ConfigError that names the value and what was expected, unless it holds."""
     if not holds:

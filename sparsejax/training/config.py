@@ -14,6 +14,7 @@ from sparsejax.models.mlp import SparseMLP
 from sparsejax.models.noisy import NoisyNetwork
 from sparsejax.models.sparse_cnn import SparseCNN
 from sparsejax.models.speech import SpeechCNN
+from sparsejax.models.top_k_autoencoder import TopKAutoencoder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,7 +215,9 @@ class DevicesConfig:
 class Config:
     """One experiment."""
 
-    model: SparseCNN | SpeechCNN | SparseMLP | DenseNetwork | NoisyNetwork | GPT | ConvMixer | HebbianVGG
+    model: (
+        SparseCNN | SpeechCNN | SparseMLP | DenseNetwork | NoisyNetwork | TopKAutoencoder | GPT | ConvMixer | HebbianVGG
+    )
     """The network."""
     data: DataConfig = DataConfig()
     """The data."""

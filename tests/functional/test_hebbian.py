@@ -126,6 +126,7 @@ def test_equal_values_fall_together_and_nan_stays():
     few = jnp.array([0.0, 0.0, 0.0, 0.0, 1.0, 2.0, 0.0, 0.0, 0.0, 0.0]).reshape(1, 10, 1, 1)
     np.testing.assert_array_equal(adaptive_threshold(few, keep=0.5), few)
     np.testing.assert_array_equal(adaptive_threshold(z, keep=1.0), z)
+    np.testing.assert_array_equal(adaptive_threshold(z, keep=0.8)[0, :, 0, 0], [0, 2, 2, 2, 5])  # 1 - 0.8 < 1 / 5
     for cut in (functools.partial(adaptive_threshold, keep=0.4), mean_threshold):
         assert jnp.isnan(cut(z.at[0, 1].set(jnp.nan))).any()
 

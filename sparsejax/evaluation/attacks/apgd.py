@@ -46,19 +46,28 @@ def apgd(
 ) -> Adversarial:
     """Climbs a loss within a ball, from a random start, until the examples are mistaken.
 
-    Steps begin with twice epsilon. At checkpoints, which come ever closer, an example whose loss rose in less than
+    Steps begin with twice epsilon. At checkpoints, which come ever closer, an example whose loss rose in no more than
     three quarters of the steps, or whose best loss and step are as at the last checkpoint, goes back to its best point
     and halves its step.
 
     Args:
-      logits_fn, x, labels, epsilon, bounds, draws: as in `pgd`.
+      logits_fn: `logits_fn(x) -> [batch, classes]`, or `logits_fn(x, key)` with `draws`; examples are independent.
+      x: images `[batch, ...]` within the bounds.
+      labels: their classes `[batch]`.
+      epsilon: radius of the ball, in the norm and the unit of a pixel; may be traced.
       norm: "linf" or "l2".
-      loss: what is raised; `apgd_targeted` has another.
-      iterations: steps, and as many gradients.
-      key: for the start and the noise.
+      loss: what is raised, `loss(logits, labels) -> [batch]`; `apgd_targeted` has another.
+      iterations: steps, and as many gradients, at most.
+      bounds: least and greatest value of a pixel.
+      draws: of a noisy network's answer, over which gradients are averaged; None for a network without noise.
+      key: for the random start and the noise.
+
+    Returns:
+      Adversarial, with `images` `[batch, ...]` in the ball and the bounds, mistaken ones or else those of the greatest
+        loss, and `success` `[batch]`.
 
     Raises:
-      ValueError: epsilon is negative, or the norm is neither.
+      ValueError: epsilon is a negative Python number, the norm is neither, or the key is None.
 
     References:
       Croce & Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks,
@@ -71,7 +80,27 @@ def apgd(
 
 
 def apgd_dlr(logits_fn: LogitsFn, x: Array, labels: Array, **settings) -> Adversarial:
-    """APGD on the difference of logits ratio, which a network cannot hide by large logits. Arguments as in `apgd`."""
+    """Runs APGD on the difference of logits ratio, which a network cannot hide by large logits.
+
+    Args:
+      logits_fn: `logits_fn(x) -> [batch, classes]`, or `logits_fn(x, key)` with `draws`; examples are independent.
+      x: images `[batch, ...]` within the bounds.
+      labels: their classes `[batch]`.
+      **settings: the others of `apgd`, by name: `epsilon`, radius of the ball; `norm`, "linf" or "l2"; `iterations`, at
+        most; `bounds` of a pixel; `draws` of a noisy network; `key` for the random start and the noise.
+
+    Returns:
+      Adversarial, with `images` `[batch, ...]` in the ball and the bounds, mistaken ones or else those of the greatest
+        loss, and `success` `[batch]`.
+
+    Raises:
+      ValueError: epsilon is a negative Python number, the norm is neither, the key is None, or there are fewer than
+        three classes.
+
+    References:
+      Croce & Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks,
+      2020 (the loss as well as the steps).
+    """
     return apgd(logits_fn, x, labels, loss=dlr, **settings)
 
 
@@ -88,17 +117,34 @@ def apgd_targeted(
     draws: int | None = None,
     key: PRNGKeyArray,
 ) -> Adversarial:
-    """APGD towards one class after another, the likeliest first, each time on what is not yet mistaken.
+    """Runs APGD towards one class after another, the likeliest first, each time on what is not yet mistaken.
+
+    What is mistaken as it is stays as it is.
 
     Args:
-      ranks: which classes to try, from 1 for the likeliest but the label; None for nine or as many as there are. All
-        else as in `apgd`.
+      logits_fn: `logits_fn(x) -> [batch, classes]`, or `logits_fn(x, key)` with `draws`; examples are independent.
+      x: images `[batch, ...]` within the bounds.
+      labels: their classes `[batch]`.
+      epsilon: radius of the ball, in the norm and the unit of a pixel; may be traced.
+      norm: "linf" or "l2".
+      ranks: which classes to try `[targets]`, from 1 for the likeliest but the label; None for nine or as many as there
+        are.
+      iterations: steps for each class, at most.
+      bounds: least and greatest value of a pixel.
+      draws: of a noisy network's answer, over which gradients are averaged; None for a network without noise.
+      key: for the random start and the noise.
+
+    Returns:
+      Adversarial, with `images` `[batch, ...]` in the ball and the bounds, mistaken ones or else the last class's, and
+        `success` `[batch]`.
 
     Raises:
-      ValueError: as `apgd`, or there are fewer than four classes.
+      ValueError: epsilon is a negative Python number, the norm is neither, the key is None, or there are fewer than
+        four classes.
 
     References:
-      Croce & Hein, 2020, section 4.2.
+      Croce & Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks,
+      2020, section 4.2.
     """
     if norm not in ("linf", "l2"):
         raise ValueError(f"norm is {norm}; expected linf or l2.")

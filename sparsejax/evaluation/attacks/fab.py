@@ -33,16 +33,26 @@ def fab_targeted(
     image it goes a tenth back towards the clean one.
 
     Args:
-      logits_fn, x, labels, bounds, draws: as in `pgd`.
-      epsilon: success is a mistaken image within this distance; other images are given back clean.
+      logits_fn: `logits_fn(x) -> [batch, classes]`, or `logits_fn(x, key)` with `draws`; examples are independent.
+      x: images `[batch, ...]` within the bounds.
+      labels: their classes `[batch]`.
+      epsilon: success is a mistaken image within this distance, in the norm and the unit of a pixel; other images are
+        given back clean. May be traced.
       norm: "linf", "l2" or "l1".
-      ranks: which classes to try, from 1 for the likeliest but the label; None for nine or as many as there are.
-      iterations: steps for each class.
+      ranks: which classes to try `[targets]`, from 1 for the likeliest but the label; None for nine or as many as there
+        are.
+      iterations: steps for each class, at most.
+      bounds: least and greatest value of a pixel.
+      draws: of a noisy network's answer, over which gradients are averaged; None for a network without noise.
       key: for the noise; it may be left out where there is none.
       stop: leave an example alone once it is mistaken within epsilon; otherwise the nearest image is sought.
 
+    Returns:
+      Adversarial, with `images` `[batch, ...]` in the ball and the bounds, the nearest mistaken ones or else the clean
+        ones, and `success` `[batch]`.
+
     Raises:
-      ValueError: as `pgd`.
+      ValueError: epsilon is a negative Python number, the norm is none of the three, or a key is missing.
 
     References:
       Croce & Hein, Minimally distorted Adversarial Examples with a Fast Adaptive Boundary Attack, 2020.

@@ -39,10 +39,19 @@ def fmn(
     gamma fall along a cosine. For l0 the radius changes by at least one entry.
 
     Args:
-      logits_fn, x, labels, bounds, draws, key: as in `pgd`.
-      norm: "linf", "l2", "l1" or "l0".
-      iterations: gradients.
+      logits_fn: `logits_fn(x) -> [batch, classes]`, or `logits_fn(x, key)` with `draws`; examples are independent.
+      x: images `[batch, ...]` within the bounds.
+      labels: their classes `[batch]`.
+      norm: "linf", "l2", "l1" or "l0" (the number of entries that differ).
+      iterations: steps, and as many gradients.
       step: length (l2) of the first step; None for 1, for linf and l0 10.
+      bounds: least and greatest value of a pixel.
+      draws: of a noisy network's answer, over which gradients are averaged; None for a network without noise.
+      key: for the noise; it may be left out where there is none.
+
+    Returns:
+      Nearest, with `images` `[batch, ...]`, mistaken ones or else the clean ones, their `distance` `[batch]` in the
+        norm and the unit of a pixel, infinite where none was mistaken, and `success` `[batch]`.
 
     Raises:
       ValueError: the norm is unknown, or a key is missing.

@@ -26,10 +26,15 @@ def margin(logits: Float[Array, "batch classes"], labels: Int[Array, "batch"]) -
 def dlr(logits: Float[Array, "batch classes"], labels: Int[Array, "batch"]) -> Float[Array, "batch"]:
     """Returns the margin over the distance of the greatest logit and the third: no scale of the logits changes it.
 
+    Raises:
+      ValueError: there are fewer than three classes.
+
     References:
       Croce & Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks,
       2020, Eq. 6.
     """
+    if logits.shape[-1] < 3:
+        raise ValueError(f"There are {logits.shape[-1]} classes; this loss needs three. The margin needs two.")
     ranked = jnp.sort(logits, axis=-1)
     return margin(logits, labels) / (ranked[:, -1] - ranked[:, -3] + 1e-12)
 

@@ -34,10 +34,30 @@ def fgsm(
     draws: int | None = None,
     key: PRNGKeyArray | None = None,
 ) -> Adversarial:
-    """Takes one step of length epsilon along the gradient of the cross-entropy. Arguments as in `pgd`.
+    """Takes one step of length epsilon along the gradient of the cross-entropy.
+
+    What is mistaken as it is stays as it is.
+
+    Args:
+      logits_fn: `logits_fn(x) -> [batch, classes]`, or `logits_fn(x, key)` with `draws`; examples are independent.
+      x: images `[batch, ...]` within the bounds.
+      labels: their classes `[batch]`.
+      epsilon: radius of the ball, in the norm and the unit of a pixel; may be traced.
+      norm: "linf", whose step is epsilon times the sign of the gradient, "l2" or "l1" (the 1 % of the entries with the
+        greatest gradient).
+      bounds: least and greatest value of a pixel.
+      draws: of a noisy network's answer, over which gradients are averaged; None for a network without noise.
+      key: for the noise; it may be left out where there is none.
+
+    Returns:
+      Adversarial, with `images` `[batch, ...]` in the ball and the bounds and `success` `[batch]`, where they are
+        mistaken.
+
+    Raises:
+      ValueError: epsilon is a negative Python number, the norm is none of the three, or a key is missing.
 
     References:
-      Goodfellow et al., Explaining and Harnessing Adversarial Examples, 2015.
+      Goodfellow, Shlens & Szegedy, Explaining and Harnessing Adversarial Examples, 2015.
     """
     return pgd(
         logits_fn, x, labels, epsilon=epsilon, norm=norm, step=epsilon, iterations=1, bounds=bounds, draws=draws,
@@ -65,21 +85,25 @@ def pgd(
 
     Args:
       logits_fn: `logits_fn(x) -> [batch, classes]`, or `logits_fn(x, key)` with `draws`; examples are independent.
-      x: images within the bounds.
-      labels: their classes.
-      epsilon: radius of the ball, in the norm; may be traced.
+      x: images `[batch, ...]` within the bounds.
+      labels: their classes `[batch]`.
+      epsilon: radius of the ball, in the norm and the unit of a pixel; may be traced.
       norm: "linf", "l2" or "l1".
-      step: length of a step, in the norm; None for 2.5 epsilon / iterations.
-      iterations: steps.
-      loss: what is raised.
-      bounds: of a pixel.
+      step: length of a step, in the norm; None for 2.5 epsilon / iterations. May be traced.
+      iterations: steps, at most.
+      loss: what is raised, `loss(logits, labels) -> [batch]`.
+      bounds: least and greatest value of a pixel.
       draws: of a noisy network's answer, over which gradients are averaged; None for a network without noise.
       key: for the random start and the noise; it may be left out where neither is wanted.
       random: start at a random point of the ball.
       stop: leave an example alone once it is mistaken, and end when all are.
 
+    Returns:
+      Adversarial, with `images` `[batch, ...]` in the ball and the bounds, where each climb ended, and `success`
+        `[batch]`, where they are mistaken.
+
     Raises:
-      ValueError: epsilon is negative, the norm is l0, or a key is missing.
+      ValueError: epsilon is a negative Python number, the norm is none of the three, or a key is missing.
 
     References:
       Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, 2018; Athalye et al., Obfuscated

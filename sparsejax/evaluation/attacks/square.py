@@ -36,17 +36,27 @@ def square(
     square and another is cleared, so that the distance stays epsilon.
 
     Args:
-      logits_fn, x, labels, epsilon, bounds, draws: as in `pgd`; x are images.
+      logits_fn: `logits_fn(x) -> [batch, classes]`, or `logits_fn(x, key)` with `draws`; examples are independent.
+      x: images `[batch, height, width, channels]` within the bounds.
+      labels: their classes `[batch]`.
+      epsilon: radius of the ball, in the norm and the unit of a pixel; may be traced.
       norm: "linf" or "l2".
       queries: images that are tried, per example, at most.
       area: fraction of the image that the first squares cover.
+      bounds: least and greatest value of a pixel.
+      draws: of a noisy network's answer, over which logits are averaged; None for a network without noise.
       key: for the squares and the noise.
 
+    Returns:
+      Adversarial, with `images` `[batch, height, width, channels]` in the ball and the bounds, mistaken ones or else
+        those of the least lead, and `success` `[batch]`.
+
     Raises:
-      ValueError: epsilon is negative, the norm is neither, or x is no batch of images.
+      ValueError: epsilon is a negative Python number, the norm is neither, x is no batch of images, or the key is None.
 
     References:
-      Andriushchenko et al., Square Attack: a query-efficient black-box adversarial attack via random search, 2020.
+      Andriushchenko, Croce, Flammarion & Hein, Square Attack: a query-efficient black-box adversarial attack via random
+      search, 2020.
     """
     if norm not in ("linf", "l2"):
         raise ValueError(f"norm is {norm}; expected linf or l2.")

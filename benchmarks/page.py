@@ -1,0 +1,97 @@
+"""Writes docs/performance.md and its pictures from benchmarks/results/: `python -m benchmarks.page`."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+
+from sparsejax.figures import style
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "performance.md"
+PICTURES = ROOT / "docs" / "performance"
+_ABOUT = """\
+# Speed
+
+Medians in milliseconds, ours and the peer's taking turns in one run; the ratio is the peer's time over ours, above 1
+where we are ahead. `python -m benchmarks --list` names the groups; this page is written by `python -m benchmarks.page`
+from what they left in `benchmarks/results/`.
+"""
+
+
+def page() -> str:
+    """Tells what was measured, group by group."""
+    lines = [_ABOUT]
+    for path, result in _results():
+        rows = result["rows"]
+        lines += [f"## {path.stem.replace('_', ' ')}\n", f"{result['device']}; `{result['command']}`\n"]
+        if _curves(rows):
+            lines.append(f"![{path.stem.replace('_', ' ')} on logarithmic axes](performance/{path.stem}.png)\n")
+        lines += ["| case | ours (ms) | peer | peer (ms) | ratio | goal |", "|---|---|---|---|---|---|"]
+        for row in rows:
+            numbers = [row["ours_ms"], row["peer_ms"], row["ratio"], row.get("target")]
+            ours, peers, ratio, goal = ("" if value is None else _number(value) for value in numbers)
+            lines.append(f"| {row['case']} | {ours} | {row['peer']} | {peers} | {ratio} | {goal} |")
+        lines += ["", *(f"- {remark}" for remark in result["remarks"]), ""]
+    return "\n".join(lines)
+
+
+def pictures() -> dict[str, bytes]:
+    """Draws cost against size, of groups that vary one: file name -> PNG."""
+    return {f"{path.stem}.png": style.png(_drawn(curves)) for path, result in _results()
+            if (curves := _curves(result["rows"]))}  # fmt: skip
+
+
+def _results() -> list[tuple[Path, dict[str, Any]]]:
+    paths = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+    return [(path, json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+
+
+def _curves(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """Collects rows that vary one size: the size -> whose -> (size, milliseconds). They say `along` what they vary."""
+    found: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for row in rows:
+        for name in (key.removeprefix("along ") for key in row.get("details", {}) if key.startswith("along ")):
+            size, panel = row["details"][f"along {name}"], found.setdefault(name, {})
+            for whose, value in (("ours", row["ours_ms"]), (row["peer"], row["peer_ms"])):
+                if value is not None and (size, value) not in panel.setdefault(whose, []):
+                    panel[whose].append((size, value))
+    return found
+
+
+@style.styled
+def _drawn(panels: dict[str, dict[str, list[tuple[float, float]]]]) -> Figure:
+    figure, axes = style.panels(len(panels), width="page", height=2.4, columns=len(panels))
+    for axis, (name, lines) in zip(axes, panels.items(), strict=True):
+        for (whose, points), colour, marker in zip(lines.items(), style.PALETTE, style.MARKERS, strict=False):
+            xs, ys = zip(*sorted(points), strict=True)
+            axis.plot(
+                xs, ys, color=colour, marker=marker, markersize=3, label=whose, zorder=3 if whose == "ours" else 2
+            )
+        axis.set(xscale="log", yscale="log", xlabel=name)
+        axis.yaxis.set_minor_formatter(NullFormatter())
+    axes[0].set_ylabel("milliseconds")
+    axes[-1].legend(loc="best", frameon=False)
+    return figure
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 10_000 else re.sub(r"\.0$", "", f"{value:.4g}")
+
+
+def main() -> None:
+    """Writes the page and its pictures."""
+    PAGE.write_text(page(), encoding="utf-8")
+    drawn = pictures()
+    if drawn:
+        PICTURES.mkdir(exist_ok=True)
+    for name, png in drawn.items():
+        (PICTURES / name).write_bytes(png)
+
+
+if __name__ == "__main__":
+    main()
