@@ -18,6 +18,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+try:
+    import torch_sparse  # beside this file, when it runs as a script
+except ImportError:
+    from benchmarks import torch_sparse
+
 LAYERS = ((4608, 400), (1024, 300), (700, 100))
 
 
@@ -348,7 +353,22 @@ def fista(
     return call, call()
 
 
-STEPS = {"step": fastest_step, "autoencoder": autoencoder_step, "penalised": penalised_step}
+def fastest_of(calls: dict[str, Callable[[], Any]]) -> tuple[Callable[[], Any], str]:
+    """Returns the fastest of several calls that do the same, and its name."""
+    name = fastest(calls, 3)
+    return calls[name], name
+
+
+def kwinners(shape: list[int], k: int) -> tuple[Callable[[], Any], str]:
+    """Returns a k-winners layer, forward and backward, by its faster selection."""
+    return fastest_of(torch_sparse.kwinners_calls(tuple(shape), k, lambda method: KWinners(shape[1], k, method)))
+
+
+STEPS = {
+    "step": fastest_step, "autoencoder": autoencoder_step, "penalised": penalised_step, "kwinners": kwinners,
+    "decode": lambda **sizes: fastest_of(torch_sparse.decode_calls(**sizes)),
+    "sae": lambda **sizes: fastest_of(torch_sparse.sae_steps(**sizes)),
+}  # fmt: skip
 
 
 def serve() -> None:

@@ -78,15 +78,16 @@ def _training(folder: RunFolder, result: Mapping[str, Any], groups: Sequence[str
     if not curves.keys() & {"loss", "test_loss", "accuracy", "test_accuracy"}:
         return None
     if "test_accuracy" in result:
-        final = f" The test accuracy ends at {100 * result['test_accuracy']:.2f} %{_on_average(result)}."
+        drawn, final = "loss and accuracy", f"accuracy ends at {100 * result['test_accuracy']:.2f} %"
+        cut = "; the first steep rise of the training accuracy is cut off"
     else:
-        final = f" The test loss ends at {result['test_loss']:.5f}{_on_average(result)}."
+        drawn, final, cut = "loss", f"loss ends at {result['test_loss']:.5f}", ""
     return _Drawing(
         "training.png",
         "Training",
-        "Loss (logarithmic) and accuracy against epochs, in training and on the test set; the first steep rise "
-        "of the training accuracy is cut off." + _what_is_drawn(result),
-        "Line charts of loss and accuracy against epochs, for training and test data." + final,
+        f"{drawn.replace('loss', 'Loss (logarithmic)')} against epochs, in training and on the test set{cut}."
+        + _what_is_drawn(result),
+        f"Line charts of {drawn} against epochs, for training and test data. The test {final}{_on_average(result)}.",
         lambda width: training_curves(curves, groups=groups, width=width),
     )
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt
 
 from sparsejax.functional.selection import check_k, winners
 
-_SPARSE = 1 / 16
+_SPARSE = 1 / 32
 """Up to this density gathering is faster than a dense product on a CPU: see benchmarks/sae_decode.py."""
 _TOGETHER = 4
 """So many rows are gathered in one turn of a loop."""
@@ -82,7 +82,7 @@ def spread(code: Compact, units: int) -> Float[Array, "*batch units"]:
 def decode(code: Compact, kernel: Float[Array, "units outputs"]) -> Float[Array, "*batch outputs"]:
     """Returns the sum of the winners' rows, each times its value: the product of the dense code and the kernel.
 
-    On a CPU, where at most a sixteenth of the units win, rows are gathered, in the gradients too; elsewhere the product
+    On a CPU, where at most one in 32 units wins, rows are gathered, in the gradients too; elsewhere the product
     is the dense one, which matrix units do faster.
 
     Args:

@@ -13,7 +13,7 @@ from sparsejax.models import TopKAutoencoder
 from sparsejax.models.base import kernel_of
 from tests.command import launch
 
-MODEL = TopKAutoencoder(hidden=128, k=6)
+MODEL = TopKAutoencoder(hidden=256, k=6)
 
 
 def network(scale=1.0):

@@ -1,0 +1,99 @@
+"""Group "kwinners": a k-winners layer, forward and backward, and how its cost grows with units, winners and batch."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from benchmarks.naive import threshold_by_top_k
+from benchmarks.peers import Twin
+from benchmarks.rows import Report, Row, row
+from benchmarks.timing import Run, compiled, in_scan, round_robin
+from sparsejax.functional import BoostState, boost, k_winners, k_winners_2d, spread, top_k
+from sparsejax.functional.compact import Compact
+
+GROUP = "kwinners"
+SHAPES = (((128, 10_000), 1_000), ((64, 1_500), 100), ((64, 12, 12, 64), 921))
+BOOST = 1.5
+PYTORCH, SCATTER, SORTED = "PyTorch", "lax.top_k and scatter", "top_k(...)[0][..., -1]"
+UNITS = (1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
+WINNERS = (10, 30, 100, 300, 1_000, 3_000)
+BATCHES = (1, 4, 16, 64, 256, 1_024)
+FIXED = {"batch": 16, "units": 10_000, "k": 100}
+
+
+def measure(twin: Twin | None) -> Report:
+    """Compares layers at the shapes of networks, then the selection alone along one size after another."""
+    rows, remarks = [], []
+    for shape, k in SHAPES:
+        rows += _layer(twin, shape, k, remarks)
+    rows += [_alone("units", n, batch=4, units=n, k=n // 100) for n in UNITS]
+    rows += [_alone("k", k, **FIXED | {"k": k}) for k in WINNERS]
+    rows += [_alone("batch", batch, **FIXED | {"batch": batch}) for batch in BATCHES]
+    remarks.append(
+        "For a few dozen winners or fewer of one or some rows lax.top_k, which keeps a heap, is up to a fifth faster; "
+        "ours takes k as it comes, so that one program serves all."
+    )
+    return Report(tuple(rows), tuple(remarks))
+
+
+def _layer(twin: Twin | None, shape: tuple[int, ...], k: int, remarks: list[str]) -> list[Row]:
+    case = f"k-winners {list(shape)} k={k}, forward and backward"
+    units, keys = shape[-1], jax.random.split(jax.random.key(0))
+    state = BoostState(jnp.linspace(0, 0.2, units), jnp.float32(1000))
+    x, upstream = (jax.random.normal(key, shape) for key in keys)
+    ours = k_winners if len(shape) == 2 else k_winners_2d
+
+    def naive(threshold: Callable[[jax.Array, int], jax.Array]) -> Callable[[jax.Array], jax.Array]:
+        def layer(x: jax.Array) -> jax.Array:
+            rank = boost(x, state, k / x[0].size, BOOST).reshape(len(x), -1)
+            return jnp.where(lax.stop_gradient(rank >= threshold(rank, k)).reshape(x.shape), x, 0)
+
+        return layer
+
+    def scattered(x: jax.Array) -> jax.Array:
+        flat = x.reshape(len(x), -1)
+        rank = boost(x, state, k / x[0].size, BOOST).reshape(flat.shape)
+        indices = lax.top_k(lax.stop_gradient(rank), k)[1]
+        return spread(Compact(jnp.take_along_axis(flat, indices, 1), indices), flat.shape[1]).reshape(x.shape)
+
+    layers = {
+        "ours": lambda x: ours(x, state, k=k, boost_strength=BOOST),
+        SCATTER: scattered,
+        "lax.top_k": naive(threshold_by_top_k),
+        SORTED: naive(lambda x, k: lax.top_k(x, k)[0][..., -1:]),
+    }
+    steps = max(2, 2**21 // x.size)
+    runs = {name: _both(layer, x, upstream, steps) for name, layer in layers.items()}
+    if twin is not None:
+        channels_first = shape if len(shape) == 2 else (shape[0], shape[3], *shape[1:3])
+        runs[PYTORCH] = twin.run(case, steps=steps, what="kwinners", shape=channels_first, k=k)
+        remarks.append(f"PyTorch, {case}: {twin.forms[case]}.")
+    timings = round_robin(runs, repetitions=7)
+    targets = {PYTORCH: 1.5, SCATTER: 1.0, "lax.top_k": 1.0, SORTED: 20.0}
+    return [row(GROUP, case, timings["ours"], peer, timings.get(peer), target) for peer, target in targets.items()]
+
+
+def _both(layer: Callable[[jax.Array], jax.Array], x: jax.Array, upstream: jax.Array, steps: int) -> Run:
+    def both(x: jax.Array, upstream: jax.Array) -> jax.Array:
+        y, backward = jax.vjp(layer, x)
+        return y + backward(upstream)[0]  # so that neither is left out
+
+    program, arguments = in_scan(both, x, upstream, steps=steps)
+    return compiled(program, *arguments, steps=steps)
+
+
+def _alone(along: str, size: int, *, batch: int, units: int, k: int) -> Row:
+    """Times the selection of one shape, k traced for us."""
+    x = jax.random.normal(jax.random.key(0), (batch, units))
+    calls = {"ours": (top_k, x, jnp.int32(k)), "library": (lambda x: jnp.where(x >= threshold_by_top_k(x, k), x, 0), x)}
+    if x.size <= 2**20:  # a scan would copy larger arrays
+        steps = max(2, min(200, 2**21 // x.size))
+        looped = {name: in_scan(*call, steps=steps) for name, call in calls.items()}
+        runs = {name: compiled(program, *call, steps=steps) for name, (program, call) in looped.items()}
+    else:
+        runs = {name: compiled(*call, steps=1) for name, call in calls.items()}
+    timings = round_robin(runs, repetitions=5)
+    case = f"top_k [{batch},{units}] k={k}"
+    return row(GROUP, case, timings["ours"], "lax.top_k", timings["library"], details={f"along {along}": float(size)})

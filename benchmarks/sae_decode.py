@@ -1,0 +1,140 @@
+"""Group "sae_decode": codes of few winners decoded by their rows alone, with gradients, and in a Top-K autoencoder."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.peers import Twin
+from benchmarks.rows import Report, Row, row
+from benchmarks.timing import Run, compiled, round_robin
+from sparsejax.data.resident import Resident
+from sparsejax.functional import Compact, compact, decode, spread
+from sparsejax.hyper import hyper_of
+from sparsejax.models import TopKAutoencoder
+from sparsejax.training.config import Config, DataConfig, ObjectiveConfig, TrainingConfig
+from sparsejax.training.objectives import reconstruction
+from sparsejax.training.state import init_state
+from sparsejax.training.step import make_chunk
+
+GROUP = "sae_decode"
+SHAPES = (
+    (1, 768, 24_576, 32), (128, 768, 24_576, 32), (1, 768, 100_000, 100), (128, 768, 100_000, 100),
+    (128, 256, 10_000, 100),
+)  # fmt: skip
+"""Batch, outputs, units, winners."""
+CROSSOVER = (128, 256, 10_000)
+WINNERS = (50, 100, 200, 400, 800, 1600)
+STEPS = {(128, 256, 10_000, 100): 24, (512, 768, 24_576, 32): 8}
+"""Batch, inputs, units, winners: steps in one program, whose memory is fetched once."""
+EXAMPLES, CALLS = 4096, 3
+
+
+def measure(twin: Twin | None) -> Report:
+    """Compares decoding without and with gradients, the densities where dense products win, and whole steps."""
+    rows, remarks = [], []
+    for shape in SHAPES:
+        for gradients in (False, True):
+            rows += _decoded(twin, shape, gradients, remarks)
+    rows += [_crossing(k) for k in WINNERS]
+    for shape in STEPS:
+        rows += _stepped(twin, shape, remarks)
+    return Report(tuple(rows), tuple(remarks))
+
+
+def _decoded(twin: Twin | None, shape: tuple[int, int, int, int], gradients: bool, remarks: list[str]) -> list[Row]:
+    batch, outputs, units, k = shape
+    case = f"decode [{batch}, {k} of {units:,}] to {outputs}{', gradients' if gradients else ''}"
+    code, kernel, upstream = _drawn(*shape)
+    runs = {"ours": _call(decode, code, kernel, upstream, gradients),
+            "dense": _call(_dense, code, kernel, upstream, gradients)}  # fmt: skip
+    if twin is not None:
+        sizes = {"batch": batch, "outputs": outputs, "units": units, "k": k, "gradients": gradients}
+        runs["PyTorch"] = twin.run(case, steps=CALLS, what="decode", **sizes)
+        remarks.append(f"PyTorch, {case}: {twin.forms[case]}.")
+    timings = round_robin(runs, repetitions=7)
+    goal = 2.0 if gradients else 5.0
+    return [row(GROUP, case, timings["ours"], "dense product", timings["dense"], goal),
+            row(GROUP, case, timings["ours"], "PyTorch", timings.get("PyTorch"), 1.0)]  # fmt: skip
+
+
+def _crossing(k: int) -> Row:
+    """Compares both of our ways at a density, with gradients."""
+    code, kernel, upstream = _drawn(*CROSSOVER, k)
+    with mock.patch.object(compact, "_SPARSE", 1.0):
+        runs = {"rows": _call(decode, code, kernel, upstream, True)}
+    runs["dense"] = _call(_dense, code, kernel, upstream, True)
+    timings = round_robin(runs, repetitions=7)
+    case = f"rows of {k} in {CROSSOVER[2]:,}, gradients, batch {CROSSOVER[0]}"
+    return row(GROUP, case, timings["rows"], "dense product", timings["dense"], details={"along k": float(k)})
+
+
+def _stepped(twin: Twin | None, shape: tuple[int, int, int, int], remarks: list[str]) -> list[Row]:
+    batch, inputs, units, k = shape
+    case = f"Top-K autoencoder step, {k} of {units:,}, {inputs} inputs, batch {batch}"
+    runs = {"ours": _step(*shape)}
+    with mock.patch.object(compact, "_SPARSE", 0.0):
+        runs["dense"] = _step(*shape)
+    if twin is not None:
+        sizes = {"batch": batch, "inputs": inputs, "units": units, "k": k}
+        runs["PyTorch"] = twin.run(case, steps=STEPS[shape], what="sae", **sizes)
+        remarks.append(f"PyTorch, {case}: {twin.forms[case]}.")
+    timings = round_robin(runs, repetitions=7)
+    return [row(GROUP, case, timings["ours"], "our dense products", timings["dense"]),
+            row(GROUP, case, timings["ours"], "PyTorch", timings.get("PyTorch"), 1.5)]  # fmt: skip
+
+
+def _drawn(batch: int, outputs: int, units: int, k: int) -> tuple[Compact, jax.Array, jax.Array]:
+    rng = np.random.default_rng(0)
+    places = np.sort(np.stack([rng.choice(units, k, replace=False) for _ in range(batch)]), axis=-1)
+    values, kernel, upstream = (jnp.asarray(rng.standard_normal(shape, np.float32))
+                                for shape in ((batch, k), (units, outputs), (batch, outputs)))  # fmt: skip
+    return Compact(values, jnp.asarray(places, jnp.int32)), kernel, upstream
+
+
+def _dense(code: Compact, kernel: jax.Array) -> jax.Array:
+    return spread(code, len(kernel)) @ kernel
+
+
+def _call(function: Callable[..., Any], code: Compact, kernel: Any, upstream: Any, gradients: bool) -> Run:
+    if not gradients:
+        return _several(compiled(function, code, kernel, steps=1))
+
+    def both(code: Compact, kernel: jax.Array, upstream: jax.Array) -> Any:
+        way = lambda values, kernel: function(Compact(values, code.indices), kernel)  # noqa: E731
+        return jax.vjp(way, code.values, kernel)[1](upstream)
+
+    return _several(compiled(both, code, kernel, upstream, steps=1))
+
+
+def _several(run: Run) -> Run:
+    """Calls in a row, as the twin's are: the first finds cold caches."""
+    return lambda: sum(run() for _ in range(CALLS)) / CALLS
+
+
+def _step(batch: int, inputs: int, units: int, k: int) -> Run:
+    """Returns a run of training steps as `launch` takes them: resident bytes, Adam, one compiled scan."""
+    shape, steps = (16, 16, inputs // 256), STEPS[batch, inputs, units, k]
+    training = TrainingConfig(batch_size=batch, optimizer="adam", learning_rate=1e-3)
+    config = Config(TopKAutoencoder(hidden=units, k=k), DataConfig(normalise=False), training,
+                    objective=ObjectiveConfig("reconstruction"))  # fmt: skip
+    hyper = jax.tree.map(jnp.asarray, hyper_of(config))
+    images = np.random.default_rng(0).integers(0, 256, (EXAMPLES, *shape), np.uint8)
+    data = Resident(
+        jnp.asarray(images), jnp.zeros(EXAMPLES, jnp.int32), jnp.zeros((1, 1, 1, 1)), jnp.ones((1, 1, 1, 1))
+    )
+    chunk = make_chunk(config.model, reconstruction, training, examples=EXAMPLES, batch_size=batch, length=steps)
+    state = init_state(config.model, training, hyper, jnp.int32(0), jnp.zeros((1, *shape)))
+    program = jax.jit(chunk, donate_argnums=0).lower(state, hyper, data).compile()
+
+    def run() -> float:
+        nonlocal state
+        started = time.perf_counter()
+        state, _ = jax.block_until_ready(program(state, hyper, data))
+        return (time.perf_counter() - started) * 1e3 / steps
+
+    return run

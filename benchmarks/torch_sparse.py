@@ -1,0 +1,98 @@
+"""k-winners and Top-K autoencoders in PyTorch, in the forms that are fastest on a CPU; `torch_twin.py` serves them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+def decode_calls(batch: int, outputs: int, units: int, k: int, gradients: bool) -> dict[str, Callable[[], Any]]:
+    """Returns ways to decode k of so many units: a bag of rows, and a dense product with the code spread out."""
+    torch.manual_seed(0)
+    kernel = torch.randn(units, outputs).requires_grad_(gradients)
+    values = torch.randn(batch, k).requires_grad_(gradients)
+    indices = torch.stack([torch.randperm(units)[:k] for _ in range(batch)])
+    upstream = torch.randn(batch, outputs)
+
+    def bag() -> torch.Tensor:
+        return F.embedding_bag(indices, kernel, per_sample_weights=values, mode="sum")
+
+    def dense() -> torch.Tensor:
+        return torch.zeros(batch, units).scatter(1, indices, values) @ kernel
+
+    def timed(way: Callable[[], torch.Tensor]) -> Callable[[], Any]:
+        def call() -> Any:
+            if not gradients:
+                with torch.inference_mode():
+                    return way()
+            return torch.autograd.grad(way(), (values, kernel), upstream)
+
+        return call
+
+    return {"embedding_bag": timed(bag), "dense": timed(dense)}
+
+
+class Encoder(torch.autograd.Function):
+    """A dense product and the k largest of it, whose gradients touch the winners' rows alone."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, k: int):
+        values, indices = torch.topk(F.relu(F.linear(x, weight, bias)), k, dim=1, sorted=False)
+        ctx.save_for_backward(x, weight, values, indices)
+        ctx.mark_non_differentiable(indices)
+        return values, indices
+
+    @staticmethod
+    def backward(ctx: Any, upstream: torch.Tensor, _: torch.Tensor):
+        x, weight, values, indices = ctx.saved_tensors
+        upstream = upstream * (values > 0)
+        flat = indices.flatten()
+        rows = (upstream[..., None] * x[:, None]).flatten(0, 1)
+        to_weight = torch.zeros_like(weight).index_add_(0, flat, rows)
+        to_bias = torch.zeros(len(weight)).index_add_(0, flat, upstream.flatten())
+        to_x = F.embedding_bag(indices, weight, per_sample_weights=upstream, mode="sum")
+        return to_x, to_weight, to_bias, None
+
+
+def sae_steps(batch: int, inputs: int, units: int, k: int) -> dict[str, Callable[[], Any]]:
+    """Returns training steps of a Top-K autoencoder with Adam on resident data: dense, and by winners' rows."""
+
+    def make(sparse: bool) -> Callable[[], Any]:
+        torch.manual_seed(0)
+        data = torch.randint(0, 256, (4096, inputs), dtype=torch.uint8)
+        encoder = nn.Linear(inputs, units)
+        decoder = nn.Parameter(encoder.weight.detach().clone())
+        centre = nn.Parameter(torch.zeros(inputs))
+        optimizer = torch.optim.Adam([*encoder.parameters(), decoder, centre], lr=1e-3, fused=True)
+        order, position = torch.randperm(4096), 0
+
+        def step() -> Any:
+            nonlocal position
+            x = data[order[position : position + batch]].float() / 255
+            position = (position + batch) % 4096
+            values, indices = Encoder.apply(x - centre, encoder.weight, encoder.bias, k) if sparse else torch.topk(
+                F.relu(encoder(x - centre)), k, dim=1, sorted=False)  # fmt: skip
+            if sparse:
+                y = F.embedding_bag(indices, decoder, per_sample_weights=values, mode="sum")
+            else:
+                y = torch.zeros(batch, units).scatter(1, indices, values) @ decoder
+            loss = F.mse_loss(y + centre, x)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        return step
+
+    return {"by rows": make(True), "dense": make(False)}
+
+
+def kwinners_calls(shape: tuple[int, ...], k: int, layer: Callable[[str], nn.Module]) -> dict[str, Callable[[], Any]]:
+    """Returns k-winners layers, forward and backward, by their selection."""
+    torch.manual_seed(0)
+    x, upstream = torch.randn(shape).requires_grad_(), torch.randn(shape)
+    layers = {method: layer(method) for method in ("topk", "kthvalue")}
+    return {method: (lambda layer=layer: torch.autograd.grad(layer(x), x, upstream))
+            for method, layer in layers.items()}  # fmt: skip
