@@ -22,6 +22,7 @@ PAPERS = {
     "dense": "How Can We Be So Dense? (Ahmad & Scheinkman, 2019)",
     "hah": "Neuro-Inspired Deep Neural Networks with Sparse, Strong Activations (Cekic et al., 2022)",
 }
+_BOARD_TITLE = "Every way to be sparse, side by side"
 REFERENCE = {
     "functional": ("Functions", ["sparsejax.functional"]),
     "coding": ("Linear codes", ["sparsejax.coding"]),
@@ -40,6 +41,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         for path in results:
             content.append(_section(paper, path, files, config))
         files.append(File.generated(config, f"papers/{paper}.md", content="\n".join(content)))
+    board = ROOT / "results" / "scoreboard.json"
+    if board.exists():
+        content = f"# {_BOARD_TITLE}\n{_section('', board, files, config)}"
+        files.append(File.generated(config, "papers/scoreboard.md", content=content))
     for page, (title, modules) in REFERENCE.items():
         files.append(File.generated(config, f"reference/{page}.md", content=_reference(title, modules)))
     return files
@@ -60,12 +65,12 @@ def _order(path: Path) -> tuple[str, int, str]:
 
 def _section(paper: str, path: Path, files: Files, config: MkDocsConfig) -> str:
     result = json.loads(path.read_text(encoding="utf-8"))
-    name = f"{paper}/{path.stem}"
+    name = f"{paper}/{path.stem}".lstrip("/")
     summary = STUDIES[name][1].replace("; --seeds N", "") if name in STUDIES else "many networks, one command"
     lines = [f"\n## {path.stem.replace('_', '.')}: {summary}\n"]
     picture = path.with_suffix(".png")
     if picture.exists():
-        uri = f"papers/{paper}_{picture.name}"
+        uri = f"papers/{paper}_{picture.name}".replace("/_", "/")
         files.append(File.generated(config, uri, abs_src_path=str(picture)))
         lines.append(f"![{summary}]({Path(uri).name})\n")
     theirs, ours = result.get("paper", {}), result.get("ours", {})

@@ -63,15 +63,19 @@ def init_scale(features: int) -> Params:
 def batch_norm(
     state: State, x: Float[Array, "batch ..."], *, train: bool, axis_name: str | None, params: Params | None = None
 ) -> tuple[Float[Array, "batch ..."], State]:
-    """Normalises each feature, then scales and offsets it by `params`, if any; Flax's running variance is biased."""
+    """Normalises each feature in float32, then scales and offsets it by `params`, if any.
+
+    Flax's running variance is biased.
+    """
     norm = nn.BatchNorm(
         use_running_average=not train, momentum=0.9, use_scale=False, use_bias=False, axis_name=axis_name
     )
-    y, updated = norm.apply({"batch_stats": state}, x, mutable=["batch_stats"])
+    y, updated = norm.apply({"batch_stats": state}, x.astype(jnp.float32), mutable=["batch_stats"])
     if params is not None:
-        scale, bias = (params[name].reshape((1,) * (y.ndim - 1) + (-1,)) for name in ("scale", "bias"))
+        shape = (1,) * (y.ndim - 1) + (-1,)
+        scale, bias = (params[name].astype(jnp.float32).reshape(shape) for name in ("scale", "bias"))
         y = y * scale + bias
-    return y, dict(updated["batch_stats"])
+    return y.astype(x.dtype), dict(updated["batch_stats"])
 
 
 def activate(

@@ -83,8 +83,6 @@ class HebbianVGG:
     """Fraction of the positions that the quantile keeps."""
     classes: int = 10
     """Number of classes."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the convolutions; weights, costs and the classifier are float32 always."""
 
     def __post_init__(self):
         widths = [width for width in self.widths if width]
@@ -164,7 +162,7 @@ class HebbianVGG:
         losses: dict[str, Array] = {}
         for i, block in enumerate(self._blocks(x.shape[1:])):
             name = block.name
-            kernel, x = unit_norm(params[name]["kernel"]).astype(self.precision), x.astype(self.precision)
+            kernel = unit_norm(params[name]["kernel"])
             padded = jnp.pad(x, ((0, 0), (self._edge,) * 2, (self._edge,) * 2, (0, 0)))
             if block.hebbian and train:
                 response, own = conv2d_twice(padded, kernel) if self.local_costs else (conv2d(padded, kernel),) * 2
@@ -174,16 +172,16 @@ class HebbianVGG:
                 response = conv2d(padded, kernel)
             x = jax.nn.relu(response)
             if self._batch_norm(block):
-                h, norm = x.astype(jnp.float32), params[f"{name}_norm"]
+                norm = params[f"{name}_norm"]
                 x, state[name] = blocks.batch_norm(
-                    variables.state[name], h, train=train, axis_name=axis_name, params=norm
+                    variables.state[name], x, train=train, axis_name=axis_name, params=norm
                 )
             else:
                 x = divisive_norm(x, sigma=hyper["suppression"].astype(x.dtype), pool=self.norm_pool)
             if block.hebbian and self.threshold != "none":
                 x = adaptive_threshold(x, keep=self.keep) if self.threshold == "quantile" else mean_threshold(x)
             activations[name] = x = max_pool2d(x) if block.pooled else x
-        x = x.astype(jnp.float32).reshape(x.shape[0], -1)
+        x = x.reshape(x.shape[0], -1)
         if self.hidden is not None:
             activations["hidden"] = x = jax.nn.relu(blocks.linear(params["hidden"], {}, x))
         return Output(blocks.linear(params["output"], {}, x), state, activations, losses or None)

@@ -121,6 +121,8 @@ class TrainingConfig:
     """Steps between two rewirings."""
     rewire_fraction: float = traced(0.3)
     """Part of every unit's connections that a rewiring moves; rigl lets it fall to 0 over 3/4 of the training."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """In which the network computes in training; its parameters, their updates and evaluations are float32."""
     on_nan: Literal["stop", "skip"] = "stop"
     """When a loss or a gradient is no finite number: stop, or leave that step's update out."""
     checkpoint_every: int | None = None

@@ -17,6 +17,7 @@ from sparsejax.models.base import Model
 from sparsejax.training.config import TrainingConfig
 from sparsejax.training.objectives import Metrics, Objective, total_loss
 from sparsejax.training.optimizers import learning_rate, optimizer
+from sparsejax.training.precision import applied
 from sparsejax.training.rewiring import masked_layers, no_probes, probed, rewire_fraction, rewired
 from sparsejax.training.state import AUGMENT, NOISE, ORDER, REWIRE, TrainState
 
@@ -55,7 +56,8 @@ def make_step(
         def loss_of(params, probes=None):
             variables = state.variables._replace(params=params)
             variables = variables if probes is None else probed(variables, probes)
-            output = model.apply(variables, batch.images, key=keys, train=True, hyper=model_hyper, axis_name=axis_name)
+            settings = {"key": keys, "hyper": model_hyper, "axis_name": axis_name}
+            output = applied(model, variables, batch.images, precision=config.precision, **settings)
             return total_loss(objective, output, batch, hyper.get("objective", {}), axis_name=axis_name)
 
         (_, (metrics, new_state)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
