@@ -41,10 +41,12 @@ def main(argv: list[str] | None = None) -> int:
             return 2
 
     # Imported this late, so that a wrong word is answered at once.
-    from benchmarks import peers, rows
+    from benchmarks import peers, rows, timing
 
     command = shlex.join(["python", "-m", "benchmarks", *(sys.argv[1:] if argv is None else argv)])
     python, load = peers.torch_python(arguments.torch_python), os.getloadavg()[0]
+    most = timing.ceilings()
+    print(f"at most {most['gflop_per_s']:,.0f} GFLOP/s (matrix product), {most['gbyte_per_s']:,.0f} GB/s (copy)")
     for name in groups:
         with peers.twin(python) as twin:
             report = importlib.import_module(f"benchmarks.{name}").measure(twin)
@@ -56,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
             path = arguments.json
             if len(groups) > 1:
                 path = path.with_name(f"{path.stem}_{name}{path.suffix}")
-            rows.write_json(path, report, command, versions, load)
+            rows.write_json(path, report, command, versions, load, most)
     return 0
 
 

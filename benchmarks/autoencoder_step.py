@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from benchmarks.kwinners_step import EXAMPLES, synthetic_data
 from benchmarks.peers import Twin
 from benchmarks.rows import Report, row
-from benchmarks.timing import Run, round_robin
+from benchmarks.timing import Run, costed, round_robin
 from sparsejax.hyper import hyper_of
 from sparsejax.models import NoisyNetwork
 from sparsejax.training.config import Config, DataConfig, ObjectiveConfig, TrainingConfig
@@ -78,4 +78,4 @@ def _run(units: int, steps: int = STEPS) -> Run:
         state, _ = jax.block_until_ready(program(state, hyper, data))
         return (time.perf_counter() - started) * 1e3 / steps
 
-    return run
+    return costed(run, program)

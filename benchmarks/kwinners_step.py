@@ -103,7 +103,7 @@ def _of_ten(steps: dict[int, Timing | None]) -> Timing | None:
     if small is None or large is None:
         return None
     counts = MNIST // 4, 9 * -(-MNIST // 64)
-    return Timing(*(counts[0] * a + counts[1] * b for a, b in zip(small, large, strict=True)))
+    return Timing(*(counts[0] * a + counts[1] * b for a, b in zip(small[:2], large[:2], strict=True)))
 
 
 def _steps(batch: int, data: Resident) -> dict[str, Run]:
@@ -166,7 +166,7 @@ def _parts(batch: int, data: Resident) -> dict[str, Run]:
         batch_ = Batch(normalised(data, images), data.labels[:batch], jnp.arange(batch))
         output = SPARSE.apply(state.variables, batch_.images, train=True, hyper=hyper["model"])
         duty = [layer["boost"].duty_cycle.sum() for layer in output.state.values() if "boost" in layer]
-        return cross_entropy(output, batch_)[0] + sum(duty)
+        return jnp.mean(cross_entropy.score(output, batch_)["loss"]) + sum(duty)
 
     def update(kernel: jax.Array, gradient: jax.Array) -> jax.Array:
         return kernel - 0.02 * gradient

@@ -14,6 +14,8 @@ from sparsejax.figures import style
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "performance.md"
 PICTURES = ROOT / "docs" / "performance"
+_RATES = {"gflop_per_s": "GFLOP/s", "gbyte_per_s": "GB/s"}
+"""Of ours, by XLA's count, to which a loop's work is that of one turn."""
 _ABOUT = """\
 # Speed
 
@@ -31,11 +33,16 @@ def page() -> str:
         lines += [f"## {path.stem.replace('_', ' ')}\n", f"{result['device']}; `{result['command']}`\n"]
         if _curves(rows):
             lines.append(f"![{path.stem.replace('_', ' ')} on logarithmic axes](performance/{path.stem}.png)\n")
-        lines += ["| case | ours (ms) | peer | peer (ms) | ratio | goal |", "|---|---|---|---|---|---|"]
+        if most := result.get("ceilings"):
+            lines.append(f"At most {most['gflop_per_s']:,.0f} GFLOP/s (a large matrix product) and "
+                         f"{most['gbyte_per_s']:,.0f} GB/s (a large copy) in the same run.\n")  # fmt: skip
+        rates = [name for name in _RATES if any(name in row.get("details", {}) for row in rows)]
+        head = ["case", "ours (ms)", "peer", "peer (ms)", "ratio", "goal", *(_RATES[name] for name in rates)]
+        lines += [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
         for row in rows:
-            numbers = [row["ours_ms"], row["peer_ms"], row["ratio"], row.get("target")]
-            ours, peers, ratio, goal = ("" if value is None else _number(value) for value in numbers)
-            lines.append(f"| {row['case']} | {ours} | {row['peer']} | {peers} | {ratio} | {goal} |")
+            cells = [row["case"], row["ours_ms"], row["peer"], row["peer_ms"], row["ratio"], row.get("target"),
+                     *(row.get("details", {}).get(name) for name in rates)]  # fmt: skip
+            lines.append(f"| {' | '.join(map(_cell, cells))} |")
         lines += ["", *(f"- {remark}" for remark in result["remarks"]), ""]
     return "\n".join(lines)
 
@@ -79,7 +86,9 @@ def _drawn(panels: dict[str, dict[str, list[tuple[float, float]]]]) -> Figure:
     return figure
 
 
-def _number(value: float) -> str:
+def _cell(value: str | float | None) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
     return f"{value:,.0f}" if abs(value) >= 10_000 else re.sub(r"\.0$", "", f"{value:.4g}")
 
 

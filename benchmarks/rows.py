@@ -63,7 +63,7 @@ def row(
         ours_least_ms=_rounded(ours.least),
         peer_least_ms=_rounded(peers.least) if peers else None,
         target=target and round(target, 3),
-        details=details or {},
+        details=ours.rates() | (details or {}),
     )
 
 
@@ -94,8 +94,19 @@ def load_remark(load: float) -> tuple[str, ...]:
     )
 
 
-def write_json(path: Path, report: Report, command: str, versions: dict[str, str], load: float) -> None:
-    """Stores a report with what is needed to repeat it; `load` is the load average before the measurement."""
+def write_json(
+    path: Path, report: Report, command: str, versions: dict[str, str], load: float, ceilings: dict[str, float]
+) -> None:
+    """Stores a report with what is needed to repeat it.
+
+    Args:
+      path: where to.
+      report: its rows and remarks.
+      command: that made it.
+      versions: of the libraries.
+      load: the load average before the measurement.
+      ceilings: what the device manages at most.
+    """
     description = {
         "command": command,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -103,6 +114,7 @@ def write_json(path: Path, report: Report, command: str, versions: dict[str, str
         "cores": os.cpu_count(),
         "load_average_before": round(load, 2),
         "versions": versions,
+        "ceilings": ceilings,
         "remarks": list(report.remarks),
         "rows": [dataclasses.asdict(row) for row in report.rows],
     }

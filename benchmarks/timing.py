@@ -13,10 +13,30 @@ Run = Callable[[], float]  # runs a case once and returns the milliseconds of on
 
 
 class Timing(NamedTuple):
-    """Milliseconds of one step over the repetitions."""
+    """Milliseconds of one step over the repetitions, and by XLA its arithmetic and memory traffic, if it was asked."""
 
     median: float
     least: float
+    flops: float | None = None
+    bytes: float | None = None
+
+    def rates(self) -> dict[str, float]:
+        """Returns GFLOP/s and GB/s; work within loops counts once, so that searches seem to do less than they do."""
+        if self.flops is None or self.bytes is None:
+            return {}
+        return {"gflop_per_s": round(self.flops / self.median / 1e6, 2),
+                "gbyte_per_s": round(self.bytes / self.median / 1e6, 2)}  # fmt: skip
+
+
+def ceilings() -> dict[str, float]:
+    """Measures what this device manages at most: GFLOP/s of a large matrix product, GB/s of a large copy."""
+    a = jnp.ones((2048, 2048))
+    x = jnp.ones((64 * 2**20 // 4,))
+    copies = jax.jit(lambda x: lax.fori_loop(0, 8, lambda _, x: x + 1, x))  # new memory would be fetched first
+    runs = {"product": compiled(lambda a: a @ a, a, steps=1), "copy": compiled(copies, x, steps=8)}
+    least = {name: timing.least for name, timing in round_robin(runs, repetitions=9, warm_up=2).items()}
+    return {"gflop_per_s": round(2 * 2048**3 / least["product"] / 1e6, 1),
+            "gbyte_per_s": round(2 * x.nbytes / least["copy"] / 1e6, 1)}  # fmt: skip
 
 
 def round_robin(runs: dict[str, Run], repetitions: int = 9, warm_up: int = 1) -> dict[str, Timing]:
@@ -28,18 +48,31 @@ def round_robin(runs: dict[str, Run], repetitions: int = 9, warm_up: int = 1) ->
     for _ in range(repetitions):
         for name, run in runs.items():
             taken[name].append(run())
-    return {name: Timing(statistics.median(values), min(values)) for name, values in taken.items()}
+    return {
+        name: Timing(statistics.median(values), min(values), getattr(runs[name], "flops", None),
+                     getattr(runs[name], "bytes", None))
+        for name, values in taken.items()
+    }  # fmt: skip
 
 
-def compiled(function: Callable[..., Any], *arguments: Any, steps: int) -> Run:
-    """Compiles a function that takes `steps` steps, and returns a run that times one of them."""
+def compiled(function: Callable[..., Any], *arguments: Any, steps: int, calls: int = 1) -> Run:
+    """Compiles a function that takes `steps` steps, and returns a run that times one of them over `calls` calls."""
     program = jax.jit(function).lower(*arguments).compile()
 
     def run() -> float:
         started = time.perf_counter()
-        jax.block_until_ready(program(*arguments))
-        return (time.perf_counter() - started) * 1e3 / steps
+        for _ in range(calls):
+            jax.block_until_ready(program(*arguments))
+        return (time.perf_counter() - started) * 1e3 / steps / calls
 
+    return costed(run, program)
+
+
+def costed(run: Run, program: Any) -> Run:
+    """Notes at a run what XLA says its program does in a step: of a scan over steps it counts the body once."""
+    analysis = program.cost_analysis() or {}
+    for name, key in (("flops", "flops"), ("bytes", "bytes accessed")):
+        setattr(run, name, analysis.get(key))
     return run
 
 
