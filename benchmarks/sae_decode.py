@@ -43,13 +43,13 @@ def measure(twin: Twin | None) -> Report:
     rows += [_crossing(k) for k in WINNERS]
     for shape in STEPS:
         rows += _stepped(twin, shape, remarks)
-    remarks.append(
-        "Where the gradient is asked for, both we and PyTorch mostly fill an array as large as the kernel with zeros. "
-        "PyTorch's bag of rows fetches them by hand-written loops over both cores, ours by a gather in a loop of "
-        "XLA's: behind where few rows are fetched from a small kernel, ahead where many are from a large one. Of the "
-        "smaller step the rest is the same dense product and the same Adam, on whose memory both wait. Rows are taken up to "
-        "a density of one in 32; the rows of k above it show what they would cost."
-    )
+    remarks += [
+        "Where gradients are asked for, both we and PyTorch mostly fill an array as large as the kernel with zeros.",
+        "PyTorch's bag of rows fetches them by hand-written loops over both cores, ours by gathers in a loop of XLA's: "
+        "behind where few rows are fetched from a small kernel, ahead where many are from a large one.",
+        "Of the smaller step the rest is the same dense product and the same Adam, on whose memory both wait.",
+        "Rows are taken up to a density of one in 32; the cases of more winners show what they would cost there.",
+    ]
     return Report(tuple(rows), tuple(remarks))
 
 
