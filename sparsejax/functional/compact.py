@@ -197,13 +197,12 @@ def _rows_added(values: Array, indices: Array, x: Array, kernel: Array) -> Array
     def scattered(values, indices, x):
         def add(rows, example):
             value, index, x = example
-            return rows.at[index].add(
-                (value[:, None] * x[None]).astype(rows.dtype), unique_indices=True, mode="drop"
-            ), None
+            change = value.astype(rows.dtype)[:, None] * x.astype(rows.dtype)[None]
+            return rows.at[index].add(change, unique_indices=True, mode="drop"), None
 
         # A zero that varies over the same mesh axes as the examples, which a constant would not.
-        zero = (jnp.max(indices, initial=0) * 0).astype(kernel.dtype)
-        return lax.scan(add, jnp.full(kernel.shape, zero), (values, indices, x))[0]
+        zero = (jnp.max(indices, initial=0) * 0).astype(_summed_in(kernel))
+        return lax.scan(add, jnp.full(kernel.shape, zero), (values, indices, x))[0].astype(kernel.dtype)
 
     return _sparse_or(dense, scattered, indices.shape[-1] / len(kernel), values, indices, x)
 
@@ -215,16 +214,22 @@ def _rows_summed(values: Array, indices: Array, kernel: Array) -> Array:
 
     def add(total, some):
         for value, index in zip(*some, strict=True):
-            total = total + value * _row(kernel, index)
+            total = total + (value * _row(kernel, index)).astype(total.dtype)
         return total, None
 
-    total, _ = add(before[0] * _row(kernel, after[0]), (before[1:first], after[1:first]))
+    total = (before[0] * _row(kernel, after[0])).astype(_summed_in(kernel))
+    total, _ = add(total, (before[1:first], after[1:first]))
     grouped = jax.tree.map(lambda a: a[first:].reshape(-1, _TOGETHER, *a.shape[1:]), (before, after))
-    return lax.scan(add, total, grouped)[0]
+    return lax.scan(add, total, grouped)[0].astype(kernel.dtype)
 
 
 def _row(kernel: Array, index: Array) -> Array:
     return jnp.take(kernel, index, axis=0, mode="clip")
+
+
+def _summed_in(kernel: Array) -> jnp.dtype:
+    """Returns the type that sums are kept in: half precision would lose most of a long one."""
+    return jnp.dtype(jnp.float32) if kernel.dtype.itemsize < 4 else kernel.dtype
 
 
 def _sparse_or(dense: Callable[..., Array], sparse: Callable[..., Array], density: float, *arguments: Array) -> Array:

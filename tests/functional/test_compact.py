@@ -80,6 +80,15 @@ def test_codes_keep_their_leading_axes_and_can_be_mapped():
     assert encode_top_k(x[0], kernel, bias, 4).values.shape == (4,)
 
 
+def test_half_precision_is_summed_in_single():
+    code = Compact(jnp.ones((1, 300), jnp.bfloat16), jnp.arange(300, dtype=jnp.int32)[None])
+    kernel = jnp.ones((20_000, 1), jnp.bfloat16)  # 257 is no bfloat16: a sum kept in them ends at 256
+    assert float(decode(code, kernel)[0, 0]) == 300
+    many = Compact(jnp.ones((300, 1), jnp.bfloat16), jnp.zeros((300, 1), jnp.int32))
+    gradient = jax.grad(lambda kernel: decode(many, kernel).astype(jnp.float32).sum())(kernel)
+    assert gradient.dtype == jnp.bfloat16 and float(gradient[0, 0]) == 300
+
+
 def test_units_below_zero_stay_silent():
     code = encode_top_k(jnp.ones((1, 2)), jnp.eye(64, 2) - 1, jnp.zeros(64), 3)
     np.testing.assert_array_equal(code.values, 0)
