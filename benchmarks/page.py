@@ -43,7 +43,7 @@ def page() -> str:
             cells = [row["case"], row["ours_ms"], row["peer"], row["peer_ms"], row["ratio"], row.get("target"),
                      *(row.get("details", {}).get(name) for name in rates)]  # fmt: skip
             lines.append(f"| {' | '.join(map(_cell, cells))} |")
-        lines += ["", *(f"- {remark}" for remark in result["remarks"]), ""]
+        lines += ["", *(f"- {_cell(remark)}" for remark in result["remarks"]), ""]
     return "\n".join(lines)
 
 
@@ -88,7 +88,7 @@ def _drawn(panels: dict[str, dict[str, list[tuple[float, float]]]]) -> Figure:
 
 def _cell(value: str | float | None) -> str:
     if value is None or isinstance(value, str):
-        return value or ""
+        return re.sub(r"([\[\]|])", r"\\\1", value or "")  # brackets would be links
     return f"{value:,.0f}" if abs(value) >= 10_000 else re.sub(r"\.0$", "", f"{value:.4g}")
 
 
