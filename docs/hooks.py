@@ -32,14 +32,11 @@ REFERENCE = {
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds a page for each paper that has results, with its pictures, and the pages of the reference."""
+    """Adds a page for each paper, with the pictures of its results, and the pages of the reference."""
     for paper, title in PAPERS.items():
         results = sorted((ROOT / "results" / paper).glob("*.json"), key=_order)
-        if not results:
-            continue
-        content = [f"# {title}\n", _ABOUT]
-        for path in results:
-            content.append(_section(paper, path, files, config))
+        content = [f"# {title}\n", _ABOUT, *(_section(paper, path, files, config) for path in results)]
+        content.append(_not_run(paper, {path.stem for path in results}))
         files.append(File.generated(config, f"papers/{paper}.md", content="\n".join(content)))
     board = ROOT / "results" / "scoreboard.json"
     if board.exists():
@@ -56,6 +53,20 @@ _ABOUT = (
 )
 
 
+def _not_run(paper: str, run: set[str]) -> str:
+    """Lists the studies of a paper that have no committed result."""
+    missing = [name for name in STUDIES if name.startswith(f"{paper}/") and name.removeprefix(f"{paper}/") not in run]
+    if not missing:
+        return ""
+    summaries = {name: STUDIES[name][1].replace("; --seeds N", "") for name in missing}
+    rows = [f"| {_title(name)} | {said} | `python -m sparsejax.reproduce {name}` |" for name, said in summaries.items()]
+    return "\n".join(["\n## Not run here yet\n", "| | | |", "|---|---|---|", *rows, ""])
+
+
+def _title(name: str) -> str:
+    return name.split("/")[-1].replace("_", ".")
+
+
 def _order(path: Path) -> tuple[str, int, str]:
     """Sorts fig2 before fig10, and 3_2 before 3_10."""
     letters = path.stem.rstrip("0123456789_abcd")
@@ -67,7 +78,7 @@ def _section(paper: str, path: Path, files: Files, config: MkDocsConfig) -> str:
     result = json.loads(path.read_text(encoding="utf-8"))
     name = f"{paper}/{path.stem}".lstrip("/")
     summary = STUDIES[name][1].replace("; --seeds N", "") if name in STUDIES else "many networks, one command"
-    lines = [f"\n## {path.stem.replace('_', '.')}: {summary}\n"]
+    lines = [f"\n## {_title(path.stem)}: {summary}\n"]
     picture = path.with_suffix(".png")
     if picture.exists():
         uri = f"papers/{paper}_{picture.name}".replace("/_", "/")
