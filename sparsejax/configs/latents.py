@@ -28,7 +28,7 @@ def cifar_conv_mixer_small() -> Config:
 def _top_k(data: DataConfig, hidden: int, k: int, epochs: int) -> Config:
     training = TrainingConfig(epochs=epochs, batch_size=128, optimizer="adam", learning_rate=1e-3, schedule="cosine")
     evaluation = EvaluationConfig(batch_size=500, noise=False, track=True)
-    network = TopKAutoencoder(hidden=hidden, k=k)
+    network = TopKAutoencoder(hidden=hidden, k=k, boost_strength=2.0)
     return Config(network, data, training, evaluation, objective=ObjectiveConfig("reconstruction"))
 
 

@@ -34,7 +34,7 @@ class Compact(NamedTuple):
     indices: Int[Array, "*batch k"]
 
 
-def compact_top_k(x: Float[Array, "*batch n"], k: int) -> Compact:
+def compact_top_k(x: Float[Array, "*batch n"], k: int, *, rank: Float[Array, "*batch n"] | None = None) -> Compact:
     """Returns the k largest values of each row and where they are; of equal ones the first.
 
     The gradient goes to the winners. It is the sort-free selection of `top_k`, followed by a search in the counts of
@@ -43,6 +43,7 @@ def compact_top_k(x: Float[Array, "*batch n"], k: int) -> Compact:
     Args:
       x: values `[..., n]`, float16, bfloat16 or float32.
       k: number of winners, 1 <= k <= n; an int, for it is a shape.
+      rank: what to choose by instead of x, `[..., n]`; no gradient passes.
 
     Returns:
       Compact, `[..., k]`, by ascending index.
@@ -58,7 +59,7 @@ def compact_top_k(x: Float[Array, "*batch n"], k: int) -> Compact:
             f"k is {k!r}; expected an int, since it is the size of the result. `top_k` takes a traced one."
         )
     check_k(k, x.shape[-1], least=1)
-    indices = _places(winners(lax.stop_gradient(x), k, ties="first"), k)
+    indices = _places(winners(lax.stop_gradient(x if rank is None else rank), k, ties="first"), k)
     return Compact(jnp.take_along_axis(x, indices, axis=-1), indices)
 
 
@@ -106,7 +107,12 @@ def decode(code: Compact, kernel: Float[Array, "units outputs"]) -> Float[Array,
 
 
 def encode_top_k(
-    x: Float[Array, "*batch inputs"], kernel: Float[Array, "units inputs"], bias: Float[Array, "units"], k: int
+    x: Float[Array, "*batch inputs"],
+    kernel: Float[Array, "units inputs"],
+    bias: Float[Array, "units"],
+    k: int,
+    *,
+    gain: Float[Array, "units"] | None = None,
 ) -> Compact:
     """Returns the k most active of the units that each row of the kernel feeds, rectified.
 
@@ -117,6 +123,8 @@ def encode_top_k(
       kernel: `[units, inputs]`, a row for each unit.
       bias: `[units]`.
       k: number of winners, 1 <= k <= units.
+      gain: factor on each unit's activity in the choice of the winners, `[units]`, such as `boost` gives; winners keep
+        their own value, and no gradient passes.
 
     Returns:
       Compact, `[..., k]`; where fewer than k units are positive, the others' values are 0.
@@ -131,18 +139,19 @@ def encode_top_k(
     if not isinstance(k, int):
         raise ValueError(f"k is {k!r}; expected an int, since it is the size of the result.")
     check_k(k, kernel.shape[0], least=1)
-    code: Any = _encode(x.reshape(-1, x.shape[-1]), kernel, bias, k)
+    code: Any = _encode(x.reshape(-1, x.shape[-1]), kernel, bias, gain, k)
     return Compact(*(part.reshape(*x.shape[:-1], k) for part in code))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _encode(x: Array, kernel: Array, bias: Array, k: int) -> tuple[Array, Array]:
-    values, indices = compact_top_k(x @ kernel.T + bias[None], k)
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _encode(x: Array, kernel: Array, bias: Array, gain: Array | None, k: int) -> tuple[Array, Array]:
+    h = x @ kernel.T + bias[None]
+    values, indices = compact_top_k(h, k, rank=None if gain is None else h * gain.astype(h.dtype)[None])
     return jax.nn.relu(values), indices
 
 
-def _encode_forward(x, kernel, bias, k):
-    code: Any = _encode(x, kernel, bias, k)
+def _encode_forward(x, kernel, bias, gain, k):
+    code: Any = _encode(x, kernel, bias, gain, k)
     return code, (x, kernel, bias, code[0] > 0, code[1])
 
 
@@ -150,7 +159,7 @@ def _encode_backward(k, kept, upstream):
     x, kernel, bias, positive, indices = kept
     to_winners = jnp.where(positive, upstream[0], 0)
     to_bias = jnp.zeros_like(bias).at[indices.reshape(-1)].add(to_winners.reshape(-1))
-    return _decode(to_winners, indices, kernel), _rows_added(to_winners, indices, x, kernel), to_bias
+    return _decode(to_winners, indices, kernel), _rows_added(to_winners, indices, x, kernel), to_bias, None
 
 
 _encode.defvjp(_encode_forward, _encode_backward)

@@ -7,8 +7,16 @@ from typing import ClassVar
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PRNGKeyArray
 
-from sparsejax.functional import decode, encode_top_k, spread, uniform_fan_in
-from sparsejax.hyper import Hyper
+from sparsejax.functional import (
+    boost,
+    decode,
+    encode_top_k,
+    init_boost_state,
+    spread,
+    uniform_fan_in,
+    update_boost_state,
+)
+from sparsejax.hyper import Hyper, hyper_of, traced
 from sparsejax.models.base import Layer, Output, Variables, expect, merged
 
 
@@ -22,19 +30,25 @@ class TopKAutoencoder:
 
     References:
       Makhzani & Frey, k-Sparse Autoencoders, 2013; Gao et al., Scaling and evaluating sparse autoencoders, 2024, Eq. 4
-      and 5.
+      and 5; Ahmad & Scheinkman, How Can We Be So Dense?, 2019, for the boosting.
     """
 
     hidden: int = 10_000
     """Units of the code."""
     k: int = 100
     """Units that represent an input."""
+    boost_strength: float = traced(0.0)
+    """How much units that won seldom of late are favoured; without it most units of a large code never win."""
+    duty_period: int = 1000
+    """Examples over which it is averaged how often a unit wins."""
     classes: ClassVar[None] = None
     """It has as many outputs as inputs."""
 
     def __post_init__(self):
         expect("model.hidden", self.hidden, "a positive number of units", self.hidden > 0)
         expect("model.k", self.k, f"a number of winners from 1 to {self.hidden}", 1 <= self.k <= self.hidden)
+        expect("model.boost_strength", self.boost_strength, "0 or more", self.boost_strength >= 0)
+        expect("model.duty_period", self.duty_period, "a positive number of examples", self.duty_period > 0)
 
     def init(
         self, key: PRNGKeyArray, example: Float[Array, "batch *shape"], *, hyper: Hyper | None = None
@@ -43,7 +57,8 @@ class TopKAutoencoder:
         inputs = math.prod(example.shape[1:])
         rows = uniform_fan_in(key, (self.hidden, inputs), fan_in=inputs)
         encoder = {"rows": rows, "bias": jnp.zeros(self.hidden)}
-        return Variables({"hidden": encoder, "output": {"kernel": jnp.copy(rows), "bias": jnp.zeros(inputs)}}, {})
+        decoder = {"kernel": jnp.copy(rows), "bias": jnp.zeros(inputs)}
+        return Variables({"hidden": encoder, "output": decoder}, {"hidden": {"boost": init_boost_state(self.hidden)}})
 
     def apply(
         self,
@@ -61,19 +76,23 @@ class TopKAutoencoder:
           variables: as `init` made them.
           x: inputs `[batch, ...]`.
           key: not needed, for nothing is random.
-          train: not needed, for training is no different.
-          hyper: there are no traced fields.
-          axis_name: not needed, for nothing is averaged over the batch.
+          train: count who wins.
+          hyper: overrides `boost_strength`.
+          axis_name: mesh axis the batch is spread over, for the count.
 
         Raises:
-          ValueError: hyper names a field.
+          ValueError: hyper names an unknown field.
         """
-        merged(self, hyper, {})
+        hyper = merged(self, hyper, hyper_of(self))
+        state = variables.state["hidden"]["boost"]
         encoder, decoder = variables.params["hidden"], variables.params["output"]
         centre = decoder["bias"][None]
-        code = encode_top_k(x.reshape(x.shape[0], -1) - centre, encoder["rows"], encoder["bias"], self.k)
-        prediction = decode(code, decoder["kernel"]) + centre
-        return Output(prediction, variables.state, {"hidden": spread(code, self.hidden)})
+        gain = boost(jnp.ones(self.hidden), state, self.k / self.hidden, hyper["boost_strength"])
+        code = encode_top_k(x.reshape(x.shape[0], -1) - centre, encoder["rows"], encoder["bias"], self.k, gain=gain)
+        prediction, h = decode(code, decoder["kernel"]) + centre, spread(code, self.hidden)
+        if train:
+            state = update_boost_state(state, h, period=self.duty_period, axis_name=axis_name)
+        return Output(prediction, {"hidden": {"boost": state}}, {"hidden": h})
 
     def scheduled(self, hyper: Hyper, *, epoch: Array, step: Array) -> Hyper:
         """Returns the hyperparameters as they are: nothing has a schedule."""

@@ -80,6 +80,17 @@ def test_codes_keep_their_leading_axes_and_can_be_mapped():
     assert encode_top_k(x[0], kernel, bias, 4).values.shape == (4,)
 
 
+def test_units_are_chosen_by_rank_and_keep_their_own_value():
+    x = jnp.array([[3.0, 2.0, 1.0, 0.5]])
+    code = compact_top_k(x, 2, rank=x * jnp.array([[0.1, 1.0, 1.0, 4.0]]))
+    np.testing.assert_array_equal(code.indices, [[1, 3]])
+    np.testing.assert_array_equal(code.values, [[2.0, 0.5]])
+    gained = encode_top_k(x, jnp.eye(4), jnp.zeros(4), 2, gain=jnp.array([0.1, 1.0, 1.0, 4.0]))
+    jax.tree.map(np.testing.assert_array_equal, gained, code)
+    to_gain = jax.grad(lambda gain: encode_top_k(x, jnp.eye(4), jnp.zeros(4), 2, gain=gain).values.sum())(jnp.ones(4))
+    np.testing.assert_array_equal(to_gain, 0)
+
+
 def test_half_precision_is_summed_in_single():
     code = Compact(jnp.ones((1, 300), jnp.bfloat16), jnp.arange(300, dtype=jnp.int32)[None])
     kernel = jnp.ones((20_000, 1), jnp.bfloat16)  # 257 is no bfloat16: a sum kept in them ends at 256

@@ -47,11 +47,29 @@ def test_it_is_the_dense_formula_and_so_are_its_gradients():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3), ours(variables.params), formula)
 
 
+def test_boosted_units_that_never_won_come_in():
+    variables, x = network()
+
+    def used(strength):
+        now, apply = variables, jax.jit(lambda v: MODEL.apply(v, x, train=True, hyper={"boost_strength": strength}))
+        seen = np.zeros(MODEL.hidden, bool)
+        for _ in range(20):
+            output = apply(now)
+            now = now._replace(state=output.state)
+            seen |= np.asarray(output.activations["hidden"] > 0).any(0)
+        assert float(now.state["hidden"]["boost"].samples) == 20 * len(x)
+        return seen.sum()
+
+    assert used(jnp.float32(20.0)) > 2 * used(jnp.float32(0.0))
+
+
 def test_impossible_sizes_are_refused():
     with pytest.raises(ConfigError, match=r"model.k is 129; expected a number of winners from 1 to 128"):
         TopKAutoencoder(hidden=128, k=129)
     with pytest.raises(ValueError, match="TopKAutoencoder has no traced field"):
         MODEL.apply(*network(), hyper={"k": jnp.float32(3)})
+    with pytest.raises(ConfigError, match="model.boost_strength is -1"):
+        TopKAutoencoder(boost_strength=-1.0)
 
 
 @pytest.mark.slow
