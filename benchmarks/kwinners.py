@@ -6,17 +6,25 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from benchmarks.kwinners_step import EXAMPLES, synthetic_data
 from benchmarks.naive import threshold_by_top_k
 from benchmarks.peers import Twin
 from benchmarks.rows import Report, Row, row
 from benchmarks.timing import Run, compiled, in_scan, round_robin
 from sparsejax.functional import BoostState, boost, k_winners, k_winners_2d, spread, top_k
 from sparsejax.functional.compact import Compact
+from sparsejax.hyper import hyper_of
+from sparsejax.models import SparseMLP
+from sparsejax.training.config import Config, TrainingConfig
+from sparsejax.training.objectives import cross_entropy
+from sparsejax.training.state import init_state
+from sparsejax.training.step import make_chunk
 
 GROUP = "kwinners"
 SHAPES = (((128, 10_000), 1_000), ((64, 1_500), 100), ((64, 12, 12, 64), 921))
 BOOST = 1.5
 PYTORCH, SCATTER, SORTED = "PyTorch", "lax.top_k and scatter", "top_k(...)[0][..., -1]"
+HIDDEN = (1_000, 3_000, 10_000)
 UNITS = (1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
 WINNERS = (10, 30, 100, 300, 1_000, 3_000)
 BATCHES = (1, 4, 16, 64, 256, 1_024)
@@ -28,6 +36,7 @@ def measure(twin: Twin | None) -> Report:
     rows, remarks = [], []
     for shape, k in SHAPES:
         rows += _layer(twin, shape, k, remarks)
+    rows += [_step(units) for units in HIDDEN]
     rows += [_alone("units", n, batch=4, units=n, k=n // 100) for n in UNITS]
     rows += [_alone("k", k, **FIXED | {"k": k}) for k in WINNERS]
     rows += [_alone("batch", batch, **FIXED | {"batch": batch}) for batch in BATCHES]
@@ -83,6 +92,21 @@ def _both(layer: Callable[[jax.Array], jax.Array], x: jax.Array, upstream: jax.A
 
     program, arguments = in_scan(both, x, upstream, steps=steps)
     return compiled(program, *arguments, steps=steps)
+
+
+def _step(hidden: int) -> Row:
+    """Compares a training step of a network with one hidden layer, k-winners beside ReLU, batches of 128."""
+    data, training = synthetic_data(), TrainingConfig(batch_size=128, learning_rate=0.02)
+    runs = {}
+    for name, k in (("ours", hidden // 10), ("ReLU", None)):
+        model = SparseMLP(hidden=(hidden,), k=(k,), density=1.0, dropout=None)
+        hyper = jax.tree.map(jnp.asarray, hyper_of(Config(model, training=training)))
+        state = init_state(model, training, hyper, jnp.int32(0), jnp.zeros((1, 28, 28, 1)))
+        chunk = make_chunk(model, cross_entropy, training, examples=EXAMPLES, batch_size=128, length=12)
+        runs[name] = compiled(chunk, state, hyper, data, steps=12)
+    timings = round_robin(runs, repetitions=9, warm_up=2)
+    case = f"training step, 784-{hidden:,}-10, k={hidden // 10:,}, batch 128"
+    return row(GROUP, case, timings["ours"], "ReLU instead", timings["ReLU"], 0.95)
 
 
 def _alone(along: str, size: int, *, batch: int, units: int, k: int) -> Row:

@@ -29,9 +29,16 @@ def checked(report):
 
 def test_kwinners(monkeypatch):
     monkeypatch.setattr(kwinners, "SHAPES", (((4, 300), 30), ((2, 3, 3, 8), 9)))
+    monkeypatch.setattr(kwinners, "HIDDEN", (50,))
     for name in ("UNITS", "WINNERS", "BATCHES"):
         monkeypatch.setattr(kwinners, name, (2_000,) if name == "UNITS" else (3,))
-    assert checked(kwinners.measure(None)) == {"PyTorch", kwinners.SCATTER, "lax.top_k", kwinners.SORTED}
+    assert checked(kwinners.measure(None)) == {
+        "PyTorch",
+        kwinners.SCATTER,
+        "lax.top_k",
+        kwinners.SORTED,
+        "ReLU instead",
+    }
 
 
 def test_sae_decode(monkeypatch):
