@@ -1,7 +1,6 @@
 """Group "autoencoder_step": a training step of a noisy autoencoder inside the scan, and the memory it takes."""
 
 import resource
-import time
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 from benchmarks.kwinners_step import EXAMPLES, synthetic_data
 from benchmarks.peers import Twin
 from benchmarks.rows import Report, row
-from benchmarks.timing import Run, costed, round_robin
+from benchmarks.timing import Run, round_robin, trained
 from sparsejax.hyper import hyper_of
 from sparsejax.models import NoisyNetwork
 from sparsejax.training.config import Config, DataConfig, ObjectiveConfig, TrainingConfig
@@ -71,11 +70,4 @@ def _program(units: int, steps: int = STEPS):
 def _run(units: int, steps: int = STEPS) -> Run:
     lowered, (init, hyper, data) = _program(units, steps)
     program, state = lowered.compile(), jax.jit(init)(jnp.int32(0))
-
-    def run() -> float:
-        nonlocal state
-        started = time.perf_counter()
-        state, _ = jax.block_until_ready(program(state, hyper, data))
-        return (time.perf_counter() - started) * 1e3 / steps
-
-    return costed(run, program)
+    return trained(program, state, hyper, data, steps=steps)

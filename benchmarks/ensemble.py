@@ -1,14 +1,12 @@
 """Group "ensemble": a grid of small penalised networks in one program, beside PyTorch training each by itself."""
 
-import time
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.peers import Twin
 from benchmarks.rows import Report, Row, row
-from benchmarks.timing import Run, Timing, round_robin
+from benchmarks.timing import Run, Timing, round_robin, trained
 from sparsejax import configs
 from sparsejax.data.resident import Resident, epoch_order
 from sparsejax.hyper import stack_hyper
@@ -75,11 +73,7 @@ def _grid(hidden: int, data: Resident) -> tuple[Run, int | None]:
     batches = epoch_order(jax.random.key(0), jnp.int32(0), EXAMPLES, BATCH)[:STEPS]
     data = data._replace(batches=batches)
     program = carry(chunk, placement, donate=True).lower(state, hyper, data).compile()
-
-    def run() -> float:
-        nonlocal state
-        started = time.perf_counter()
-        state, _ = jax.block_until_ready(program(state, hyper, data))
-        return (time.perf_counter() - started) * 1e3 / STEPS / len(networks) * EXAMPLES / BATCH
-
-    return run, placement.members_at_once
+    # Milliseconds of one network's epoch.
+    return trained(
+        program, state, hyper, data, steps=STEPS * len(networks) * BATCH / EXAMPLES
+    ), placement.members_at_once

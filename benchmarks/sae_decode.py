@@ -1,6 +1,5 @@
 """Group "sae_decode": codes of few winners decoded by their rows alone, with gradients, and in a Top-K autoencoder."""
 
-import time
 from collections.abc import Callable
 from typing import Any
 from unittest import mock
@@ -11,7 +10,7 @@ import numpy as np
 
 from benchmarks.peers import Twin
 from benchmarks.rows import Report, Row, row
-from benchmarks.timing import Run, compiled, costed, round_robin
+from benchmarks.timing import Run, compiled, round_robin, trained
 from sparsejax.data.resident import Resident
 from sparsejax.functional import Compact, compact, decode, spread
 from sparsejax.hyper import hyper_of
@@ -132,11 +131,4 @@ def _step(batch: int, inputs: int, units: int, k: int) -> Run:
     chunk = make_chunk(config.model, reconstruction, training, examples=EXAMPLES, batch_size=batch, length=steps)
     state = init_state(config.model, training, hyper, jnp.int32(0), jnp.zeros((1, *shape)))
     program = jax.jit(chunk, donate_argnums=0).lower(state, hyper, data).compile()
-
-    def run() -> float:
-        nonlocal state
-        started = time.perf_counter()
-        state, _ = jax.block_until_ready(program(state, hyper, data))
-        return (time.perf_counter() - started) * 1e3 / steps
-
-    return costed(run, program)
+    return trained(program, state, hyper, data, steps=steps)

@@ -35,12 +35,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds a page for each paper, with the pictures of its results, and the pages of the reference."""
     for paper, title in PAPERS.items():
         results = sorted((ROOT / "results" / paper).glob("*.json"), key=_order)
-        content = [f"# {title}\n", _ABOUT, *(_section(paper, path, files, config) for path in results)]
+        content = [f"# {title}\n", _ABOUT, *(_section(f"{paper}/{path.stem}", path, files, config) for path in results)]
         content.append(_not_run(paper, {path.stem for path in results}))
         files.append(File.generated(config, f"papers/{paper}.md", content="\n".join(content)))
     board = ROOT / "results" / "scoreboard.json"
     if board.exists():
-        content = f"# {_BOARD_TITLE}\n{_section('', board, files, config)}"
+        content = f"# {_BOARD_TITLE}\n{_section('scoreboard', board, files, config)}"
         files.append(File.generated(config, "papers/scoreboard.md", content=content))
     for page, (title, modules) in REFERENCE.items():
         files.append(File.generated(config, f"reference/{page}.md", content=_reference(title, modules)))
@@ -74,14 +74,13 @@ def _order(path: Path) -> tuple[str, int, str]:
     return letters, int(digits or 0), path.stem
 
 
-def _section(paper: str, path: Path, files: Files, config: MkDocsConfig) -> str:
+def _section(name: str, path: Path, files: Files, config: MkDocsConfig) -> str:
     result = json.loads(path.read_text(encoding="utf-8"))
-    name = f"{paper}/{path.stem}".lstrip("/")
     summary = STUDIES[name][1].replace("; --seeds N", "") if name in STUDIES else "many networks, one command"
-    lines = [f"\n## {_title(path.stem)}: {summary}\n"]
+    lines = [f"\n## {_title(name)}: {summary}\n"]
     picture = path.with_suffix(".png")
     if picture.exists():
-        uri = f"papers/{paper}_{picture.name}".replace("/_", "/")
+        uri = f"papers/{name.replace('/', '_')}.png"
         files.append(File.generated(config, uri, abs_src_path=str(picture)))
         lines.append(f"![{summary}]({Path(uri).name})\n")
     theirs, ours = result.get("paper", {}), result.get("ours", {})

@@ -16,7 +16,7 @@ Commands:
 
 Options:
   --name NAME         of the TPU VM
-  --zone ZONE         such as us-central2-b
+  --zone ZONE         such as us-west4-a
   --type TYPE         kind and size (default: v5litepod-8)
   --version VERSION   its software (default: v2-alpha-tpuv5-lite)
   --project PROJECT   default: gcloud's
@@ -58,7 +58,7 @@ while [ $# -gt 0 ]; do
   esac
 done
 [ -n "$name" ] || fail "--name is missing; it names the TPU VM."
-[ -n "$zone" ] || fail "--zone is missing; such as --zone us-central2-b."
+[ -n "$zone" ] || fail "--zone is missing; such as --zone us-west4-a."
 [ "$command" != run ] || [ $# -gt 0 ] || fail "run needs arguments after --, such as -- --config mnist_kwinners."
 
 do_() {

@@ -15,11 +15,11 @@ def script(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_tpu_is_made_set_up_trained_on_and_deleted_by_these_commands():
-    where = ["--name", "mine", "--zone", "us-central2-b", "--project", "p", "--dry-run"]
+    where = ["--name", "mine", "--zone", "us-west4-a", "--project", "p", "--dry-run"]
     said = {name: script("tpu_vm.sh", name, *where).stdout for name in ("create", "setup", "logs", "stop", "delete")}
     said["run"] = script("tpu_vm.sh", "run", *where, "--", "--config", "mnist_kwinners", "--out", "/a b").stdout
     assert all("gcloud compute tpus tpu-vm" in text and "--project p" in text for text in said.values())
-    assert "tpu-vm create mine --zone us-central2-b" in said["create"] and "v5litepod-8" in said["create"]
+    assert "tpu-vm create mine --zone us-west4-a" in said["create"] and "v5litepod-8" in said["create"]
     assert "scp" in said["setup"] and "--worker=all" in said["setup"] and "jax" in said["setup"]
     command = subprocess.run(["bash", "-c", f"printf '%s\\n' {said['run']}"], capture_output=True, text=True).stdout
     assert "-m sparsejax.launch --distributed --config mnist_kwinners --out /a\\ b" in command

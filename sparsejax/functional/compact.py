@@ -54,11 +54,7 @@ def compact_top_k(x: Float[Array, "*batch n"], k: int, *, rank: Float[Array, "*b
     References:
       Makhzani & Frey, k-Sparse Autoencoders, 2013, section 2.
     """
-    if not isinstance(k, int):
-        raise ValueError(
-            f"k is {k!r}; expected an int, since it is the size of the result. `top_k` takes a traced one."
-        )
-    check_k(k, x.shape[-1], least=1)
+    _check_size(k, x.shape[-1])
     indices = _places(winners(lax.stop_gradient(x if rank is None else rank), k, ties="first"), k)
     return Compact(jnp.take_along_axis(x, indices, axis=-1), indices)
 
@@ -136,11 +132,15 @@ def encode_top_k(
       Makhzani & Frey, k-Sparse Autoencoders, 2013, section 2; Gao et al., Scaling and evaluating sparse autoencoders,
       2024, Eq. 4.
     """
-    if not isinstance(k, int):
-        raise ValueError(f"k is {k!r}; expected an int, since it is the size of the result.")
-    check_k(k, kernel.shape[0], least=1)
+    _check_size(k, kernel.shape[0])
     code: Any = _encode(x.reshape(-1, x.shape[-1]), kernel, bias, gain, k)
     return Compact(*(part.reshape(*x.shape[:-1], k) for part in code))
+
+
+def _check_size(k: int, units: int) -> None:
+    if not isinstance(k, int):
+        raise ValueError(f"k is {k!r}; expected an int, for it is the size of the result; top_k takes a traced one.")
+    check_k(k, units, least=1)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))

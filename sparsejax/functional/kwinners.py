@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from sparsejax.functional.compact import Compact
 from sparsejax.functional.selection import Ties, winners
 
 
@@ -147,7 +148,7 @@ def boost(
 
 def update_boost_state(
     state: BoostState,
-    y: Float[Array, "*batch units"],
+    y: Float[Array, "*batch units"] | Compact,
     *,
     period: int = 1000,
     axis_name: str | None = None,
@@ -161,7 +162,7 @@ def update_boost_state(
 
     Args:
       state: the state before the batch, the one the winners were chosen with.
-      y: the layer's output, `[batch, units]` or `[batch, H, W, channels]`.
+      y: the layer's output, `[batch, units]` or `[batch, H, W, channels]`, or its winners alone, `[batch, k]`.
       period: number of examples averaged over.
       axis_name: mesh axis the batch is spread over; counts are summed over it, so all replicas agree.
 
@@ -176,15 +177,7 @@ def update_boost_state(
     """
     if period < 1:
         raise ValueError(f"period is {period}; expected a positive number of examples.")
-    if y.ndim < 2 or y.shape[-1] != state.duty_cycle.shape[-1]:
-        raise ValueError(
-            f"y has shape {y.shape}, but the state has {state.duty_cycle.shape[-1]} units; expected "
-            "[batch, units] or [batch, height, width, channels]."
-        )
-    positions = y[0, ..., 0].size
-    fired = lax.stop_gradient(y > 0).astype(jnp.float32)
-    count = jnp.sum(fired, axis=tuple(range(y.ndim - 1))) / positions
-    batch = jnp.asarray(y.shape[0], jnp.float32)
+    count, batch = _wins(state.duty_cycle.shape[-1], y)
     if axis_name is not None:
         count = lax.psum(count, axis_name)
         batch = batch * lax.axis_size(axis_name)
@@ -192,6 +185,21 @@ def update_boost_state(
     window = jnp.minimum(jnp.maximum(period, batch), samples)
     duty_cycle = (state.duty_cycle * (window - batch) + count) / window
     return BoostState(duty_cycle, samples)
+
+
+def _wins(units: int, y: Array | Compact) -> tuple[Float[Array, "units"], Float[Array, ""]]:
+    """Returns how often each unit won, and the number of examples."""
+    if isinstance(y, Compact):
+        fired = lax.stop_gradient(y.values > 0).astype(jnp.float32)
+        count = jnp.zeros(units, jnp.float32).at[y.indices.reshape(-1)].add(fired.reshape(-1))
+        return count, jnp.asarray(fired.size // fired.shape[-1], jnp.float32)
+    if y.ndim < 2 or y.shape[-1] != units:
+        raise ValueError(
+            f"y has shape {y.shape}, but the state has {units} units; expected "
+            "[batch, units] or [batch, height, width, channels]."
+        )
+    fired = lax.stop_gradient(y > 0).astype(jnp.float32)
+    return jnp.sum(fired, axis=tuple(range(y.ndim - 1))) / y[0, ..., 0].size, jnp.asarray(y.shape[0], jnp.float32)
 
 
 def inference_k(k: int | Int[Array, ""], factor: float | Float[Array, ""], units: int) -> Int[Array, ""]:

@@ -45,7 +45,7 @@ def linear(params: Params, state: State, x: Float[Array, "batch ..."]) -> Float[
     if "mask" in state:
         kernel = jnp.where(state["mask"], kernel, 0.0)
     if "probe" in state:
-        kernel = kernel + state["probe"]
+        kernel = kernel + state["probe"].astype(kernel.dtype)
     y = conv2d(x, kernel) if kernel.ndim == 4 else x @ kernel
     return y + params["bias"].reshape((1,) * (y.ndim - 1) + (-1,)) if "bias" in params else y
 

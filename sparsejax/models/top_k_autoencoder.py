@@ -89,10 +89,11 @@ class TopKAutoencoder:
         centre = decoder["bias"][None]
         gain = boost(jnp.ones(self.hidden), state, self.k / self.hidden, hyper["boost_strength"])
         code = encode_top_k(x.reshape(x.shape[0], -1) - centre, encoder["rows"], encoder["bias"], self.k, gain=gain)
-        prediction, h = decode(code, decoder["kernel"]) + centre, spread(code, self.hidden)
+        prediction = decode(code, decoder["kernel"]) + centre
         if train:
-            state = update_boost_state(state, h, period=self.duty_period, axis_name=axis_name)
-        return Output(prediction, {"hidden": {"boost": state}}, {"hidden": h})
+            state = update_boost_state(state, code, period=self.duty_period, axis_name=axis_name)
+        # Spread out only where somebody looks at it: training without a penalty leaves it away.
+        return Output(prediction, {"hidden": {"boost": state}}, {"hidden": spread(code, self.hidden)})
 
     def scheduled(self, hyper: Hyper, *, epoch: Array, step: Array) -> Hyper:
         """Returns the hyperparameters as they are: nothing has a schedule."""

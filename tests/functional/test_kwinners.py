@@ -11,6 +11,7 @@ from hypothesis.extra import numpy as hnp
 from sparsejax.functional import (
     BoostState,
     boost,
+    compact_top_k,
     inference_k,
     init_boost_state,
     k_winners,
@@ -152,6 +153,16 @@ def test_with_local_the_channels_of_each_position_compete(fresh_key):
 def test_images_with_equal_values_keep_the_first_in_row_major_order():
     y = keep_2d(jnp.ones((1, 2, 2, 2)), init_boost_state(2), k=3, ties="first")
     np.testing.assert_array_equal(y.reshape(-1), [1, 1, 1, 0, 0, 0, 0, 0])
+
+
+def test_winners_kept_by_themselves_count_the_same(fresh_key):
+    x = jax.random.normal(fresh_key(), (6, 20)) - 1.5  # so that some winners are negative, and do not count
+    state = BoostState(jnp.linspace(0, 1, 20), jnp.float32(30))
+    jax.tree.map(
+        lambda ours, dense: np.testing.assert_allclose(ours, dense, rtol=1e-6),
+        update_boost_state(state, compact_top_k(x, 4), period=40),
+        update_boost_state(state, top_k(x, 4, ties="first"), period=40),
+    )
 
 
 def test_the_duty_cycle_is_the_mean_over_all_examples_until_the_period_is_full(fresh_key):

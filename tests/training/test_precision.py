@@ -22,6 +22,7 @@ from sparsejax.training.config import Config, ObjectiveConfig, TrainingConfig
 from sparsejax.training.objectives import objective_of
 from sparsejax.training.state import init_state
 from sparsejax.training.step import make_step
+from tests.command import launch
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 TRAINING = TrainingConfig(learning_rate=0.05, momentum=0.0)
@@ -59,3 +60,11 @@ def test_a_step_in_bfloat16_is_near_one_in_float32(model):
         for pair in ((exact.variables.params, before.variables.params), (near.variables.params, exact.variables.params))
     )
     assert np.linalg.norm(differ) < 0.4 * np.linalg.norm(moved)  # rounding moves winners, too
+
+
+def test_weights_are_rewired_by_gradients_in_bfloat16(tmp_path):
+    small = ("--data.train-examples", "100", "--data.test-examples", "20", "--training.epochs", "1")
+    small += ("--training.precision", "bfloat16")
+    options = ("--model.conv-density", "0.5", "0.5", "--training.rewiring", "rigl", "--training.rewire-every", "2")
+    done = launch("--config", "digits_kwinners", *small, *options, "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
