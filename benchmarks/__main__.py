@@ -42,7 +42,9 @@ def main(argv: list[str] | None = None) -> int:
 
     # Imported this late, so that a wrong word is answered at once.
     from benchmarks import peers, rows, timing
+    from sparsejax.training.devices import use_cores
 
+    use_cores()  # as the trainer does; what is no grid runs on the first
     command = shlex.join(["python", "-m", "benchmarks", *(sys.argv[1:] if argv is None else argv)])
     python, load = peers.torch_python(arguments.torch_python), os.getloadavg()[0]
     most = timing.ceilings()

@@ -69,6 +69,10 @@ def _run(arguments: list[str]) -> int:
         from sparsejax.training import processes
 
         processes.join(*settings)
+    else:
+        from sparsejax.training.devices import use_cores
+
+        use_cores(len(members))
     from sparsejax.experiment import Experiment, run
     from sparsejax.training.processes import is_first
     from sparsejax.training.run_folder import RunFolder

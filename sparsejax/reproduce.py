@@ -39,6 +39,9 @@ def _run(arguments: list[str]) -> int:
     if options.name not in studies.STUDIES:
         studies.get(options.name)  # says which come close, before anything heavy is imported
 
+    from sparsejax.training.devices import use_cores
+
+    use_cores()
     from sparsejax.figures.style import png
     from sparsejax.files import write_whole
     from sparsejax.training.run_folder import RunFolder, environment

@@ -126,7 +126,9 @@ def test_a_network_of_a_grid_is_the_network_alone(finished, tmp_path):
     process = launch(*SMALL, "--out", tmp_path / "two", "--seeds", 2)
     assert process.returncode == 0, process.stderr
     alone = json.loads((finished[0] / "result.json").read_text())
-    first = json.loads((tmp_path / "two" / "result.json").read_text())["members"][0]
+    result = json.loads((tmp_path / "two" / "result.json").read_text())
+    assert result["device"]["count"] == min(2, len(os.sched_getaffinity(0)))  # a core for each
+    first = result["members"][0]
     assert first["test_accuracy"] == pytest.approx(alone["test_accuracy"], abs=0.02)
     assert first["test_loss"] == pytest.approx(alone["test_loss"], rel=1e-2)
 

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from sparsejax.experiment import Experiment, Finished, run
 from sparsejax.figures.curves import Curve, curves_of
 from sparsejax.models.base import Variables
 from sparsejax.training.config import Config, replaced
+from sparsejax.training.devices import share_of_cores
 from sparsejax.training.log import read_metrics
 from sparsejax.training.run_folder import RunFolder, finite
 
@@ -66,6 +68,9 @@ def train(config: Config, folder: Path, name: str, *, fields: Fields, seeds: Seq
       seeds: of the networks.
     """
     points = _points(fields)
+    if jax.default_backend() == "cpu":  # a batch is not spread over its cores, which share a step better than devices
+        member = share_of_cores(len(points) * len(seeds), jax.device_count())
+        config = replaced(config, {"devices.member": member, "devices.data": 1})
     configs = tuple(
         replaced(config, {**point, "training.seed": seed}) for point, seed in itertools.product(points, seeds)
     )
@@ -105,17 +110,17 @@ def trained_members(
       name: of the networks.
       seeds: of the networks, 0 or more.
       fields: what varies.
-      together: seeds of a run: 0 to n - 1, n to 2n - 1 and so on. By default 1 on a CPU, where networks would be
-        trained one after another anyway, and elsewhere all.
+      together: seeds of a run: 0 to n - 1, n to 2n - 1 and so on. By default as few as keep the cores of a CPU busy,
+        and elsewhere all.
       same_order: whether the networks of a run see the same batches; so does then one that is added to it later.
     """
+    where, points = folder / "runs" / name, _points(fields or {})
     if together is None:
-        together = 1 if jax.default_backend() == "cpu" else max(seeds) + 1
+        cores = jax.device_count() if jax.default_backend() == "cpu" else None
+        together = max(seeds) + 1 if cores is None else cores // math.gcd(cores, len(points))
 
     def of_seed(seed: int) -> Config:
         return replaced(config, {"training.order_seed": seed // together}) if same_order else config
-
-    where, points = folder / "runs" / name, _points(fields or {})
 
     def found() -> dict[int, list[Member]]:
         members = {}
@@ -125,7 +130,7 @@ def trained_members(
             there = list(dict.fromkeys(entry.result["seed"] for entry in entries))
             first = replaced(of_seed(there[0]), {**points[0], "training.seed": there[0]})
             wanted = [point | {"seed": seed} for point, seed in itertools.product(points, there)]
-            same = result["config"] == _recorded(first) and len(wanted) == len(entries)
+            same = _recorded(result["config"]) == _recorded(dataclasses.asdict(first)) and len(wanted) == len(entries)
             if same and all(want.items() <= entry.result.items() for want, entry in zip(wanted, entries, strict=True)):
                 members |= {seed: entries[i :: len(there)] for i, seed in enumerate(there)}
         return members
@@ -142,6 +147,6 @@ def _points(fields: Fields) -> list[dict[str, Any]]:
     return [dict(zip(fields, values, strict=True)) for values in itertools.product(*fields.values())]
 
 
-def _recorded(config: Config) -> Any:
-    """Returns a configuration as JSON gives it back."""
-    return json.loads(json.dumps(finite(dataclasses.asdict(config))))
+def _recorded(config: dict[str, Any]) -> Any:
+    """Returns a configuration as JSON gives it back, without the devices it happened to run on."""
+    return json.loads(json.dumps(finite(config | {"devices": None})))

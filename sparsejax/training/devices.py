@@ -1,5 +1,7 @@
 """How a pure function of (networks, ..., shared data) is carried by one device or by a mesh of them."""
 
+import contextlib
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -41,6 +43,7 @@ class Placement(NamedTuple):
 
 
 _BATCHES = P(None, "data")
+_IDLE = 1.1  # how much longer networks may take that do not divide among a CPU's cores: less than cores gain
 # On a CPU a product of the weights of networks that share a batch is fastest while they are about this many.
 _PARAMETERS_AT_ONCE = 2**18
 
@@ -105,6 +108,29 @@ def _member_devices(carrier: str, members: int, available: int, several: bool) -
         return 1
     most = max(1, min(members, available))
     return most if not several else max(n for n in range(1, most + 1) if available % n == 0)
+
+
+def use_cores(members: int | None = None) -> None:
+    """Makes devices of a CPU's cores, so that networks of a grid are trained side by side; before any device is used.
+
+    XLA gives much of a step to one core: two networks on two cores take a sixth less time than one after another. Where
+    JAX_NUM_CPU_DEVICES or XLA_FLAGS say how many devices there are, and after JAX has begun, it does nothing.
+
+    Args:
+      members: networks trained together; None for a device for every core, of which `share_of_cores` takes some.
+    """
+    asked = "JAX_NUM_CPU_DEVICES" in os.environ or "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = cores if members is None else share_of_cores(members, cores)
+    if count > 1 and not asked:
+        with contextlib.suppress(RuntimeError):  # JAX has begun
+            jax.config.update("jax_num_cpu_devices", count)
+
+
+def share_of_cores(members: int, cores: int) -> int:
+    """Returns how many cores networks share evenly: as many as there are, unless some would wait for a last one."""
+    most = max(n for n in range(1, min(members, cores) + 1) if n * -(-members // n) <= _IDLE * members)
+    return -(-members // -(-members // most))  # fewer, if they need no more turns
 
 
 def carry(function: Callable[..., Any], placement: Placement, *, donate: bool = False) -> Callable[..., Any]:

@@ -16,7 +16,7 @@ from sparsejax.evaluation.accuracy import make_evaluation, make_noise_evaluation
 from sparsejax.hyper import hyper_of, stack_hyper
 from sparsejax.models import SparseCNN, SparseMLP
 from sparsejax.training.config import Config, DevicesConfig, TrainingConfig
-from sparsejax.training.devices import carry, place, put_members, put_shared
+from sparsejax.training.devices import carry, place, put_members, put_shared, share_of_cores
 from sparsejax.training.loop import Job, start
 from sparsejax.training.objectives import cross_entropy
 from sparsejax.training.step import make_chunk
@@ -109,6 +109,11 @@ def test_networks_are_spread_first_and_their_batches_over_the_rest():
     assert shape(64, data=4) == ("shard_map", (2, 4)) and shape(5, member=1) == ("shard_map", (1, 8))
     assert shape(4, carrier="pmap", data=8) == ("pmap", (1, 8)) and shape(4, carrier="jit") == ("jit", None)
     assert shape(1, {15}) == ("shard_map", (1, 5)) and shape(1, {7 * 9 * 11}) == ("shard_map", (1, 7))
+
+
+def test_networks_share_cores_evenly():
+    assert [share_of_cores(*of) for of in ((1, 2), (2, 2), (3, 2), (10, 2), (21, 2))] == [1, 2, 1, 2, 2]
+    assert [share_of_cores(*of) for of in ((10, 16), (17, 16), (24, 16), (300, 16))] == [10, 9, 12, 16]
 
 
 def test_sharded_step_has_one_all_reduce_and_no_all_gather(dataset):
