@@ -1,0 +1,83 @@
+"""Figures of a run's networks as wholes: training, noise, confusion; None where there is nothing to draw."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from sparsejax.data.speech import SPEECH
+from sparsejax.figures.drawing import Drawing, on_average, what_is_drawn
+from sparsejax.training.log import read_metrics
+from sparsejax.training.run_folder import RunFolder
+
+
+def training(folder: RunFolder, result: Mapping[str, Any], groups: Sequence[str]) -> Drawing | None:
+    """Draws the metrics, if the run has any."""
+    from sparsejax.figures.curves import curves_of, training_curves
+
+    curves = curves_of(read_metrics(folder.metrics))
+    if not curves.keys() & {"loss", "test_loss", "accuracy", "test_accuracy"}:
+        return None
+    if "test_accuracy" in result:
+        drawn, final = "loss and accuracy", f"accuracy ends at {100 * result['test_accuracy']:.2f} %"
+        cut = "; the first steep rise of the training accuracy is cut off"
+    else:
+        drawn, final, cut = "loss", f"loss ends at {result['test_loss']:.5f}", ""
+    return Drawing(
+        "training.png",
+        "Training",
+        f"{drawn.replace('loss', 'Loss (logarithmic)')} against epochs, in training and on the test set{cut}."
+        + what_is_drawn(result),
+        f"Line charts of {drawn} against epochs, for training and test data. The test {final}{on_average(result)}.",
+        lambda width: training_curves(curves, groups=groups, width=width),
+    )
+
+
+def noise(result: Mapping[str, Any], groups: Sequence[str]) -> Drawing | None:
+    """Draws accuracy under noise, if it was measured."""
+    from sparsejax.figures.noise import noise_curve
+
+    members = result["members"]
+    if "noise_accuracy" not in members[0]:
+        return None
+    levels, accuracy = (
+        members[0]["noise_levels"],
+        np.array([member["noise_accuracy"] for member in members], float),
+    )
+    scores = [member["noise_score"] for member in members]
+    first, last = accuracy[:, 0].mean(), accuracy[:, -1].mean()
+    speech = (result.get("config") or {}).get("data", {}).get("name") in SPEECH
+    what = "each clip is blended with white noise" if speech else "a fraction of the pixels is replaced by noise"
+    label = "white noise (%)" if speech else "pixels replaced by noise (%)"
+    return Drawing(
+        "noise.png",
+        "Robustness to noise",
+        f"Test accuracy when {what}, after the last epoch; the noise score "
+        "counts the correct answers over all levels." + what_is_drawn(result),
+        f"Line chart: test accuracy goes from {100 * first:.1f} % without noise to {100 * last:.1f} % with "
+        f"{100 * levels[-1]:.0f} % {'of white noise' if speech else 'of the pixels replaced'}{on_average(result)}.",
+        lambda width: noise_curve(levels, accuracy, scores=scores, groups=groups, label=label, width=width),
+        "column",
+    )
+
+
+def confusion(result: Mapping[str, Any]) -> Drawing | None:
+    """Draws the confusion matrix, if it was measured."""
+    from sparsejax.figures.classes import confusion_map
+
+    if "confusion" not in result:
+        return None
+    confusion = np.asarray(result["confusion"], float)
+    wrong = np.where(np.eye(len(confusion), dtype=bool), 0, confusion)
+    row, column = np.unravel_index(wrong.argmax(), wrong.shape)
+    return Drawing(
+        "confusion.png",
+        "Which classes are taken for which",
+        "Rows are what test examples are, columns what they are taken for after the last epoch; numbers are per cent "
+        "of the row, and cells without one lie below half a per cent."
+        + (" All networks together." if len(result["members"]) > 1 else ""),
+        f"Heat map of a confusion matrix of {len(confusion)} classes; the most frequent mistake takes class {row} for "
+        f"{column}.",
+        lambda width: confusion_map(confusion, width=width),
+        "column",
+    )
