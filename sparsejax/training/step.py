@@ -64,8 +64,10 @@ def make_step(
         if axis_name is not None:
             grads, metrics = lax.pmean((grads, metrics), axis_name)
         fraction = (epoch + state.position / steps) / config.epochs
-        rate = learning_rate(config, hyper["training"], epoch, fraction)
-        updates, opt_state = optimizer(config, hyper["training"], rate).update(
+        rate, norm = learning_rate(config, hyper["training"], epoch, fraction), optax.tree.norm(grads)
+        # Nothing is added, but now the update waits for all gradients: else XLA copies the parameters in every step,
+        # lest one gradient still read what the update by another overwrites.
+        updates, opt_state = optimizer(config, hyper["training"], rate + 0 * norm).update(
             grads, state.opt_state, state.variables.params
         )
         variables = state.variables._replace(
@@ -94,7 +96,7 @@ def make_step(
                 lambda networks: networks,
                 (variables, opt_state),
             )
-        metrics |= {"grad_norm": optax.tree.norm(grads), "learning_rate": rate}
+        metrics |= {"grad_norm": norm, "learning_rate": rate}
         if config.on_nan == "skip":
             finite = is_finite(metrics)
             variables, opt_state = jax.tree.map(
