@@ -110,9 +110,13 @@ def ensemble(
         return jax.jit(lambda x, y, key, **own: attack(logits_fn, x, y, key=key, **settings, **own))
 
     targeted = [compiled(apgd_targeted)] * (classes >= 4) + [compiled(fab_targeted)]
-    ranks = [jnp.asarray([rank]) for rank in range(1, min(10, classes))]
-    attacks = [compiled(apgd), *(functools.partial(attack, ranks=rank) for attack in targeted for rank in ranks)]
+    attacks = [compiled(apgd), *(one for attack in targeted for one in _by_target(attack, classes))]
     return attacks + [compiled(square)] * square_too
+
+
+def _by_target(attack: Callable[..., Adversarial], classes: int) -> list[Attack]:
+    """Cuts a targeted attack into one for each class, so that examples leave after each."""
+    return [functools.partial(attack, ranks=jnp.asarray([rank])) for rank in range(1, min(10, classes))]
 
 
 def auto_attack(
@@ -153,8 +157,7 @@ def auto_attack(
       Croce & Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks,
       2020: the version "standard".
     """
-    network = functools.partial(Network(logits_fn, draws))
-    classes = jax.eval_shape(network, jnp.asarray(images[:1]), key).shape[-1]
+    classes = _classes(Network(logits_fn, draws), images, key)
     attacks = ensemble(
         logits_fn, classes=classes, epsilon=epsilon, norm=norm, bounds=bounds, draws=draws, square_too=images.ndim == 4
     )
@@ -171,6 +174,7 @@ ATTACKS: Mapping[str, Callable[..., Adversarial]] = {
     "fab_t": fab_targeted,
     "square": square,
 }
+_TARGETED = (apgd_targeted, fab_targeted)
 
 
 def robustness_report(
@@ -188,6 +192,7 @@ def robustness_report(
     minimal_iterations: int = 200,
     bounds: Bounds = (0.0, 1.0),
     draws: int | None = None,
+    attacked: int | None = None,
     batch_size: int = 250,
 ) -> dict[str, Any]:
     """Measures accuracy on clean, noisy and attacked images, and the median distance to a mistake.
@@ -209,6 +214,7 @@ def robustness_report(
       minimal_iterations: its steps.
       bounds: of a pixel.
       draws: of a noisy network's answer.
+      attacked: attack only the first so many images, and seek mistakes near them; None for all.
       batch_size: images at a time.
 
     Returns:
@@ -243,13 +249,16 @@ def robustness_report(
         report["noise"][kind] = {
             scale: float(np.mean([with_noise(kind, scale, draw) for draw in range(noise_draws)])) for scale in scales
         }
+    classes = _classes(network, x, key)
+    x, y, right = x[:attacked], y[:attacked], right[:attacked]
     for norm, epsilon in radii.items():
         common: dict[str, Any] = {"epsilon": epsilon, "norm": norm, "bounds": bounds, "draws": draws}
         left: dict[str, np.ndarray] = {}
         for name in attacks.get(norm, ()) if isinstance(attacks, Mapping) else attacks:
             attack = jax.jit(functools.partial(_attack, name, logits_fn, common))
+            turns = _by_target(attack, classes) if ATTACKS[name] in _TARGETED else [attack]
             own = jax.random.fold_in(key, 1000)
-            left[name] = survivors_of([attack], x[right], y[right], key=own, batch_size=batch_size)[1][0]
+            left[name] = survivors_of(turns, x[right], y[right], key=own, batch_size=batch_size)[1][-1]
         if autoattack:
             own = jax.random.fold_in(key, 1001)
             rest = jnp.asarray(x[right]), jnp.asarray(y[right])
@@ -265,8 +274,12 @@ def robustness_report(
     return report
 
 
-def _attack(name: str, logits_fn: LogitsFn, settings: Mapping[str, Any], x, y, key) -> Adversarial:
-    return ATTACKS[name](logits_fn, x, y, key=key, **settings)
+def _attack(name: str, logits_fn: LogitsFn, settings: Mapping[str, Any], x, y, key, **own) -> Adversarial:
+    return ATTACKS[name](logits_fn, x, y, key=key, **settings, **own)
+
+
+def _classes(network: Network, images: Any, key: PRNGKeyArray) -> int:
+    return jax.eval_shape(functools.partial(network), jnp.asarray(images[:1]), key).shape[-1]
 
 
 def _correct(network: Network, x: np.ndarray, y: np.ndarray, key: PRNGKeyArray, batch_size: int) -> np.ndarray:
@@ -276,7 +289,7 @@ def _correct(network: Network, x: np.ndarray, y: np.ndarray, key: PRNGKeyArray, 
 
 def _in_batches(function: Any, x: np.ndarray, y: np.ndarray, key: PRNGKeyArray, batch_size: int) -> np.ndarray:
     """Applies a compiled function to batches of one size, the last filled up."""
-    parts = []
+    parts, batch_size = [], min(batch_size, len(x))
     for start in range(0, len(x), batch_size):
         rows = np.resize(np.arange(start, min(start + batch_size, len(x))), batch_size)
         part = function(jnp.asarray(x[rows]), jnp.asarray(y[rows]), jax.random.fold_in(key, start))

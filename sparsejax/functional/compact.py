@@ -209,7 +209,7 @@ def _rows_added(values: Array, indices: Array, x: Array, kernel: Array) -> Array
             change = value.astype(rows.dtype)[:, None] * x.astype(rows.dtype)[None]
             return rows.at[index].add(change, unique_indices=True, mode="drop"), None
 
-        # A zero that varies over the same mesh axes as the examples, which a constant would not; behind the barrier, for
+        # A zero that varies over the same mesh axes as the examples, which a constant would not. But for the barrier
         # XLA would fill one array for both layers' gradients and copy it to each.
         zero = lax.optimization_barrier((jnp.max(indices, initial=0) * 0).astype(_summed_in(kernel)))
         return lax.scan(add, jnp.full(kernel.shape, zero), (values, indices, x))[0].astype(kernel.dtype)

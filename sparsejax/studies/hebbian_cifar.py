@@ -39,7 +39,8 @@ _PAIR = ("standard", "HaH")
 NOISE = (0.0, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2)
 NORMS: dict[Norm, str] = {"l0": "ℓ0", "l1": "ℓ1", "l2": "ℓ2", "linf": "ℓ∞"}
 _FEW = {"data.train_examples": 20_000, "data.test_examples": 1_000}
-_ATTACKED = {"small": 500, "paper": 10_000}
+_IMAGES = {"small": (1_000, 150), "paper": (10_000, 10_000)}
+"""Test images, and how many of them are attacked."""
 
 
 def base(scale: Scale, label: str) -> Config:
@@ -59,8 +60,10 @@ def _trained(label: str, scale: Scale, folder: Path, seed: int) -> tuple[Hebbian
 def _robustness(label: str, scale: Scale, folder: Path, seed: int) -> dict[str, Any]:
     model, variables = _trained(label, scale, folder, seed)
     path = folder.parents[1] / "cifar" / scale / f"{label.replace(' ', '_')}_{seed}.json"
-    data = test_pixels("cifar10", _ATTACKED[scale])
-    settings = {"noise": {"gaussian": NOISE}, "attacks": ("apgd_ce", "apgd_t"), "minimal": tuple(NORMS)}
+    images, attacked = _IMAGES[scale]
+    data, minimal = test_pixels("cifar10", images), tuple(NORMS) if label in _PAIR else ()
+    settings = {"noise": {"gaussian": NOISE}, "attacks": ("apgd_ce", "apgd_t"), "minimal": minimal,
+                "attacked": attacked}  # fmt: skip
     return kept_report(path, model, variables, data, seed=seed, **settings)
 
 

@@ -34,6 +34,17 @@ def test_a_report_of_a_linear_network():
     assert report["minimal"]["l2"] == pytest.approx(float(np.median(truth)), rel=0.05)
 
 
+def test_few_images_are_attacked_and_all_are_shown_noise():
+    logits, x, labels, nearest = linear()
+    epsilon, wrong = float(jnp.median(nearest["l2"])), labels.at[:10].set((labels[:10] + 1) % 5)
+    common = {"key": KEY, "balls": {"l2": epsilon}, "attacks": ("apgd_ce",), "minimal": ("l2",), "batch_size": 16}
+    report = robustness_report(logits, x, wrong.at[20:].set(labels[20:]), attacked=20, **common)
+    assert report["clean"] == pytest.approx(0.75) and report["noise"]["gaussian"][0.1] <= 0.8
+    assert report["l2"]["apgd_ce"] == pytest.approx(float((nearest["l2"][10:20] > epsilon).sum() / 20), abs=0.05)
+    expected = np.median(np.where(np.arange(20) < 10, 0, nearest["l2"][:20]))
+    assert report["minimal"]["l2"] == pytest.approx(float(expected), rel=0.05)
+
+
 @pytest.mark.slow
 def test_the_ensemble_finds_what_can_be_found_and_spares_what_is_found():
     logits, x, labels, nearest = linear()

@@ -39,7 +39,7 @@ def tiny(monkeypatch, quick_compile):
     monkeypatch.setattr(hebbian_cifar, "NORMS", {"l2": "ℓ2"})
     monkeypatch.setattr(hebbian_cifar, "NOISE", (0.0, 0.1))
     monkeypatch.setattr(attacked, "load", lambda name: load("digits"))
-    monkeypatch.setattr(hebbian_cifar, "_ATTACKED", {"small": 16})
+    monkeypatch.setattr(hebbian_cifar, "_IMAGES", {"small": (16, 8)})
     monkeypatch.setattr(attacked, "robustness_report", report)
     with jax.numpy_dtype_promotion("standard"):  # Optax's Adam relies on it
         yield times
