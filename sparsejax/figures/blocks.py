@@ -11,7 +11,12 @@ from sparsejax.figures import style
 
 @style.styled
 def by_block(
-    blocks: Sequence[str], networks: Mapping[str, ArrayLike], *, label: str, width: style.Width = "column"
+    blocks: Sequence[str],
+    networks: Mapping[str, ArrayLike],
+    *,
+    label: str,
+    axis: str = "block",
+    width: style.Width = "column",
 ) -> Figure:
     """Draws a bar per block and network, and the range over seeds where there are several.
 
@@ -19,6 +24,7 @@ def by_block(
       blocks: names, from the input on.
       networks: name -> `[seeds, blocks]`, at most seven.
       label: of the quantity.
+      axis: what the names are of.
       width: of the figure.
 
     Raises:
@@ -36,6 +42,7 @@ def by_block(
                  color=style.PALETTE[i], label=name, error_kw={"linewidth": 0.7})  # fmt: skip
     axes.set_xticks(places, blocks)
     axes.tick_params(axis="x", length=0)
+    axes.set_xlabel(axis)
     axes.set_ylabel(label)
     style.grid(axes)
     axes.set_axisbelow(True)

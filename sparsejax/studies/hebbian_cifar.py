@@ -92,6 +92,10 @@ def _table(labels: tuple[str, ...], scale: Scale, folder: Path, seeds: int | Non
     return Outcome(figure, ours, paper, list(chosen))
 
 
+def _numbers(blocks: list[str]) -> list[str]:
+    return [name.removeprefix("conv") for name in blocks]
+
+
 def _fig2(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
     """How evenly the channels of the first blocks are active."""
     chosen, blocks = chosen_seeds(SEEDS, scale, seeds, small=1), []
@@ -103,7 +107,7 @@ def _fig2(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
             blocks = [f"conv{i + 1}" for i in range(base(scale, "HaH").model.hebbian)]  # pyright: ignore
             activations = jax.jit(model.apply)(variables, normalise(jnp.asarray(images))).activations
             rows.append([float(channel_ratio(activations[name])) for name in blocks])
-    figure = by_block(blocks, networks, label="ℓ1/ℓ2 ratio, in [0, 1]")
+    figure = by_block(_numbers(blocks), networks, label="ℓ1/ℓ2 ratio, in [0, 1]")
     ours: dict[str, Any] = {label: np.mean(rows, 0).round(4).tolist() for label, rows in networks.items()}
     ours["HaH is sparser in every block"] = bool(np.all(np.mean(networks["HaH"], 0) < np.mean(networks["standard"], 0)))
     return Outcome(figure, ours, {"HaH is sparser in every block": True}, list(chosen))
@@ -123,7 +127,7 @@ def _fig3(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
             ratios = signal_to_noise(seen(variables, normalise(jnp.asarray(images))), seen(variables, normalise(noisy)))
             blocks = sorted(ratios, key=lambda name: int(name.removeprefix("conv")))
             rows.append([float(ratios[name]) for name in blocks])
-    figure = by_block([name.removeprefix("conv") for name in blocks], networks, label="signal to noise (dB)")
+    figure = by_block(_numbers(blocks), networks, label="signal to noise (dB)")
     ours: dict[str, Any] = {label: np.mean(rows, 0).round(2).tolist() for label, rows in networks.items()}
     above = np.mean(networks["HaH"], 0)[1:] > np.mean(networks["standard"], 0)[1:]
     ours["blocks but the first in which HaH has the higher ratio"] = float(above.mean())
@@ -154,7 +158,7 @@ def _fig5(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
     }  # fmt: skip
     relative = {label: values / medians["standard"].mean(0) for label, values in medians.items()}
     figure = by_block(
-        list(NORMS.values()), relative, label="median distance of a mistake,\nover the standard network's"
+        list(NORMS.values()), relative, label="median distance of a mistake,\nover the standard network's", axis="norm"
     )
     ours: dict[str, Any] = {label: dict(zip(NORMS, values.mean(0).round(5).tolist(), strict=True))
                             for label, values in medians.items()}  # fmt: skip
