@@ -48,8 +48,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 _ABOUT = (
-    "Small scale finishes in minutes on two cores and shows the same effect; paper scale is the published size. The "
-    "numbers are those of the committed results.\n"
+    "Small scale finishes in minutes on two cores and is to show the same effect (where it does not, the rows say so); "
+    "paper scale is the published size. The numbers are those of the committed results.\n"
 )
 
 
@@ -89,6 +89,13 @@ def _section(name: str, path: Path, files: Files, config: MkDocsConfig) -> str:
         lines += [f"| {' | '.join(key.replace('_', ' ') for key in head)} |", f"|{'---|' * len(head)}"]
         lines += [f"| {' | '.join(_cell(row[key]) for key in head)} |" for row in ours]
         ours = {}
+    if columns := ours.get("columns"):  # a table of its own, the paper's numbers in brackets
+        lines += [f"| in brackets the paper's | {' | '.join(columns)} |", f"|{'---|' * (len(columns) + 1)}"]
+        for key in theirs:
+            pairs = [f"{_cell(a)} ({_cell(b)})" for a, b in zip(ours[key], theirs[key], strict=True)]
+            lines.append(f"| {key} | {' | '.join(pairs)} |")
+        ours = {key: value for key, value in ours.items() if key not in theirs and key != "columns"}
+        theirs = {}
     rows = [(key, theirs[key], ours.get(key, "")) for key in theirs]
     if rows:
         lines += ["| | paper | ours |", "|---|---|---|"]
