@@ -91,7 +91,7 @@ def ensemble(
       logits_fn: `logits_fn(x) -> [batch, classes]`, or `logits_fn(x, key)` with `draws`; examples are independent.
       classes: of the network; with fewer than four there is no APGD-T.
       epsilon: radius of the ball, in the norm and the unit of a pixel.
-      norm: "linf" or "l2".
+      norm: "linf", "l2" or "l1"; for l1 there is no Square.
       bounds: least and greatest value of a pixel.
       draws: of a noisy network's answer, over which gradients are averaged; None for a network without noise.
       square_too: whether Square, which needs images, is one of them.
@@ -111,7 +111,7 @@ def ensemble(
 
     targeted = [compiled(apgd_targeted)] * (classes >= 4) + [compiled(fab_targeted)]
     attacks = [compiled(apgd), *(one for attack in targeted for one in _by_target(attack, classes))]
-    return attacks + [compiled(square)] * square_too
+    return attacks + [compiled(square)] * (square_too and norm != "l1")
 
 
 def _by_target(attack: Callable[..., Adversarial], classes: int) -> list[Attack]:
@@ -140,7 +140,7 @@ def auto_attack(
       images: `[n, ...]` within the bounds, as many as there are; Square is run on `[n, H, W, C]` only.
       labels: their classes `[n]`.
       epsilon: radius of the ball, in the norm and the unit of a pixel.
-      norm: "linf" or "l2".
+      norm: "linf", "l2" or "l1"; for l1 there is no Square.
       key: for all that is random.
       bounds: least and greatest value of a pixel.
       draws: of a noisy network's answer, over which gradients are averaged; None for a network without noise.
@@ -151,7 +151,7 @@ def auto_attack(
         `success` `[n]`.
 
     Raises:
-      ValueError: epsilon is negative, or the norm is neither.
+      ValueError: epsilon is negative, or the norm is none of the three.
 
     References:
       Croce & Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks,

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from sparsejax.evaluation.attacks.apgd_l1 import climb_l1
 from sparsejax.evaluation.attacks.geometry import Bounds, Norm, inside, length, spread, steepest
 from sparsejax.evaluation.attacks.losses import LogitsFn, Loss, Network, cross_entropy, dlr, runner_up, targeted_dlr
 from sparsejax.evaluation.attacks.pgd import Adversarial, prepared
@@ -46,16 +47,17 @@ def apgd(
 ) -> Adversarial:
     """Climbs a loss within a ball, from a random start, until the examples are mistaken.
 
-    Steps begin with twice epsilon. At checkpoints, which come ever closer, an example whose loss rose in no more than
-    three quarters of the steps, or whose best loss and step are as at the last checkpoint, goes back to its best point
-    and halves its step.
+    In linf and l2 steps begin with twice epsilon. At checkpoints, which come ever closer, an example whose loss rose
+    in no more than three quarters of the steps, or whose best loss and step are as at the last checkpoint, goes back to
+    its best point and halves its step. In l1 they go along the entries with the greatest gradient, about as many as the
+    best point has changed, within balls of three times epsilon, two times and one.
 
     Args:
       logits_fn: `logits_fn(x) -> [batch, classes]`, or `logits_fn(x, key)` with `draws`; examples are independent.
       x: images `[batch, ...]` within the bounds.
       labels: their classes `[batch]`.
       epsilon: radius of the ball, in the norm and the unit of a pixel; may be traced.
-      norm: "linf" or "l2".
+      norm: "linf", "l2" or "l1".
       loss: what is raised, `loss(logits, labels) -> [batch]`; `apgd_targeted` has another.
       iterations: steps, and as many gradients, at most.
       bounds: least and greatest value of a pixel.
@@ -67,14 +69,12 @@ def apgd(
         loss, and `success` `[batch]`.
 
     Raises:
-      ValueError: epsilon is a negative Python number, the norm is neither, or the key is None.
+      ValueError: epsilon is a negative Python number, the norm is none of the three, or the key is None.
 
     References:
       Croce & Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks,
-      2020, algorithm 1.
+      2020, algorithm 1; Mind the box: l1-APGD for sparse adversarial attacks on image classifiers, 2021.
     """
-    if norm not in ("linf", "l2"):
-        raise ValueError(f"norm is {norm}; expected linf or l2.")
     network, key = prepared(logits_fn, epsilon, norm, draws, key, random=True)
     return _climb(network, x, labels, epsilon, norm, loss, iterations, bounds, key)
 
@@ -86,16 +86,16 @@ def apgd_dlr(logits_fn: LogitsFn, x: Array, labels: Array, **settings) -> Advers
       logits_fn: `logits_fn(x) -> [batch, classes]`, or `logits_fn(x, key)` with `draws`; examples are independent.
       x: images `[batch, ...]` within the bounds.
       labels: their classes `[batch]`.
-      **settings: the others of `apgd`, by name: `epsilon`, radius of the ball; `norm`, "linf" or "l2"; `iterations`, at
-        most; `bounds` of a pixel; `draws` of a noisy network; `key` for the random start and the noise.
+      **settings: the others of `apgd`, by name: `epsilon`, radius of the ball; `norm`, "linf", "l2" or "l1";
+        `iterations`, at most; `bounds` of a pixel; `draws` of a noisy network; `key` for the random start and noise.
 
     Returns:
       Adversarial, with `images` `[batch, ...]` in the ball and the bounds, mistaken ones or else those of the greatest
         loss, and `success` `[batch]`.
 
     Raises:
-      ValueError: epsilon is a negative Python number, the norm is neither, the key is None, or there are fewer than
-        three classes.
+      ValueError: epsilon is a negative Python number, the norm is none of the three, the key is None, or there are
+        fewer than three classes.
 
     References:
       Croce & Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks,
@@ -126,7 +126,7 @@ def apgd_targeted(
       x: images `[batch, ...]` within the bounds.
       labels: their classes `[batch]`.
       epsilon: radius of the ball, in the norm and the unit of a pixel; may be traced.
-      norm: "linf" or "l2".
+      norm: "linf", "l2" or "l1".
       ranks: which classes to try `[targets]`, from 1 for the likeliest but the label; None for nine or as many as there
         are.
       iterations: steps for each class, at most.
@@ -139,15 +139,13 @@ def apgd_targeted(
         `success` `[batch]`.
 
     Raises:
-      ValueError: epsilon is a negative Python number, the norm is neither, the key is None, or there are fewer than
-        four classes.
+      ValueError: epsilon is a negative Python number, the norm is none of the three, the key is None, or there are
+        fewer than four classes.
 
     References:
       Croce & Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks,
       2020, section 4.2.
     """
-    if norm not in ("linf", "l2"):
-        raise ValueError(f"norm is {norm}; expected linf or l2.")
     network, key = prepared(logits_fn, epsilon, norm, draws, key, random=True)
     logits = network(x, key)
     classes = logits.shape[-1]
@@ -178,6 +176,8 @@ def _climb(
     key: PRNGKeyArray,
     done: Array | None = None,
 ) -> Adversarial:
+    if norm == "l1":
+        return climb_l1(network, x, labels, epsilon, loss, iterations, bounds, key, done)
     radius = jnp.broadcast_to(jnp.asarray(epsilon, x.dtype), x.shape[:1])
     start_key, key = jax.random.split(key)
     start = _on_the_sphere(start_key, x, radius, norm, bounds)

@@ -65,9 +65,9 @@ def test_pgd_is_the_recorded_one():
 ATTACKS = {
     "fgsm": (fgsm, {}, ("linf", "l2")),
     "pgd": (pgd, {"key": KEY}, ("linf", "l2")),
-    "apgd": (apgd, {"key": KEY}, ("linf", "l2")),
-    "apgd_dlr": (apgd_dlr, {"key": KEY}, ("linf", "l2")),
-    "apgd_targeted": (apgd_targeted, {"key": KEY}, ("linf", "l2")),
+    "apgd": (apgd, {"key": KEY}, ("linf", "l2", "l1")),
+    "apgd_dlr": (apgd_dlr, {"key": KEY}, ("linf", "l2", "l1")),
+    "apgd_targeted": (apgd_targeted, {"key": KEY}, ("linf", "l2", "l1")),
     "fab_targeted": (fab_targeted, {}, ("linf", "l2", "l1")),
 }
 
@@ -83,7 +83,8 @@ def test_a_linear_network_is_mistaken_just_beyond_its_boundary(name, norm):
         found = run(factor * middle)
         within = nearest[norm] <= factor * middle
         assert not (found.success & ~within).any(), "no image beyond its reach is mistaken"
-        missed = within & ~found.success & (nearest[norm] < 0.96 * factor * middle)
+        sure = 0.94 if norm == "l1" else 0.96  # in l1 the box, which is not reckoned with, is in the way of some
+        missed = within & ~found.success & (nearest[norm] < sure * factor * middle)
         if name not in ("fgsm", "pgd"):  # which go for the likeliest class at first, not for the nearest
             assert not missed.any()
         assert (length(found.images - x, norm) <= factor * middle + 1e-6).all()
@@ -181,7 +182,7 @@ def test_losses_by_hand():
         (lambda f, x, y: pgd(f, x, y, epsilon=-1.0, key=KEY), "epsilon is -1.0"),
         (lambda f, x, y: pgd(f, x, y, epsilon=0.1, norm="l0", key=KEY), "norm is l0"),
         (lambda f, x, y: pgd(f, x, y, epsilon=0.1), "There is no key"),
-        (lambda f, x, y: apgd(f, x, y, epsilon=0.1, norm="l1", key=KEY), "norm is l1"),
+        (lambda f, x, y: apgd(f, x, y, epsilon=0.1, norm="l0", key=KEY), "norm is l0"),
         (lambda f, x, y: square(f, x.reshape(40, -1), y, epsilon=0.1, key=KEY), r"\(40, 32\)"),
         (lambda f, x, y: fmn(f, x, y, norm="l3"), "norm is l3"),
         (lambda f, x, y: apgd_targeted(lambda x: f(x)[:, :3], x, y, epsilon=0.1, key=KEY), "3 classes"),

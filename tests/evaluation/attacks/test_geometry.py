@@ -56,6 +56,21 @@ def test_what_is_inside_is_in_ball_and_box(norm):
     assert (length(y - X, norm) <= epsilon + 1e-6).all() and (y >= 0).all() and (y <= 1).all()
 
 
+def test_in_l1_the_nearest_point_of_ball_and_box_is_the_optimisers():
+    scipy = pytest.importorskip("scipy.optimize")
+    epsilon = jnp.asarray([0.3, 1.0, 2.0, 3.0, 5.0, 100.0])
+    ours = np.asarray(jax.jit(lambda x: inside(x, x + DELTA, epsilon, "l1", (0.0, 1.0)) - x)(X), np.float64)
+    for i in range(6):
+        delta, x = np.asarray(DELTA[i], np.float64).ravel(), np.asarray(X[i], np.float64).ravel()
+        best = scipy.minimize(
+            lambda v, delta=delta: np.sum((v[:12] - v[12:] - delta) ** 2), np.zeros(24), method="SLSQP",
+            bounds=[*((0, r) for r in 1 - x), *((0, r) for r in x)],
+            constraints={"type": "ineq", "fun": lambda v, i=i: float(epsilon[i]) - v.sum()},
+            options={"ftol": 1e-13, "maxiter": 500},
+        ).x  # fmt: skip
+        np.testing.assert_allclose(ours[i].ravel(), best[:12] - best[12:], atol=2e-4)
+
+
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_the_steepest_direction_rises_as_fast_as_the_dual_norm_says(norm):
     direction = steepest(DELTA, norm, share=0.01)

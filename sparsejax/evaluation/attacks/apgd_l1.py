@@ -1,0 +1,122 @@
+"""APGD within balls of l1: steps as sparse as the best point found, in balls that shrink to the one asked for."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, PRNGKeyArray
+
+from sparsejax.evaluation.attacks.geometry import Bounds, inside, length, spread
+from sparsejax.evaluation.attacks.losses import Loss, Network
+from sparsejax.evaluation.attacks.pgd import Adversarial
+from sparsejax.functional import kth_largest
+
+_STAGES = ((3, 0.3), (2, 0.3), (1, 0.4))
+"""Radius of each stage, in epsilon, and its part of the steps."""
+_SPARSER, _SETTLED = 1.5, 0.95
+_LEAST_STEP = 0.1
+
+
+class _Climb(NamedTuple):
+    """Of every example: where it is, the best point with loss and gradient, and the length and density of its step."""
+
+    now: Array
+    gradient: Array
+    best: Array
+    best_gradient: Array
+    best_loss: Array
+    step: Array
+    density: Array
+    entries: Array
+    done: Array
+
+
+def climb_l1(
+    network: Network,
+    x: Array,
+    labels: Array,
+    epsilon: float | Array,
+    loss: Loss,
+    iterations: int,
+    bounds: Bounds,
+    key: PRNGKeyArray,
+    done: Array | None = None,
+) -> Adversarial:
+    """Climbs a loss in three stages, from a random start; examples that are done at the start are left alone.
+
+    References:
+      Croce & Hein, Mind the box: l1-APGD for sparse adversarial attacks on image classifiers, 2021, algorithm 1 and
+      section 3.2 (the stages).
+    """
+    radius = jnp.broadcast_to(jnp.asarray(epsilon, x.dtype), x.shape[:1])
+    spared = jnp.zeros(x.shape[:1], bool) if done is None else done
+    start_key, key = jax.random.split(key)
+    found = Adversarial(x + jax.random.normal(start_key, x.shape, x.dtype), spared)
+    density = jnp.full(x.shape[:1], 0.2, x.dtype)
+    for number, (times, part) in enumerate(_STAGES):
+        start, own = inside(x, found.images, times * radius, "l1", bounds), jax.random.fold_in(key, number)
+        if number:
+            density = length(start - x, "l0") / (x[0].size * _SPARSER)
+        found = _stage(
+            network, x, start, labels, times * radius, density, loss, max(1, round(part * iterations)), bounds, own,
+            spared,
+        )  # fmt: skip
+    return found
+
+
+def _stage(network, x, start, labels, radius, density, loss, iterations, bounds, key, spared) -> Adversarial:
+    losses, gradient, wrong = network.rising(loss, start, labels, jax.random.fold_in(key, iterations))
+    entries = length(start - x, "l0")
+    first = _Climb(start, gradient, start, gradient, losses, radius, density, entries, wrong | spared)
+    period = max(1, round(0.04 * iterations))
+
+    def unfinished(carry):
+        i, state = carry
+        return (i < iterations) & ~jnp.all(state.done)
+
+    def step(carry):
+        i, state = carry
+        there = state.now + spread(state.step, x) * _sparse(state.gradient, state.density)
+        now = inside(x, there, radius, "l1", bounds)
+        losses, gradient, wrong = network.rising(loss, now, labels, jax.random.fold_in(key, i))
+        better = losses > state.best_loss
+        after = state._replace(
+            now=now,
+            gradient=gradient,
+            best=jnp.where(spread(better, x), now, state.best),
+            best_gradient=jnp.where(spread(better, x), gradient, state.best_gradient),
+            best_loss=jnp.maximum(losses, state.best_loss),
+            done=wrong,
+        )
+        due = (i + 1) % period == 0
+        after = jax.tree.map(lambda a, b: jnp.where(due, a, b), _checked(after, x, radius), after)
+        # What is mistaken stays as it is.
+        return i + 1, jax.tree.map(lambda a, b: jnp.where(spread(state.done, a), b, a), after, state)
+
+    _, state = lax.while_loop(unfinished, step, (jnp.int32(0), first))
+    success = state.done & ~spared
+    return Adversarial(jnp.where(spread(success, x), state.now, state.best), success)
+
+
+def _checked(state: _Climb, x: Array, radius: Array) -> _Climb:
+    """Fits the density of the steps to the best point; where that grows sparser it is gone on with, by whole steps."""
+    entries = length(state.best - x, "l0")
+    sparser = entries < _SETTLED * state.entries
+    back = spread(sparser, x)
+    return state._replace(
+        now=jnp.where(back, state.best, state.now),
+        gradient=jnp.where(back, state.best_gradient, state.gradient),
+        step=jnp.where(sparser, radius, jnp.maximum(state.step / _SPARSER, _LEAST_STEP * radius)),
+        density=entries / (x[0].size * _SPARSER),
+        entries=entries,
+    )
+
+
+def _sparse(gradient: Array, density: Array) -> Array:
+    """Returns the signs of that part of the entries with the greatest gradient, in equal parts of a length of 1."""
+    flat = jnp.abs(gradient.reshape(gradient.shape[0], -1))
+    count = jnp.clip(jnp.ceil(density * flat.shape[-1]).astype(jnp.int32), 1, flat.shape[-1])
+    least = jax.vmap(kth_largest)(flat, count)
+    signs = jnp.where(jnp.abs(gradient) >= spread(least, gradient), jnp.sign(gradient), 0)
+    return signs / spread(jnp.maximum(length(signs, "l1"), 1), gradient)
