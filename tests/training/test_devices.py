@@ -137,8 +137,9 @@ GRID = [
 @pytest.mark.parametrize(
     "devices",
     [DevicesConfig("jit", members_at_once=4), DevicesConfig("jit", members_at_once=1),
-     DevicesConfig("shard_map", member=4, data=2), DevicesConfig("shard_map", member=3, data=2)],
-    ids=["side by side", "one after another", "over a mesh of members and data", "in unequal parts"],
+     DevicesConfig("shard_map", member=4, data=2), DevicesConfig("shard_map", member=3, data=2),
+     DevicesConfig(member=4, data=1)],
+    ids=["side by side", "one after another", "over a mesh of members and data", "in unequal parts", "one each"],
 )  # fmt: skip
 def test_a_grid_trains_each_network_as_if_alone(dataset, train_on_one, devices):
     together, _ = trainer(dataset, devices, members=4)(GRID)
