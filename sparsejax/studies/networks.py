@@ -15,7 +15,7 @@ import numpy as np
 from sparsejax.experiment import Experiment, Finished, run
 from sparsejax.figures.curves import Curve, curves_of
 from sparsejax.models.base import Variables
-from sparsejax.training.config import Config, replaced
+from sparsejax.training.config import Config, DevicesConfig, replaced
 from sparsejax.training.devices import share_of_cores
 from sparsejax.training.log import read_metrics
 from sparsejax.training.run_folder import RunFolder, finite
@@ -68,8 +68,9 @@ def train(config: Config, folder: Path, name: str, *, fields: Fields, seeds: Seq
       seeds: of the networks.
     """
     points = _points(fields)
-    if jax.default_backend() == "cpu":  # a batch is not spread over its cores, which share a step better than devices
-        member = share_of_cores(len(points) * len(seeds), jax.device_count())
+    cores = _cores(config)
+    if cores and config.devices == DevicesConfig():  # batches are not spread: cores share a step better than devices
+        member = share_of_cores(len(points) * len(seeds), cores)
         config = replaced(config, {"devices.member": member, "devices.data": 1})
     configs = tuple(
         replaced(config, {**point, "training.seed": seed}) for point, seed in itertools.product(points, seeds)
@@ -116,8 +117,8 @@ def trained_members(
     """
     where, points = folder / "runs" / name, _points(fields or {})
     if together is None:
-        cores = jax.device_count() if jax.default_backend() == "cpu" else None
-        together = max(seeds) + 1 if cores is None else cores // math.gcd(cores, len(points))
+        cores = _cores(config)
+        together = cores // math.gcd(cores, len(points)) if cores else max(seeds) + 1
 
     def of_seed(seed: int) -> Config:
         return replaced(config, {"training.order_seed": seed // together}) if same_order else config
@@ -141,6 +142,13 @@ def trained_members(
         train(of_seed(chosen[0]), folder, f"{name}/{'_'.join(map(str, chosen))}", fields=fields or {}, seeds=chosen)
     members = found()
     return [[members[seed][point] for seed in seeds] for point in range(len(points))]
+
+
+def _cores(config: Config) -> int | None:
+    """Returns over how many of a CPU's cores networks are spread, all or as the configuration says; None elsewhere."""
+    if jax.default_backend() != "cpu":
+        return None
+    return jax.device_count() if config.devices == DevicesConfig() else 1
 
 
 def _points(fields: Fields) -> list[dict[str, Any]]:
