@@ -44,6 +44,7 @@ class Placement(NamedTuple):
 
 _BATCHES = P(None, "data")
 _IDLE = 1.1  # how much longer networks may take that do not divide among a CPU's cores: less than cores gain
+_CORES = 16  # used at most: each holds the data
 # On a CPU a product of the weights of networks that share a batch is fastest while they are about this many.
 _PARAMETERS_AT_ONCE = 2**18
 
@@ -129,7 +130,7 @@ def use_cores(members: int | None = None) -> None:
 
 def share_of_cores(members: int, cores: int) -> int:
     """Returns how many cores networks share evenly: as many as there are, unless some would wait for a last one."""
-    most = max(n for n in range(1, min(members, cores) + 1) if n * -(-members // n) <= _IDLE * members)
+    most = max(n for n in range(1, min(members, cores, _CORES) + 1) if n * -(-members // n) <= _IDLE * members)
     return -(-members // -(-members // most))  # fewer, if they need no more turns
 
 

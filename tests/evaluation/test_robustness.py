@@ -60,6 +60,15 @@ def test_the_ensemble_finds_what_can_be_found_and_spares_what_is_found():
     assert noisy.images.shape == x[:4].shape
 
 
+@pytest.mark.slow
+def test_the_ensemble_in_l1_has_no_square():
+    logits, x, labels, nearest = linear()
+    epsilon = float(jnp.median(nearest["l1"]))
+    found = auto_attack(logits, x, labels, epsilon=epsilon, norm="l1", key=KEY, batch_size=32)
+    assert (length(found.images - x, "l1") <= epsilon + 1e-6).all()
+    assert found.success[nearest["l1"] < 0.94 * epsilon].all() and not found.success[nearest["l1"] > epsilon].any()
+
+
 def test_examples_that_are_done_are_attacked_no_more():
     logits, x, labels, nearest = linear()
     seen = []
