@@ -12,6 +12,7 @@ GROUPS = {
     "attacks": "adversarial attacks beside torchattacks and adv-lib: how many images stand, and the time",
     "autoencoder_step": "a training step of a noisy autoencoder beside PyTorch, and its memory by number of units",
     "ensemble": "an epoch of a network of a grid of small networks beside a PyTorch loop for each, with two data paths",
+    "inference": "a trained network's answers to small batches beside its dense network and PyTorch",
     "kwinners": "a k-winners layer, forward and backward, beside PyTorch and naive JAX, and what n, k and batch cost",
     "kwinners_step": "a training step of the paper's Sparse CNN-2 beside dense networks, a naive port and PyTorch",
     "sae_decode": "winners decoded by their rows beside dense products and PyTorch, and a Top-K autoencoder's step",

@@ -19,8 +19,8 @@ from benchmarks.timing import Timing
 from sparsejax import configs
 from sparsejax.data import load
 from sparsejax.evaluation.attacks import apgd, apgd_targeted, fab_targeted, fmn, pgd, square
+from sparsejax.evaluation.attacks.ensemble import Attack, by_target, ensemble, survivors_of
 from sparsejax.evaluation.attacks.geometry import Norm, length
-from sparsejax.evaluation.robustness import ensemble, survivors_of
 from sparsejax.experiment import Experiment, run
 from sparsejax.functional import unit_norm
 from sparsejax.models import HebbianVGG, Variables
@@ -28,7 +28,7 @@ from sparsejax.training.config import replaced
 from sparsejax.training.run_folder import RunFolder
 
 GROUP = "attacks"
-IMAGES, QUERIES, ITERATIONS = 200, 1000, 300
+IMAGES, QUERIES, ITERATIONS = 128, 1000, 300
 RADII: dict[Norm, float] = {"linf": 2 / 255, "l2": 0.25}
 _NORMS: tuple[Norm, ...] = ("l0", "l1", "l2", "linf")
 _TRAINED = {
@@ -49,24 +49,29 @@ def measure(twin: Twin | None) -> Report:
         return model.apply(variables, (x - mean) / std).prediction
 
     images, labels = data.test.images[:1000].astype(np.float32) / 255, data.test.labels[:1000].astype(np.int32)
-    right = np.flatnonzero(np.argmax(jax.jit(logits)(jnp.asarray(images)), -1) == labels)[:IMAGES]
+    answers = jax.jit(logits)
+    right = np.flatnonzero(np.argmax(answers(images), -1) == labels)[:IMAGES]
     images, labels = images[right], labels[right]
     theirs = {} if twin is None else _peer(twin, model, variables, data, images, labels)
     rows = []
     for norm, epsilon in RADII.items():
-        for name, attack in _attacks(logits, norm, epsilon).items():
-            stood, far, seconds = _attacked(attack, images, labels, norm)
-            details = {"ours_robust": stood, "ours_beyond_the_ball": max(far - epsilon, 0.0)}
+        for name, attacks in _attacks(logits, norm, epsilon).items():
+            found, seconds = _attacked(attacks, images, labels)
+            stands = np.argmax(answers(found), -1) == labels
+            far = float(length(jnp.asarray(found - images), norm).max())
+            beyond = max(far - epsilon, found.max() - 1, -found.min(), 0)
+            details = {"ours_robust": float(stands.mean()), "ours_beyond_ball_and_box": float(beyond)}
             rows.append(_row(f"{name} {norm}", "torchattacks", seconds, details, theirs))
-    x, y = jnp.asarray(images), jnp.asarray(labels)
     for norm in _NORMS:
         nearest = jax.jit(lambda x, y, norm=norm: fmn(logits, x, y, norm=norm, iterations=ITERATIONS).distance)
-        distance, seconds = _timed(lambda nearest=nearest: np.asarray(nearest(x, y)))
+        program = nearest.lower(images, labels).compile()
+        distance, seconds = _timed(lambda program=program: np.asarray(program(images, labels)))
         details = {"ours_median": float(np.median(distance)), "ours_success": float(np.isfinite(distance).mean())}
         rows.append(_row(f"fmn {norm}", "adv-lib", seconds, details, theirs))
     remark = (
-        f"{IMAGES} images that a narrow VGG gets right; robust is the part that stands, within 2/255 in linf and 0.25 "
-        "in l2. Ours stop at each example when it is mistaken; those of torchattacks go on, but for Square and FAB."
+        f"{len(images)} images that a narrow VGG gets right; robust is the part that stands, within 2/255 in linf and "
+        "0.25 in l2. Ours stop at each example when it is mistaken, as do Square, FAB and APGD-T of torchattacks. Each "
+        "attack runs once, after it is compiled."
     )
     return Report(tuple(rows), (remark,))
 
@@ -79,36 +84,34 @@ def _network() -> tuple[HebbianVGG, Variables]:
     return config.model, Variables(*jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), tuple(finished.variables)))
 
 
-def _attacks(logits: Callable, norm: Norm, epsilon: float) -> dict[str, Callable]:
+def _attacks(logits: Callable, norm: Norm, epsilon: float) -> dict[str, list[Attack]]:
     common: dict[str, Any] = {"epsilon": epsilon, "norm": norm}
 
-    def one_after_another(attacks: list[Callable], x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        return survivors_of(attacks, x, y, key=jax.random.key(0), batch_size=IMAGES)[0]
-
     def of(function: Callable, **settings: Any) -> Callable:
-        attack = jax.jit(lambda x, y, key: function(logits, x, y, key=key, **common, **settings))
-        return functools.partial(one_after_another, [attack])
+        return jax.jit(lambda x, y, key, **own: function(logits, x, y, key=key, **common, **settings, **own))
 
     return {
-        "pgd": of(pgd),
-        "apgd_ce": of(apgd),
-        "apgd_t": of(apgd_targeted),
-        "fab_t": of(fab_targeted),
-        "square": of(square, queries=QUERIES),
-        "auto_attack": functools.partial(one_after_another, ensemble(logits, classes=10, **common)),
+        "pgd": [of(pgd)],
+        "apgd_ce": [of(apgd)],
+        "apgd_t": by_target(of(apgd_targeted), 10),
+        "fab_t": by_target(of(fab_targeted), 10),
+        "square": [of(square, queries=QUERIES)],
+        "auto_attack": ensemble(logits, classes=10, **common),
     }
 
 
-def _attacked(attack: Callable, images: np.ndarray, labels: np.ndarray, norm: Norm) -> tuple[float, float, float]:
-    """Returns which part stood, the greatest distance, and the seconds; images that did not fall come back clean."""
-    found, seconds = _timed(lambda: attack(images, labels))
-    delta = jnp.asarray(found - images)
-    fallen = np.asarray(length(delta, norm)) > 0
-    return float(1 - fallen.mean()), float(jnp.max(length(delta, norm))), seconds
+def _attacked(attacks: list[Attack], images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, float]:
+    """Returns mistaken images, those that stood clean, and the seconds."""
+    key, wrong = jax.random.key(0), (labels + 1) % 10
+    for attack in attacks:  # compiles for the batches that may be left; what is mistaken already ends at once
+        for size in (len(images) // share for share in (1, 2, 4, 8)):
+            jax.block_until_ready(attack(jnp.asarray(images[:size]), jnp.asarray(wrong[:size]), key))
+    call = functools.partial(survivors_of, attacks, images, labels, key=key, batch_size=len(images))
+    (found, _), seconds = _timed(call)
+    return found, seconds
 
 
 def _timed(call: Callable[[], Any]) -> tuple[Any, float]:
-    call()  # compiles
     started = time.perf_counter()
     result = call()
     return result, time.perf_counter() - started

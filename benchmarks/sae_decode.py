@@ -71,7 +71,7 @@ def _decoded(twin: Twin | None, shape: tuple[int, int, int, int], gradients: boo
 def _crossing(k: int) -> Row:
     """Compares both of our ways at a density, with gradients."""
     code, kernel, upstream = _drawn(*CROSSOVER, k)
-    with mock.patch.object(compact, "_SPARSE", 1.0):
+    with mock.patch.object(compact, "gathering_pays", lambda *_: True):
         runs = {"rows": _call(decode, code, kernel, upstream, True)}
     runs["dense"] = _call(_dense, code, kernel, upstream, True)
     timings = round_robin(runs, repetitions=7)
@@ -83,7 +83,7 @@ def _stepped(twin: Twin | None, shape: tuple[int, int, int, int], remarks: list[
     batch, inputs, units, k = shape
     case = f"Top-K autoencoder step, {k} of {units:,}, {inputs} inputs, batch {batch}"
     runs = {"ours": _step(*shape)}
-    with mock.patch.object(compact, "_SPARSE", 0.0):
+    with mock.patch.object(compact, "gathering_pays", lambda *_: False):
         runs["dense"] = _step(*shape)
     if twin is not None:
         sizes = {"batch": batch, "inputs": inputs, "units": units, "k": k}

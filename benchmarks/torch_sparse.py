@@ -99,6 +99,24 @@ def kwinners_calls(shape: tuple[int, ...], k: int, layer: Callable[[str], nn.Mod
             for method, layer in layers.items()}  # fmt: skip
 
 
+@torch.inference_mode()
+def answered(net: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Returns a network's answers."""
+    return net(x)
+
+
+@torch.inference_mode()
+def by_rows(net: nn.Sequential, rows: list[torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """Returns the answers of an MLP with k-winners that sums the rows of the winners: one row per unit, `[n, out]`."""
+    linear = [layer for layer in net if isinstance(layer, nn.Linear)]
+    x = linear[0](x.flatten(1))
+    for layer, kernel, activation in zip(linear[1:], rows[1:], list(net)[2::2], strict=True):
+        rank = x * torch.exp(-activation.boost * activation.duty)
+        indices = torch.topk(rank, activation.k, dim=1, sorted=False).indices
+        x = F.embedding_bag(indices, kernel, per_sample_weights=x.gather(1, indices), mode="sum") + layer.bias
+    return x
+
+
 def fista(
     path: str, l1: float, tolerance: float, violation: float | None
 ) -> tuple[Callable[[], Any], tuple[float, float]]:

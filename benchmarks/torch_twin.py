@@ -6,6 +6,7 @@ answers one JSON request a line, so that its turns can alternate with those of a
 """
 
 import argparse
+import functools
 import json
 import statistics
 import sys
@@ -71,6 +72,8 @@ class KWinners(nn.Module):
             threshold = self.select(rank.flatten(1), self.k).view((-1,) + (1,) * (x.ndim - 1))
             won = rank >= threshold
         y = x * won
+        if not self.training:
+            return y
         with torch.no_grad():
             axes = [axis for axis in range(x.ndim) if axis != 1]
             count = (y > 0).sum(axes) / x[0, 0].numel()
@@ -321,8 +324,41 @@ def kwinners(shape: list[int], k: int) -> tuple[Callable[[], Any], str]:
     return fastest_of(torch_sparse.kwinners_calls(tuple(shape), k, lambda method: KWinners(shape[1], k, method)))
 
 
+def inference(hidden: list[int] | None, batch: int, k: list[int] | None) -> tuple[Callable[[], Any], str]:
+    """Returns the answers of a trained network to images: of the CNN, or of an MLP with so many hidden units."""
+    torch.manual_seed(0)
+    torch.compiler.reset()  # or it gives up on compiling the same code for yet another network
+    x, nets = torch.rand(batch, 1, 28, 28), {}
+    for select in ("topk", "kthvalue") if k else ("ReLU",):
+        if hidden is None:
+            net = nets[select] = Net(k is not None, (select,) * 3, "rezero")
+            if k:
+                net.act1.k, net.act2.k, net.act3.k = k
+        else:
+            layers, inputs = [nn.Flatten()], 784
+            for i, units in enumerate(hidden):
+                layers += [nn.Linear(inputs, units), KWinners(units, k[i], select) if k else nn.ReLU()]
+                inputs = units
+            nets[select] = nn.Sequential(*layers, nn.Linear(inputs, 10))
+    calls = {}
+    for select, net in nets.items():
+        calls[f"eager, {select}"] = functools.partial(torch_sparse.answered, net.eval(), x)
+        try:
+            calls[f"compiled, {select}"] = functools.partial(torch_sparse.answered, torch.compile(net), x)
+            calls[f"compiled, {select}"]()
+        except Exception as error:  # no working compiler: eager it is
+            print(f"torch.compile failed: {type(error).__name__}", file=sys.stderr)
+            del calls[f"compiled, {select}"]
+    if hidden is not None and k:
+        net = nets["topk"]
+        rows = [layer.weight.T.contiguous() for layer in net if isinstance(layer, nn.Linear)]
+        calls["eager, topk, rows of the winners"] = functools.partial(torch_sparse.by_rows, net, rows, x)
+    return fastest_of(calls)
+
+
 STEPS = {
     "step": fastest_step, "autoencoder": autoencoder_step, "penalised": penalised_step, "kwinners": kwinners,
+    "inference": inference,
     "decode": lambda **sizes: fastest_of(torch_sparse.decode_calls(**sizes)),
     "sae": lambda **sizes: fastest_of(torch_sparse.sae_steps(**sizes)),
 }  # fmt: skip

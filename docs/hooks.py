@@ -27,6 +27,7 @@ REFERENCE = {
     "functional": ("Functions", ["sparsejax.functional"]),
     "coding": ("Linear codes", ["sparsejax.coding"]),
     "layers": ("Flax layers", ["sparsejax.linen", "sparsejax.nnx"]),
+    "trained": ("Trained networks", ["sparsejax.models.frozen", "sparsejax.trained", "sparsejax.interop"]),
     "robustness": ("Robustness", ["sparsejax.evaluation.robustness", "sparsejax.evaluation.attacks"]),
 }
 

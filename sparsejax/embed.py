@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sparsejax.command import status_of
-from sparsejax.errors import ConfigError, RunFolderError
+from sparsejax.errors import ConfigError
 
 _DESCRIPTION = """Run a trained network over the training and the test set of its data, and write what one of its
 layers gives for each example as a file that other networks train on: --data.name cifar10_latents."""
@@ -31,16 +31,14 @@ def _run(arguments: list[str]) -> int:
     from sparsejax.files import write_whole
     from sparsejax.hyper import hyper_of
     from sparsejax.task import load_data
+    from sparsejax.trained import check_same_data, config_of
     from sparsejax.training.restore import recorded, trained
     from sparsejax.training.run_folder import RunFolder, environment
 
     folder, member = RunFolder(Path(options.run)), options.member
-    description, networks = recorded(folder)
-    if not 0 <= member < len(networks):
-        raise ConfigError(
-            f"--member is {member}; expected a number from 0 to {len(networks) - 1}, the networks in {folder.path}."
-        )
-    config, origin = networks[member], description["data"]
+    run_of = recorded(folder)
+    description, networks = run_of
+    config = config_of(folder, run_of, member)
     if options.out is None and config.data.name != "cifar10":
         raise ConfigError(f"{folder.path} is of {config.data.name}, not of cifar10; name the file to write with --out.")
     out = latents_destination() if options.out is None else Path(options.out).absolute()
@@ -50,11 +48,7 @@ def _run(arguments: list[str]) -> int:
     layers = [layer.name for layer in config.model.layers(dataset.train.images.shape[1:])]
     if options.layer not in layers:
         raise ConfigError(f"The network in {folder.path} has no layer {options.layer!r}; it has {', '.join(layers)}.")
-    if dataset.fingerprint != origin["fingerprint"]:
-        raise RunFolderError(
-            f"The network in {folder.path} was trained on {origin['name']} from {origin['source']}, but other data is "
-            f"found now: {dataset.name} from {dataset.source}. Let SPARSEJAX_DATA name the folder it named then."
-        )
+    check_same_data(folder, run_of, dataset)
     state = jax.tree.map(lambda leaf: leaf[member], trained(folder, networks, dataset))
     hyper, epoch = hyper_of(config), state.epoch.astype(np.float32)
 

@@ -12,7 +12,7 @@ import pytest
 
 MODULES = (
     "sparsejax.functional", "sparsejax.coding", "sparsejax.evaluation.attacks", "sparsejax.evaluation.robustness",
-    "sparsejax.interop",
+    "sparsejax.interop", "sparsejax.models.frozen",
 )  # fmt: skip
 ELEMENTARY = frozenset({
     "activation_frequency", "active_counts", "active_fraction", "confusion_matrix", "conv2d", "conv2d_twice",

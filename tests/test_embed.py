@@ -119,8 +119,8 @@ def changed(mixer, folder, change=None):
     [
         (["--run", "RUN"], 2, "is of digits, not of cifar10; name the file to write with --out"),
         (["--run", "RUN", "--out", "OUT", "--layer", "hidden"], 2, "no layer 'hidden'; it has latent"),
-        (["--run", "RUN", "--out", "OUT", "--member", "2"], 2, "--member is 2; expected a number from 0 to 1"),
-        (["--run", "RUN", "--out", "OUT", "--member", "-1"], 2, "--member is -1"),
+        (["--run", "RUN", "--out", "OUT", "--member", "2"], 2, "member is 2; expected a number from 0 to 1"),
+        (["--run", "RUN", "--out", "OUT", "--member", "-1"], 2, "member is -1"),
         (["--run", "RUN/nowhere", "--out", "OUT"], 1, "is not a run folder: it holds no config.json"),
         (["--run", "RUN", "--out", "RUN/config.json/x.npz"], 1, "cannot be written: "),
         ([], 2, "required: --run"),

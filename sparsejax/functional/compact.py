@@ -5,6 +5,7 @@ its k values and their places: decoding gathers k rows, and both gradients of ei
 a row for each unit, `[units, ...]`, so that a row lies in one piece.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -18,6 +19,8 @@ from sparsejax.functional.selection import check_k, winners
 
 _SPARSE = 1 / 32
 """Up to this density gathering is faster than a dense product on a CPU: see benchmarks/sae_decode.py."""
+_SPARSE_ALONE = 0.4
+"""The same for one example, whose dense product has to fetch the whole kernel: see benchmarks/inference.py."""
 _TOGETHER = 4
 """So many rows are gathered in one turn of a loop."""
 
@@ -79,8 +82,8 @@ def spread(code: Compact, units: int) -> Float[Array, "*batch units"]:
 def decode(code: Compact, kernel: Float[Array, "units outputs"]) -> Float[Array, "*batch outputs"]:
     """Returns the sum of the winners' rows, each times its value: the product of the dense code and the kernel.
 
-    On a CPU, where at most one in 32 units wins, rows are gathered, in the gradients too; elsewhere the product
-    is the dense one, which matrix units do faster.
+    On a CPU rows are gathered where few units win: at most one in 32, in the gradients too, and of small batches up to
+    two in five. Elsewhere the product is the dense one, which matrix units do faster.
 
     Args:
       code: values and indices `[..., k]`; the indices of a row differ.
@@ -100,6 +103,23 @@ def decode(code: Compact, kernel: Float[Array, "units outputs"]) -> Float[Array,
     k = code.values.shape[-1]
     flat = Compact(code.values.reshape(-1, k), code.indices.reshape(-1, k))
     return _decode(*flat, kernel).reshape(*code.values.shape[:-1], kernel.shape[-1])
+
+
+def gathering_pays(density: float, batch: int | None = None) -> bool:
+    """Says whether a CPU is faster with the rows of the winners than with all.
+
+    Args:
+      density: winners of an example, as a fraction of the units.
+      batch: number of examples whose rows are summed; None for the gradients.
+
+    Returns:
+      Whether `decode` gathers. It fetches the more of the kernel the more examples there are, a dense product all of
+        it, but once.
+
+    References:
+      benchmarks/inference.py and benchmarks/sae_decode.py, where this was measured.
+    """
+    return density <= (_SPARSE if batch is None else max(_SPARSE, _SPARSE_ALONE / math.sqrt(batch)))
 
 
 def encode_top_k(
@@ -170,7 +190,8 @@ def _decode(values: Array, indices: Array, kernel: Array) -> Array:
     def dense(values, indices, kernel):
         return spread(Compact(values, indices), len(kernel)) @ kernel
 
-    return _sparse_or(dense, _rows_summed, indices.shape[-1] / len(kernel), values, indices, kernel)
+    pays = gathering_pays(indices.shape[-1] / len(kernel), len(values))
+    return _sparse_or(dense, _rows_summed, pays, values, indices, kernel)
 
 
 def _decode_forward(values, indices, kernel):
@@ -194,7 +215,7 @@ def _fed(x: Array, indices: Array, kernel: Array) -> Array:
     def gathered(x, indices, kernel):
         return lax.map(lambda slot: jnp.sum(x * _row(kernel, slot), axis=-1), indices.T).T
 
-    return _sparse_or(dense, gathered, indices.shape[-1] / len(kernel), x, indices, kernel)
+    return _sparse_or(dense, gathered, gathering_pays(indices.shape[-1] / len(kernel)), x, indices, kernel)
 
 
 def _rows_added(values: Array, indices: Array, x: Array, kernel: Array) -> Array:
@@ -214,7 +235,7 @@ def _rows_added(values: Array, indices: Array, x: Array, kernel: Array) -> Array
         zero = lax.optimization_barrier((jnp.max(indices, initial=0) * 0).astype(_summed_in(kernel)))
         return lax.scan(add, jnp.full(kernel.shape, zero), (values, indices, x))[0].astype(kernel.dtype)
 
-    return _sparse_or(dense, scattered, indices.shape[-1] / len(kernel), values, indices, x)
+    return _sparse_or(dense, scattered, gathering_pays(indices.shape[-1] / len(kernel)), values, indices, x)
 
 
 def _rows_summed(values: Array, indices: Array, kernel: Array) -> Array:
@@ -242,9 +263,9 @@ def _summed_in(kernel: Array) -> jnp.dtype:
     return jnp.dtype(jnp.float32) if kernel.dtype.itemsize < 4 else kernel.dtype
 
 
-def _sparse_or(dense: Callable[..., Array], sparse: Callable[..., Array], density: float, *arguments: Array) -> Array:
-    """Applies the function that is faster for so many winners of all units where the program is to run."""
-    return dense(*arguments) if density > _SPARSE else lax.platform_dependent(*arguments, cpu=sparse, default=dense)
+def _sparse_or(dense: Callable[..., Array], sparse: Callable[..., Array], pays: bool, *arguments: Array) -> Array:
+    """Applies the sparse function where it pays and the program is to run on a CPU, else the dense one."""
+    return lax.platform_dependent(*arguments, cpu=sparse, default=dense) if pays else dense(*arguments)
 
 
 def _places(kept: Bool[Array, "*batch n"], k: int) -> Int[Array, "*batch k"]:

@@ -3,6 +3,7 @@
 from sparsejax.models.base import Layer, Model, Output, Variables
 from sparsejax.models.conv_mixer import ConvMixer
 from sparsejax.models.dense import DenseNetwork
+from sparsejax.models.frozen import Frozen, freeze, predict
 from sparsejax.models.gpt import GPT
 from sparsejax.models.hebbian_vgg import HebbianVGG
 from sparsejax.models.mlp import SparseMLP
@@ -15,6 +16,7 @@ from sparsejax.models.top_k_autoencoder import TopKAutoencoder
 __all__ = [
     "ConvMixer",
     "DenseNetwork",
+    "Frozen",
     "GPT",
     "HebbianVGG",
     "Layer",
@@ -27,4 +29,6 @@ __all__ = [
     "SpeechCNN",
     "TopKAutoencoder",
     "Variables",
+    "freeze",
+    "predict",
 ]

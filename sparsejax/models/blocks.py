@@ -22,6 +22,8 @@ from sparsejax.functional.selection import Ties
 
 Params = dict[str, Array]
 State = dict[str, Any]
+EPSILON = 1e-5
+"""Added to the variance of a batch norm."""
 
 
 def init_weights(key: PRNGKeyArray, shape: tuple[int, ...], density: float | Float[Array, ""]) -> tuple[Params, State]:
@@ -68,7 +70,12 @@ def batch_norm(
     Flax's running variance is biased.
     """
     norm = nn.BatchNorm(
-        use_running_average=not train, momentum=0.9, use_scale=False, use_bias=False, axis_name=axis_name
+        use_running_average=not train,
+        momentum=0.9,
+        epsilon=EPSILON,
+        use_scale=False,
+        use_bias=False,
+        axis_name=axis_name,
     )
     y, updated = norm.apply({"batch_stats": state}, x.astype(jnp.float32), mutable=["batch_stats"])
     if params is not None:

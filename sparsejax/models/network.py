@@ -84,6 +84,10 @@ class SparseNetwork:
         probable = self.dropout is None or 0 <= self.dropout < 1
         expect("model.dropout", self.dropout, "None or a probability in [0, 1)", probable)
 
+    def seen(self, x: Float[Array, "batch *shape"]) -> Float[Array, "batch *shape"]:
+        """Returns what the first layer sees of inputs: all of them as they are."""
+        return x
+
     def stages(self, example_shape: tuple[int, ...]) -> list[Stage]:
         """Describes the hidden layers for one example of that shape, in order.
 
@@ -189,20 +193,21 @@ class SparseNetwork:
         """Describes the hidden layers for reports; errors as in `init`."""
         described = []
         for stage in self._checked_stages(example_shape):
-            competitors = self._competitors(stage)
+            competitors = self.competitors(stage)
             k_inference = None if stage.k is None else int(inference_k(stage.k, self.k_inference_factor, competitors))
             units, local = stage.shape[-1] * stage.positions, self.local and stage.positions > 1
             inputs = (*stage.image, stage.shape[-2])
             described.append(Layer(stage.name, units, stage.k, k_inference, stage.positions, local, inputs=inputs))
         return described
 
-    def _competitors(self, stage: Stage) -> int:
+    def competitors(self, stage: Stage) -> int:
+        """Returns the number of units among which the winners of a hidden layer are chosen."""
         return stage.shape[-1] if self.local else stage.shape[-1] * stage.positions
 
     def _checked_stages(self, example_shape: tuple[int, ...]) -> list[Stage]:
         stages = self.stages(example_shape)
         for stage in stages:
-            competitors = self._competitors(stage)
+            competitors = self.competitors(stage)
             expected = f"None or a number of winners from 1 to {competitors}, the units of {stage.name}"
             expect(f"k of {stage.name}", stage.k, expected, stage.k is None or 1 <= stage.k <= competitors)
             try:

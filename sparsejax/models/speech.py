@@ -49,6 +49,10 @@ class SpeechCNN(SparseCNN):
             raise ConfigError(f"An example has shape {example_shape}; a SpeechCNN expects waveforms [samples].")
         return super().stages(example_shape)
 
+    def seen(self, x: Float[Array, "batch samples"]) -> Float[Array, "batch bands frames 1"]:
+        """Returns the spectrograms of waveforms as they are."""
+        return _features(None, x, None)[..., None]
+
     def apply(
         self,
         variables: Variables,

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from sparsejax.evaluation.attacks import pgd
+from sparsejax.evaluation.attacks.ensemble import auto_attack, survivors_of
 from sparsejax.evaluation.attacks.geometry import length
-from sparsejax.evaluation.robustness import auto_attack, robustness_report, survivors_of
+from sparsejax.evaluation.robustness import robustness_report
 from tests.evaluation.attacks.test_attacks import linear
 
 KEY = jax.random.key(0)

@@ -1,0 +1,171 @@
+"""AutoAttack: several attacks one after another, each on what those before have left."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from sparsejax.evaluation.attacks.apgd import apgd, apgd_targeted
+from sparsejax.evaluation.attacks.fab import fab_targeted
+from sparsejax.evaluation.attacks.geometry import Bounds, Norm
+from sparsejax.evaluation.attacks.losses import LogitsFn, Network
+from sparsejax.evaluation.attacks.pgd import Adversarial
+from sparsejax.evaluation.attacks.square import square
+
+Attack = Callable[[Array, Array, PRNGKeyArray], Adversarial]
+"""`attack(images, labels, key)`, a compiled function."""
+
+_FEW = 16
+
+
+def survivors_of(
+    attacks: Sequence[Attack], images: np.ndarray, labels: np.ndarray, *, key: PRNGKeyArray, batch_size: int = 250
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Attacks what no attack before has found a mistake for.
+
+    Examples that are done leave the batch: the rest are gathered in batches of half the size and half again, so that no
+    more than a few programs are compiled.
+
+    Args:
+      attacks: compiled functions `attack(images, labels, key)`, in order, from the cheapest on.
+      images: `[n, ...]`.
+      labels: `[n]`.
+      key: for all of them.
+      batch_size: images at a time.
+
+    Returns:
+      The images `[n, ...]`, mistaken ones or else the clean ones, and for each attack which are left after it `[n]`.
+
+    References:
+      Croce & Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks,
+      2020: an example counts as robust if every attack fails on it.
+    """
+    found, left, after = np.array(images), np.ones(len(images), bool), []
+    for number, attack in enumerate(attacks):
+        own = jax.random.fold_in(key, number)
+        waiting = np.flatnonzero(left)
+        for start in range(0, len(waiting), batch_size):
+            rows = waiting[start : start + batch_size]
+            size = batch_size
+            while size // 2 >= max(len(rows), _FEW):
+                size //= 2
+            padded = np.resize(rows, size)
+            result = attack(jnp.asarray(images[padded]), jnp.asarray(labels[padded]), jax.random.fold_in(own, start))
+            success = np.asarray(result.success)[: len(rows)]
+            found[rows[success]] = np.asarray(result.images)[: len(rows)][success]
+            left[rows[success]] = False
+        after.append(left.copy())
+    return found, after
+
+
+def ensemble(
+    logits_fn: LogitsFn,
+    *,
+    classes: int,
+    epsilon: float,
+    norm: Norm = "linf",
+    bounds: Bounds = (0.0, 1.0),
+    draws: int | None = None,
+    square_too: bool = True,
+) -> list[Attack]:
+    """Returns AutoAttack's standard ensemble, compiled when first called: APGD-CE, APGD-T, FAB-T and Square.
+
+    A targeted attack goes for one class at a time, the likeliest first, so that examples leave after each.
+
+    Args:
+      logits_fn: `logits_fn(x) -> [batch, classes]`, or `logits_fn(x, key)` with `draws`; examples are independent.
+      classes: of the network; with fewer than four there is no APGD-T.
+      epsilon: radius of the ball, in the norm and the unit of a pixel.
+      norm: "linf", "l2" or "l1"; for l1 there is no Square.
+      bounds: least and greatest value of a pixel.
+      draws: of a noisy network's answer, over which gradients are averaged; None for a network without noise.
+      square_too: whether Square, which needs images, is one of them.
+
+    Returns:
+      Functions `attack(images, labels, key) -> Adversarial` of images `[batch, ...]` and labels `[batch]`, in order.
+        Each raises what its attack does.
+
+    References:
+      Croce & Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks,
+      2020: the version "standard".
+    """
+    settings: dict[str, Any] = {"epsilon": epsilon, "norm": norm, "bounds": bounds, "draws": draws}
+
+    def compiled(attack: Callable[..., Adversarial]) -> Callable[..., Adversarial]:
+        return jax.jit(lambda x, y, key, **own: attack(logits_fn, x, y, key=key, **settings, **own))
+
+    targeted = [compiled(apgd_targeted)] * (classes >= 4) + [compiled(fab_targeted)]
+    attacks = [compiled(apgd), *(one for attack in targeted for one in by_target(attack, classes))]
+    return attacks + [compiled(square)] * (square_too and norm != "l1")
+
+
+def by_target(attack: Callable[..., Adversarial], classes: int) -> list[Attack]:
+    """Cuts a targeted attack into one for each class, so that examples leave after each.
+
+    Args:
+      attack: compiled, `attack(images, labels, key, ranks=ranks)` of images `[batch, ...]` and ranks `[classes]`.
+      classes: of the network.
+
+    Returns:
+      Attacks on the likeliest class but the true one, on the next, and so on, nine at most.
+
+    References:
+      Croce & Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks,
+      2020: nine target classes.
+    """
+    return [functools.partial(attack, ranks=jnp.asarray([rank])) for rank in range(1, min(10, classes))]
+
+
+def auto_attack(
+    logits_fn: LogitsFn,
+    images: Float[Array, "n *shape"],
+    labels: Int[Array, "n"],
+    *,
+    epsilon: float,
+    norm: Norm = "linf",
+    key: PRNGKeyArray,
+    bounds: Bounds = (0.0, 1.0),
+    draws: int | None = None,
+    batch_size: int = 250,
+) -> Adversarial:
+    """Runs the standard `ensemble`, each attack on what those before left.
+
+    It compiles and runs several programs, and so is not itself to be compiled.
+
+    Args:
+      logits_fn: `logits_fn(x) -> [batch, classes]`, or `logits_fn(x, key)` with `draws`; examples are independent.
+      images: `[n, ...]` within the bounds, as many as there are; Square is run on `[n, H, W, C]` only.
+      labels: their classes `[n]`.
+      epsilon: radius of the ball, in the norm and the unit of a pixel.
+      norm: "linf", "l2" or "l1"; for l1 there is no Square.
+      key: for all that is random.
+      bounds: least and greatest value of a pixel.
+      draws: of a noisy network's answer, over which gradients are averaged; None for a network without noise.
+      batch_size: images at a time.
+
+    Returns:
+      Adversarial, with `images` `[n, ...]` in the ball and the bounds, mistaken ones or else the clean ones, and
+        `success` `[n]`.
+
+    Raises:
+      ValueError: epsilon is negative, or the norm is none of the three.
+
+    References:
+      Croce & Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks,
+      2020: the version "standard".
+    """
+    classes = classes_of(Network(logits_fn, draws), images, key)
+    attacks = ensemble(
+        logits_fn, classes=classes, epsilon=epsilon, norm=norm, bounds=bounds, draws=draws, square_too=images.ndim == 4
+    )
+    found, after = survivors_of(attacks, np.asarray(images), np.asarray(labels), key=key, batch_size=batch_size)
+    return Adversarial(jnp.asarray(found), jnp.asarray(~after[-1]))
+
+
+def classes_of(network: Network, images: Any, key: PRNGKeyArray) -> int:
+    """Returns how many classes a network tells apart."""
+    return jax.eval_shape(functools.partial(network), jnp.asarray(images[:1]), key).shape[-1]
