@@ -108,6 +108,7 @@ def _section(name: str, path: Path, files: Files, config: MkDocsConfig) -> str:
     said = [f"scale {result['scale']}"] if result.get("scale") else []
     said += [f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}"] if seeds else []
     said += [result.get("device", {}).get("kind", "")] if isinstance(result.get("device"), dict) else []
+    said += [f"{result['seconds'] / 60:,.0f} minutes"] if "seconds" in result else []
     lines.append(f"\n{', '.join(filter(None, said))}; `{result.get('command', '')}`\n")
     return "\n".join(lines)
 

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,6 +49,7 @@ def _run(arguments: list[str]) -> int:
 
     study, out = studies.get(options.name), Path(options.out).absolute()
     folder = out / options.name / options.scale
+    started = time.perf_counter()
     outcome = study.make(options.scale, folder, **_chosen_seeds(options.name, options.seeds, study.seeds))
     picture = write_whole(out / f"{options.name}.png", png(outcome.figure))
     numbers = out / f"{options.name}.json"
@@ -60,6 +62,7 @@ def _run(arguments: list[str]) -> int:
             "ours": outcome.ours,
             "scale": options.scale,
             "seeds": outcome.seeds,
+            "seconds": round(time.perf_counter() - started),  # of this call: what is there already is not trained again
             **environment("python -m sparsejax.reproduce"),
         },
     )
