@@ -11,7 +11,9 @@ from pathlib import Path
 GROUPS = {
     "attacks": "adversarial attacks beside torchattacks and adv-lib: how many images stand, and the time",
     "autoencoder_step": "a training step of a noisy autoencoder beside PyTorch, and its memory by number of units",
+    "data": "batches from bytes to pixels, on the device and from the host, beside PyTorch with and without DataLoader",
     "ensemble": "an epoch of a network of a grid of small networks beside a PyTorch loop for each, with two data paths",
+    "explain_away": "the loop in which units explain each other away, forward and backward, beside PyTorch",
     "inference": "a trained network's answers to small batches beside its dense network and PyTorch",
     "kwinners": "a k-winners layer, forward and backward, beside PyTorch and naive JAX, and what n, k and batch cost",
     "kwinners_step": "a training step of the paper's Sparse CNN-2 beside dense networks, a naive port and PyTorch",

@@ -1,5 +1,6 @@
 """k-winners, Top-K autoencoders and FISTA in PyTorch, as fast as they go on a CPU; `torch_twin.py` serves them."""
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -97,6 +98,31 @@ def kwinners_calls(shape: tuple[int, ...], k: int, layer: Callable[[str], nn.Mod
     layers = {method: layer(method) for method in ("topk", "kthvalue")}
     return {method: (lambda layer=layer: torch.autograd.grad(layer(x), x, upstream))
             for method, layer in layers.items()}  # fmt: skip
+
+
+def explain_away_calls(batch: int, units: int, turns: int, gamma: float) -> dict[str, Callable[[], Any]]:
+    """Returns the explain-away loop, forward and backward, eager and compiled."""
+    torch.manual_seed(0)
+    torch.compiler.reset()
+    drive, upstream = torch.randn(batch, units).requires_grad_(), torch.randn(batch, units)
+    lateral = (torch.randn(units, units) / units).requires_grad_()
+
+    def settled(drive: torch.Tensor, lateral: torch.Tensor) -> torch.Tensor:
+        mu = drive
+        for _ in range(turns):
+            mu = mu + gamma * (drive - F.linear(F.relu(mu), lateral) - mu)
+        return F.relu(mu)
+
+    def both(settled: Callable[..., torch.Tensor]) -> Callable[[], Any]:
+        return lambda: torch.autograd.grad(settled(drive, lateral), (drive, lateral), upstream)
+
+    calls = {"eager": both(settled), "compiled": both(torch.compile(settled))}
+    try:
+        calls["compiled"]()
+    except Exception as error:  # no working compiler: eager it is
+        print(f"torch.compile failed: {type(error).__name__}", file=sys.stderr)
+        del calls["compiled"]
+    return calls
 
 
 @torch.inference_mode()

@@ -20,9 +20,10 @@ from torch import nn
 from torch.nn import functional as F
 
 try:
-    import torch_sparse  # beside this file, when it runs as a script
+    import torch_data  # beside this file, when it runs as a script
+    import torch_sparse
 except ImportError:
-    from benchmarks import torch_sparse
+    from benchmarks import torch_data, torch_sparse
 
 LAYERS = ((4608, 400), (1024, 300), (700, 100))
 
@@ -359,6 +360,8 @@ def inference(hidden: list[int] | None, batch: int, k: list[int] | None) -> tupl
 STEPS = {
     "step": fastest_step, "autoencoder": autoencoder_step, "penalised": penalised_step, "kwinners": kwinners,
     "inference": inference,
+    "explain_away": lambda **sizes: fastest_of(torch_sparse.explain_away_calls(**sizes)),
+    "batches": lambda **sizes: fastest_of(torch_data.batches(**sizes)),
     "decode": lambda **sizes: fastest_of(torch_sparse.decode_calls(**sizes)),
     "sae": lambda **sizes: fastest_of(torch_sparse.sae_steps(**sizes)),
 }  # fmt: skip

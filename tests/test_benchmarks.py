@@ -2,8 +2,9 @@
 
 import pytest
 
-from benchmarks import kwinners, rows, sae_decode, timing
+from benchmarks import data, explain_away, inference, kwinners, rows, sae_decode, timing
 from benchmarks import page as speed
+from sparsejax.models import SparseCNN, SparseMLP
 
 pytestmark = [
     pytest.mark.usefixtures("quick_compile"),
@@ -52,6 +53,26 @@ def test_sae_decode(monkeypatch):
     assert report.rows[0].details["gflop_per_s"] > 0
     drawn = speed._drawn(speed._curves([vars(row) for row in report.rows]))
     assert len(drawn.axes) == 1
+
+
+def test_inference(monkeypatch):
+    networks = {"MLP": SparseMLP(hidden=(40, 30), k=(8, 5)), "CNN": SparseCNN(channels=(4, 6), conv_k=(20, 6))}
+    for name, value in {"NETWORKS": networks, "BATCHES": (1,), "CROSSOVER": 50, "DENSITIES": (0.1,)}.items():
+        monkeypatch.setattr(inference, name, value)
+    assert checked(inference.measure(None)) == {"`apply`", "our dense network", "PyTorch, sparse", "PyTorch, dense",
+                                                "dense product"}  # fmt: skip
+
+
+def test_explain_away(monkeypatch):
+    monkeypatch.setattr(explain_away, "UNITS", (50,))
+    monkeypatch.setattr(explain_away, "TURNS", (2,))
+    assert checked(explain_away.measure(None)) == {"PyTorch"}
+
+
+def test_data(monkeypatch):
+    monkeypatch.setattr(data, "SETS", {"small": ((200, 8, 8, 3), 16)})
+    monkeypatch.setattr(data, "STEPS", 8)
+    assert checked(data.measure(None)) == {data.RESIDENT, data.LOADER}
 
 
 def test_ceilings():
