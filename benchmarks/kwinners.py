@@ -45,6 +45,10 @@ def measure(twin: Twin | None) -> Report:
         "ours takes k as it comes, so that one program serves all. Arrays beyond 4 million values (16 MB) cost more "
         "than their size: memory is what they wait for."
     )
+    remarks.append(
+        "A step with k-winners takes longer than ReLU's by the selection, some two dozen passes over the layer, and by "
+        "boosting, the mask and the count of the winners, a pass each."
+    )
     return Report(tuple(rows), tuple(remarks))
 
 

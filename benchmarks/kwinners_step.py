@@ -51,6 +51,10 @@ def measure(twin: Twin | None) -> Report:
         "Ten epochs are the first in batches of 4 and nine of 64, from the times of their steps. Several networks are "
         f"trained side by side, one on each of {jax.device_count()} cores; PyTorch has all cores for one after another."
     )
+    remarks.append(
+        "Behind PyTorch at batch 64 by the convolutions: XLA multiplies patches, which it writes out and reads again, "
+        "where oneDNN reads the images themselves. At batch 4 the overhead of PyTorch's many small calls weighs more."
+    )
     if twin is not None:
         remarks += [f"{case}: {form}." for case, form in twin.forms.items()]
     return Report(tuple(rows), tuple(remarks))

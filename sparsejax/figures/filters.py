@@ -117,8 +117,9 @@ def tile_panels(rows: Sequence[Mapping[str, ArrayLike]], *, width: style.Width =
         across = min(fitting, key=lambda n: abs(n * wide - 1.6 * count // n * high))
         mosaics.append(_mosaic(tiles, across, _gap(high, wide)))
     each = style.WIDTHS[width] / columns
-    height = max(each * mosaic.shape[0] / mosaic.shape[1] for mosaic in mosaics)
-    figure, axes = style.panels(len(panels), width=width, height=min(height, 3.4) + 0.2, columns=columns)
+    heights = [each * mosaic.shape[0] / mosaic.shape[1] for mosaic in mosaics]
+    by_row = [min(max(heights[i : i + columns]), 3.4) + 0.2 for i in range(0, len(heights), columns)]
+    figure, axes = style.panels(len(panels), width=width, height=by_row, columns=columns)
     for panel, (title, _), mosaic in zip(axes, panels, mosaics, strict=True):
         panel.imshow(mosaic, interpolation="nearest")
         panel.set_axis_off()

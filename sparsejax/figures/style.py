@@ -94,13 +94,14 @@ def styled(draw: Callable[_Arguments, Figure]) -> Callable[_Arguments, Figure]:
     return drawn
 
 
-def panels(count: int, *, width: Width, height: float, columns: int) -> tuple[Figure, list[Axes]]:
-    """Returns a figure of `count` panels, each `height` inches high, at most `columns` side by side."""
+def panels(count: int, *, width: Width, height: float | Sequence[float], columns: int) -> tuple[Figure, list[Axes]]:
+    """Returns a figure of `count` panels, at most `columns` side by side, `height` inches high, or so much each row."""
     columns = min(columns, count)
     rows = -(-count // columns)
-    figure = Figure(figsize=(WIDTHS[width], rows * height), dpi=DPI, layout="constrained")
+    heights = [height] * rows if isinstance(height, (int, float)) else list(height)
+    figure = Figure(figsize=(WIDTHS[width], sum(heights)), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
+    axes = figure.subplots(rows, columns, squeeze=False, height_ratios=heights).ravel().tolist()
     for unused in axes[count:]:
         unused.remove()
     return figure, axes[:count]
