@@ -16,6 +16,7 @@ PAGE = ROOT / "docs" / "performance.md"
 PICTURES = ROOT / "docs" / "performance"
 _RATES = {"gflop_per_s": "GFLOP/s", "gbyte_per_s": "GB/s"}
 """Of ours, by XLA's count, to which a loop's work is that of one turn."""
+_FOUND = {"robust": "part that stands, ours and theirs", "median": "median distance, ours and theirs"}
 _ABOUT = """\
 # Speed
 
@@ -37,14 +38,22 @@ def page() -> str:
             lines.append(f"At most {most['gflop_per_s']:,.0f} GFLOP/s (a large matrix product) and "
                          f"{most['gbyte_per_s']:,.0f} GB/s (a large copy) in the same run.\n")  # fmt: skip
         rates = [name for name in _RATES if any(name in row.get("details", {}) for row in rows)]
-        head = ["case", "ours (ms)", "peer", "peer (ms)", "ratio", "goal", *(_RATES[name] for name in rates)]
+        found = [name for name in _FOUND if any(f"ours_{name}" in row.get("details", {}) for row in rows)]
+        head = ["case", "ours (ms)", "peer", "peer (ms)", "ratio", "goal", *(_RATES[name] for name in rates),
+                *(_FOUND[name] for name in found)]  # fmt: skip
         lines += [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
         for row in rows:
             cells = [row["case"], row["ours_ms"], row["peer"], row["peer_ms"], row["ratio"], row.get("target"),
-                     *(row.get("details", {}).get(name) for name in rates)]  # fmt: skip
+                     *(row.get("details", {}).get(name) for name in rates),
+                     *(_both(row.get("details", {}), name) for name in found)]  # fmt: skip
             lines.append(f"| {' | '.join(map(_cell, cells))} |")
         lines += ["", *(f"- {_cell(remark)}" for remark in result["remarks"]), ""]
     return "\n".join(lines)
+
+
+def _both(details: dict[str, float], name: str) -> str:
+    values = [details.get(f"{whose}_{name}") for whose in ("ours", "peer")]
+    return "" if values[0] is None else ", ".join("-" if value is None else f"{value:.3g}" for value in values)
 
 
 def pictures() -> dict[str, bytes]:
