@@ -8,6 +8,7 @@ import json
 import sys
 import time
 import types
+from importlib import metadata
 
 import numpy as np
 import torch
@@ -43,6 +44,8 @@ def main(path: str) -> None:
     problem = np.load(path)
     network = Network(problem).eval()
     images, labels = torch.from_numpy(problem["images"]), torch.from_numpy(problem["labels"]).long()
+    versions = {name: metadata.version(name) for name in ("torch", "torchattacks", "adv-lib")}
+    print(json.dumps({"case": "versions", "versions": versions}), flush=True)
     with torch.no_grad():
         print(json.dumps({"case": "logits", "logits": network(images[:4]).tolist()}), flush=True)
     classes = int(problem["output/bias"].shape[0])

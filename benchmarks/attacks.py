@@ -78,7 +78,9 @@ def measure(twin: Twin | None) -> Report:
         "Slower than PyTorch by the network, not by the attacks: inside their loops XLA takes its convolutions as "
         "products of patches, and their gradients with them."
     )
-    return Report(tuple(rows), (remark, slower))
+    versions = theirs.get("versions", {}).get("versions", {})
+    peers = (f"Peers: {', '.join(f'{name} {version}' for name, version in versions.items())}.",) if versions else ()
+    return Report(tuple(rows), (remark, slower, *peers))
 
 
 def _network() -> tuple[HebbianVGG, Variables]:

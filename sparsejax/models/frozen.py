@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from sparsejax.errors import ConfigError
 from sparsejax.functional import boost, compact_top_k, decode, inference_k, k_winners, k_winners_2d, max_pool2d
 from sparsejax.functional.compact import gathering_pays
 from sparsejax.hyper import Hyper, hyper_of
@@ -52,12 +53,17 @@ def freeze(
       What `predict` takes. It answers as `model.apply` does when it does not train, up to rounding.
 
     Raises:
-      ConfigError: the network does not fit the example.
+      ConfigError: the model is no SparseNetwork, or does not fit the example.
       ValueError: hyper names an unknown field.
 
     References:
       Ahmad & Scheinkman, How Can We Be So Dense?, 2019, section 4.3, for the products that sparsity saves.
     """
+    if not isinstance(model, SparseNetwork):
+        raise ConfigError(
+            f"model is a {type(model).__name__}; expected a network of k-winners, such as SparseMLP or SparseCNN. "
+            "Others answer by `model.apply(variables, x).prediction`."
+        )
     hyper = merged(model, hyper, hyper_of(model))
     k, stages = [], model.stages(example_shape)
     for stage, winners in zip(stages, model.winners(hyper), strict=True):

@@ -212,12 +212,10 @@ class DevicesConfig:
         if self.carrier == "pmap" and (self.member or 1) > 1:
             raise ConfigError("devices.carrier pmap spreads batches only; take devices.member 1 or carrier shard_map.")
 
-    @property
-    def asked(self) -> int | None:
-        """How many devices are asked for, at least; None if nothing is."""
-        if self == DevicesConfig(members_at_once=self.members_at_once):
-            return None
-        return (self.member or 1) * (self.data or 1)
+    def wanted(self, members: int) -> int:
+        """Returns how many devices so many networks can use."""
+        spread = 1 if self.carrier in ("jit", "pmap") else self.member or members
+        return spread * (self.data or 1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -118,7 +118,8 @@ def use_cores(members: int | None = None) -> None:
     JAX_NUM_CPU_DEVICES or XLA_FLAGS say how many devices there are, and after JAX has begun, it does nothing.
 
     Args:
-      members: networks trained together; None for a device for every core, of which `share_of_cores` takes some.
+      members: networks trained together, or devices wanted; None for a device for every core, of which
+        `share_of_cores` takes some.
     """
     asked = "JAX_NUM_CPU_DEVICES" in os.environ or "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -9,7 +9,7 @@ import pytest
 
 from sparsejax.errors import ConfigError
 from sparsejax.functional import BoostState, compact
-from sparsejax.models import SparseCNN, SparseMLP, SpeechCNN, Variables, freeze, frozen, predict
+from sparsejax.models import NoisyNetwork, SparseCNN, SparseMLP, SpeechCNN, Variables, freeze, frozen, predict
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 CNN = SparseCNN(channels=(4, 6), conv_k=(20, 6), hidden=30, hidden_k=5, kernel_size=3, conv_density=(0.6, 0.5))
@@ -86,3 +86,5 @@ def test_examples_may_be_batched_apart_and_networks_mapped():
 def test_a_network_that_does_not_fit_is_refused():
     with pytest.raises(ConfigError, match="too small"):
         freeze(CNN, trained(CNN, (14, 14, 1)), (4, 4, 1))
+    with pytest.raises(ConfigError, match="model is a NoisyNetwork; expected a network of k-winners"):
+        freeze(NoisyNetwork(), CNN.init(jax.random.key(0), jnp.zeros((1, 14, 14, 1))), (14, 14, 1))

@@ -116,6 +116,15 @@ def test_networks_share_cores_evenly():
     assert [share_of_cores(*of) for of in ((10, 16), (17, 16), (24, 16), (300, 16))] == [10, 9, 12, 16]
 
 
+def test_what_is_asked_for_says_how_many_devices_are_wanted():
+    def wanted(**fields):
+        return DevicesConfig(**fields).wanted(3)
+
+    assert wanted() == wanted(data=1) == wanted(carrier="shard_map") == wanted(members_at_once=1) == 3
+    assert wanted(member=1) == wanted(carrier="jit") == wanted(carrier="pmap") == 1
+    assert wanted(data=2) == 6 and wanted(member=2, data=2) == 4 and wanted(carrier="pmap", data=4) == 4
+
+
 def test_sharded_step_has_one_all_reduce_and_no_all_gather(dataset):
     model = dataclasses.replace(MODEL, batch_norm=False, dropout=None)
     text = chunk_text(dataset, model, DevicesConfig("shard_map", data=8))

@@ -44,7 +44,7 @@ def fmn(
       labels: their classes `[batch]`.
       norm: "linf", "l2", "l1" or "l0" (the number of entries that differ).
       iterations: steps, and as many gradients.
-      step: length (l2) of the first step; None for 1, for l0 10. (In linf 10, as published, leaves half as far again.)
+      step: length (l2) of the first step; None for 1, for l0 10. (In linf, 10 ended half as far again.)
       bounds: least and greatest value of a pixel.
       draws: of a noisy network's answer, over which gradients are averaged; None for a network without noise.
       key: for the noise; it may be left out where there is none.
