@@ -92,9 +92,8 @@ def _minimal(network, images, labels, iterations: int) -> None:
             wrong = network(found).argmax(1) != labels
         delta = (found - images).flatten(1)
         far = (delta != 0).sum(1).float() if own == 0 else delta.norm(p=own, dim=1)
-        far = torch.where(wrong, far, torch.inf)
-        print(json.dumps({"case": f"fmn {norm}", "median": far.median().item(), "success": wrong.float().mean().item(),
-                          "seconds": seconds}), flush=True)  # fmt: skip
+        distances = torch.where(wrong, far, torch.inf).tolist()
+        print(json.dumps({"case": f"fmn {norm}", "distances": distances, "seconds": seconds}), flush=True)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ PAGE = ROOT / "docs" / "performance.md"
 PICTURES = ROOT / "docs" / "performance"
 _RATES = {"gflop_per_s": "GFLOP/s", "gbyte_per_s": "GB/s"}
 """Of ours, by XLA's count, to which a loop's work is that of one turn."""
-_FOUND = {"robust": "part that stands, ours and theirs", "median": "median distance, ours and theirs"}
+_FOUND = {"robust": "part that stands, ours and theirs", "median": "median distance, ours and theirs (ratio by image)"}
 _ABOUT = """\
 # Speed
 
@@ -53,7 +53,8 @@ def page() -> str:
 
 def _both(details: dict[str, float], name: str) -> str:
     values = [details.get(f"{whose}_{name}") for whose in ("ours", "peer")]
-    return "" if values[0] is None else ", ".join("-" if value is None else f"{value:.3g}" for value in values)
+    ratio = f" ({details[f'{name}_ratio']:.4g})" if f"{name}_ratio" in details else ""
+    return "" if values[0] is None else ", ".join("-" if value is None else f"{value:.3g}" for value in values) + ratio
 
 
 def pictures() -> dict[str, bytes]:

@@ -34,9 +34,9 @@ def fmn(
 ) -> Nearest:
     r"""Seeks the nearest mistaken image: descends along the gradient within a ball that shrinks when it is mistaken.
 
-    The radius begins at the distance of the boundary to first order. It falls by a factor :math:`1 - \gamma` when the
-    image is mistaken (never above the nearest one found) and grows by :math:`1 + \gamma` when it is not; the step and
-    gamma fall along a cosine. For l0 the radius changes by at least one entry.
+    The radius begins at the distance of the boundary to first order, for l0 at one entry. It falls by a factor
+    :math:`1 - \gamma` when the image is mistaken (never above the nearest one found) and grows by :math:`1 + \gamma`
+    when it is not, for l0 by at least one entry; the step and gamma fall along a cosine.
 
     Args:
       logits_fn: `logits_fn(x) -> [batch, classes]`, or `logits_fn(x, key)` with `draws`; examples are independent.
@@ -77,7 +77,7 @@ def fmn(
         to_boundary = jnp.abs(lead) / jnp.maximum(dual_length(gradient, norm), 1e-12)
         if norm == "l0":
             shrunk = jnp.minimum(jnp.minimum(radius - 1, jnp.floor(radius * (1 - gamma))), distance)
-            grown = jnp.where(found, jnp.maximum(radius + 1, jnp.floor(radius * (1 + gamma))), far + 1)
+            grown = jnp.minimum(jnp.maximum(radius + 1, jnp.floor(radius * (1 + gamma))), x[0].size)
         else:
             shrunk = jnp.minimum(radius * (1 - gamma), distance)
             # A little beyond the boundary: to it alone, rounding might never let an image cross.
@@ -88,7 +88,8 @@ def fmn(
         return there, radius, best, distance
 
     infinite = jnp.full(batch, jnp.inf, x.dtype)
-    now, _, best, distance = lax.fori_loop(0, iterations, once, (x, infinite, x, infinite))
+    start = (x, jnp.zeros_like(infinite), x, infinite)  # a radius of 0 grows at once, by the distance of the boundary
+    now, _, best, distance = lax.fori_loop(0, iterations, once, start)
     wrong = margin(network(now, jax.random.fold_in(stream, iterations)), labels) > 0
     far = length(now - x, norm)
     nearer = wrong & (far < distance)

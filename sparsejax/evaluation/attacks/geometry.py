@@ -4,13 +4,14 @@ Every function takes batches `[batch, ...]` and treats an example as one vector.
 (the number of entries that differ from 0).
 """
 
+from functools import partial
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from sparsejax.functional import kth_largest, top_k
+from sparsejax.functional import kth_largest, winners
 
 Norm = Literal["linf", "l2", "l1", "l0"]
 Bounds = tuple[float, float]
@@ -54,9 +55,7 @@ def onto_ball(
         return delta * spread(jnp.minimum(1.0, epsilon / jnp.maximum(length(delta, "l2"), 1e-30)), delta)
     flat = jnp.abs(delta.reshape(delta.shape[0], -1))
     if norm == "l0":
-        entries = jnp.floor(epsilon).astype(jnp.int32)
-        kept = jax.vmap(lambda row, k: top_k(row, k, ties="first"))(flat, entries)
-        return jnp.where(kept.reshape(delta.shape) > 0, delta, 0)
+        return jnp.where(_first(jnp.abs(delta), epsilon), delta, 0)
     ranked = -jnp.sort(-flat, axis=-1)
     excess = (jnp.cumsum(ranked, -1) - epsilon[:, None]) / jnp.arange(1, flat.shape[-1] + 1, dtype=delta.dtype)[None, :]
     last = jnp.sum(ranked > excess, axis=-1) - 1
@@ -73,15 +72,25 @@ def inside(
 ) -> Float[Array, "batch *shape"]:
     """Moves candidates into the balls around x and into the box, in which x lies.
 
-    For l1 it is the nearest point (in l2) of both, which takes the whole of epsilon; for the others the nearest of the
-    ball, cut to the box, which only shortens the way.
+    For l0 and l1 it is the nearest point (in l2) of both, so that none of epsilon is spent on a pixel at its edge; for
+    linf and l2 the nearest of the ball, cut to the box, which only shortens the way.
 
     References:
       Croce & Hein, Mind the box: l1-APGD for sparse adversarial attacks on image classifiers, 2021, section 2.
     """
     if norm == "l1":
         return jnp.clip(x + _onto_l1_ball_within(candidate - x, x, epsilon, bounds), *bounds)
+    if norm == "l0":
+        cut = jnp.clip(candidate, *bounds)
+        nearer_by = (candidate - x) ** 2 - (candidate - cut) ** 2  # squared distance that moving an entry saves
+        return jnp.where(_first(nearer_by, epsilon), cut, x)
     return jnp.clip(x + onto_ball(candidate - x, epsilon, norm), *bounds)
+
+
+def _first(gain: Array, entries: Array) -> Array:
+    """Marks the entries of greatest gain, as many as `entries` says."""
+    flat = gain.reshape(gain.shape[0], -1)
+    return jax.vmap(partial(winners, ties="first"))(flat, jnp.floor(entries).astype(jnp.int32)).reshape(gain.shape)
 
 
 def _onto_l1_ball_within(delta: Array, x: Array, epsilon: Array, bounds: Bounds) -> Array:

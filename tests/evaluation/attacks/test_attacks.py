@@ -104,6 +104,17 @@ def test_minimal_norms_of_a_linear_network(norm):
     assert (ratio > 1 - 1e-4).all() and jnp.median(ratio) < 1.06
 
 
+def test_entries_at_the_edge_of_the_box_are_not_spent_in_l0():
+    # The first four entries count most, but are as dark as can be; of the others two together are enough.
+    weights = jnp.array([-9.0] * 4 + [1.0] * 12)
+    found = fmn(
+        lambda x: jnp.stack([jnp.zeros(len(x)), x.reshape(len(x), -1) @ weights - 7.5], -1),
+        jnp.where(jnp.arange(16) < 4, 0.0, 0.5).reshape(1, 4, 4, 1), jnp.zeros(1, jnp.int32), norm="l0", iterations=60,
+    )  # fmt: skip
+    assert found.success.all()
+    assert found.distance == 4, "from 6.0 to more than 7.5 by steps of at most 0.5"
+
+
 def test_few_entries_suffice_in_l0():
     logits, x, labels, _ = linear()
     found = jax.jit(lambda x: fmn(logits, x, labels, norm="l0", iterations=300))(x)
