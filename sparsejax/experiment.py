@@ -25,7 +25,7 @@ from sparsejax.training.log import MetricsLog, Terminal
 from sparsejax.training.objectives import objective_of
 from sparsejax.training.run_folder import RunFolder, describe
 
-_AUGMENTATIONS = {"none": None, "crop_flip": crop_and_flip}
+AUGMENTATIONS = {"none": None, "crop_flip": crop_and_flip}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +121,7 @@ def _run(
     train = train if streaming else put_shared(train, placement)
     job = loop.Job(
         config.model, objective, config.training, placement, hyper, train, config.data.balanced,
-        _AUGMENTATIONS[config.data.augment], jax.tree.leaves(hyper)[0].shape[0] - networks, streaming,
+        AUGMENTATIONS[config.data.augment], jax.tree.leaves(hyper)[0].shape[0] - networks, streaming,
     )  # fmt: skip
     test = put_shared(resident(dataset, dataset.test, normalise=normalise), placement)
     measuring = Measuring(experiment.configs, dataset, placement, hyper, test)

@@ -64,6 +64,8 @@ def _run(arguments: list[str]) -> int:
     base = _overridden(options.config, configs.get(options.config), overrides)
     members = _members(options.config, base, overrides, options.sweep, options.seeds)
 
+    if options.rehearse is not None:
+        return _rehearsed(options.config, members, options.rehearse)
     settings = (options.coordinator, options.processes, options.process)
     if options.distributed or any(setting is not None for setting in settings):
         from sparsejax.training import processes
@@ -86,6 +88,20 @@ def _run(arguments: list[str]) -> int:
     return 0
 
 
+def _rehearsed(name: str, members: Sequence[tuple["Config", dict[str, Any]]], topology: str) -> int:
+    """Says what the training would take of a TPU, and trains nothing."""
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")  # libtpu, once it is installed, would be looked to for devices
+    from sparsejax.experiment import Experiment
+    from sparsejax.rehearsal import lines_of, rehearse
+
+    experiment = Experiment(name, *map(tuple, zip(*members, strict=True)))
+    for line in lines_of(rehearse(experiment, topology), experiment, topology):
+        print(line)
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m sparsejax.launch", description=_DESCRIPTION, add_help=False, allow_abbrev=False
@@ -101,6 +117,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--resume-step", type=_whole, metavar="STEP", help="go on from this checkpoint rather than the latest"
     )
+    parser.add_argument(
+        "--rehearse", metavar="TPU",
+        help="train nothing, but compile for TPU chips that are not here, such as v5e:2x4: does it fit their memory?",
+    )  # fmt: skip
     parser.add_argument(
         "--distributed", action="store_true",
         help="be one of several processes; which one, the environment says (Cloud TPU, SLURM, JAX_PROCESS_ID...)",

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -49,7 +49,14 @@ _CORES = 16  # used at most: each holds the data
 _PARAMETERS_AT_ONCE = 2**18
 
 
-def place(config: DevicesConfig, members: int, batch_sizes: set[int], *, sharing: int | None = None) -> Placement:
+def place(
+    config: DevicesConfig,
+    members: int,
+    batch_sizes: set[int],
+    *,
+    sharing: int | None = None,
+    devices: Sequence[jax.Device] | None = None,
+) -> Placement:
     """Chooses the devices of a run.
 
     Args:
@@ -57,15 +64,16 @@ def place(config: DevicesConfig, members: int, batch_sizes: set[int], *, sharing
       members: networks trained together.
       batch_sizes: all that occur; each must divide among the devices.
       sharing: parameters of a network, if all networks see the same batches; else None.
+      devices: that there are; None for those of this and the other processes.
 
     Raises:
       ConfigError: more devices are asked for than there are, or a batch does not divide among them.
     """
-    available, several = jax.device_count(), jax.process_count() > 1
+    devices = list(devices or jax.devices())
+    available, processes = len(devices), len({device.process_index for device in devices})
+    several = processes > 1
     if several and config.carrier in ("jit", "pmap"):
-        raise ConfigError(
-            f"devices.carrier {config.carrier} cannot spread over {jax.process_count()} processes; take shard_map."
-        )
+        raise ConfigError(f"devices.carrier {config.carrier} cannot spread over {processes} processes; take shard_map.")
     data = config.data or (1 if config.carrier == "jit" else None)
     member = config.member or _member_devices(config.carrier, members, available // (data or 1), several)
     if data is None:
@@ -86,7 +94,7 @@ def place(config: DevicesConfig, members: int, batch_sizes: set[int], *, sharing
                 "batch sizes."
             )
     members_at_once = config.members_at_once
-    if members_at_once is None and jax.default_backend() == "cpu":
+    if members_at_once is None and devices[0].platform == "cpu":
         most, local = 1 if sharing is None else max(1, _PARAMETERS_AT_ONCE // sharing), -(-members // member)
         members_at_once = max(
             (n for n in range(1, min(most, local) + 1) if local % n == 0), default=1
@@ -98,9 +106,15 @@ def place(config: DevicesConfig, members: int, batch_sizes: set[int], *, sharing
         if member * data > 1:
             raise ConfigError("devices.carrier jit runs on one device; take shard_map or pmap for several.")
         return Placement("jit", None, members_at_once)
+    return Placement(carrier, _mesh(devices, member, data), members_at_once)
+
+
+def _mesh(devices: list[jax.Device], member: int, data: int) -> Mesh:
     # With the default, explicit axis types, integer labels fail to index logits.
-    mesh = jax.make_mesh((member, data), ("member", "data"), axis_types=(AxisType.Auto,) * 2)
-    return Placement(carrier, mesh, members_at_once)
+    axes: dict[str, Any] = {"axis_names": ("member", "data"), "axis_types": (AxisType.Auto,) * 2}
+    if member * data < len(devices):  # make_mesh lays neighbours side by side, but on a TPU only if it gets all chips
+        return Mesh(np.asarray(devices[: member * data]).reshape(member, data), **axes)
+    return jax.make_mesh((member, data), devices=devices, **axes)
 
 
 def _member_devices(carrier: str, members: int, available: int, several: bool) -> int:

@@ -1,7 +1,7 @@
 """The loop over epochs and chunks: what is due between two compiled calls."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -70,7 +70,7 @@ class Job(NamedTuple):
         return self.data.labels.shape[0]
 
 
-def start(job: Job, seeds: list[int]) -> Progress:
+def start(job: Job, seeds: Sequence[int] | Int[Array, "members"]) -> Progress:
     """Returns untrained networks, one per seed."""
 
     def init(hyper: Hyper, seed: Int[Array, ""], images: Array) -> Progress:
@@ -79,7 +79,8 @@ def start(job: Job, seeds: list[int]) -> Progress:
 
     tokens = job.data.images.dtype == np.int32
     example = np.zeros((1, *job.data.images.shape[1:]), np.int32 if tokens else np.float32)
-    return carry(init, job.placement)(job.hyper, put_members(np.asarray(seeds, np.int32), job.placement), example)
+    seeds = put_members(jnp.asarray(seeds, jnp.int32), job.placement)
+    return carry(init, job.placement)(job.hyper, seeds, example)
 
 
 def train(
@@ -119,7 +120,7 @@ def train(
         batch_size = job.config.batch_size_in(epoch)
         steps = steps_per_epoch(job.examples, batch_size)
         if batch_size not in chunks:
-            chunks[batch_size] = _compiled_chunk(job, batch_size, steps)
+            chunks[batch_size] = compiled_chunk(job, batch_size)
         chunk, length = chunks[batch_size]
         done = position["position"] if epoch == position["epoch"] else 0
         collected = []
@@ -212,9 +213,9 @@ def _chunks_of_data(
         yield Streamed(*batches, *put_shared((job.data.mean, job.data.std), job.placement))
 
 
-def _compiled_chunk(job: Job, batch_size: int, steps: int) -> tuple[Any, int]:
+def compiled_chunk(job: Job, batch_size: int) -> tuple[Any, int]:
     """Returns the chunk for a batch size, compiled when it is first called, and its number of steps."""
-    length = chunk_length(steps)
+    length = chunk_length(steps_per_epoch(job.examples, batch_size))
     function = make_chunk(
         job.model, job.objective, job.config, examples=job.examples, batch_size=batch_size, length=length,
         balanced=job.balanced, augment=job.augment,
