@@ -55,7 +55,7 @@ def place(
     batch_sizes: set[int],
     *,
     sharing: int | None = None,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
 ) -> Placement:
     """Chooses the devices of a run.
 
@@ -109,7 +109,7 @@ def place(
     return Placement(carrier, _mesh(devices, member, data), members_at_once)
 
 
-def _mesh(devices: list[jax.Device], member: int, data: int) -> Mesh:
+def _mesh(devices: list[Any], member: int, data: int) -> Mesh:
     # With the default, explicit axis types, integer labels fail to index logits.
     axes: dict[str, Any] = {"axis_names": ("member", "data"), "axis_types": (AxisType.Auto,) * 2}
     if member * data < len(devices):  # make_mesh lays neighbours side by side, but on a TPU only if it gets all chips
