@@ -1,5 +1,6 @@
 """What the commands share: mistakes told in a sentence, exit statuses, and a good end when asked to stop."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -17,7 +18,9 @@ GOES_ON = "the same command goes on from the last checkpoint"
 
 
 def status_of(run: Callable[[list[str]], int], arguments: Sequence[str] | None, *, stopped: str = GOES_ON) -> int:
-    """Runs a command; returns its exit status: 0 done, 1 failed, 2 not understood, 130 stopped from the keyboard.
+    """Runs a command; returns its exit status: 0 done, 1 failed, 2 not understood, 130 or 141 stopped from outside.
+
+    130 is Ctrl-C; 141 is a reader of what it prints, such as `head`, that has gone.
 
     Args:
       run: takes the words of the command line.
@@ -25,7 +28,12 @@ def status_of(run: Callable[[list[str]], int], arguments: Sequence[str] | None, 
       stopped: what to say of a command that Ctrl-C has ended.
     """
     try:
-        return run(sys.argv[1:] if arguments is None else list(arguments))
+        status = run(sys.argv[1:] if arguments is None else list(arguments))
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain at its end
+        return 141
     except ConfigError as error:
         return _failed(error, 2)
     except (RunFolderError, DataMissingError, DataDamagedError, CheckpointError, DivergedError) as error:

@@ -13,7 +13,7 @@ from sparsejax.configs import CONFIGS
 from sparsejax.errors import ConfigError
 from sparsejax.launch import _parse_sweep, main
 from sparsejax.models import SparseCNN
-from tests.command import SMALL, launch
+from tests.command import SMALL, launch, started
 
 
 @pytest.fixture(scope="module")
@@ -254,3 +254,12 @@ def test_sweeps_are_parsed():
     for wrong in ("a=", "=1", "a=1:2", "a=2:1:1", "a=1:2:0"):
         with pytest.raises(ConfigError, match="expected FIELD"):
             _parse_sweep(wrong)
+
+
+@pytest.mark.parametrize("words", [["--list"], ["--config", "digits_mlp", "--help"]])
+def test_a_reader_that_leaves_early_is_no_error(words):
+    process = started(*words)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(60) in (0, 141)
