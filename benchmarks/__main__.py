@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     for name in groups:
         with peers.twin(python) as twin:
             report = importlib.import_module(f"benchmarks.{name}").measure(twin)
-            versions = rows.versions() | ({"torch": twin.version} if twin else {})
+            versions = rows.versions() | ({"torch": twin.version} if twin and twin.version else {})
         remarks = (*report.remarks, *(() if twin else (peers.HOW_TO_GET_IT,)), *rows.load_remark(load))
         report = rows.Report(report.rows, remarks)
         print("\n".join((rows.table(report.rows), *report.remarks)), flush=True)
