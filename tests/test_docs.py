@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import page as speed
-from sparsejax import configs, errors, experiment, launch, studies
+from sparsejax import configs, errors, experiment, launch, rehearsal, studies
 from tests.command import ROOT, SMALL
 from tests.command import launch as launched
 
@@ -49,6 +49,7 @@ def test_commands_are_understood(page, monkeypatch, capsys):
         raise errors.RunFolderError("understood")
 
     monkeypatch.setattr(experiment, "run", begun)
+    monkeypatch.setattr(rehearsal, "rehearse", begun)
     for words in commands(page):
         arguments = [word for word in words if "=" not in word or word.startswith("-")]
         if "sparsejax.launch" in words:
