@@ -134,7 +134,7 @@ def lines_of(rehearsal: Rehearsal, experiment: Experiment, topology: str) -> lis
     return [
         f"{experiment.name} on {topology}: {spread}{placement.shards} chip{'s' if placement.shards > 1 else ''}, "
         f"{placement.carrier}; compiled in {rehearsal.seconds:.0f} s by libtpu {_version()}",
-        f"memory of a chip  it fits: {_size(rehearsal.held_bytes)} held between steps, "
+        f"memory of a chip  a step fits: {_size(rehearsal.held_bytes)} held between steps, "
         f"{_size(rehearsal.working_bytes)} more in them",
         f"a step            {rehearsal.flops / 1e9:,.3g} GFLOP and {_size(rehearsal.moved_bytes)} moved on a chip, "
         f"{' and '.join(told) or 'no communication'}",

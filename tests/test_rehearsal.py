@@ -82,7 +82,7 @@ def test_the_command_says_it_in_three_lines():
     assert lines[0].startswith(
         "digits_mlp on v5e:2x2: 2 networks over 2, each batch over 2 chips, shard_map; compiled in"
     )
-    assert "it fits" in lines[1]
+    assert "a step fits" in lines[1]
 
 
 @compiled

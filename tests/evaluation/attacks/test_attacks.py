@@ -105,7 +105,7 @@ def test_minimal_norms_of_a_linear_network(norm):
 
 
 def test_entries_at_the_edge_of_the_box_are_not_spent_in_l0():
-    # The first four entries count most, but are as dark as can be; of the others two together are enough.
+    # The first four entries count most, but are as dark as can be; of the others four together are enough.
     weights = jnp.array([-9.0] * 4 + [1.0] * 12)
     found = fmn(
         lambda x: jnp.stack([jnp.zeros(len(x)), x.reshape(len(x), -1) @ weights - 7.5], -1),
