@@ -8,10 +8,13 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
 from sparsejax.data import load
+from sparsejax.training.processes import termination
 from tests.command import ROOT, environment, launch
 from tests.kill_campaign import last_networks
 
@@ -72,6 +75,14 @@ def test_two_processes_then_more_devices_then_one_are_one_run(tmp_path):
     last = launch(*run, "--out", folder)
     assert last.returncode == 0 and "going on from the checkpoint of step" in last.stdout
     assert_close(folder, tmp_path / "one")
+
+
+def test_a_stop_that_jax_tells_of_once_stays_asked_for(monkeypatch):
+    """The loop may not be able to stop at the very call that JAX chose: at the end of an epoch, say."""
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", lambda call: call == 2)
+    with termination() as asked_to_stop:
+        assert [asked_to_stop() for _ in range(5)] == [False, False, True, True, True]
 
 
 @pytest.mark.slow

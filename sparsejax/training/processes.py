@@ -3,6 +3,7 @@
 JAX's own runtime joins them. Every process runs the same program; arrays are spread over the devices of all.
 """
 
+import itertools
 import os
 import signal
 import sys
@@ -137,13 +138,19 @@ def gathered(tree: Any) -> Any:
 def termination() -> Iterator[Callable[[], bool]]:
     """Yields a function that says, time and again, whether the run has been asked to stop by SIGTERM.
 
-    With several processes it becomes true in all of them at the same call, whichever was asked.
+    With several processes it becomes true in all of them at the same call, whichever was asked; and it stays true.
     """
-    if jax.process_count() > 1:
-        calls = iter(range(2**62))
-        yield lambda: multihost_utils.reached_preemption_sync_point(next(calls))
-        return
     asked = threading.Event()
+    if jax.process_count() > 1:
+        calls = itertools.count()
+
+        def agreed() -> bool:
+            if multihost_utils.reached_preemption_sync_point(next(calls)):  # says so once, and never again
+                asked.set()
+            return asked.is_set()
+
+        yield agreed
+        return
     if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
         yield asked.is_set
         return
