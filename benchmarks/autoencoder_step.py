@@ -17,7 +17,7 @@ from sparsejax.training.state import init_state
 from sparsejax.training.step import make_chunk
 
 GROUP = "autoencoder_step"
-BATCH, STEPS = 128, 32
+BATCH, STEPS = 128, 16
 UNITS = (1_000, 10_000)
 MEMORY_UNITS = (1_000, 10_000, 100_000)
 

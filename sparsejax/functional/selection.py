@@ -180,7 +180,7 @@ def _threshold(key: Int[Array, "*rows n"], k: Int[Array, ""]) -> tuple[Int[Array
 def _threshold_bitwise(key: Int[Array, "*rows n"], k: Int[Array, "*rows"]):
     """Settles one bit a pass, the highest first, until every row has k keys at or above its threshold."""
     n = key.shape[-1]
-    # Padding makes the slices equal; it lies below every probe and is never counted.
+    # Padding, where nothing divides n, makes the slices equal; it lies below every probe and is never counted.
     key = jnp.pad(key, [(0, 0)] * (key.ndim - 1) + [(0, -n % _parts(n))], constant_values=_LOWEST)
 
     def settle(carry):
@@ -207,7 +207,10 @@ def _threshold_radix(key: Int[Array, "*rows n"], k: Int[Array, "*rows"], bits: i
 
 
 def _parts(n: int) -> int:
-    return 32 if n >= 512 else 8 if n >= 64 else 1
+    """Returns into how many slices a row is cut: of the numbers that divide it, if any do, the one nearest the best."""
+    best = 32 if n >= 512 else 8 if n >= 64 else 1
+    return min((parts for parts in range(best // 2 + 1, 2 * best + 1) if n % parts == 0),
+               key=lambda parts: abs(parts - best), default=best)  # fmt: skip
 
 
 def _count(key: Int[Array, "*rows n"], probe: Int[Array, "*rows"]) -> Int[Array, "*rows"]:
