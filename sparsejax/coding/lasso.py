@@ -255,14 +255,24 @@ def _regularised(dictionary: Array, rho: Array):
 def _inverse(matrix: Array) -> Array:
     """Returns the inverse of a symmetric positive definite matrix, by halves: all but the smallest are products.
 
-    On a CPU, LAPACK's threads and XLA's would wait for one another; on accelerators, products are what is fast.
+    On a CPU, LAPACK's threads go on spinning after a call and take a core from what follows, which then takes half as
+    long again; on accelerators, products are what is fast.
     """
     size = len(matrix)
     if size <= 32:
-        return jnp.linalg.inv(matrix)
+        return lax.fori_loop(0, size, _sweep, matrix)
     half = size // 2
     first, across = _inverse(matrix[:half, :half]), matrix[:half, half:]
     along = product(first, across)
     second = _inverse(matrix[half:, half:] - product(across.T, along))
     corner = -product(along, second)
     return jnp.block([[first - product(corner, along.T), corner], [corner.T, second]])
+
+
+def _sweep(i: Array, matrix: Array) -> Array:
+    """Exchanges a variable of a linear map: after all of them it is the inverse (Gauss and Jordan, without pivots)."""
+    pivot = jnp.arange(len(matrix)) == i
+    row = jnp.where(pivot, 1, matrix[i]) / matrix[i, i]
+    column = jnp.where(pivot, 0, matrix[:, i])
+    rest = jnp.where(pivot[None, :], 0, matrix) - column[:, None] * row[None, :]
+    return jnp.where(pivot[:, None], row[None, :], rest)
