@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array, Int
 
 # Below so many examples a smaller batch is no faster.
-_FEW = 32
+_FEW = 8
 
 
 def iterate(
@@ -25,8 +25,9 @@ def iterate(
 ) -> tuple[Any, Int[Array, "examples"], Any]:
     """Applies `state = update(state, data)` until `measure(state, data) <= tolerance` for each example.
 
-    An example that is done is frozen, so that its result does not depend on its neighbours. As soon as half of them
-    are done, the others go on in an array of half the size, and so on: the slowest few do not hold up the rest.
+    An example that is done is frozen, so that its result does not depend on its neighbours. An eighth of the examples
+    are at work at a time; another takes the place of one that is done. When no more are waiting, and half of them are
+    done, the others go on in an array of half the size, and so on: the slowest few do not hold up the rest.
 
     Args:
       update: one iteration.
@@ -46,37 +47,86 @@ def iterate(
         left = measure(state, data)
         return state, jnp.full(_pending(left, left).shape, max_iterations, jnp.int32), left
 
-    def stage(state: Any, data: Any, left: Any, taken: Array, done: Array) -> tuple[Any, Array, Any]:
-        size = taken.shape[0]
+    whole_rounds = max_iterations - max_iterations % check_every
+
+    def pending(work: _Work, most: int | Array) -> Array:
+        return _pending(work.left, tolerance) & (work.taken < most)
+
+    def go_on(work: _Work, steps: int | Array, most: int | Array) -> _Work:
+        new = lax.fori_loop(0, steps, lambda _, state: update(state, work.data), work.state)
+        on = pending(work, most)
+        state, left = jax.tree.map(
+            lambda now, before: jnp.where(_like(on, now), now, before),
+            (new, measure(new, work.data)),
+            (work.state, work.left),
+        )
+        return _Work(state, work.data, left, work.taken + jnp.where(on, steps, 0))
+
+    def in_turn(everyone: _Work, at_once: int) -> _Work:
+        on = pending(everyone, whole_rounds)
+        order, count = jnp.argsort(~on), jnp.sum(on)
+
+        def turn(carry: tuple[_Work, _Work, Array, Array]) -> tuple[_Work, _Work, Array, Array]:
+            everyone, some, who, first = carry
+            some = go_on(some, check_every, whole_rounds)
+            everyone = _put(everyone, who, some)
+            free = ~pending(some, whole_rounds)
+            place = first + jnp.cumsum(free) - 1
+            who = jnp.where(free & (place < count), order[jnp.minimum(place, len(order) - 1)], who)
+            return everyone, _take(everyone, who), who, first + jnp.sum(free)
+
+        who = order[:at_once]
+        carry = everyone, _take(everyone, who), who, jnp.asarray(at_once)
+        everyone, some, who, _ = lax.while_loop(lambda carry: carry[-1] < count, turn, carry)
+        return _put(everyone, who, by_halves(some))
+
+    def by_halves(work: _Work) -> _Work:
+        size = len(work.taken)
         half = size // 2 if size >= 2 * _FEW else 0
-
-        def unfinished(carry: Any) -> Array:
-            _, left, _, done = carry
-            return (jnp.sum(_pending(left, tolerance)) > half) & (done < max_iterations)
-
-        def go_on(carry: Any) -> Any:
-            state, left, taken, done = carry
-            steps = jnp.minimum(check_every, max_iterations - done).astype(jnp.int32)
-            new = lax.fori_loop(0, steps, lambda _, state: update(state, data), state)
-            pending = _pending(left, tolerance)
-            state, left = jax.tree.map(
-                lambda now, before: jnp.where(_like(pending, now), now, before),
-                (new, measure(new, data)),
-                (state, left),
-            )
-            return state, left, taken + jnp.where(pending, steps, 0), done + steps
-
-        state, left, taken, done = lax.while_loop(unfinished, go_on, (state, left, taken, done))
+        work = lax.while_loop(
+            lambda work: jnp.sum(pending(work, whole_rounds)) > half,
+            lambda work: go_on(work, check_every, whole_rounds),
+            work,
+        )
         if not half:
-            return state, taken, left
-        some = jnp.argsort(~_pending(left, tolerance))[:half]
-        part_state, part_data, part_left, part_taken = jax.tree.map(lambda leaf: leaf[some], (state, data, left, taken))
-        rest = stage(part_state, part_data, part_left, part_taken, done)
-        return jax.tree.map(lambda leaf, part: leaf.at[some].set(part), (state, taken, left), rest)
+            return work
+        some = jnp.argsort(~pending(work, whole_rounds))[:half]
+        return _put(work, some, by_halves(_take(work, some)))
 
     left = measure(state, data)
-    nothing = jnp.zeros((), jnp.int32)
-    return stage(state, data, left, jnp.zeros(_pending(left, tolerance).shape, jnp.int32), nothing)
+    work = _Work(state, data, left, jnp.zeros(_pending(left, tolerance).shape, jnp.int32))
+    at_once = -(-len(work.taken) // 8)
+    work = in_turn(work, at_once) if at_once >= 2 * _FEW else by_halves(work)
+    if check_every > 1 and not (isinstance(max_iterations, int) and whole_rounds == max_iterations):
+        work = lax.cond(
+            jnp.any(pending(work, max_iterations)),
+            lambda work: go_on(work, max_iterations % check_every, max_iterations),
+            lambda work: work,
+            work,
+        )
+    return work.state, work.taken, work.left
+
+
+class _Work(NamedTuple):
+    """Examples, what they need, how far they are from done, and their iterations: arrays `[examples, ...]` all."""
+
+    state: Any
+    data: Any
+    left: Any
+    taken: Int[Array, "examples"]
+
+
+def _take(work: _Work, some: Array) -> _Work:
+    return jax.tree.map(lambda leaf: leaf[some], work)
+
+
+def _put(work: _Work, some: Array, part: _Work) -> _Work:
+    """Returns the work with some of its examples as they are now; data do not change."""
+
+    def put(whole: Any, now: Any) -> Any:
+        return jax.tree.map(lambda leaf, rows: leaf.at[some].set(rows, unique_indices=True), whole, now)
+
+    return _Work(put(work.state, part.state), work.data, put(work.left, part.left), put(work.taken, part.taken))
 
 
 def goal(tolerance: float | Array | None, violation: float | Array | None) -> tuple[Any, Any] | None:

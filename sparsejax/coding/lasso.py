@@ -189,44 +189,47 @@ def admm(
         raise ValueError(f"relaxation is {relaxation}; expected a number between 0 and 2, 1 for none.")
     check_loop(tolerance, max_iterations, check_every, violation)
     x, dictionary, start, batch = problem(x, dictionary, initial, l1=l1)
-    settings = {"max_iterations": max_iterations, "check_every": check_every}
+    settings = {"warm": initial is not None, "max_iterations": max_iterations, "check_every": check_every}
     return batched(_admm(x, dictionary, start, l1, goal(tolerance, violation), relaxation, **settings), batch)
 
 
-@functools.partial(jax.jit, static_argnames=("max_iterations", "check_every"))
-def _admm(x, dictionary, start, l1, tolerance, relaxation, *, max_iterations, check_every):
+@functools.partial(jax.jit, static_argnames=("warm", "max_iterations", "check_every"))
+def _admm(x, dictionary, start, l1, tolerance, relaxation, *, warm, max_iterations, check_every):
     evaluate, data = correlations(dictionary), (product(x, dictionary), x)
     squares = jnp.mean(jnp.sum(dictionary**2, 0))
     rho = jnp.where(squares > 0, squares, 1)
     least_squares = _regularised(dictionary, rho)
 
-    def update(state, data):
-        anchor, dual, c, _ = state
+    def dual_of(z):
+        return jnp.clip(z, -l1 / rho, l1 / rho)  # what soft thresholding takes away from z is the dual, the rest a code
 
-        def turn(_, carry):
-            code, dual = carry
+    def update(state, data):
+        start, c, _ = state
+        anchor = start - dual_of(start)
+        gradient = c - rho * anchor
+
+        def turn(_, z):
+            dual = dual_of(z)
             # The step is taken from an earlier code: the inverse's rounding then multiplies what tends to 0, while
             # the product with D^T x + rho (a - u) itself would leave a gap of 1e-5 in float32.
-            solved = anchor + least_squares(c + rho * (code - anchor - dual))
-            z = relaxation * solved + (1 - relaxation) * code + dual
-            dual = jnp.clip(z, -l1 / rho, l1 / rho)
-            return z - dual, dual  # what soft thresholding takes away is the next dual
+            solved = anchor + least_squares(gradient + rho * (z - 2 * dual))
+            return relaxation * solved + (1 - relaxation) * (z - dual) + dual
 
-        code, dual = lax.fori_loop(0, check_every, turn, (anchor, dual))
-        return code, dual, *evaluate(code, *data)
+        z = lax.fori_loop(0, check_every, turn, start)
+        return z, *evaluate(z - dual_of(z), *data)
 
-    c, energy = evaluate(start, *data)
+    c, energy = evaluate(start, *data) if warm else (data[0], jnp.sum(x**2, -1))
     rounds = -(-max_iterations // check_every)
-    state, taken, (gap, _) = iterate(
+    (z, *_), taken, (gap, _) = iterate(
         update,
-        lambda state, data: shortfall(state[0], state[2], state[3], data[0], l1),
-        (start, jnp.clip(c, -l1, l1) / rho, c, energy),
+        lambda state, data: shortfall(state[0] - dual_of(state[0]), state[1], state[2], data[0], l1),
+        (start + jnp.where(start == 0, jnp.clip(c, -l1, l1), l1 * jnp.sign(start)) / rho, c, energy),
         data,
         tolerance=tolerance,
         max_iterations=rounds,
         check_every=1,
     )
-    return Code(state[0], check_every * taken, gap)
+    return Code(z - dual_of(z), check_every * taken, gap)
 
 
 def _lasso(x: Array, dictionary: Array, l1: float | Array):

@@ -112,6 +112,7 @@ def test_a_warm_start_needs_fewer_iterations(solve):
     first = solve(x, dictionary, l1=0.1)
     again = solve(x, dictionary, l1=0.1, initial=first.code)
     assert int(again.iterations.max()) == 0
+    np.testing.assert_allclose(again.code, first.code, atol=1e-6)
     near = solve(x, dictionary, l1=0.095, initial=first.code)
     assert int(near.iterations.sum()) < 0.8 * int(solve(x, dictionary, l1=0.095).iterations.sum())
     assert float(near.gap.max()) <= 1e-4
@@ -124,6 +125,19 @@ def test_a_fixed_number_of_iterations(solve):
     assert [int(result.iterations[0]) for result in gaps] == [0, 20, 200]
     assert np.all(gaps[0].gap >= gaps[1].gap) and np.all(gaps[1].gap >= gaps[2].gap)
     np.testing.assert_array_equal(gaps[0].code, 0)
+
+
+@pytest.mark.parametrize("solve", [ista, fista], ids=["ista", "fista"])
+@pytest.mark.parametrize("examples", [5, 200])
+def test_rounds_that_do_not_fit_the_limit_end_at_it(solve, examples):
+    """A few examples are solved side by side, of many some wait for others; 13 is two rounds of five and a rest."""
+    x, dictionary = problem(examples)
+    settings = {"l1": 0.1, "check_every": 5}
+    limited = solve(x, dictionary, tolerance=1e-9, max_iterations=13, **settings)
+    assert set(np.asarray(limited.iterations)) == {13}
+    exactly = solve(x, dictionary, tolerance=None, max_iterations=13, **settings)
+    np.testing.assert_allclose(limited.code, exactly.code, atol=1e-6)
+    np.testing.assert_allclose(limited.gap, exactly.gap, rtol=1e-3, atol=1e-6)
 
 
 def test_unrolled_ista_is_differentiable():
