@@ -56,8 +56,9 @@ def measure(twin: Twin | None) -> Report:
         remarks.append("SPAMS was not measured, as it is not installed here: `pip install spams-bin`.")
     else:
         remarks.append(
-            "SPAMS solves the lasso by LARS, in as many steps as a code has entries, where ours repeat products of all "
-            "patches; its pursuit works patch by patch in the cache. Ours are the same programs on an accelerator."
+            "SPAMS solves the lasso by LARS, in as many steps as a code has entries, where ours repeat products of "
+            "hundreds of patches, each until it is done; its pursuit works patch by patch in the cache. Ours are the "
+            "same programs on an accelerator."
         )
     for atoms in ATOMS:
         dictionary = _dictionary(training, atoms)

@@ -25,9 +25,10 @@ def iterate(
 ) -> tuple[Any, Int[Array, "examples"], Any]:
     """Applies `state = update(state, data)` until `measure(state, data) <= tolerance` for each example.
 
-    An example that is done is frozen, so that its result does not depend on its neighbours. An eighth of the examples
-    are at work at a time; another takes the place of one that is done. When no more are waiting, and half of them are
-    done, the others go on in an array of half the size, and so on: the slowest few do not hold up the rest.
+    An example that is done is frozen, so that its result does not depend on its neighbours. As soon as half of them
+    are done, the others go on in an array of half the size, and so on: the slowest few do not hold up the rest. On a
+    CPU an eighth of many examples are at work at a time, and another takes the place of one that is done; so arrays
+    are small and full until no more are waiting. (Accelerators would rather have larger ones.)
 
     Args:
       update: one iteration.
@@ -62,7 +63,7 @@ def iterate(
         )
         return _Work(state, work.data, left, work.taken + jnp.where(on, steps, 0))
 
-    def in_turn(everyone: _Work, at_once: int) -> _Work:
+    def in_turn(everyone: _Work) -> _Work:
         on = pending(everyone, whole_rounds)
         order, count = jnp.argsort(~on), jnp.sum(on)
 
@@ -96,7 +97,7 @@ def iterate(
     left = measure(state, data)
     work = _Work(state, data, left, jnp.zeros(_pending(left, tolerance).shape, jnp.int32))
     at_once = -(-len(work.taken) // 8)
-    work = in_turn(work, at_once) if at_once >= 2 * _FEW else by_halves(work)
+    work = lax.platform_dependent(work, cpu=in_turn, default=by_halves) if at_once >= 2 * _FEW else by_halves(work)
     if check_every > 1 and not (isinstance(max_iterations, int) and whole_rounds == max_iterations):
         work = lax.cond(
             jnp.any(pending(work, max_iterations)),
