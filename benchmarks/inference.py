@@ -41,9 +41,9 @@ def measure(twin: Twin | None) -> Report:
         "larger batches, ours for single images; its bag of rows takes both cores, ours one."
     )
     remarks.append(
-        "Sparse CNN-2 at batches of 16 and 64 seems slower than `apply`, which does the same and multiplies masks besides: "
-        "by the profiler no operation of ours takes longer. Ours comes first in each turn, after the peer's rest, and "
-        "finds cold caches."
+        "Sparse CNN-2 at batches of 16 and 64 seems slower than `apply`, which does the same and multiplies masks "
+        "besides: by the profiler no operation of ours takes longer. Ours comes first in each turn, after the peer's "
+        "rest, and finds cold caches."
     )
     return Report(tuple(rows), tuple(remarks))
 
