@@ -40,11 +40,6 @@ def measure(twin: Twin | None) -> Report:
         "costs what a dense network does and the choice of the winners besides. PyTorch's convolutions are faster for "
         "larger batches, ours for single images; its bag of rows takes both cores, ours one."
     )
-    remarks.append(
-        "Sparse CNN-2 at batches of 16 and 64 seems slower than `apply`, which does the same and multiplies masks "
-        "besides: by the profiler no operation of ours takes longer. Ours comes first in each turn, after the peer's "
-        "rest, and finds cold caches."
-    )
     return Report(tuple(rows), tuple(remarks))
 
 

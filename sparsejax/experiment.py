@@ -127,8 +127,8 @@ def _run(
     measuring = Measuring(experiment.configs, dataset, placement, hyper, test)
 
     with (
+        processes.termination() as asked_to_stop,  # outside: a second signal must not cut short what is being saved
         checkpoints.opened(folder.checkpoints, keep=config.training.keep_checkpoints) as saved,
-        processes.termination() as asked_to_stop,
     ):
         progress = loop.start(job, experiment.seeds)
         like = jax.eval_shape(lambda tree: jax.tree.map(lambda leaf: leaf[:networks], tree), progress)

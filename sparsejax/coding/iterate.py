@@ -28,7 +28,7 @@ def iterate(
     An example that is done is frozen, so that its result does not depend on its neighbours. As soon as half of them
     are done, the others go on in an array of half the size, and so on: the slowest few do not hold up the rest. On a
     CPU an eighth of many examples are at work at a time, and another takes the place of one that is done; so arrays
-    are small and full until no more are waiting. (Accelerators would rather have larger ones.)
+    are small and full until no more are waiting. Accelerators, where this was not measured, have all at work.
 
     Args:
       update: one iteration.
@@ -48,6 +48,9 @@ def iterate(
         left = measure(state, data)
         return state, jnp.full(_pending(left, left).shape, max_iterations, jnp.int32), left
 
+    left = measure(state, data)
+    work = _Work(state, data, left, jnp.zeros(_pending(left, tolerance).shape, jnp.int32))
+    at_once = -(-len(work.taken) // 8)
     whole_rounds = max_iterations - max_iterations % check_every
 
     def pending(work: _Work, most: int | Array) -> Array:
@@ -94,9 +97,6 @@ def iterate(
         some = jnp.argsort(~pending(work, whole_rounds))[:half]
         return _put(work, some, by_halves(_take(work, some)))
 
-    left = measure(state, data)
-    work = _Work(state, data, left, jnp.zeros(_pending(left, tolerance).shape, jnp.int32))
-    at_once = -(-len(work.taken) // 8)
     work = lax.platform_dependent(work, cpu=in_turn, default=by_halves) if at_once >= 2 * _FEW else by_halves(work)
     if check_every > 1 and not (isinstance(max_iterations, int) and whole_rounds == max_iterations):
         work = lax.cond(

@@ -3,7 +3,6 @@
 JAX's own runtime joins them. Every process runs the same program; arrays are spread over the devices of all.
 """
 
-import itertools
 import os
 import signal
 import sys
@@ -61,6 +60,8 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
             "--process I (from 0), or the environment variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and "
             "JAX_PROCESS_ID; on Cloud TPU and under SLURM --distributed alone is enough."
         ) from None
+    if threading.current_thread() is threading.main_thread() and (own := signal.getsignal(signal.SIGTERM)) is not None:
+        signal.signal(signal.SIGTERM, own)  # JAX has taken the signal, and only notes it: see `termination`
 
 
 def _number(option: str, variable: str, given: int | None) -> int | None:
@@ -138,25 +139,26 @@ def gathered(tree: Any) -> Any:
 def termination() -> Iterator[Callable[[], bool]]:
     """Yields a function that says, time and again, whether the run has been asked to stop by SIGTERM.
 
-    With several processes it becomes true in all of them at the same call, whichever was asked; and it stays true.
+    With several processes all of them must call it as often: it becomes true in all at the same call, whichever was
+    asked, and stays true. JAX's own sync point would not do: it is a call's number, Orbax calls as well and counts in
+    steps, and a number agreed on in steps may never be one of ours.
     """
     asked = threading.Event()
-    if jax.process_count() > 1:
-        calls = itertools.count()
 
-        def agreed() -> bool:
-            if multihost_utils.reached_preemption_sync_point(next(calls)):  # says so once, and never again
-                asked.set()
-            return asked.is_set()
+    def agreed() -> bool:
+        stop = asked.is_set()  # looked at once: a signal that comes after what is sent to the others is the next call's
+        if jax.process_count() > 1:
+            stop = bool(np.any(multihost_utils.process_allgather(np.int32(stop))))
+        if stop:
+            asked.set()
+        return stop
 
-        yield agreed
-        return
     if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
-        yield asked.is_set
+        yield agreed
         return
     before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
     try:
-        yield asked.is_set
+        yield agreed
     finally:
         signal.signal(signal.SIGTERM, before)
 
