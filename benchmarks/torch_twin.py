@@ -64,7 +64,10 @@ def make_step(
 
 
 def milliseconds(function: Callable[[], Any], steps: int) -> float:
-    """Returns the mean time of one of `steps` calls."""
+    """Returns the mean time of one of `steps` calls, after as many as it takes for cores and caches to wake up."""
+    awake = time.perf_counter() + 0.1
+    while time.perf_counter() < awake:
+        function()
     started = time.perf_counter()
     for _ in range(steps):
         function()

@@ -21,6 +21,7 @@ def runs(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_runs_are_put_into_one_table_and_picture(runs, capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
     assert cli.main(["compare", str(runs / "one"), str(runs / "two"), "--out", str(tmp_path / "both.png")]) == 0

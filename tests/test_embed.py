@@ -45,6 +45,7 @@ def library(mixer, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_latents_are_the_networks_own_and_say_where_they_come_from(mixer, library):
     latents, folder = read_latents(library / LATENTS_FILE), RunFolder(mixer)
     description, networks = recorded(folder)

@@ -23,6 +23,7 @@ from tests.command import ROOT, environment, launch, started
 from tests.kill_campaign import RUN, assert_same_run
 
 
+@pytest.mark.slow
 def test_asked_to_stop_it_saves_ends_well_and_goes_on(uninterrupted, tmp_path):
     folder = tmp_path / "run"
     process = started(*RUN, "--out", folder)
@@ -107,6 +108,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(tmp_path, capsys
     assert not (tmp_path / "run" / "result.json").exists()
 
 
+@pytest.mark.slow
 def test_steps_that_are_not_finite_are_left_out_if_asked(monkeypatch, tmp_path):
     whole = step.total_loss
 

@@ -104,6 +104,7 @@ def test_fresh_replaces_a_run(finished, tmp_path):
     assert json.loads((folder / "result.json").read_text())["config"]["training"]["epochs"] == 1
 
 
+@pytest.mark.slow
 def test_seeds_and_a_sweep_train_a_grid(tmp_path):
     process = launch(
         *SMALL, "--out", tmp_path / "grid", "--seeds", 2, "--sweep", "model.boost_strength=0,1.5",
@@ -122,6 +123,7 @@ def test_seeds_and_a_sweep_train_a_grid(tmp_path):
     assert result["seeds"] == [42, 43] * 4
 
 
+@pytest.mark.slow
 def test_a_network_of_a_grid_is_the_network_alone(finished, tmp_path):
     process = launch(*SMALL, "--out", tmp_path / "two", "--seeds", 2)
     assert process.returncode == 0, process.stderr
@@ -133,6 +135,7 @@ def test_a_network_of_a_grid_is_the_network_alone(finished, tmp_path):
     assert first["test_loss"] == pytest.approx(alone["test_loss"], rel=1e-2)
 
 
+@pytest.mark.slow
 def test_without_data_and_network_mnist_falls_back_on_digits_and_says_so(tmp_path):
     process = launch(
         "--config", "mnist_sparse_cnn1", "--training.epochs", 1, "--data.train-examples", 64,

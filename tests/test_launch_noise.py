@@ -43,6 +43,7 @@ def test_a_grid_of_noise_levels_ends_with_losses_activity_and_arrays(tmp_path):
     assert "test loss" in page.lower() and ">nan" not in page.lower()
 
 
+@pytest.mark.slow
 def test_a_learned_k_is_logged_and_resumes_bit_equal(tmp_path):
     options = [*RUN, "--model.competition", "sampled_k", "--model.sampled-log-k", 3, "--training.checkpoint-every", 1]
     results = []

@@ -24,6 +24,7 @@ RUN = ["--config", "wikitext_gpt_small", "--data.train-examples", "None", "--dat
        "--model.width", 32, "--model.blocks", 2, "--training.epochs", 8]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_it_learns_a_text_and_reports_its_perplexity_and_activity(tmp_path, library):
     folder = tmp_path / "run"
     process = launch(*RUN, "--sweep", "model.sigma=0,3", "--out", folder, SPARSEJAX_DATA=str(library))

@@ -14,6 +14,7 @@ from tests.command import launch
 from tests.kill_campaign import RUN, assert_same_run, killed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_killed_at_random_moments_it_ends_bit_equal(uninterrupted, tmp_path, seed):
     rng, folder = random.Random(seed), tmp_path / "run"
@@ -24,6 +25,7 @@ def test_killed_at_random_moments_it_ends_bit_equal(uninterrupted, tmp_path, see
     assert_same_run(folder, uninterrupted)
 
 
+@pytest.mark.slow
 def test_stopped_within_an_epoch_it_goes_on_from_there(uninterrupted, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     saves = []
@@ -59,6 +61,7 @@ def damaged_copy(folder: Path, target: Path) -> tuple[Path, list[int]]:
     return target, steps
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_refused_by_name_until_another_is_asked_for(uninterrupted, tmp_path):
     folder, steps = damaged_copy(uninterrupted, tmp_path / "run")
     refused = launch(*RUN, "--out", folder)

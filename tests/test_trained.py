@@ -25,6 +25,7 @@ def folder(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("member", [0, 1])
 def test_a_frozen_network_is_as_accurate_as_its_run_says(folder, member):
     network = load_network(folder, member)

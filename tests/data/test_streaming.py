@@ -60,6 +60,7 @@ def _result(folder: Path, *arguments: str) -> dict:
     return json.loads((folder / "result.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [["--devices.carrier", "jit"], ["--devices.data", "4"], ["--devices.carrier", "pmap", "--devices.data", "2"],
@@ -75,6 +76,7 @@ def test_streamed_data_give_the_numbers_of_resident_data(folder, tmp_path, argum
     assert lines[0] == lines[1]
 
 
+@pytest.mark.slow
 def test_stopped_within_an_epoch_the_stream_goes_on_from_there(folder, tmp_path, monkeypatch):
     from sparsejax.training import checkpoints
 

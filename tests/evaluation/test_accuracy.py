@@ -41,6 +41,7 @@ def test_counts_equal_those_of_one_pass(setting, batch_size):
     np.testing.assert_allclose(counts.density["hidden1"], [on.mean(1).sum(), (on.mean(1) ** 2).sum()], rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [7, 45])
 def test_noise_depends_on_seed_level_and_image_alone(setting, batch_size):
     dataset, test, variables, hyper = setting

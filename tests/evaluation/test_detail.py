@@ -83,6 +83,7 @@ def _few(name: str):
     return replaced(configs.get(name), few | measured)
 
 
+@pytest.mark.slow
 def test_a_run_writes_what_it_measured(tmp_path: Path):
     config = replaced(_few("digits_mlp"), {"training.first_epoch_batch_size": None})
     pair = tuple(replaced(config, {"training.seed": seed}) for seed in (1, 2))

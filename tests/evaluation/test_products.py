@@ -34,6 +34,7 @@ def test_products_are_those_of_the_layer_with_ones_for_numbers(inputs, weights):
     assert full == EXAMPLES * dense_products(inputs, weights) == indicator_products(x * 0 + 1, kernel * 0 + 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model",
     [

@@ -37,6 +37,7 @@ def test_a_signal_ten_times_its_noise_has_20_db():
     assert ratios["here"] == pytest.approx(20, abs=1e-3) and ratios["there"] == pytest.approx(0, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_blocks_see_the_image_and_then_each_other(fresh_key):
     x = jax.random.normal(fresh_key(), (2, 8, 8, 3))
     variables = SMALL.init(fresh_key(), x)

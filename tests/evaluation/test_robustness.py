@@ -14,6 +14,7 @@ from tests.evaluation.attacks.test_attacks import linear
 KEY = jax.random.key(0)
 
 
+@pytest.mark.slow
 def test_a_report_of_a_linear_network():
     logits, x, labels, nearest = linear()
     wrong = labels.at[:4].set((labels[:4] + 1) % 5)

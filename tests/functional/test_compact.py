@@ -20,6 +20,7 @@ def drawn(batch, inputs, units, k):
     return tuple(jnp.asarray(array, jnp.float32) for array in (x, kernel, bias))
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(max_examples=60, deadline=None)
 def test_the_winners_are_those_of_the_library_in_order(data):
@@ -69,6 +70,7 @@ def test_the_way_that_accelerators_take_gives_the_same(monkeypatch):
                  jax.value_and_grad(loss)(kernel))  # fmt: skip
 
 
+@pytest.mark.slow
 def test_codes_keep_their_leading_axes_and_can_be_mapped():
     x, kernel, bias = drawn(6, 5, 200, 4)
     flat = decode(encode_top_k(x, kernel, bias, 4), kernel)

@@ -69,6 +69,7 @@ def loss_of(model, variables, x, hyper=None):
     return task + sum(output.losses.values()), (task, output)
 
 
+@pytest.mark.slow
 def test_a_blocks_cost_stays_in_the_block_unless_told_otherwise(fresh_key):
     x = jax.random.normal(fresh_key(), (4, 8, 8, 3))
     variables = SMALL.init(fresh_key(), x)
@@ -90,6 +91,7 @@ def test_a_blocks_cost_stays_in_the_block_unless_told_otherwise(fresh_key):
     assert np.abs(wide["conv1"]["kernel"] - task["conv1"]["kernel"]).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_costs_are_of_training_only_and_promote_what_is_strong(fresh_key):
     x = jax.random.normal(fresh_key(), (4, 8, 8, 3))
     variables = SMALL.init(fresh_key(), x)
@@ -104,6 +106,7 @@ def test_costs_are_of_training_only_and_promote_what_is_strong(fresh_key):
     assert all(after[name] < output.losses[name] for name in after)
 
 
+@pytest.mark.slow
 def test_the_threshold_keeps_a_fifth_and_divisive_normalisation_sees_no_scale(fresh_key):
     x = jax.random.normal(fresh_key(), (3, 10, 10, 3))
     variables = WIDE.init(fresh_key(), x)
@@ -132,6 +135,7 @@ def test_batch_norm_may_stand_in_for_divisive_normalisation(fresh_key):
     assert not np.allclose(output.state["conv1"]["mean"], 0)
 
 
+@pytest.mark.slow
 def test_traced_fields_may_differ_between_members(fresh_key):
     x = jax.random.normal(fresh_key(), (2, 8, 8, 3))
     variables = SMALL.init(fresh_key(), x)
@@ -169,6 +173,7 @@ def test_images_that_do_not_fit_are_refused():
             SMALL.init(jax.random.key(0), jnp.zeros(shape))
 
 
+@pytest.mark.slow
 def test_larger_kernels_without_padding_and_a_hidden_layer(fresh_key):
     model = dataclasses.replace(SMALL, widths=(10, 0, 12, 0), kernel_size=5, padded=False, hidden=9)
     x = jax.random.normal(fresh_key(), (3, 20, 20, 2))

@@ -129,6 +129,7 @@ def test_annealing_is_the_originals():
     assert annealed(0.3, 801, hold=800, duration=0) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_every_way_to_compete_learns_and_is_the_same_compiled(adam, way):
     model = NoisyNetwork(hidden=30, sigma=0.1, **WAYS[way])

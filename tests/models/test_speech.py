@@ -28,6 +28,7 @@ def variables():
     return MODEL.init(jax.random.key(1), WAVES[:1])
 
 
+@pytest.mark.slow
 def test_it_is_a_sparse_cnn_of_mel_spectrograms(variables):
     plain, images = SparseCNN(**SIZES), mel_spectrogram(WAVES)[..., None]
     same = plain.init(jax.random.key(1), images[:1])

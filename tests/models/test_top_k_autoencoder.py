@@ -31,6 +31,7 @@ def dense(params, x):
     return h @ params["output"]["kernel"] + centre, h
 
 
+@pytest.mark.slow
 def test_it_is_the_dense_formula_and_so_are_its_gradients():
     variables, x = network(0.1)
 

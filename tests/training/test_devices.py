@@ -81,6 +81,7 @@ def train_on_one(dataset):
     return trainer(dataset, DevicesConfig("jit"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("carrier", "count"), [("shard_map", 8), ("pmap", 8), ("shard_map", 2)])
 def test_many_devices_train_the_network_that_one_trains(dataset, train_on_one, carrier, count):
     networks, metrics = trainer(dataset, DevicesConfig(carrier, data=count))([CONFIG])
@@ -143,6 +144,7 @@ GRID = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "devices",
     [DevicesConfig("jit", members_at_once=4), DevicesConfig("jit", members_at_once=1),

@@ -62,6 +62,7 @@ def test_a_step_in_bfloat16_is_near_one_in_float32(model):
     assert np.linalg.norm(differ) < 0.4 * np.linalg.norm(moved)  # rounding moves winners, too
 
 
+@pytest.mark.slow
 def test_weights_are_rewired_by_gradients_in_bfloat16(tmp_path):
     small = ("--data.train-examples", "100", "--data.test-examples", "20", "--training.epochs", "1")
     small += ("--training.precision", "bfloat16")
