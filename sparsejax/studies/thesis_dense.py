@@ -216,9 +216,10 @@ def _by_layer(name: str, scale: Scale, folder: Path, seeds: int | None = None) -
         grid.penalties[skipped:], panels, label="active units per image", spread="deviation", compressed=True
     )
     means = {size: np.stack([values.mean(1) for values in layers.values()]) for size, layers in panels.items()}
-    later = {
-        size: round(float(np.mean((values[0] < values[1:].min(0))[values.any(0)])), 2) for size, values in means.items()
-    }
+    later = {}
+    for size, values in means.items():
+        alive = values.max(0) > 0.01  # of a dead network a unit may still answer one image in a thousand
+        later[size] = round(float(np.mean((values[0] < values[1:].min(0))[alive])), 2)
     ours = {
         "part of the penalties at which the first layer is the least active": later,
         "active units": {size: {layer: over_seeds(v) for layer, v in panels[size].items()} for size in panels},
