@@ -40,19 +40,14 @@ def ceilings() -> dict[str, float]:
 
 
 def round_robin(runs: dict[str, Run], repetitions: int = 9, warm_up: int = 1) -> dict[str, Timing]:
-    """Runs every case `repetitions` times, in turn, after `warm_up` turns that do not count.
-
-    Each turn begins with another case: which one comes after the peer's rest is slower for it.
-    """
+    """Runs every case `repetitions` times, in turn, after `warm_up` turns that do not count."""
     for _ in range(warm_up):
         for run in runs.values():
             run()
-    names = tuple(runs)
-    taken: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(repetitions):
-        first = turn % len(runs)
-        for name in (*names[first:], *names[:first]):
-            taken[name].append(runs[name]())
+    taken: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(repetitions):
+        for name, run in runs.items():
+            taken[name].append(run())
     return {
         name: Timing(statistics.median(values), min(values), getattr(runs[name], "flops", None),
                      getattr(runs[name], "bytes", None))

@@ -41,7 +41,7 @@ def block(x, kernel):
     return adaptive_threshold(divisive_norm(jax.nn.relu(implicit(x, kernel))))
 
 
-def close(got, expected, tolerance=2e-6):
+def assert_close(got, expected, tolerance=2e-6):
     np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance * np.abs(expected).max())
 
 
@@ -51,10 +51,10 @@ def test_convolution_and_whole_block_are_the_recorded_ones(name, form):
     x, upstream, expected, to_input = images(case, "x", "g", "out", "grad_x")
     kernel = jnp.asarray(case["W"].transpose(KERNEL))
     y, backward = jax.vjp(jax.jit(form), x, kernel)
-    close(y, expected)
+    assert_close(y, expected)
     got = backward(upstream)
-    close(got[0], to_input)
-    close(got[1], case["grad_W"].transpose(KERNEL))
+    assert_close(got[0], to_input)
+    assert_close(got[1], case["grad_W"].transpose(KERNEL))
 
 
 def test_a_block_sees_no_scale():
@@ -62,10 +62,10 @@ def test_a_block_sees_no_scale():
     x, larger, smaller = images(case, "x", "out_scaled_1e3", "out_scaled_1em3")
     kernel = jnp.asarray(case["W"].transpose(KERNEL))
     y = block(x, kernel)
-    close(block(1e3 * x, kernel), larger)
-    close(block(1e-3 * x, kernel), smaller)
-    close(larger, y, 1e-5)
-    close(smaller, y, 1e-3)  # by then eps counts
+    assert_close(block(1e3 * x, kernel), larger)
+    assert_close(block(1e-3 * x, kernel), smaller)
+    assert_close(larger, y, 1e-5)
+    assert_close(smaller, y, 1e-3)  # by then eps counts
 
 
 @pytest.mark.parametrize(
@@ -82,8 +82,8 @@ def test_divisive_normalisation_is_the_recorded_one(name, sigma, pool):
     for traced in (False, True):
         weight = jnp.float32(sigma) if traced else sigma
         y, backward = jax.vjp(jax.jit(lambda x, weight=weight: divisive_norm(x, sigma=weight, pool=pool)), x)
-        close(y, expected)
-        close(backward(upstream)[0], to_input)
+        assert_close(y, expected)
+        assert_close(backward(upstream)[0], to_input)
 
 
 def test_divisive_normalisation_by_hand():
@@ -146,17 +146,17 @@ def test_the_cost_is_the_recorded_one():
         return hebbian_cost(jax.nn.relu(x), demote=1.0)
 
     got, gradient = jax.jit(jax.value_and_grad(cost))(x)
-    close(got, case["cost"])
-    close(gradient, to_input)
+    assert_close(got, case["cost"])
+    assert_close(gradient, to_input)
     parts = hebbian_cost(jax.nn.relu(x), demote=0.0), hebbian_cost(jax.nn.relu(x), demote=0.0) - got
-    close(parts[0], case["top"])
-    close(parts[1], case["bottom"])
+    assert_close(parts[0], case["top"])
+    assert_close(parts[1], case["bottom"])
 
 
 def test_as_called_the_papers_code_demoted_with_1():
     case = load("hah_cost_kwarg_bug")
     (x,) = images(case, "x")
-    close(hebbian_cost(jax.nn.relu(x), demote=1.0), case["cost_as_called"])
+    assert_close(hebbian_cost(jax.nn.relu(x), demote=1.0), case["cost_as_called"])
     assert abs(hebbian_cost(jax.nn.relu(x), demote=0.1) - case["cost_as_called"]) > 1e-2
 
 
@@ -165,8 +165,8 @@ def test_weights_of_a_plain_convolution_are_normalised_in_the_cost():
     (x,), kernel = images(case, "x"), jnp.asarray(case["W"].transpose(KERNEL))
     # Normalising after the ReLU or before it is the same.
     got, gradient = jax.value_and_grad(lambda w: hebbian_cost(jax.nn.relu(implicit(x, w)), demote=1.0))(kernel)
-    close(got, case["cost"])
-    close(gradient, case["grad_W"].transpose(KERNEL), 1e-5)
+    assert_close(got, case["cost"])
+    assert_close(gradient, case["grad_W"].transpose(KERNEL), 1e-5)
 
 
 @given(st.sampled_from((2, 5, 12)), st.floats(0.05, 0.9), st.floats(0, 2), st.integers(0, 2**31 - 1))
