@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
-from sparsejax.functional.selection import kth_largest, ordered_key
+from sparsejax.functional.selection import kth_largest
+from sparsejax.functional.threshold import ordered_key
 
 Decay = Literal["linear", "exponential"]
 _SPAN = 20.0  # the window covers so much of the sigmoid's argument, whatever its width

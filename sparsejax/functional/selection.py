@@ -1,11 +1,12 @@
 """Exact selection of the k largest, without a sort.
 
-A threshold is built bit by bit: values are mapped to integers of the same order, and each pass counts how many of a
-row lie at or above a probe. That costs the same for every k, so k may be traced; it keeps the rows of a batch apart,
-so a batch spread over devices is never gathered; and no gradient passes through it.
+What lies at or above a threshold is kept, and `threshold` finds it by counting. That costs the same for every k, so k
+may be traced; it keeps the rows of a batch apart, so a batch spread over devices is never gathered; and no gradient
+passes through it.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import jax
@@ -13,8 +14,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Int, Num
 
+from sparsejax.functional.threshold import ordered_key, threshold
+
 Ties = Literal["all", "first"]
-_LOWEST = -(2**31)
 _CACHED = 2**20
 """So many values stay in a CPU's cache."""
 
@@ -90,19 +92,27 @@ def winners(rank: Num[Array, "*rows n"], k: int | Int[Array, ""], *, ties: Ties 
     return _by_rows(lambda rows: _winners(rows, k, ties), lax.stop_gradient(rank))
 
 
+@partial(jax.jit, static_argnames="ties")
 def _winners(rank: Num[Array, "*rows n"], k: Int[Array, ""], ties: Ties) -> Bool[Array, "*rows n"]:
     key = ordered_key(rank)
-    threshold, count = _threshold(key, jnp.maximum(k, 1))
-    kept = (key >= threshold[..., None]) & (k > 0)
+    least, exactly = threshold(key, jnp.maximum(k, 1))
+    kept = (key >= least[..., None]) & (k > 0)
     if ties == "all":
         return kept
     # Ties are rare, and breaking them costs more than finding them.
-    return lax.cond(jnp.any(count > k), lambda kept: _drop_late_ties(kept, key, k), lambda kept: kept, kept)
+    tied, last = lax.cond(jnp.all(exactly), _no_ties, _last_of_ties, key, least, k)
+    place = lax.broadcasted_iota(jnp.int32, key.shape, key.ndim - 1)
+    return kept & ((key != tied[..., None]) | (place <= last[..., None]))
 
 
+@jax.jit
 def _lowest_kept(key: Int[Array, "*rows n"], k: Int[Array, ""]) -> Int[Array, "*rows"]:
-    threshold, _ = _threshold(key, k)
-    return jnp.min(jnp.where(key >= threshold[..., None], key, jnp.iinfo(jnp.int32).max), axis=-1)
+    least, _ = threshold(key, k)
+    return jnp.min(jnp.where(key >= least[..., None], key, _largest(key)), axis=-1)
+
+
+def _largest(key: Int[Array, "*rows n"]) -> Int[Array, ""]:
+    return jnp.asarray(jnp.iinfo(key.dtype).max, key.dtype)
 
 
 @jax.custom_jvp
@@ -130,18 +140,6 @@ def check_k(k: int | Int[Array, ""], n: int, *, least: int) -> None:
         raise ValueError(f"k is {k}, but a row has {n} units; expected {least} <= k <= {n}.")
 
 
-def ordered_key(x: Num[Array, "*shape"]) -> Int[Array, "*shape"]:
-    """Maps values to int32 of the same order; all NaN to the largest, both zeros to 0."""
-    if x.dtype == jnp.int32:
-        return x
-    if x.dtype not in (jnp.float32, jnp.bfloat16, jnp.float16):
-        raise ValueError(f"Cannot rank values of dtype {x.dtype}; expected float32, bfloat16, float16 or int32.")
-    x = x.astype(jnp.float32)
-    bits = lax.bitcast_convert_type(jnp.where(x == 0, jnp.zeros_like(x), x), jnp.int32)
-    key = jnp.where(bits < 0, bits ^ jnp.int32(0x7FFFFFFF), bits)
-    return jnp.where(jnp.isnan(x), jnp.int32(0x7FFFFFFF), key)
-
-
 def _by_rows(function: Callable[[Array], Array], x: Num[Array, "*rows n"]) -> Array:
     """Applies a function of rows; on a CPU to as many at a time as its cache holds.
 
@@ -167,69 +165,19 @@ def _by_rows(function: Callable[[Array], Array], x: Num[Array, "*rows n"]) -> Ar
     return lax.platform_dependent(x, cpu=in_groups, default=function)
 
 
-def _threshold(key: Int[Array, "*rows n"], k: Int[Array, ""]) -> tuple[Int[Array, "*rows"], Int[Array, "*rows"]]:
-    """Returns a t per row with exactly k keys at or above it (the k-th key where ties forbid that), and how many.
-
-    Stopping as soon as every row is settled suits a CPU; elsewhere asking whether to stop costs more than the passes
-    it saves, and several bits are settled at once.
-    """
-    k = jnp.broadcast_to(k, key.shape[:-1])
-    return lax.platform_dependent(key, k, cpu=_threshold_bitwise, default=_threshold_radix)
+def _no_ties(key: Int[Array, "*rows n"], least: Int[Array, "*rows"], k: Int[Array, ""]):
+    del k
+    return least, (least & 0).astype(jnp.int32) + key.shape[-1]
 
 
-def _threshold_bitwise(key: Int[Array, "*rows n"], k: Int[Array, "*rows"]):
-    """Settles one bit a pass, the highest first, until every row has k keys at or above its threshold."""
-    n = key.shape[-1]
-    # Padding, where nothing divides n, makes the slices equal; it lies below every probe and is never counted.
-    key = jnp.pad(key, [(0, 0)] * (key.ndim - 1) + [(0, -n % _parts(n))], constant_values=_LOWEST)
-
-    def settle(carry):
-        bit, threshold, count = carry
-        probe = threshold + (jnp.int32(1) << bit)
-        at_probe = _count(key, probe)
-        enough = (at_probe >= k) & (count != k)
-        return bit - 1, jnp.where(enough, probe, threshold), jnp.where(enough, at_probe, count)
-
-    zero = key[..., 0] & 0  # varies over the same mesh axes as the keys, which a constant would not
-    start = (jnp.int32(31), zero + _LOWEST, zero + n)
-    return lax.while_loop(lambda carry: (carry[0] >= 0) & jnp.any(carry[2] != k), settle, start)[1:]
-
-
-def _threshold_radix(key: Int[Array, "*rows n"], k: Int[Array, "*rows"], bits: int = 4):
-    """Settles `bits` bits a pass, the highest first: 32 / bits passes, whatever the data."""
-    threshold = (key[..., 0] & 0) + _LOWEST
-    for shift in range(32 - bits, -1, -bits):
-        digits = (jnp.arange(1, 2**bits, dtype=jnp.uint32) << shift).astype(jnp.int32)
-        probes = threshold[..., None] + digits.reshape((1,) * threshold.ndim + (-1,))
-        at_probe = jnp.sum((key[..., None, :] >= probes[..., None]).astype(jnp.int32), axis=-1)
-        threshold = threshold + (jnp.sum((at_probe >= k[..., None]).astype(jnp.int32), axis=-1) << shift)
-    return threshold, jnp.sum((key >= threshold[..., None]).astype(jnp.int32), axis=-1)
-
-
-def _parts(n: int) -> int:
-    """Returns into how many slices a row is cut: of the numbers that divide it, if any do, the one nearest the best."""
-    best = 32 if n >= 512 else 8 if n >= 64 else 1
-    return min((parts for parts in range(best // 2 + 1, 2 * best + 1) if n % parts == 0),
-               key=lambda parts: abs(parts - best), default=best)  # fmt: skip
-
-
-def _count(key: Int[Array, "*rows n"], probe: Int[Array, "*rows"]) -> Int[Array, "*rows"]:
-    """Counts the keys at or above the probe in each row, as a sum over equal slices of it.
-
-    XLA's CPU backend writes the comparison of a whole row to memory and adds it up in a second loop; a sum of slices
-    it fuses and vectorises: a pass over [64, 4608] takes 10 us instead of 55.
-    """
-    slices = jnp.split(key, _parts(key.shape[-1]), axis=-1)
-    return jnp.sum(sum((part >= probe[..., None]).astype(jnp.int32) for part in slices), axis=-1)
-
-
-def _drop_late_ties(kept: Bool[Array, "*rows n"], key: Int[Array, "*rows n"], k: Int[Array, ""]):
-    """Keeps, of the units tied at the threshold, only as many of the lowest index as make k in all."""
-    lowest_kept = jnp.min(jnp.where(kept, key, jnp.iinfo(jnp.int32).max), axis=-1, keepdims=True)
-    tied = key == lowest_kept
-    spare = k - jnp.sum((key > lowest_kept).astype(jnp.int32), axis=-1)
+def _last_of_ties(key: Int[Array, "*rows n"], least: Int[Array, "*rows"], k: Int[Array, ""]):
+    """Returns the lowest key kept in each row, and the place of the last unit with that key that makes k in all."""
+    lowest = jnp.min(jnp.where(key >= least[..., None], key, _largest(key)), axis=-1)
+    tied = key == lowest[..., None]
+    spare = k - jnp.sum((key > lowest[..., None]).astype(jnp.int32), axis=-1)
     # The tied units by place, the first highest, in the topmost bits: so the search for the last of them ends soon.
     n = key.shape[-1]
-    place = jnp.where(tied, (n - jnp.arange(n)) << (31 - n.bit_length()), 0)
-    last, _ = _threshold(place, jnp.maximum(spare, 1))
-    return kept & (~tied | (place >= last[..., None]))
+    bits = 31 - n.bit_length()
+    place = jnp.where(tied, (n - jnp.arange(n)) << bits, 0)
+    last, _ = threshold(place, jnp.maximum(spare, 1))
+    return lowest, n - 1 - ((jnp.maximum(last, 1) - 1) >> bits)
