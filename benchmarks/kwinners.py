@@ -46,7 +46,7 @@ def measure(twin: Twin | None) -> Report:
         "than their size: memory is what they wait for."
     )
     remarks.append(
-        "A step with k-winners takes longer than ReLU's by the selection, some twenty passes of 16 bits over the layer; "
+        "A step with k-winners takes longer than ReLU's by the selection, some twenty passes of 16 bits each; "
         "boosting, the mask and the count of the winners hardly weigh."
     )
     return Report(tuple(rows), tuple(remarks))
