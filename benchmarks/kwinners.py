@@ -108,7 +108,7 @@ def _step(hidden: int) -> Row:
         state = init_state(model, training, hyper, jnp.int32(0), jnp.zeros((1, 28, 28, 1)))
         chunk = make_chunk(model, cross_entropy, training, examples=EXAMPLES, batch_size=128, length=12)
         runs[name] = compiled(chunk, state, hyper, data, steps=12)
-    timings = round_robin(runs, repetitions=9, warm_up=2)
+    timings = round_robin(runs, repetitions=25, warm_up=2)
     case = f"training step, 784-{hidden:,}-10, k={hidden // 10:,}, batch 128"
     return row(GROUP, case, timings["ours"], "ReLU instead", timings["ReLU"], 0.95)
 
