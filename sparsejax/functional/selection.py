@@ -100,9 +100,7 @@ def _winners(rank: Num[Array, "*rows n"], k: Int[Array, ""], ties: Ties) -> Bool
     if ties == "all":
         return kept
     # Ties are rare, and breaking them costs more than finding them.
-    tied, last = lax.cond(jnp.all(exactly), _no_ties, _last_of_ties, key, least, k)
-    place = lax.broadcasted_iota(jnp.int32, key.shape, key.ndim - 1)
-    return kept & ((key != tied[..., None]) | (place <= last[..., None]))
+    return lax.cond(jnp.all(exactly), lambda kept: kept, lambda kept: _drop_late_ties(kept, key, k), kept)
 
 
 @jax.jit
@@ -165,19 +163,13 @@ def _by_rows(function: Callable[[Array], Array], x: Num[Array, "*rows n"]) -> Ar
     return lax.platform_dependent(x, cpu=in_groups, default=function)
 
 
-def _no_ties(key: Int[Array, "*rows n"], least: Int[Array, "*rows"], k: Int[Array, ""]):
-    del k
-    return least, (least & 0).astype(jnp.int32) + key.shape[-1]
-
-
-def _last_of_ties(key: Int[Array, "*rows n"], least: Int[Array, "*rows"], k: Int[Array, ""]):
-    """Returns the lowest key kept in each row, and the place of the last unit with that key that makes k in all."""
-    lowest = jnp.min(jnp.where(key >= least[..., None], key, _largest(key)), axis=-1)
-    tied = key == lowest[..., None]
-    spare = k - jnp.sum((key > lowest[..., None]).astype(jnp.int32), axis=-1)
+def _drop_late_ties(kept: Bool[Array, "*rows n"], key: Int[Array, "*rows n"], k: Int[Array, ""]):
+    """Keeps, of the units tied at the threshold, only as many of the lowest index as make k in all."""
+    lowest_kept = jnp.min(jnp.where(kept, key, _largest(key)), axis=-1, keepdims=True)
+    tied = key == lowest_kept
+    spare = k - jnp.sum((key > lowest_kept).astype(jnp.int32), axis=-1)
     # The tied units by place, the first highest, in the topmost bits: so the search for the last of them ends soon.
     n = key.shape[-1]
-    bits = 31 - n.bit_length()
-    place = jnp.where(tied, (n - jnp.arange(n)) << bits, 0)
+    place = jnp.where(tied, (n - jnp.arange(n)) << (31 - n.bit_length()), 0)
     last, _ = threshold(place, jnp.maximum(spare, 1))
-    return lowest, n - 1 - ((jnp.maximum(last, 1) - 1) >> bits)
+    return kept & (~tied | (place >= last[..., None]))
