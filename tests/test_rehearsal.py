@@ -2,12 +2,16 @@
 
 import importlib.util
 
+import jax
+import jax.numpy as jnp
 import pytest
+from jax.sharding import SingleDeviceSharding
 
 from sparsejax import configs
 from sparsejax.errors import ConfigError
 from sparsejax.experiment import Experiment
-from sparsejax.rehearsal import lines_of, rehearse
+from sparsejax.functional import winners
+from sparsejax.rehearsal import _chips, lines_of, rehearse
 from sparsejax.training.config import replaced
 from tests.command import SMALL, launch
 
@@ -89,3 +93,27 @@ def test_the_command_says_it_in_three_lines():
 def test_an_unknown_topology_is_refused():
     with pytest.raises(ConfigError, match=r"v99:2x2 is no TPU that libtpu .* knows"):
         rehearse(experiment(), "v99:2x2")
+
+
+@compiled
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("rows", "n", "dtype"), [(128, 1000, jnp.float32), (4096, 10_000, jnp.bfloat16), (7, 2**17, jnp.float32)]
+)
+@pytest.mark.parametrize("chip", ["v4:2x2x1", "v5e:2x2", "v6e:2x2"])
+def test_winners_are_searched_by_one_kernel_and_boosted_in_it(monkeypatch, chip, rows, n, dtype):
+    def program(kernels):
+        monkeypatch.setenv("SPARSEJAX_TPU_KERNELS", kernels)
+        where = SingleDeviceSharding(_chips(chip)[0])
+        shapes = [((rows, n), dtype), ((1, n), dtype), ((), jnp.int32)]
+        arguments = [jax.ShapeDtypeStruct(*shape, sharding=where) for shape in shapes]
+        compiled = jax.jit(lambda x, factor, k: winners(x * factor, k)).lower(*arguments).compile()
+        jax.clear_caches()  # the search is a program of its own, kept whatever the environment says then
+        return compiled.as_text()
+
+    text = program("1")
+    assert " while(" not in text, "its passes are inside the kernel"
+    assert text.count("tpu_custom_call") == text.count("kind=kCustom") == 1, "with what makes the keys"
+    plain = program("0")
+    assert " while(" in plain
+    assert "tpu_custom_call" not in plain

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Int, Num
 
+from sparsejax.functional import tpu_blocks
+
 _HALVED = 80_000
 """From so many keys on, searching their halves is faster than searching them whole: fewer bytes, more passes."""
 
@@ -40,8 +42,9 @@ def ordered_key(x: Num[Array, "*shape"]) -> Int[Array, "*shape"]:
 def threshold(key: Int[Array, "*rows n"], k: Int[Array, ""]) -> tuple[Int[Array, "*rows"], Bool[Array, "*rows"]]:
     """Returns a t per row with k keys at or above it, and whether it is exactly k; if not, t is the k-th key itself.
 
-    Stopping as soon as every row is settled suits a CPU; elsewhere asking whether to stop costs more than the passes
-    it saves, and several bits are settled at once.
+    A CPU stops as soon as every row is settled. So does a TPU, for as many rows at a time as its fast memory holds,
+    so that all passes cost it one reading. Elsewhere asking whether to stop costs more than the passes it saves, and
+    several bits are settled at once.
 
     Args:
       key: int32 or int16, `[..., n]`.
@@ -51,7 +54,8 @@ def threshold(key: Int[Array, "*rows n"], k: Int[Array, ""]) -> tuple[Int[Array,
       The thresholds, of the dtype of key, and where no tie stands in the way.
     """
     k = jnp.broadcast_to(k, key.shape[:-1])
-    return lax.platform_dependent(key, k, cpu=_by_bisection, default=_by_digits)
+    on_tpu = _by_blocks if tpu_blocks.usable(key.shape) else _by_bisection
+    return lax.platform_dependent(key, k, cpu=_by_bisection, tpu=on_tpu, default=_by_digits)
 
 
 def _by_bisection(key: Int[Array, "*rows n"], k: Int[Array, "*rows"]):
@@ -61,28 +65,43 @@ def _by_bisection(key: Int[Array, "*rows n"], k: Int[Array, "*rows"]):
     threshold: twice as many fit into a register and into the cache.
     """
     if key.dtype == jnp.int16 or key.size < _HALVED:
-        low, high = _bisect(key, k, *_around_the_largest(key))
+        low, high = _bisect(functools.partial(_count, key), k, *_around(_largest(key), key.dtype))
         return low.astype(key.dtype), low > high
     upper_half, lowest, beyond = (key >> 16).astype(jnp.int16), -(2**15), 2**15 - 1
-    upper, high = _bisect(upper_half, k, *_around_the_largest(upper_half))
+    upper, high = _bisect(functools.partial(_count, upper_half), k, *_around(_largest(upper_half), jnp.int16))
     # Keys beyond that half are cut to its ends: those above stay at or above every probe, those below it below.
     base = upper[..., None] << 16
     lower_half = (jnp.clip(key, base, base + 0xFFFF) - (base + 2**15)).astype(jnp.int16)
     start = (upper & 0) + lowest  # varies over the mesh axes of the keys, which a constant would not
     high = jnp.where(upper > high, lowest - 1, beyond)  # what is settled stays so
-    low, high = _bisect(lower_half, k, _middle(start, high), start, high)
+    low, high = _bisect(functools.partial(_count, lower_half), k, _middle(start, high), start, high)
     return (upper << 16) + (low - lowest), low > high
 
 
-def _bisect(values: Int[Array, "*rows n"], k: Int[Array, "*rows"], probe: Int[Array, "*rows"], low, high):
+def _by_blocks(key: Int[Array, "*rows n"], k: Int[Array, "*rows"]):
+    """Does the same on a TPU, whose vectors have 32 bits."""
+
+    def of_block(keys, k):
+        def count(probe):
+            return jnp.sum((keys[...] >= probe).astype(jnp.int32), axis=-1, keepdims=True)
+
+        low, high = _bisect(count, k, *_around(jnp.max(keys[...], axis=-1, keepdims=True), key.dtype))
+        return low, (low > high).astype(jnp.int32)
+
+    low, settled = tpu_blocks.by_blocks(of_block, key.astype(jnp.int32), k)
+    return low.astype(key.dtype), settled != 0
+
+
+def _bisect(count: Callable, k: Int[Array, "*rows"], probe: Int[Array, "*rows"], low, high):
     """Narrows the intervals `[low, high]` that hold the thresholds to one value each, or to none where it is settled.
 
-    The first values to be tried are `probe`. That low exceeds high says that exactly k values are at or above low.
+    `count` tells how many of a row's values are at or above its probe; the first to be tried are `probe`. That low
+    exceeds high says that exactly k values are at or above low.
     """
 
     def narrowed(state):
         probe, low, high = state
-        at_probe = _count(values, probe.astype(values.dtype))
+        at_probe = count(probe)
         # Of an interval of one value the probe may be the least integer, below which there is none.
         high = jnp.where((at_probe <= k) & (low < high), probe - 1, high)
         low = jnp.where(at_probe >= k, probe, low)
@@ -96,16 +115,20 @@ def _middle(low: Int[Array, "*rows"], high: Int[Array, "*rows"]) -> Int[Array, "
     return (low >> 1) + (high >> 1) + ((low | high) & 1)
 
 
-def _around_the_largest(values: Int[Array, "*rows n"], octaves: int = 4):
+def _around(largest: Int[Array, "*rows"], dtype, octaves: int = 4):
     """Returns a probe four powers of two below the largest value, where most thresholds are above, and the bounds."""
-    bounds = jnp.iinfo(values.dtype)
+    bounds = jnp.iinfo(dtype)
     span = octaves << (bounds.bits - 9)  # eight bits of exponent follow the sign
-    largest = _over_slices(values, lambda part: part, jnp.maximum, jnp.max).astype(jnp.int32)
     return jnp.maximum(largest, bounds.min + 1 + span) - span, (largest & 0) + bounds.min, largest
+
+
+def _largest(values: Int[Array, "*rows n"]) -> Int[Array, "*rows"]:
+    return _over_slices(values, lambda part: part, jnp.maximum, jnp.max).astype(jnp.int32)
 
 
 def _count(values: Int[Array, "*rows n"], probe: Int[Array, "*rows"]) -> Int[Array, "*rows"]:
     """Counts the values at or above the probe in each row."""
+    probe = probe.astype(values.dtype)
 
     def at_or_above(part):
         return (part >= probe[..., None]).astype(values.dtype)

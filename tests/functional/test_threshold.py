@@ -1,22 +1,26 @@
 """The threshold found by counting: the same as by sorting, by every way, for every width and type of key."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from sparsejax.functional import threshold as module
+from sparsejax.functional import tpu_blocks
 from sparsejax.functional.threshold import ordered_key, threshold
 
 INF, NAN = float("inf"), float("nan")
-METHODS = ("whole", "halves", "digits")
+METHODS = ("whole", "halves", "blocks", "digits")
 WIDTHS = (1, 7, 63, 64, 100, 519, 1000, 2**15 + 40)
 
 
 def search(method, monkeypatch):
     """Returns a jitted search by one of the ways, whatever the size."""
     monkeypatch.setattr(module, "_HALVED", 0 if method == "halves" else 2**62)
-    way = module._by_digits if method == "digits" else module._by_bisection
+    monkeypatch.setattr(tpu_blocks, "by_blocks", partial(tpu_blocks.by_blocks, interpret=True))
+    way = {"digits": module._by_digits, "blocks": module._by_blocks}.get(method, module._by_bisection)
     return jax.jit(lambda key, k: way(key, k))  # of its own: programs of one function are kept, whatever was patched
 
 
@@ -65,9 +69,9 @@ def test_values_of_any_size_are_searched(monkeypatch, method, dtype, scale):
 def test_many_rows_are_searched_by_halves_and_few_whole(monkeypatch):
     seen, bisect = [], module._bisect
 
-    def spy(values, *arguments):
-        seen.append(values.dtype)
-        return bisect(values, *arguments)
+    def spy(count, *arguments):
+        seen.append(count.args[0].dtype)
+        return bisect(count, *arguments)
 
     monkeypatch.setattr(module, "_bisect", spy)
     for rows, types in ((8, [jnp.int32]), (128, [jnp.int16, jnp.int16])):
