@@ -35,6 +35,7 @@ STUDIES: dict[str, tuple[str, str]] = {
     "noise/gpt": ("noise_language", "activity and perplexity of a small GPT"),
     "noise/table1": ("noise_activity", "reconstruction error of the ways to compete"),
     "dense/table1": ("dense_mnist", "MNIST: test accuracy and noise score of the eight networks; --seeds N"),
+    "dense/sparse_cnn2": ("dense_mnist", "the table's row of Sparse CNN-2, which more seeds can be given; --seeds N"),
     "dense/fig5": ("dense_mnist", "accuracy against noise, dense and sparse; --seeds N"),
     "dense/fig5a": ("dense_mnist", "digits at the eleven noise levels"),
     "dense/dropout": ("dense_mnist", "accuracy against noise, with and without dropout; --seeds N"),

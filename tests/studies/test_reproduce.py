@@ -160,6 +160,18 @@ def test_ablations_are_of_the_latents_at_the_papers_scale():
 
 
 @pytest.mark.slow
+def test_a_row_of_the_table_is_made_by_itself(monkeypatch, tmp_path):
+    short = {"data.name": "digits", "training.epochs": 1, "data.train_examples": 200, "data.test_examples": 100}
+    monkeypatch.setattr(dense_mnist, "_SHORT", short | {"devices.carrier": "jit"})
+    assert main(["dense/sparse_cnn2", "--out", str(tmp_path)]) == 0
+    numbers = json.loads((tmp_path / "dense/sparse_cnn2.json").read_text())
+    assert list(numbers["paper"]) == list(numbers["ours"]) == ["Sparse CNN-2"]
+    assert numbers["seeds"] == [42]
+    trained = [path.parent.parent.name for path in tmp_path.glob("dense/mnist/small/runs/*/*/result.json")]
+    assert trained == ["Sparse_CNN-2"], "where the table finds it"
+
+
+@pytest.mark.slow
 def test_more_seeds_are_added_to_those_that_are_there(tiny, tmp_path, capsys):
     assert main(["dense/fig5", "--out", str(tmp_path)]) == 0
     one = json.loads((tmp_path / "dense/fig5.json").read_text())
