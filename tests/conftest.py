@@ -1,6 +1,7 @@
 """Settings of every test: eight CPU devices, and no silent broadcasting or promotion of types."""
 
 import itertools
+from pathlib import Path
 
 import hypothesis
 import jax
@@ -14,6 +15,15 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Compiling takes longer than hypothesis' deadline; shapes are fixed, so each property compiles once.
 hypothesis.settings.register_profile("sparsejax", deadline=None, max_examples=40, derandomize=True)
 hypothesis.settings.load_profile("sparsejax")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_are_let_go():
+    """Lets go of compiled programs while they are still few: Linux allows a process 65,530 mapped regions."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 20_000:
+        jax.clear_caches()
 
 
 @pytest.fixture

@@ -70,6 +70,7 @@ def test_latents_are_the_networks_own_and_say_where_they_come_from(mixer, librar
     assert provenance["trained"]["command"] == result["command"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [["--config", "mnist_noise"], ["--config", "mnist_noise_classifier", "--evaluation.noise"]],
@@ -96,6 +97,7 @@ def test_a_noisy_network_trains_on_them_and_its_report_has_no_pictures_of_weight
     assert not (folder / "figures" / "filters.png").exists(), "a square number of features is no image"
 
 
+@pytest.mark.slow
 def test_latents_of_cifar_go_where_they_are_looked_for(mixer, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(data, "load", lambda *_: read_digits())
     monkeypatch.setenv("SPARSEJAX_DATA", str(tmp_path))

@@ -56,6 +56,7 @@ def _files(folder, step):
                   key=lambda path: path.stat().st_size)  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["truncated", "missing", "empty"])
 def test_a_checkpoint_whose_files_are_damaged_is_refused_and_the_one_before_serves(uninterrupted, tmp_path, fault):
     folder = tmp_path / "run"
@@ -97,6 +98,7 @@ def test_a_full_disk_is_said_and_nothing_that_was_there_is_lost(uninterrupted, t
     assert_same_run(folder, uninterrupted)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(tmp_path, capsys):
     rate = ["--training.learning-rate", "1e18", "--training.optimizer", "sgd", "--devices.carrier", "jit"]
     few = ["--config", "digits_mlp", "--data.train-examples", "200", "--data.test-examples", "60", "--training.epochs",

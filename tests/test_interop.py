@@ -62,6 +62,7 @@ def test_what_does_not_fit_is_refused(tmp_path):
         load_weights(path, variables)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("peer", [NUPIC, PAPER], ids=["nupic.torch", "paper"])
 def test_a_network_of_nupic_torch_answers_as_it_did(peer):
     case, model = golden.load(peer), MODELS[peer]

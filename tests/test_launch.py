@@ -77,6 +77,7 @@ def test_what_a_run_says_without_a_terminal_stays_readable(finished):
     assert "report.html" in output
 
 
+@pytest.mark.slow
 def test_the_same_command_again_says_the_same_and_trains_nothing(finished):
     folder, output = finished
     again = launch(*SMALL, "--out", folder)
@@ -96,6 +97,7 @@ def test_another_configuration_is_refused_and_its_fields_are_named(finished):
     assert "--fresh" in process.stderr
 
 
+@pytest.mark.slow
 def test_fresh_replaces_a_run(finished, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(finished[0], folder)
@@ -216,6 +218,7 @@ def test_every_named_configuration_is_valid_and_described(name):
         assert config.model.k_inference_factor == 1.5
 
 
+@pytest.mark.slow
 def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     for extra in ([], ["--fresh"]):
@@ -225,6 +228,7 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path):
     assert os.listdir(tmp_path) == ["thesis.tex"]
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     process = launch(*SMALL, "--out", tmp_path / "file" / "run")

@@ -11,6 +11,7 @@ RUN = ["--config", "mnist_noise", "--data.name", "digits", "--data.train-example
        "--model.hidden", 50, "--training.batch-size", 50]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_grid_of_noise_levels_ends_with_losses_activity_and_arrays(tmp_path):
     folder = tmp_path / "run"
     command = [*RUN, "--sweep", "model.sigma=0,2", "--seeds", 2, "--out", folder]

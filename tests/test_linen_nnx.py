@@ -230,6 +230,7 @@ def test_initialisers_mask_stream_and_density_1(kind):
     assert nnx_linear(kind, density=1).mask is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", [linen, nnx])
 def test_the_examples_of_the_docstrings_run(module):
     result = doctest.testmod(module)

@@ -61,6 +61,7 @@ def cross_entropy(logits, labels):
     return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
 
 
+@pytest.mark.slow
 def test_twenty_steps_with_linen_lower_the_loss_and_leave_the_masks():
     x, labels = task()
     net = LinenNet()

@@ -89,6 +89,7 @@ def test_a_silent_atom_starts_again_from_the_worst_patch():
     np.testing.assert_allclose(never.dictionary[:, 5], dictionary[:, 5], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_dictionary_learning_lowers_the_objective_of_other_examples():
     x, _ = problem(examples=600, seed=3)
     state = init_dictionary(jax.random.key(0), x, atoms=24)
@@ -107,6 +108,7 @@ def test_dictionary_learning_lowers_the_objective_of_other_examples():
     assert int(state.steps) == 40
 
 
+@pytest.mark.slow
 def test_a_dictionary_step_minimises_the_surrogate_atom_by_atom():
     x, _ = problem(examples=50)
     state = init_dictionary(jax.random.key(0), x, atoms=8)
@@ -133,6 +135,7 @@ def test_unused_atoms_become_examples():
     assert np.max(directions @ np.asarray(after.dictionary[:, 2])) > 0.999
 
 
+@pytest.mark.slow
 def test_a_pipeline_accepts_the_learner():
     base, pipeline = pytest.importorskip("sklearn.base"), pytest.importorskip("sklearn.pipeline")
     selection, preprocessing = (
@@ -154,6 +157,7 @@ def test_a_pipeline_accepts_the_learner():
     assert "atoms=5" in repr(copy)
 
 
+@pytest.mark.slow
 def test_fit_transform_and_back():
     x, _ = problem(examples=300)
     learner = DictionaryLearner(atoms=24, l1=0.05, epochs=5, batch_size=100, tolerance=1e-4)

@@ -88,6 +88,7 @@ def test_the_error_falls_with_k_and_k_may_be_traced(pursue):
     assert np.all(np.diff(np.stack(gaps), axis=0) < 1e-6)
 
 
+@pytest.mark.slow
 @each_pursuit
 def test_a_tolerance_stops_each_example_by_itself(pursue):
     x, dictionary = problem(examples=100)

@@ -136,6 +136,7 @@ def test_silent_servers_share_one_patience(start_mirror: Start, tmp_path: Path, 
     assert 0.4 < time.monotonic() - start < 1.5
 
 
+@pytest.mark.slow
 def test_hanging_name_look_up_falls_back_within_5_s(start_mirror: Start, monkeypatch: pytest.MonkeyPatch):
     load("digits")  # so that importing scikit-learn, seconds on a cold disk, is not timed
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: time.sleep(60) or [])

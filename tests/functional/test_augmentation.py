@@ -19,6 +19,7 @@ CHANGES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("change", "x"), CHANGES)
 def test_half_are_changed_and_each_by_its_own_key_alone(change, x):
     y = np.asarray(jax.jit(change)(KEYS, x))
@@ -68,6 +69,7 @@ def vocoded(stft, rate):
     return (1 - part) * padded[left] + part * padded[left + 1]
 
 
+@pytest.mark.slow
 def test_stretching_and_shifting_are_those_of_a_phase_vocoder_and_of_padding():
     ramp = jnp.tile((jnp.arange(16, dtype=jnp.float32)[None, :, None] + 1) ** 2, (40, 1, 1))
     rates = lengths(augmentation.stretch, ramp)[:, 1, 0] ** 0.5 - 1
@@ -95,6 +97,7 @@ def test_every_shift_comes_equally_often():
     assert len(counts) == 17 and counts.min() > 130 and counts.max() < 280
 
 
+@pytest.mark.slow
 def test_silence_stays_silence_and_gradients_pass():
     silent = jnp.zeros((40, 4000))
     power = stft_power(augmentation.speed(KEYS, silent), n_fft=512, hop=128)

@@ -32,6 +32,7 @@ def test_the_winners_are_those_of_the_library_in_order(data):
     np.testing.assert_array_equal(code.values, x.astype(np.float32)[np.sort(expected)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(2, 3, 70), (1, 33), (40,)])
 def test_spread_out_it_is_the_dense_selection(shape):
     x = jax.random.normal(jax.random.key(0), shape)
@@ -58,6 +59,7 @@ def test_layers_and_their_gradients_are_those_of_dense_products(size):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-4), ours, dense)
 
 
+@pytest.mark.slow
 def test_the_way_that_accelerators_take_gives_the_same(monkeypatch):
     x, kernel, bias = drawn(*SIZES[0])
 
@@ -82,6 +84,7 @@ def test_codes_keep_their_leading_axes_and_can_be_mapped():
     assert encode_top_k(x[0], kernel, bias, 4).values.shape == (4,)
 
 
+@pytest.mark.slow
 def test_units_are_chosen_by_rank_and_keep_their_own_value():
     x = jnp.array([[3.0, 2.0, 1.0, 0.5]])
     code = compact_top_k(x, 2, rank=x * jnp.array([[0.1, 1.0, 1.0, 4.0]]))
@@ -120,6 +123,7 @@ def test_what_makes_no_sense_is_refused():
         decode(Compact(jnp.ones((2, 3)), jnp.zeros((2, 4), jnp.int32)), x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [12, 13, 16])
 def test_what_is_too_large_for_a_cache_is_selected_in_groups(rows, monkeypatch):
     x = jnp.round(jax.random.normal(jax.random.key(rows), (rows, 50)), 1)  # with ties

@@ -86,6 +86,7 @@ def test_divisive_normalisation_is_the_recorded_one(name, sigma, pool):
         assert_close(backward(upstream)[0], to_input)
 
 
+@pytest.mark.slow
 def test_divisive_normalisation_by_hand():
     y = jnp.array([[[[1.0, 3.0]], [[4.0, 0.0]]]])  # two positions, of mean 2 each
     np.testing.assert_allclose(divisive_norm(y, sigma=0.5, pool=1), y / 2, rtol=1e-6)
@@ -111,6 +112,7 @@ def test_the_adaptive_threshold_is_the_recorded_one():
     np.testing.assert_array_equal(backward(upstream)[0], to_input)
 
 
+@pytest.mark.slow
 def test_as_many_positions_are_kept_as_recorded(fresh_key):
     table = load("hah_fractional_k_table")
     for (height, width), *below in zip(table["hw"], table["k_r0p2"], table["k_r0p1"], strict=True):
@@ -183,6 +185,7 @@ def test_the_cost_is_that_of_sorted_activations(neurons, promoted, demote, seed)
     np.testing.assert_allclose(hebbian_cost(jnp.asarray(y), demote=demote, promoted=promoted), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_layers_own_cost_moves_its_kernel_alone(fresh_key):
     x, kernel = jax.random.normal(fresh_key(), (2, 6, 6, 3)), jax.random.normal(fresh_key(), (3, 3, 3, 20))
 
@@ -209,6 +212,7 @@ def test_a_unit_norm_has_length_1_and_no_gradient_along_itself(fresh_key):
     np.testing.assert_allclose(along, np.zeros(5), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_members_of_a_vmap_have_their_own_sigma_and_demote(fresh_key):
     y = jax.random.uniform(fresh_key(), (2, 4, 4, 10))
     values = jnp.array([0.0, 0.3, 1.0])

@@ -26,6 +26,7 @@ def test_each_image_is_one_of_its_moved_and_mirrored_ones():
     assert {place[2] for place in found} == {False, True} and len({place[:2] for place in found}) > 12
 
 
+@pytest.mark.slow
 def test_an_image_is_changed_by_its_own_key_whatever_is_beside_it():
     images = jax.random.uniform(jax.random.key(1), (6, 8, 8, 3))
     whole = crop_and_flip(keys(6), images)

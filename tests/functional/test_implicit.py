@@ -245,6 +245,7 @@ def test_a_target_of_another_size_takes_the_place_of_x(fresh_key):
     assert np.all(np.abs(sum(relu_terms(*net, sigma=SIGMA, target=target)) - rise) < 4 * error + 1e-5)
 
 
+@pytest.mark.slow
 def test_jit_vmap_and_batch_axes_change_nothing(fresh_key):
     net = network(fresh_key, batch=4)
     relu = partial(implicit_terms, terms=3)
@@ -288,6 +289,7 @@ def test_nothing_as_large_as_all_pairs_of_all_examples_is_built(fresh_key, which
     assert max(int(np.prod(shape)) for shape in shapes) == 50 * 30
 
 
+@pytest.mark.slow
 def test_training_on_the_terms_lowers_the_loss_with_noise(fresh_key):
     net = network(fresh_key, batch=16)
     x = net[0]

@@ -129,6 +129,7 @@ def test_no_output_row_depends_on_another(fresh_key):
     np.testing.assert_array_equal(changed[0], y[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ties", ["all", "first"])
 def test_images_compete_over_all_positions_and_channels(fresh_key, ties):
     x = jax.random.normal(fresh_key(), (BATCH, 3, 4, 5))
@@ -155,6 +156,7 @@ def test_images_with_equal_values_keep_the_first_in_row_major_order():
     np.testing.assert_array_equal(y.reshape(-1), [1, 1, 1, 0, 0, 0, 0, 0])
 
 
+@pytest.mark.slow
 def test_winners_kept_by_themselves_count_the_same(fresh_key):
     x = jax.random.normal(fresh_key(), (6, 20)) - 1.5  # so that some winners are negative, and do not count
     state = BoostState(jnp.linspace(0, 1, 20), jnp.float32(30))

@@ -91,6 +91,7 @@ def test_hoyer_agrees_with_the_ratio_of_norms_of_the_hah_paper():
     np.testing.assert_allclose(hoyer(activity), theirs, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("measure", [gini, hoyer])
 def test_sparsity_indices_know_neither_scale_nor_order_nor_sign(measure, fresh_key):
     x = jax.random.normal(fresh_key(), (4, 50))

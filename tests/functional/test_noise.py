@@ -99,6 +99,7 @@ def test_uniform_noise_has_the_standard_deviation_asked_for_and_ends():
     assert np.abs(noise).max() <= 0.5 * 3**0.5
 
 
+@pytest.mark.slow
 def test_salt_and_pepper_turns_a_fraction_of_the_pixels_black_or_white():
     images = jnp.full((3, 20, 10, 3), 0.4)
     changed = np.asarray(salt_and_pepper(keys_of(range(3)), images, level=0.25, bounds=(-1.0, 2.0)))

@@ -117,6 +117,7 @@ def test_decibels():
         power_to_db(power, amin=0)
 
 
+@pytest.mark.slow
 def test_gradients_are_finite_and_what_does_not_fit_is_refused():
     x = jnp.asarray(clips()[0])
     gradient = jax.grad(lambda x: jnp.mean(mel_spectrogram(x)))(x)

@@ -66,6 +66,7 @@ def test_values_of_any_size_are_searched(monkeypatch, method, dtype, scale):
         assert_is_the_kth(search(method, monkeypatch), keys, k)
 
 
+@pytest.mark.slow
 def test_many_rows_are_searched_by_halves_and_few_whole(monkeypatch):
     seen, bisect = [], module._bisect
 

@@ -72,6 +72,7 @@ def test_the_environment_decides_what_a_tpu_runs(monkeypatch, setting, kernels):
     assert ("stablehlo.while" in text) != kernels
 
 
+@pytest.mark.slow
 def test_winners_are_those_of_the_other_ways(monkeypatch):
     x = np.random.default_rng(2).standard_normal((40, 300)).astype(np.float32)
     x[3] = 0

@@ -74,6 +74,7 @@ def of_batch(name, x):
     return x.mean(axis=(0, 1, 2)), x.var(axis=(0, 1, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train", [False, True])
 def test_it_is_the_papers_formula(train):
     variables = drawn()
@@ -147,6 +148,7 @@ def erf_can_be_spread() -> bool:
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not erf_can_be_spread(), reason="this JAX cannot differentiate erf under shard_map")
 @pytest.mark.parametrize("carrier", ["shard_map", "pmap"])
 def test_many_devices_train_the_network_that_one_trains(quick_compile, carrier):

@@ -43,6 +43,7 @@ def trained(model, shape, seed=0):
     return Variables(variables.params, {name: history(layer) for name, layer in variables.state.items()})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [True, False], ids=["rows", "dense"])
 @pytest.mark.parametrize("model", OPTIONS.values(), ids=OPTIONS)
 def test_answers_are_those_of_the_network(model, rows, monkeypatch):
@@ -74,6 +75,7 @@ def test_spoken_words_become_spectrograms():
     np.testing.assert_allclose(answer(network, x), jax.jit(model.apply)(variables, x).prediction, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_examples_may_be_batched_apart_and_networks_mapped():
     x = jax.random.normal(jax.random.key(1), (4, 50))
     networks = [freeze(MLP, trained(MLP, (50,), i), (50,)) for i in range(2)]
@@ -83,6 +85,7 @@ def test_examples_may_be_batched_apart_and_networks_mapped():
     np.testing.assert_allclose(both[1], answer(networks[1], x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_network_that_does_not_fit_is_refused():
     with pytest.raises(ConfigError, match="too small"):
         freeze(CNN, trained(CNN, (14, 14, 1)), (4, 4, 1))

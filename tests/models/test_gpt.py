@@ -209,6 +209,7 @@ def test_loss_is_the_mean_surprise_of_each_next_token():
             next_token_loss(jnp.zeros(shape), jnp.asarray(tokens[:, : 1 if shape[1] == 1 else 4]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sigma", [0.0, 0.3])
 def test_a_small_network_learns_a_repeated_sequence(sigma):
     model = dataclasses.replace(SMALL, sigma=sigma)

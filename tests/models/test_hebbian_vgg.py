@@ -43,6 +43,7 @@ def normalised(pixels):
     return (pixels - mean) / std
 
 
+@pytest.mark.slow
 def test_the_loss_of_the_recorded_network_is_the_recorded_one():
     case, variables = recorded_network()
     for pixels, loss in ((case["x"], "loss_clean"), (case["x"] + case["delta"], "loss_adv")):
@@ -123,6 +124,7 @@ def test_the_threshold_keeps_a_fifth_and_divisive_normalisation_sees_no_scale(fr
     assert 0 < (mean.activations["conv1"] > 0).sum() < (loose.activations["conv1"] > 0).sum()
 
 
+@pytest.mark.slow
 def test_batch_norm_may_stand_in_for_divisive_normalisation(fresh_key):
     model = dataclasses.replace(WIDE, norm="batch", threshold="none")
     x = jax.random.normal(fresh_key(), (6, 8, 8, 3))

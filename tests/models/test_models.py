@@ -61,6 +61,7 @@ def assert_trees_equal(actual, expected, rtol=0.0):
         np.testing.assert_allclose(got, wanted, rtol=rtol, atol=rtol)
 
 
+@pytest.mark.slow
 @both
 def test_every_unit_of_a_sparse_layer_has_its_connections_and_the_output_is_dense(model):
     params, state = network(model)[0]

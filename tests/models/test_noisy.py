@@ -60,6 +60,7 @@ def adam():
         yield
 
 
+@pytest.mark.slow
 def test_training_steps_are_the_originals(adam):
     for name, sigma in (("noise_train3_relu", np.float32(0.3)), ("noise_train3_sigma0", np.float32(0.0))):
         case = golden.load(name)

@@ -65,6 +65,7 @@ def test_what_cannot_be_is_refused(variables):
         MODEL.init(jax.random.key(0), jnp.zeros((1, 2_000)))
 
 
+@pytest.mark.slow
 def test_its_noise_score_counts_clips_blended_with_white_noise(variables):
     clips = np.asarray(WAVES * 32768).astype(np.int16)
     split = Split(clips, np.asarray([0, 1, 2, 3, 0, 1], np.int32))

@@ -4,11 +4,13 @@ import json
 
 import matplotlib.image
 import numpy as np
+import pytest
 
 from sparsejax.reproduce import main
 from sparsejax.studies import sparse_codes
 
 
+@pytest.mark.slow
 def test_sparsenet_leaves_its_functions_a_picture_and_the_fraction_of_good_fits(monkeypatch, tmp_path):
     monkeypatch.setattr(
         sparse_codes, "SETTINGS", {"small": sparse_codes.Settings(atoms=12, size=8, patches=500, batch=50, steps=60)}

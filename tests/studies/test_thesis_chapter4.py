@@ -104,6 +104,7 @@ def test_what_the_figures_of_convnets_say_of_their_networks(monkeypatch, tmp_pat
     assert active.ours["a later layer is the more active, of lambda > 0"] == 1.0
 
 
+@pytest.mark.slow
 def test_maps_kernels_and_weights_are_those_of_the_networks(monkeypatch, tmp_path, quick_compile):
     kinds = []
 

@@ -29,6 +29,7 @@ def tiny(monkeypatch):
         yield
 
 
+@pytest.mark.slow
 def test_more_seeds_are_added_to_those_that_are_there(tiny, tmp_path, capsys):
     outcomes = []
     for seeds in ("1", "2"):

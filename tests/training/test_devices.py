@@ -91,6 +91,7 @@ def test_many_devices_train_the_network_that_one_trains(dataset, train_on_one, c
     assert expected_metrics["grad_norm"][0] > 0.1
 
 
+@pytest.mark.slow
 def test_training_moves_the_network_and_its_duty_cycles(dataset, train_on_one):
     (variables, _), _ = train_on_one([CONFIG])
     before = MODEL.init(jax.random.fold_in(jax.random.key(CONFIG.training.seed), 0), jnp.zeros((1, 28, 28, 1)))
@@ -126,6 +127,7 @@ def test_what_is_asked_for_says_how_many_devices_are_wanted():
     assert wanted(data=2) == 6 and wanted(member=2, data=2) == 4 and wanted(carrier="pmap", data=4) == 4
 
 
+@pytest.mark.slow
 def test_sharded_step_has_one_all_reduce_and_no_all_gather(dataset):
     model = dataclasses.replace(MODEL, batch_norm=False, dropout=None)
     text = chunk_text(dataset, model, DevicesConfig("shard_map", data=8))
@@ -159,6 +161,7 @@ def test_a_grid_trains_each_network_as_if_alone(dataset, train_on_one, devices):
         assert_close(jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], together), alone, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("carrier", ["shard_map", "pmap"])
 def test_evaluation_on_many_devices_counts_the_same(dataset, carrier):
     hyper = stack_hyper([CONFIG])

@@ -36,6 +36,7 @@ CLASSIFIERS = (
 AUTOENCODERS = (NoisyNetwork(hidden=30, sigma=0.3), TopKAutoencoder(hidden=40, k=6))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", CLASSIFIERS + AUTOENCODERS, ids=lambda model: type(model).__name__)
 def test_a_step_in_bfloat16_is_near_one_in_float32(model):
     kind = "reconstruction" if model in AUTOENCODERS else "classification"

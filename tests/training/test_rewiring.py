@@ -73,6 +73,7 @@ def test_masks_move_when_it_is_due_and_keep_their_counts(rewiring):
     assert set(second.variables.state["hidden1"]) == set(before.variables.state["hidden1"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rewiring", ["set", "rigl"])
 def test_two_devices_rewire_as_one_does(rewiring):
     one, two = states(rewiring)[-1], states(rewiring, "shard_map")[-1]

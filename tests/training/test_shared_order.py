@@ -49,6 +49,7 @@ def chunk(length=EXAMPLES // BATCH):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at_once", [1, 2, None])
 def test_each_network_is_as_it_would_be_alone(data, at_once):
     points = [(0.0, 0), (0.3, 0), (0.0, 1), (0.3, 1)]

@@ -47,6 +47,7 @@ def network():
     return logits, x, jnp.argmax(logits(x), -1)
 
 
+@pytest.mark.slow
 def test_pgd_is_the_recorded_one():
     case, variables = recorded_network()
     x = jnp.asarray(case["x"].transpose(0, 2, 3, 1))
@@ -72,6 +73,7 @@ ATTACKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "norm"), [(name, norm) for name, (*_, norms) in ATTACKS.items() for norm in norms])
 def test_a_linear_network_is_mistaken_just_beyond_its_boundary(name, norm):
     logits, x, labels, nearest = linear()
@@ -115,6 +117,7 @@ def test_entries_at_the_edge_of_the_box_are_not_spent_in_l0():
     assert found.distance == 4, "from 6.0 to more than 7.5 by steps of at most 0.5"
 
 
+@pytest.mark.slow
 def test_few_entries_suffice_in_l0():
     logits, x, labels, _ = linear()
     found = jax.jit(lambda x: fmn(logits, x, labels, norm="l0", iterations=300))(x)
