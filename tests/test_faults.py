@@ -1,5 +1,7 @@
 """What may befall a run: it is asked to stop, another one is in its folder, disks fill up, losses diverge."""
 
+import asyncio
+import gc
 import json
 import resource
 import shutil
@@ -96,6 +98,24 @@ def test_a_full_disk_is_said_and_nothing_that_was_there_is_lost(uninterrupted, t
     assert final.returncode == 0, final.stderr
     assert "going on from the checkpoint of step" in final.stdout
     assert_same_run(folder, uninterrupted)
+
+
+def test_what_fails_in_orbax_besides_is_not_printed_and_what_fails_elsewhere_is(tmp_path, caplog):
+    async def both():
+        tasks = []
+        for folder in ("orbax", "else"):
+            scope = {}
+            source = "async def write():\n    raise ValueError('full')"
+            exec(compile(source, f"/lib/{folder}/handlers.py", "exec"), scope)
+            tasks.append(asyncio.ensure_future(scope["write"]()))
+        await asyncio.sleep(0.01)
+        del tasks  # nobody asks what became of them
+        gc.collect()
+
+    with checkpoints.opened(tmp_path, keep=1):
+        asyncio.run(both())
+    (told,) = [record.getMessage() for record in caplog.records if record.name == "asyncio" and record.exc_info]
+    assert "never retrieved" in told and "/lib/else/" in told
 
 
 @pytest.mark.slow

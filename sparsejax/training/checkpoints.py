@@ -165,7 +165,8 @@ def _told_once() -> Iterator[list[Checkpoints]]:
     After a failure some of them end late, reading on in an event loop that is closed; then it stays so. Yields a list
     for the checkpoints that are opened.
     """
-    threads, unraisable, logger = threading.excepthook, sys.unraisablehook, logging.getLogger("absl")
+    threads, unraisable = threading.excepthook, sys.unraisablehook
+    loggers = [logging.getLogger("absl"), logging.getLogger("asyncio")]
 
     def of_thread(arguments: Any) -> None:
         if not type(arguments.thread).__module__.startswith("orbax."):
@@ -176,16 +177,19 @@ def _told_once() -> Iterator[list[Checkpoints]]:
             unraisable(arguments)
 
     threading.excepthook, sys.unraisablehook = of_thread, of_loop
-    logger.addFilter(_not_of_orbax)
+    for logger in loggers:
+        logger.addFilter(_not_of_orbax)
     yield (opened_now := [])
     if any(saved.failed for saved in opened_now):
         return
     threading.excepthook, sys.unraisablehook = threads, unraisable
-    logger.removeFilter(_not_of_orbax)
+    for logger in loggers:
+        logger.removeFilter(_not_of_orbax)
 
 
 def _not_of_orbax(record: logging.LogRecord) -> bool:
-    return "orbax" not in record.pathname
+    # of several writes that fail at once Orbax raises one; the event loop tells of the others, naming where they are
+    return "orbax" not in record.pathname and not (record.name == "asyncio" and "/orbax/" in record.getMessage())
 
 
 def remove(folder: Path) -> None:
