@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Int, Num
 
 from sparsejax.functional import tpu_blocks
 
-_HALVED = 80_000
+_HALVED = 300_000
 """From so many keys on, searching their halves is faster than searching them whole: fewer bytes, more passes."""
 
 
@@ -59,14 +59,14 @@ def threshold(key: Int[Array, "*rows n"], k: Int[Array, ""]) -> tuple[Int[Array,
 
 
 def _by_bisection(key: Int[Array, "*rows n"], k: Int[Array, "*rows"]):
-    """Halves the interval of each row until exactly k keys are at or above its lower end, or nothing is left to halve.
+    """Halves the interval of each row until its threshold is known.
 
     Of many wide keys the upper halves are searched first, then the lower halves of those whose upper half is at the
     threshold: twice as many fit into a register and into the cache.
     """
     if key.dtype == jnp.int16 or key.size < _HALVED:
-        low, high = _bisect(functools.partial(_count, key), k, *_around(_largest(key), key.dtype))
-        return low.astype(key.dtype), low > high
+        at, exactly = _found(key, k, *_around(_largest(key), key.dtype))
+        return at.astype(key.dtype), exactly
     upper_half, lowest, beyond = (key >> 16).astype(jnp.int16), -(2**15), 2**15 - 1
     upper, high = _bisect(functools.partial(_count, upper_half), k, *_around(_largest(upper_half), jnp.int16))
     # Keys beyond that half are cut to its ends: those above stay at or above every probe, those below it below.
@@ -74,8 +74,15 @@ def _by_bisection(key: Int[Array, "*rows n"], k: Int[Array, "*rows"]):
     lower_half = (jnp.clip(key, base, base + 0xFFFF) - (base + 2**15)).astype(jnp.int16)
     start = (upper & 0) + lowest  # varies over the mesh axes of the keys, which a constant would not
     high = jnp.where(upper > high, lowest - 1, beyond)  # what is settled stays so
-    low, high = _bisect(functools.partial(_count, lower_half), k, _middle(start, high), start, high)
-    return (upper << 16) + (low - lowest), low > high
+    at, exactly = _found(lower_half, k, _middle(start, high), start, high)
+    return (upper << 16) + (at - lowest), exactly
+
+
+def _found(key: Int[Array, "*rows n"], k: Int[Array, "*rows"], probe: Int[Array, "*rows"], low, high):
+    """Returns the thresholds that lie in `[low, high]`, and whether they have exactly k keys at or above them."""
+    low, high = _bisect(functools.partial(_count, key), k, probe, low, high, short=1)
+    at = jnp.where(low > high, low, _largest(key, high))
+    return at, (low > high) | (_count(key, at) == k)
 
 
 def _by_blocks(key: Int[Array, "*rows n"], k: Int[Array, "*rows"]):
@@ -92,19 +99,21 @@ def _by_blocks(key: Int[Array, "*rows n"], k: Int[Array, "*rows"]):
     return low.astype(key.dtype), settled != 0
 
 
-def _bisect(count: Callable, k: Int[Array, "*rows"], probe: Int[Array, "*rows"], low, high):
-    """Narrows the intervals `[low, high]` that hold the thresholds to one value each, or to none where it is settled.
+def _bisect(count: Callable, k: Int[Array, "*rows"], probe: Int[Array, "*rows"], low, high, *, short: int = 0):
+    """Narrows the intervals `[low, high]` that hold the thresholds until each is settled, which low >= high says.
 
-    `count` tells how many of a row's values are at or above its probe; the first to be tried are `probe`. That low
-    exceeds high says that exactly k values are at or above low.
+    `count` tells how many of a row's values are at or above its probe; the first to be tried are `probe`. Exactly k
+    values are at or above low where it exceeds high; no value of the interval but low is the k-th where they are
+    equal. With `short` 1 they also become equal as soon as one value less than k is above them, the next below being
+    the k-th: the last values to be told apart, over all rows, are then three neighbours that are close, not two.
     """
 
     def narrowed(state):
         probe, low, high = state
-        at_probe = count(probe)
+        at_probe, open = count(probe), low < high
         # Of an interval of one value the probe may be the least integer, below which there is none.
-        high = jnp.where((at_probe <= k) & (low < high), probe - 1, high)
-        low = jnp.where(at_probe >= k, probe, low)
+        high = jnp.where((at_probe <= k) & open, probe - 1, high)
+        low = jnp.where(at_probe >= k, probe, jnp.where((at_probe >= k - short) & open, high, low))
         return _middle(low, high), low, high
 
     return lax.while_loop(lambda state: jnp.any(state[1] < state[2]), narrowed, (probe, low, high))[1:]
@@ -122,8 +131,14 @@ def _around(largest: Int[Array, "*rows"], dtype, octaves: int = 4):
     return jnp.maximum(largest, bounds.min + 1 + span) - span, (largest & 0) + bounds.min, largest
 
 
-def _largest(values: Int[Array, "*rows n"]) -> Int[Array, "*rows"]:
-    return _over_slices(values, lambda part: part, jnp.maximum, jnp.max).astype(jnp.int32)
+def _largest(values: Int[Array, "*rows n"], most: Int[Array, "*rows"] | None = None) -> Int[Array, "*rows"]:
+    """Returns the largest value of each row, or the largest that is no more than `most`."""
+    least = jnp.asarray(jnp.iinfo(values.dtype).min, values.dtype)
+
+    def up_to_most(part):
+        return part if most is None else jnp.where(part <= most.astype(part.dtype)[..., None], part, least)
+
+    return _over_slices(values, up_to_most, jnp.maximum, jnp.max).astype(jnp.int32)
 
 
 def _count(values: Int[Array, "*rows n"], probe: Int[Array, "*rows"]) -> Int[Array, "*rows"]:

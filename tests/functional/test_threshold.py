@@ -70,12 +70,12 @@ def test_values_of_any_size_are_searched(monkeypatch, method, dtype, scale):
 def test_many_rows_are_searched_by_halves_and_few_whole(monkeypatch):
     seen, bisect = [], module._bisect
 
-    def spy(count, *arguments):
+    def spy(count, *arguments, **options):
         seen.append(count.args[0].dtype)
-        return bisect(count, *arguments)
+        return bisect(count, *arguments, **options)
 
     monkeypatch.setattr(module, "_bisect", spy)
-    for rows, types in ((8, [jnp.int32]), (128, [jnp.int16, jnp.int16])):
+    for rows, types in ((8, [jnp.int32]), (512, [jnp.int16, jnp.int16])):
         seen.clear()
         keys = np.random.default_rng(0).integers(-(2**31), 2**31, (rows, 1000)).astype(np.int32)
         assert_is_the_kth(threshold, keys, 100)
