@@ -42,7 +42,7 @@ def measure(twin: Twin | None) -> Report:
     rows += [_alone("batch", batch, **FIXED | {"batch": batch}) for batch in BATCHES]
     remarks.append("Arrays beyond 4 million values (16 MB) cost more than their size: memory is what they wait for.")
     remarks.append(
-        "A step with k-winners takes longer than ReLU's by the selection, some fifteen passes (of 16 bits from 300,000 "
+        "A step with k-winners takes longer than ReLU's by the selection, some fifteen passes (of 16 bits from 80,000 "
         "values on); boosting, the mask and the count of the winners hardly weigh."
     )
     return Report(tuple(rows), tuple(remarks))

@@ -12,8 +12,10 @@ from jaxtyping import Array, Bool, Int, Num
 
 from sparsejax.functional import tpu_blocks
 
-_HALVED = 300_000
+_HALVED = 80_000
 """From so many keys on, searching their halves is faster than searching them whole: fewer bytes, more passes."""
+_MANY = 32
+"""So many rows or more hold each other up: one of them nearly always has two keys that are hard to tell apart."""
 
 
 def ordered_key(x: Num[Array, "*shape"]) -> Int[Array, "*shape"]:
@@ -80,8 +82,12 @@ def _by_bisection(key: Int[Array, "*rows n"], k: Int[Array, "*rows"]):
 
 def _found(key: Int[Array, "*rows n"], k: Int[Array, "*rows"], probe: Int[Array, "*rows"], low, high):
     """Returns the thresholds that lie in `[low, high]`, and whether they have exactly k keys at or above them."""
-    low, high = _bisect(functools.partial(_count, key), k, probe, low, high, short=1)
-    at = jnp.where(low > high, low, _largest(key, high))
+    many = key.size // key.shape[-1] >= _MANY
+    low, high = _bisect(functools.partial(_count, key), k, probe, low, high, short=int(many))
+    if not many:
+        return low, low > high
+    # The barrier keeps XLA from choosing between the two once more for every unit.
+    at = lax.optimization_barrier(jnp.where(low > high, low, _largest(key, high)))
     return at, (low > high) | (_count(key, at) == k)
 
 
@@ -104,8 +110,8 @@ def _bisect(count: Callable, k: Int[Array, "*rows"], probe: Int[Array, "*rows"],
 
     `count` tells how many of a row's values are at or above its probe; the first to be tried are `probe`. Exactly k
     values are at or above low where it exceeds high; no value of the interval but low is the k-th where they are
-    equal. With `short` 1 they also become equal as soon as one value less than k is above them, the next below being
-    the k-th: the last values to be told apart, over all rows, are then three neighbours that are close, not two.
+    equal. With `short` 1 they also become equal as soon as one value less than k is above them, the k-th being the
+    largest up to there: the last values to be told apart, over all rows, are then three neighbours, not two.
     """
 
     def narrowed(state):

@@ -12,13 +12,14 @@ from sparsejax.functional import tpu_blocks
 from sparsejax.functional.threshold import ordered_key, threshold
 
 INF, NAN = float("inf"), float("nan")
-METHODS = ("whole", "halves", "blocks", "digits")
+METHODS = ("whole", "halves", "few", "blocks", "digits")
 WIDTHS = (1, 7, 63, 64, 100, 519, 1000, 2**15 + 40)
 
 
 def search(method, monkeypatch):
     """Returns a jitted search by one of the ways, whatever the size."""
     monkeypatch.setattr(module, "_HALVED", 0 if method == "halves" else 2**62)
+    monkeypatch.setattr(module, "_MANY", 2**62 if method == "few" else 1)
     monkeypatch.setattr(tpu_blocks, "by_blocks", partial(tpu_blocks.by_blocks, interpret=True))
     way = {"digits": module._by_digits, "blocks": module._by_blocks}.get(method, module._by_bisection)
     return jax.jit(lambda key, k: way(key, k))  # of its own: programs of one function are kept, whatever was patched
@@ -75,7 +76,7 @@ def test_many_rows_are_searched_by_halves_and_few_whole(monkeypatch):
         return bisect(count, *arguments, **options)
 
     monkeypatch.setattr(module, "_bisect", spy)
-    for rows, types in ((8, [jnp.int32]), (512, [jnp.int16, jnp.int16])):
+    for rows, types in ((8, [jnp.int32]), (128, [jnp.int16, jnp.int16])):
         seen.clear()
         keys = np.random.default_rng(0).integers(-(2**31), 2**31, (rows, 1000)).astype(np.int32)
         assert_is_the_kth(threshold, keys, 100)
