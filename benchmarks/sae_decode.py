@@ -46,8 +46,8 @@ def measure(twin: Twin | None) -> Report:
         "Where gradients are asked for, we and PyTorch mostly fill an array of the kernel's size with zeros, and both "
         "wait for the system to hand out its pages (18,000 of them for 24,576 units), unless an allocator still has "
         "some: now and then PyTorch's has.",
-        "PyTorch's bag of rows fetches them by hand-written loops over both cores, ours by gathers in a loop of XLA's: "
-        "up to 2.7 times slower where no gradients are asked for.",
+        "PyTorch's bag of rows fetches them by hand-written loops over both cores, ours by gathers in a loop of XLA's, "
+        "which are slower: it shows where no gradients are asked for.",
         "Of the smaller step the rest is the same dense product and the same Adam, on whose memory both wait.",
         "Rows are taken up to a density of one in 32; the cases of more winners show what they would cost there.",
     ]

@@ -18,6 +18,7 @@ from sparsejax.studies.study import Outcome, Scale, Study, spearman
 from sparsejax.training.config import Config, replaced
 
 SIGMAS = (0.0, 0.05, 0.1, 0.3, 0.8, 1.5, 3.0, 10.0)
+GATHERED = (0.0, 0.3, 0.8, 1.5)  # noise levels that figure 3 shows
 # Mean active fractions of the paper at these noise levels, read from its data (10,000 units unless said).
 PAPER = {
     "latents": (0.77, 0.46, 0.34, 0.13, 0.04, 0.03, 0.022, 0.028),
@@ -44,6 +45,7 @@ TABLE1 = {
 _COUNTS = {"small": (100, 1000), "paper": (100, 1000, 10_000, 100_000)}
 _SOURCE = "Bricken et al., Noise Transforms Feed-Forward Networks into Sparse Coding Networks, 2022, "
 _SEEDS = {"small": (10,), "paper": (10, 55, 78)}
+_LEFT_OUT = {"left_out": {"latents": f"{HOW_TO_MAKE}."}}
 
 
 def base(scale: Scale, *, epochs: int = 40, name: str = "mnist_noise", **model: Any) -> Config:
@@ -68,6 +70,15 @@ def ablated(scale: Scale, *, name: str = "mnist_noise", **model: Any) -> Config:
         config = dataclasses.replace(config, objective=configs.get(name).objective)
         model = {"classes": 10, **model}
     return replaced(config, {f"model.{field}": value for field, value in model.items()})
+
+
+def embedded(epochs: int = 400, **model: Any) -> Config:
+    """Returns figures 3, 6 and 12 at small scale: 1,000 units on part of CIFAR-10's latents, at a rate that kills none.
+
+    That rate is slow: biases and lengths of keys still move when the fraction of active units hardly does.
+    """
+    slow = {"data.name": "cifar10_latents", "training.learning_rate": 3e-4}
+    return replaced(base("small", epochs=epochs, **model), slow)
 
 
 def grid(config: Config, scale: Scale, folder: Path, label: str, sigmas: Sequence[float] | None = None) -> Trained:
@@ -111,18 +122,23 @@ def _compared(
 
 def _fig2(scale: Scale, folder: Path) -> Outcome:
     # Much noise is learned from slowly: at sigma 3 the units that match nothing take 80 epochs to fall silent.
-    trained = grid(base(scale, epochs=100), scale, folder, "long")
+    small = scale == "small"
+    trained = grid(base(scale, epochs=100) if small else ablated(scale), scale, folder, "long")
     epochs, activity = trained.along("active_fraction/hidden")
     figure = along_training(epochs, activity, SIGMAS, "active units (%)", percent=True)
     ours = {"sigma": list(SIGMAS), **_summary(trained, SIGMAS)}
-    paper = PAPER["MNIST" if scale == "small" else "CIFAR-10"]
+    paper = PAPER["MNIST" if small else "latents"]
     return Outcome(figure, ours, {"active_fraction": list(paper)}, list(_SEEDS[scale]))
 
 
 def _fig3(scale: Scale, folder: Path) -> Outcome:
-    levels = [level for level, sigma in enumerate(SIGMAS) if sigma in (0, 0.3, 0.8)]
-    sigmas = [SIGMAS[level] for level in levels]
-    trained = grid(base(scale), scale, folder, "plain")
+    on_latents = scale == "paper" or found_latents() is not None
+    if on_latents and scale == "small":
+        sigmas, trained = GATHERED, grid(embedded(), scale, folder, "embedded", GATHERED)
+    else:
+        sigmas, trained = SIGMAS, grid(ablated(scale), scale, folder, "plain")
+    levels = [level for level, sigma in enumerate(sigmas) if sigma in GATHERED]
+    shown = [sigmas[level] for level in levels]
     names = ("active_fraction", "active_spread", "bias", "bias_spread", "key_norm", "key_norm_spread")
     series = {}
     for name in names:
@@ -130,14 +146,20 @@ def _fig3(scale: Scale, folder: Path) -> Outcome:
         series[name] = epochs, values[:, levels]
     bias = trained.parameter("hidden", "bias")[levels]
     norms = np.linalg.norm(trained.parameter("hidden", "kernel")[levels], axis=-2)
-    figure = gathering(series, trained.unit("hidden.k")[levels], bias, norms, sigmas)
+    figure = gathering(series, trained.unit("hidden.k")[levels], bias, norms, shown)
     ours = {
-        "sigma": sigmas,
+        "data": "cifar10_latents" if on_latents else "mnist",
+        "sigma": shown,
         "relative_spread_of_biases": _relative_spread(bias),
         "relative_spread_of_key_norms": _relative_spread(norms),
         "spread_of_winners": trained.last("active_spread/hidden")[levels].mean(1).tolist(),
+        "dead_units": trained.last("dead_units/hidden")[levels].mean(1).tolist(),
+        "mean_bias": bias.mean((1, 2)).tolist(),
+        "mean_key_norm": norms.mean((1, 2)).tolist(),
     }
-    return Outcome(figure, ours, {}, list(_SEEDS[scale]))
+    if not on_latents:
+        ours |= _LEFT_OUT
+    return Outcome(figure, ours, {"dead_units": 0}, list(_SEEDS[scale]))
 
 
 def _relative_spread(values: np.ndarray) -> list[float]:
@@ -146,24 +168,31 @@ def _relative_spread(values: np.ndarray) -> list[float]:
 
 
 def _annealed(scale: Scale, folder: Path, name: str, task: str, what: str) -> Outcome:
-    """Trains networks whose noise is held for a third of the epochs and gone after two."""
+    """Trains networks whose noise is held for a while and taken away over as long."""
     sigmas = (0.0, 0.1, 0.3, 0.8, 1.5, 3.0)
-    epochs, hold = (60, 20.0) if scale == "small" else (2000, 800.0)
-    config = base(scale, epochs=epochs, name=task, anneal_after=hold, anneal_epochs=hold)
-    config = replaced(config, {"training.epochs": epochs})
-    trained = grid(config, scale, folder, name, sigmas)
+    on_latents = scale == "paper" or (task == "mnist_noise" and found_latents() is not None)
+    if on_latents and scale == "small":
+        epochs, hold = 300, 120.0
+        config, name = embedded(epochs, anneal_after=hold, anneal_epochs=hold), f"{name} embedded"
+    else:
+        epochs, hold = (60, 20.0) if scale == "small" else (2000, 800.0)
+        config = ablated(scale, name=task, anneal_after=hold, anneal_epochs=hold)
+    trained = grid(replaced(config, {"training.epochs": epochs}), scale, folder, name, sigmas)
     times, values = trained.along(f"{what}/hidden")
     percent = what == "active_fraction"
     label = "active units (%)" if percent else "units never active"
     figure = along_training(times, values, sigmas, label, percent=percent, marks=(hold, 2 * hold))
     last_noisy = int(np.searchsorted(times, hold))
     ours = {
+        "data": "cifar10_latents" if on_latents else "mnist",
         "sigma": list(sigmas),
         "active_fraction_before": trained.along("active_fraction/hidden")[1][last_noisy].mean(1).tolist(),
         "active_fraction_after": _activity(trained).mean(1).tolist(),
         "dead_units_after": trained.last("dead_units/hidden").mean(1).tolist(),
         "test_loss_after": trained.last("test_loss").mean(1).tolist(),
     }
+    if task == "mnist_noise" and not on_latents:
+        ours |= _LEFT_OUT
     return Outcome(figure, ours, {}, list(_SEEDS[scale]))
 
 
@@ -177,14 +206,12 @@ def _fig7b(scale: Scale, folder: Path) -> Outcome:
         "MNIST": replaced(base(scale), {"data.name": "mnist"}),
         "CIFAR-10": replaced(base(scale), {"data.name": "cifar10"}),
     }
-    if found_latents() is None:
-        left_out = {"latents": f"{HOW_TO_MAKE}."}
-    else:
+    said = _LEFT_OUT if found_latents() is None else {}
+    if not said:
         latents = replaced(base(scale), {"data.name": "cifar10_latents"})
         variants["latents"] = ablated(scale) if scale == "paper" else latents
-        left_out = {}
     outcome = _compared(variants, scale, folder, PAPER)[1]
-    return outcome._replace(ours=outcome.ours | ({"left_out": left_out} if left_out else {}))
+    return outcome._replace(ours=outcome.ours | said)
 
 
 def _fig7c(scale: Scale, folder: Path) -> Outcome:

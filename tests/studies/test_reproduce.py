@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from sparsejax import configs, studies
+from sparsejax.data import Split
+from sparsejax.data.latents import LATENTS_FILE, latents_bytes
 from sparsejax.reproduce import main
 from sparsejax.studies import (
     dense_mnist,
@@ -42,6 +44,7 @@ def tiny(monkeypatch):
     for module in (noise_activity, noise_pictures, implicit_terms):
         monkeypatch.setattr(module, "base", base)
     monkeypatch.setattr(noise_activity, "SIGMAS", (0.0, 0.8, 3.0))
+    monkeypatch.setattr(noise_activity, "found_latents", lambda: None)
     monkeypatch.setattr(
         noise_activity, "PAPER", {"MNIST": (0.96, 0.088, 0.03), "latents": (0.8, 0.1, 0.03), "GELU": (0.9, 0.3, 0.1)}
     )
@@ -158,6 +161,66 @@ def test_ablations_are_of_the_latents_at_the_papers_scale():
     config = noise_activity.ablated("paper", name="mnist_noise_classifier", hidden=100)
     assert (config.data.name, config.model.hidden, config.model.classes) == ("cifar10_latents", 100, 10)
     assert config.objective.kind == "classification"
+
+
+def test_the_first_curves_are_of_the_latents_at_the_papers_scale(monkeypatch, tmp_path):
+    asked = []
+
+    def stopped(config, *_):
+        asked.append(config)
+        raise InterruptedError
+
+    monkeypatch.setattr(noise_activity, "grid", stopped)
+    for name in ("noise/fig2", "noise/fig3"):
+        with pytest.raises(InterruptedError):
+            noise_activity.STUDIES[name].make("paper", tmp_path)
+    assert asked == [configs.get("latent_noise")] * 2
+
+
+def test_noise_is_annealed_on_the_latents_at_the_papers_scale(monkeypatch, tmp_path):
+    asked = []
+
+    def stopped(config, *_):
+        asked.append(config)
+        raise InterruptedError
+
+    monkeypatch.setattr(noise_activity, "grid", stopped)
+    for name in ("noise/fig6", "noise/fig12", "noise/fig13"):
+        with pytest.raises(InterruptedError):
+            noise_activity.STUDIES[name].make("paper", tmp_path)
+    for config in asked:
+        assert (config.data.name, config.model.hidden) == ("cifar10_latents", 10_000)
+        assert (config.model.anneal_after, config.model.anneal_epochs, config.training.epochs) == (800, 800, 2000)
+    assert [config.objective.kind for config in asked] == ["reconstruction", "reconstruction", "classification"]
+
+
+@pytest.mark.slow
+def test_what_gathers_is_shown_on_latents_where_there_are_some(tiny, monkeypatch, tmp_path):
+    random = np.random.default_rng(0)
+    vectors = (random.standard_normal((size, 8)).astype(np.float32) for size in (90, 60))
+    splits = [Split(split, np.arange(len(split), dtype=np.int32) % 4) for split in vectors]
+    path = tmp_path / "library" / LATENTS_FILE
+    path.parent.mkdir(parents=True)
+    path.write_bytes(latents_bytes(*splits, {"classes": 4, "data": {"name": "cifar10"}}))
+    monkeypatch.setenv("SPARSEJAX_DATA", str(tmp_path / "library"))
+    monkeypatch.setattr(noise_activity, "found_latents", lambda: path)
+    whole = noise_activity.embedded
+    assert (whole().data.name, whole().training.learning_rate) == ("cifar10_latents", 3e-4)
+    few = {"data.train_examples": None, "data.test_examples": None}
+    monkeypatch.setattr(noise_activity, "embedded", lambda *some, **model: replaced(whole(*some, **model), few))
+    assert main(["noise/fig3", "--out", str(tmp_path)]) == 0
+    ours = json.loads((tmp_path / "noise/fig3.json").read_text())["ours"]
+    assert ours["data"] == "cifar10_latents" and "left_out" not in ours
+    assert ours["sigma"] == list(noise_activity.GATHERED)
+    for name in ("relative_spread_of_biases", "relative_spread_of_key_norms", "dead_units", "mean_bias"):
+        assert len(ours[name]) == len(ours["sigma"]) and np.isfinite(ours[name]).all()
+    result = json.loads((tmp_path / "noise/networks/small/runs/embedded/result.json").read_text())
+    assert [member["model.sigma"] for member in result["members"]] == ours["sigma"]
+    assert [member["layers"]["hidden"]["dead_units"] for member in result["members"]] == ours["dead_units"]
+    assert main(["noise/fig6", "--out", str(tmp_path)]) == 0
+    ours = json.loads((tmp_path / "noise/fig6.json").read_text())["ours"]
+    assert ours["data"] == "cifar10_latents" and "left_out" not in ours
+    assert len(ours["active_fraction_after"]) == len(ours["sigma"]) == 6
 
 
 @pytest.mark.slow
