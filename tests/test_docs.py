@@ -1,5 +1,6 @@
 """What the README and the site's pages show runs: every block of Python, and every command is understood."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -66,6 +67,34 @@ def test_commands_are_understood(page, monkeypatch, capsys):
 def test_the_page_on_speed_is_that_of_the_results():
     assert speed.PAGE.read_text(encoding="utf-8") == speed.page(), "python -m benchmarks.page"
     assert {path.name for path in speed.PICTURES.glob("*")} == set(speed.pictures())
+
+
+def test_the_readmes_table_is_of_the_results():
+    def result(name):
+        found = json.loads((ROOT / f"results/{name}.json").read_text(encoding="utf-8"))
+        return found["ours"], f"({len(found['seeds'])} seeds)"
+
+    def row(start, ours):
+        assert any(line.startswith(f"| {start}") and f"| {ours} |" in line for line in lines), (start, ours)
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    lines = text.splitlines()
+    (sparse, seeds), (dense, few) = result("dense/sparse_cnn2"), result("dense/table1")
+    network, twin = sparse["Sparse CNN-2"], dense["Dense CNN-2"]
+    row("k-winners on MNIST", "{:.2f} ± {:.2f} % ".format(*network["test_accuracy_best"]) + seeds)
+    row("the same under noise", "{:,.0f} ± {:,.0f} ".format(*network["noise_score_best"]) + seeds)
+    row("its dense network's noise score", "{:,.0f} ± {:,.0f} ".format(*twin["noise_score_best"]) + few)
+    last = (
+        "{:.2f} ± {:.2f} %".format(*network["test_accuracy_last"]),
+        "{:,.0f} ± {:,.0f}.".format(*network["noise_score_last"]),
+    )
+    assert all(number in text for number in last), last
+    noisy, _ = result("noise/fig2")
+    active = dict(zip(noisy["sigma"], noisy["active_fraction"], strict=True))
+    row("active units of a noisy", ", ".join(f"{active[s]:.2f}" for s in (0, 0.3, 1.5)) + " (1,000 units, not 10,000)")
+    penalised, seeds = result("thesis/fig3_2")
+    inactive = penalised["inactive without a penalty, 256 units (%)"]
+    row("inactive units of a ReLU layer", f"{inactive:.0f} % {seeds}")
 
 
 def test_links_lead_somewhere():

@@ -15,7 +15,7 @@ import numpy as np
 from sparsejax.figures.penalty import against_penalty, along_epochs, firing, firing_by_class
 from sparsejax.figures.table import table
 from sparsejax.functional import gini_weighted_accuracy
-from sparsejax.studies.study import Outcome, Scale, Study
+from sparsejax.studies.study import Outcome, Scale, Study, spearman
 from sparsejax.studies.thesis_grid import KINDS, SEEDS, SIZES, Grid, Measures, critical, over_seeds, trained_grid
 
 _SOURCE = "Sparse Coding in Deep Neural Networks and the Visual System (thesis), "
@@ -124,7 +124,9 @@ def _fig3_5(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
     means = {size: values.mean(1) for size, values in activity.items()}
     at = grid.at(0.04)
     ours = {
-        "falls with the penalty": {size: bool(values[1] < values[0]) for size, values in means.items()},
+        "rank correlation with the penalty": {
+            size: round(spearman(np.asarray(grid.penalties), values), 3) for size, values in means.items()
+        },
         "size with the most activity at 0.04": max(means, key=lambda size: means[size][at]),
         "size with the least activity at 0.04": min(means, key=lambda size: means[size][at]),
         "l1 activity": {size: over_seeds(values, 3) for size, values in activity.items()},
