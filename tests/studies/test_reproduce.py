@@ -185,13 +185,14 @@ def test_noise_is_annealed_on_the_latents_at_the_papers_scale(monkeypatch, tmp_p
         raise InterruptedError
 
     monkeypatch.setattr(noise_activity, "grid", stopped)
-    for name in ("noise/fig6", "noise/fig12", "noise/fig13"):
+    for name in ("noise/fig6", "noise/fig6b", "noise/fig12", "noise/fig13"):
         with pytest.raises(InterruptedError):
             noise_activity.STUDIES[name].make("paper", tmp_path)
     for config in asked:
         assert (config.data.name, config.model.hidden) == ("cifar10_latents", 10_000)
         assert (config.model.anneal_after, config.model.anneal_epochs, config.training.epochs) == (800, 800, 2000)
-    assert [config.objective.kind for config in asked] == ["reconstruction", "reconstruction", "classification"]
+    kinds = [config.objective.kind for config in asked]
+    assert kinds == ["reconstruction", "classification", "reconstruction", "classification"]
 
 
 @pytest.mark.slow
@@ -221,6 +222,8 @@ def test_what_gathers_is_shown_on_latents_where_there_are_some(tiny, monkeypatch
     ours = json.loads((tmp_path / "noise/fig6.json").read_text())["ours"]
     assert ours["data"] == "cifar10_latents" and "left_out" not in ours
     assert len(ours["active_fraction_after"]) == len(ours["sigma"]) == 6
+    dead = zip(ours["sigma"], ours["dead_units_after"], strict=True)
+    assert ours["sigma_with_dead_units"] == [sigma for sigma, units in dead if units > 0]
 
 
 @pytest.mark.slow
