@@ -108,7 +108,8 @@ def _section(name: str, path: Path, files: Files, config: MkDocsConfig) -> str:
     said = [f"scale {result['scale']}"] if result.get("scale") else []
     said += [f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}"] if seeds else []
     said += [result.get("device", {}).get("kind", "")] if isinstance(result.get("device"), dict) else []
-    said += [f"{result['seconds'] / 60:,.0f} minutes"] if "seconds" in result else []
+    # A call trains only what is missing: one that found everything says nothing of the time.
+    said += [f"last call {seconds / 60:,.0f} minutes"] if (seconds := result.get("seconds", 0)) >= 60 else []
     lines.append(f"\n{', '.join(filter(None, said))}; `{result.get('command', '')}`\n")
     return "\n".join(lines)
 
