@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
 
@@ -14,7 +15,8 @@ def conv2d(
     """Convolves images with stride 1 and no padding: `[B, H, W, C]` -> `[B, H-kh+1, W-kw+1, O]`.
 
     Inside a while loop XLA's CPU backend leaves its fast convolution aside (a step takes 19 times as long), so there
-    the patches are gathered by slicing and multiplied as one matrix; elsewhere it is `lax.conv`.
+    the patches, or the rows of patches where there are many, are gathered by slicing and multiplied as one matrix;
+    elsewhere it is `lax.conv`.
 
     Args:
       x: images `[batch, height, width, inputs]`.
@@ -32,7 +34,7 @@ def conv2d(
             f"Cannot convolve images {x.shape} with a kernel {kernel.shape}; expected [batch, height, width, "
             f"{inputs}] with height >= {kh} and width >= {kw}."
         )
-    return lax.platform_dependent(x, kernel, cpu=_by_patches, default=_by_convolution)
+    return lax.platform_dependent(x, kernel, cpu=_by_products, default=_by_convolution)
 
 
 def depthwise_conv2d(
@@ -96,17 +98,89 @@ def _windows(x: Array, window: int) -> Array:
     return x[:, : h * window, : w * window].reshape(batch, h, window, w, window, channels)
 
 
+def _by_products(x, kernel):
+    return (_by_rows if _rows_pay(x.shape, kernel.shape) else _by_patches)(x, kernel)
+
+
 def _by_patches(x, kernel):
-    kh, kw, _, outputs = kernel.shape
-    rows, columns = x.shape[1] - kh + 1, x.shape[2] - kw + 1
+    """Gathers what each output sees: one matrix, one product."""
+    kh, _, _, outputs = kernel.shape
+    rows = x.shape[1] - kh + 1
     # Along one axis, then the other: kh + kw slices, not kh * kw, which take long to compile for large kernels.
-    across = jnp.concatenate([x[:, :, j : j + columns] for j in range(kw)], axis=-1)
+    across = _across(x, kernel)
     patches = jnp.concatenate([across[:, i : i + rows] for i in range(kh)], axis=-1)
     # As [N, K] times [O, K]: then the kernel's gradient is the product [N, O] with [N, K] as they lie. Without the
     # barriers the compiler turns it round, for which it copies what comes back, and takes almost twice as long.
     weights = lax.optimization_barrier(kernel.reshape(-1, outputs).T)
     product = lax.dot_general(patches.reshape(-1, weights.shape[1]), weights, (((1,), (1,)), ((), ())))
     return lax.optimization_barrier(product).reshape(*patches.shape[:3], outputs)
+
+
+def _across(x, kernel):
+    """Gathers what each output sees of one row: `[B, H, W, C]` -> `[B, H, W-kw+1, kw*C]`."""
+    kw = kernel.shape[1]
+    columns = x.shape[2] - kw + 1
+    return jnp.concatenate([x[:, :, j : j + columns] for j in range(kw)], axis=-1)
+
+
+def _rows_pay(images: tuple[int, ...], kernel: tuple[int, ...]) -> bool:
+    """Tells whether adding up rows beats patches, as measured with 2 cores.
+
+    It does where patches outgrow the cache and an output sees more of a row than there are outputs.
+    """
+    kh, kw, inputs, outputs = kernel
+    patches = images[0] * (images[1] - kh + 1) * (images[2] - kw + 1) * kh * kw * inputs
+    return kh > 1 and patches >= 2**20 and 2 * kw * inputs >= 3 * outputs
+
+
+def _by_rows(x, kernel):
+    """Gathers along rows only, and adds up what the rows of the kernel give: a kh-th of the memory of all patches."""
+    across = lax.optimization_barrier(_across(x, kernel))
+    kh, _, _, outputs = kernel.shape
+    # Gradients of all rows at once are two products, not 2 kh: faster, unless many are with rows that no output has.
+    added = _rows_added_at_once if outputs * (kh - 1) < 16 * (x.shape[1] - kh + 1) else _rows_added
+    return lax.optimization_barrier(added(across, kernel))
+
+
+def _rows_added(across, kernel):
+    kh, kw, inputs, outputs = kernel.shape
+    batch, height, columns, _ = across.shape
+    rows = height - kh + 1
+
+    # Turned round as the weights of all patches are.
+    weights = lax.optimization_barrier(kernel.reshape(kh, kw * inputs, outputs).swapaxes(1, 2))
+
+    def product(i):
+        seen = across[:, i : i + rows].reshape(-1, kw * inputs)
+        return lax.dot_general(seen, weights[i], (((1,), (1,)), ((), ())))
+
+    return functools.reduce(jnp.add, map(product, range(kh))).reshape(batch, rows, columns, outputs)
+
+
+_rows_added_at_once = jax.custom_jvp(_rows_added)
+
+
+def _rows_added_jvp(primals, tangents):
+    # Transposed, the one product of all rows is one for each gradient.
+    across, kernel = primals
+    kh, kw, inputs, outputs = kernel.shape
+
+    def product(across, kernel):
+        return across.reshape(-1, kw * inputs) @ kernel.transpose(1, 2, 0, 3).reshape(kw * inputs, kh * outputs)
+
+    def moved(i):
+        part = products[..., i * outputs : (i + 1) * outputs]
+        return jnp.pad(part, ((0, 0), (kh - 1 - i, i), (0, 0), (0, 0)))
+
+    pairs = ((tangents[0], kernel), (across, tangents[1]))
+    terms = [product(*pair) for pair in pairs if not any(isinstance(one, SymbolicZero) for one in pair)]
+    products = lax.optimization_barrier(functools.reduce(jnp.add, terms)).reshape(*across.shape[:3], kh * outputs)
+    tangent = functools.reduce(jnp.add, map(moved, range(kh)))[:, kh - 1 : across.shape[1]]
+    return _rows_added_at_once(across, kernel), tangent
+
+
+# A zero is told apart, as the images of the first layer have no tangent: their product would be computed.
+_rows_added_at_once.defjvp(_rows_added_jvp, symbolic_zeros=True)
 
 
 def _by_convolution(x, kernel):

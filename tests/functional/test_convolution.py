@@ -9,9 +9,22 @@ import pytest
 from jax import lax
 
 from sparsejax.functional import conv2d, depthwise_conv2d, max_pool2d
-from sparsejax.functional.convolution import _by_convolution, _by_grouped_convolution, _by_patches, _by_shifts
+from sparsejax.functional.convolution import (
+    _by_convolution,
+    _by_grouped_convolution,
+    _by_patches,
+    _by_rows,
+    _by_shifts,
+    _rows_pay,
+)
 
-SHAPES = [((3, 8, 9, 2), (5, 3, 2, 4)), ((2, 5, 5, 1), (5, 5, 1, 3)), ((1, 6, 6, 3), (1, 1, 3, 2))]
+# Gradients of rows are taken at once for the first and third, row by row for the second and the last.
+SHAPES = [
+    ((3, 8, 9, 2), (5, 3, 2, 4)),
+    ((2, 5, 5, 1), (5, 5, 1, 5)),
+    ((1, 6, 6, 3), (1, 1, 3, 2)),
+    ((2, 6, 5, 2), (4, 3, 2, 20)),
+]
 
 
 def reference(x, kernel):
@@ -20,7 +33,7 @@ def reference(x, kernel):
     )
 
 
-@pytest.mark.parametrize("form", [_by_patches, _by_convolution, conv2d])
+@pytest.mark.parametrize("form", [_by_patches, _by_rows, _by_convolution, conv2d])
 @pytest.mark.parametrize(("image", "filters"), SHAPES)
 def test_every_form_and_its_gradients_equal_lax_conv(fresh_key, form, image, filters):
     x, kernel = jax.random.normal(fresh_key(), image), jax.random.normal(fresh_key(), filters)
@@ -32,15 +45,37 @@ def test_every_form_and_its_gradients_equal_lax_conv(fresh_key, form, image, fil
         np.testing.assert_allclose(got, gradient, atol=5e-5)
 
 
+@pytest.mark.parametrize("form", [_by_patches, _by_rows, conv2d])
+def test_tangents_of_images_and_of_kernels_alone_equal_those_of_lax_conv(fresh_key, form):
+    x, kernel = jax.random.normal(fresh_key(), (3, 8, 9, 2)), jax.random.normal(fresh_key(), (5, 3, 2, 4))
+    dx, dkernel = jax.random.normal(fresh_key(), x.shape), jax.random.normal(fresh_key(), kernel.shape)
+    _, of_both = jax.jvp(reference, (x, kernel), (dx, dkernel))
+    np.testing.assert_allclose(jax.jvp(form, (x, kernel), (dx, dkernel))[1], of_both, atol=5e-5)
+    _, of_kernel = jax.jvp(lambda kernel: reference(x, kernel), (kernel,), (dkernel,))
+    np.testing.assert_allclose(jax.jvp(lambda kernel: form(x, kernel), (kernel,), (dkernel,))[1], of_kernel, atol=5e-5)
+    _, of_images = jax.jvp(lambda x: reference(x, kernel), (x,), (dx,))
+    np.testing.assert_allclose(jax.jvp(lambda x: form(x, kernel), (x,), (dx,))[1], of_images, atol=5e-5)
+
+
+def test_many_large_patches_are_added_up_by_rows_and_equal_lax_conv(fresh_key):
+    image, filters = (64, 12, 12, 30), (5, 5, 30, 30)
+    assert _rows_pay(image, filters)
+    assert not _rows_pay((4, *image[1:]), filters), "few patches fit the cache"
+    assert not _rows_pay((64, 28, 28, 1), (5, 5, 1, 30)), "the images are smaller than the output"
+    x, kernel = jax.random.normal(fresh_key(), image), 0.1 * jax.random.normal(fresh_key(), filters)
+    np.testing.assert_allclose(jax.jit(conv2d)(x, kernel), reference(x, kernel), atol=5e-5)
+
+
 def test_a_convolution_by_hand():
     x = jnp.arange(9.0).reshape(1, 3, 3, 1)
     kernel = jnp.array([[1.0, 0.0], [0.0, -1.0]]).reshape(2, 2, 1, 1)
     np.testing.assert_array_equal(conv2d(x, kernel).reshape(2, 2), [[-4, -4], [-4, -4]])
 
 
-def test_members_of_a_vmap_have_their_own_kernels(fresh_key):
+@pytest.mark.parametrize("form", [_by_rows, conv2d])
+def test_members_of_a_vmap_have_their_own_kernels(fresh_key, form):
     x, kernels = jax.random.normal(fresh_key(), (2, 5, 5, 2)), jax.random.normal(fresh_key(), (3, 3, 3, 2, 4))
-    together = jax.jit(jax.vmap(conv2d, in_axes=(None, 0)))(x, kernels)
+    together = jax.jit(jax.vmap(form, in_axes=(None, 0)))(x, kernels)
     for kernel, y in zip(kernels, together, strict=True):
         np.testing.assert_allclose(y, reference(x, kernel), atol=2e-5)
 
