@@ -96,11 +96,14 @@ def winners(rank: Num[Array, "*rows n"], k: int | Int[Array, ""], *, ties: Ties 
 def _winners(rank: Num[Array, "*rows n"], k: Int[Array, ""], ties: Ties) -> Bool[Array, "*rows n"]:
     key = ordered_key(rank)
     least, exactly = threshold(key, jnp.maximum(k, 1))
-    kept = (key >= least[..., None]) & (k > 0)
+
+    def kept():  # made where it is wanted: a condition copies what it passes on
+        return (key >= least[..., None]) & (k > 0)
+
     if ties == "all":
-        return kept
+        return kept()
     # Ties are rare, and breaking them costs more than finding them.
-    return lax.cond(jnp.all(exactly), lambda kept: kept, lambda kept: _drop_late_ties(kept, key, k), kept)
+    return lax.cond(jnp.all(exactly), kept, lambda: _drop_late_ties(kept(), key, k))
 
 
 @jax.jit
