@@ -96,14 +96,15 @@ def winners(rank: Num[Array, "*rows n"], k: int | Int[Array, ""], *, ties: Ties 
 def _winners(rank: Num[Array, "*rows n"], k: Int[Array, ""], ties: Ties) -> Bool[Array, "*rows n"]:
     key = ordered_key(rank)
     least, exactly = threshold(key, jnp.maximum(k, 1))
-
-    def kept():  # made where it is wanted: a condition copies what it passes on
-        return (key >= least[..., None]) & (k > 0)
-
     if ties == "all":
-        return kept()
-    # Ties are rare, and breaking them costs more than finding them.
-    return lax.cond(jnp.all(exactly), kept, lambda: _drop_late_ties(kept(), key, k))
+        return (key >= least[..., None]) & (k > 0)
+    # Ties are rare, and breaking them costs more than finding them. A number for each row is all the condition
+    # returns: it would write out and copy what it returns for each unit.
+    every = key.shape[-1] - 1
+    last = lax.cond(jnp.all(exactly), lambda: jnp.full_like(least, every, jnp.int32), lambda: _last_kept(key, least, k))
+    place = lax.broadcasted_iota(jnp.int32, key.shape, key.ndim - 1)
+    least = least[..., None]
+    return ((key > least) | ((key == least) & (place <= last[..., None]))) & (k > 0)
 
 
 @jax.jit
@@ -166,13 +167,14 @@ def _by_rows(function: Callable[[Array], Array], x: Num[Array, "*rows n"]) -> Ar
     return lax.platform_dependent(x, cpu=in_groups, default=function)
 
 
-def _drop_late_ties(kept: Bool[Array, "*rows n"], key: Int[Array, "*rows n"], k: Int[Array, ""]):
-    """Keeps, of the units tied at the threshold, only as many of the lowest index as make k in all."""
-    lowest_kept = jnp.min(jnp.where(kept, key, _largest(key)), axis=-1, keepdims=True)
-    tied = key == lowest_kept
-    spare = k - jnp.sum((key > lowest_kept).astype(jnp.int32), axis=-1)
-    # The tied units by place, the first highest, in the topmost bits: so the search for the last of them ends soon.
+def _last_kept(key: Int[Array, "*rows n"], least: Int[Array, "*rows"], k: Int[Array, ""]) -> Int[Array, "*rows"]:
+    """Returns the place of the last unit kept of those tied at the threshold: the first ones that make k in all."""
     n = key.shape[-1]
-    place = jnp.where(tied, (n - jnp.arange(n)) << (31 - n.bit_length()), 0)
-    last, _ = threshold(place, jnp.maximum(spare, 1))
-    return kept & (~tied | (place >= last[..., None]))
+    tied = key == least[..., None]
+    spare = k - jnp.sum((key > least[..., None]).astype(jnp.int32), axis=-1)
+    # The tied units by place, the first highest, in the topmost bits: so the search for the last of them ends soon.
+    free_bits = 31 - n.bit_length()
+    height = jnp.where(tied, (n - jnp.arange(n)) << free_bits, 0)
+    lowest, _ = threshold(height, jnp.maximum(spare, 1))
+    lowest = jnp.min(jnp.where(height >= lowest[..., None], height, _largest(height)), axis=-1)
+    return n - (lowest >> free_bits)

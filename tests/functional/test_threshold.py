@@ -55,6 +55,17 @@ def test_every_way_agrees_with_sorting(monkeypatch, method, n, dtype):
         assert_is_the_kth(by, keys.astype(dtype), k)
 
 
+@pytest.mark.parametrize("dtype", [np.int32, np.int16])
+@pytest.mark.parametrize("method", ["whole", "halves"])
+def test_counts_beyond_sixteen_bits_are_kept(monkeypatch, method, dtype):
+    n = 1_300_003
+    keys = np.random.default_rng(0).integers(-9, 9, (2, n))
+    keys[1] = 5  # every slice counts all it can
+    by = search(method, monkeypatch)
+    for k in (1, 2**15 + 1, 2**16 + 1, n - 1, n):
+        assert_is_the_kth(by, keys.astype(dtype), k)
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e4])
