@@ -16,7 +16,7 @@ _HALVED = 80_000
 """From so many keys on, searching their halves is faster than searching them whole: fewer bytes, more passes."""
 _MANY = 32
 """So many rows or more hold each other up: one of them nearly always has two keys that are hard to tell apart."""
-_LONG = 128
+_LONG = 64
 """Joined slices of more values than this are cut and joined once more (not oftener: 16 bits hold their counts)."""
 
 
