@@ -44,8 +44,8 @@ def measure(twin: Twin | None) -> Report:
     remarks.append("Arrays beyond 4 million values (16 MB) cost more than their size: memory is what they wait for.")
     remarks.append(
         "A step with k-winners takes longer than ReLU's by the selection, some fifteen passes (of 16 bits from 80,000 "
-        "values on); boosting, the mask and the count of the winners hardly weigh. A step of 1,000 units is so short that "
-        "this comes to a little more than the twentieth aimed at."
+        "values on); boosting, the mask and the count of the winners hardly weigh. A step of 1,000 units is so short "
+        "that this comes to a little more than the twentieth aimed at."
     )
     remarks.append(
         "One row takes as long as four: it waits for each pass to start. lax.top_k is faster there with few winners, "

@@ -44,10 +44,10 @@ def measure(twin: Twin | None) -> Report:
         rows += _stepped(twin, shape, remarks)
     remarks += [
         "Where gradients are asked for, we and PyTorch mostly fill an array of the kernel's size with zeros, and both "
-        "wait for the system to hand out its pages (18,000 of them for 24,576 units, 12 ms of our 17 at batch 1), unless "
-        "an allocator still has some: now and then PyTorch's has. That is why some are not twice as fast as the dense "
-        "product. Linux hands out larger pages to programs started with GLIBC_TUNABLES=glibc.malloc.hugetlb=1: such an "
-        "array then takes 2 ms, and these gradients 2.9, 5.1, 6.1, 4.9 and 2.0 times less than the dense product's.",
+        "wait for the system to hand out its pages (18,000 of them for 24,576 units, 12 ms of our 17 at batch 1), "
+        "unless an allocator still has some: now and then PyTorch's has. That is why some are not twice as fast as the "
+        "dense product. Linux hands out larger pages to programs started with GLIBC_TUNABLES=glibc.malloc.hugetlb=1: "
+        "such an array then takes 2 ms, and these gradients are 2.0 to 6.1 times faster than with the dense product.",
         "PyTorch's bag of rows fetches them by hand-written loops over both cores, ours by gathers in a loop of XLA's, "
         "which are slower: it shows where no gradients are asked for.",
         "Of the smaller step the rest is the same dense product and the same Adam, on whose memory both wait.",
