@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +16,9 @@ from benchmarks.timing import Run, compiled, in_scan, round_robin, trained
 from sparsejax.functional import BoostState, boost, k_winners, k_winners_2d, spread, top_k
 from sparsejax.functional.compact import Compact
 from sparsejax.hyper import hyper_of
-from sparsejax.models import SparseMLP
+from sparsejax.models import NoisyNetwork, SparseMLP
 from sparsejax.training.config import Config, TrainingConfig
-from sparsejax.training.objectives import cross_entropy
+from sparsejax.training.objectives import cross_entropy, reconstruction
 from sparsejax.training.state import init_state
 from sparsejax.training.step import make_chunk
 
@@ -37,7 +38,7 @@ def measure(twin: Twin | None) -> Report:
     rows, remarks = [], []
     for shape, k in SHAPES:
         rows += _layer(twin, shape, k, remarks)
-    rows += [_step(units) for units in HIDDEN]
+    rows += [_step(network, units) for network in ("classifier", "autoencoder") for units in HIDDEN]
     rows += [_alone("units", n, batch=4, units=n, k=n // 100) for n in UNITS]
     rows += [_alone("k", k, **FIXED | {"k": k}) for k in WINNERS]
     rows += [_alone("batch", batch, **FIXED | {"batch": batch}) for batch in BATCHES]
@@ -100,15 +101,28 @@ def _both(layer: Callable[[jax.Array], jax.Array], x: jax.Array, upstream: jax.A
     return compiled(program, *arguments, steps=steps)
 
 
-def _step(hidden: int) -> Row:
-    """Compares a training step of a network with one hidden layer, k-winners beside ReLU, batches of 128."""
+def _step(network: Literal["classifier", "autoencoder"], hidden: int) -> Row:
+    """Compares a training step of a network with one hidden layer, its winners beside ReLU, batches of 128.
+
+    The classifier's are k-winners, the autoencoder's Top-K.
+    """
+
+    def model(k: int | None) -> SparseMLP | NoisyNetwork:
+        if network == "classifier":
+            return SparseMLP(hidden=(hidden,), k=(k,), density=1.0, dropout=None)
+        return NoisyNetwork(hidden=hidden, k=k, competition="none" if k is None else "top_k")
+
+    objective = cross_entropy if network == "classifier" else reconstruction
     ways = {"ours": hidden // 10, "ReLU": None}
-    timings = round_robin({name: _placed_anew(hidden, k) for name, k in ways.items()}, repetitions=45, warm_up=6)
-    case = f"training step, 784-{hidden:,}-10, k={hidden // 10:,}, batch 128"
+    timings = round_robin(
+        {way: _placed_anew(model(k), objective) for way, k in ways.items()}, repetitions=45, warm_up=6
+    )
+    outputs, winning = (10, "") if network == "classifier" else (784, "Top-K ")
+    case = f"training step, 784-{hidden:,}-{outputs}, {winning}k={hidden // 10:,}, batch 128"
     return row(GROUP, case, timings["ours"], "ReLU instead", timings["ReLU"], 0.95)
 
 
-def _placed_anew(hidden: int, k: int | None, places: int = 3) -> Run:
+def _placed_anew(model: SparseMLP | NoisyNetwork, objective: Callable[..., Any], places: int = 3) -> Run:
     """Returns a run of several steps, whose arrays lie elsewhere in memory from one run to the next.
 
     Where they lie alone made a step of 3,000 units up to seven parts in a hundred slower or faster.
@@ -116,10 +130,9 @@ def _placed_anew(hidden: int, k: int | None, places: int = 3) -> Run:
     runs = []
     for _ in range(places):
         data, training = synthetic_data(), TrainingConfig(batch_size=128, learning_rate=0.02)
-        model = SparseMLP(hidden=(hidden,), k=(k,), density=1.0, dropout=None)
         hyper = jax.tree.map(jnp.asarray, hyper_of(Config(model, training=training)))
         state = init_state(model, training, hyper, jnp.int32(0), jnp.zeros((1, 28, 28, 1)))
-        chunk = make_chunk(model, cross_entropy, training, examples=EXAMPLES, batch_size=128, length=12)
+        chunk = make_chunk(model, objective, training, examples=EXAMPLES, batch_size=128, length=12)
         program = jax.jit(chunk, donate_argnums=0).lower(state, hyper, data).compile()
         runs.append(trained(program, state, hyper, data, steps=12))
     turns = itertools.cycle(runs)
