@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 GROUPS = {
+    "accelerator": "on a GPU or TPU: selection beside a copy; a Top-K autoencoder, a CNN and grids beside PyTorch",
     "attacks": "adversarial attacks beside torchattacks and adv-lib: how many images stand, and the time",
     "autoencoder_step": "a training step of a noisy autoencoder beside PyTorch, and its memory by number of units",
     "data": "batches from bytes to pixels, on the device and from the host, beside PyTorch with and without DataLoader",
@@ -59,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
         remarks = (*report.remarks, *(() if twin else (peers.HOW_TO_GET_IT,)), *rows.load_remark(load))
         report = rows.Report(report.rows, remarks)
         print("\n".join((rows.table(report.rows), *report.remarks)), flush=True)
-        if arguments.json:
+        if arguments.json and report.rows:
             path = arguments.json
             if len(groups) > 1:
                 path = path.with_name(f"{path.stem}_{name}{path.suffix}")

@@ -120,7 +120,7 @@ def _steps(batch: int, data: Resident) -> dict[str, Run]:
         name: _chunk(model, batch, data)
         for name, model in (("sparse", SPARSE), ("dense", DENSE), ("without k-winners", MASKED))
     }
-    with mock.patch("sparsejax.functional.kwinners.winners", _naive_winners):
+    with mock.patch("sparsejax.functional.selection.winners", _naive_winners):
         runs["naive"] = _chunk(SPARSE, batch, data)
     return runs | {"side by side": _side_by_side(batch, data)}
 

@@ -20,11 +20,12 @@ from torch import nn
 from torch.nn import functional as F
 
 try:
-    import torch_data  # beside this file, when it runs as a script
+    import torch_accelerator  # beside this file, when it runs as a script
+    import torch_data
     import torch_sparse
     from torch_layers import LAYERS, SELECTIONS, KWinners, Net
 except ImportError:
-    from benchmarks import torch_data, torch_sparse
+    from benchmarks import torch_accelerator, torch_data, torch_sparse
     from benchmarks.torch_layers import LAYERS, SELECTIONS, KWinners, Net
 
 
@@ -65,13 +66,20 @@ def make_step(
 
 def milliseconds(function: Callable[[], Any], steps: int) -> float:
     """Returns the mean time of one of `steps` calls, after as many as it takes for cores and caches to wake up."""
-    awake = time.perf_counter() + 0.1
-    while time.perf_counter() < awake:
+    awake = _now() + 0.1
+    while _now() < awake:
         function()
-    started = time.perf_counter()
+    started = _now()
     for _ in range(steps):
         function()
-    return (time.perf_counter() - started) * 1e3 / steps
+    return (_now() - started) * 1e3 / steps
+
+
+def _now() -> float:
+    """Reads the clock when all that was asked of a GPU is done."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def fastest(candidates: dict[str, Callable[[], Any]], steps: int, rounds: int = 5) -> str:
@@ -284,6 +292,7 @@ STEPS = {
     "batches": lambda **sizes: fastest_of(torch_data.batches(**sizes)),
     "decode": lambda **sizes: fastest_of(torch_sparse.decode_calls(**sizes)),
     "sae": lambda **sizes: fastest_of(torch_sparse.sae_steps(**sizes)),
+    **{name: lambda make=make, **sizes: fastest_of(make(**sizes)) for name, make in torch_accelerator.CALLS.items()},
 }  # fmt: skip
 
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from benchmarks import data, explain_away, inference, kwinners, rows, sae_decode, timing
+from benchmarks import __main__ as command
+from benchmarks import accelerator, data, ensemble, explain_away, inference, kwinners, rows, sae_decode, timing
 from benchmarks import page as speed
 from sparsejax.models import SparseCNN, SparseMLP
 
@@ -73,6 +74,29 @@ def test_data(monkeypatch):
     monkeypatch.setattr(data, "SETS", {"small": ((200, 8, 8, 3), 16)})
     monkeypatch.setattr(data, "STEPS", 8)
     assert checked(data.measure(None)) == {data.RESIDENT, data.LOADER}
+
+
+def test_accelerator(monkeypatch):
+    tiny = {"SELECTIONS": ((8, 300, 30),), "TURNS": 3, "AUTOENCODER": (16, 256, 200, 3), "STEPS": 2, "MNIST": 128,
+            "NETWORKS": {8: (8,), 16: (8, 4)}, "REPETITIONS": 1}  # fmt: skip
+    for module, sizes in ((accelerator, tiny), (ensemble, {"EXAMPLES": 200, "BATCH": 20, "STEPS": 2})):
+        for name, value in sizes.items():
+            monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(accelerator, "accelerated", lambda: True)
+    report = accelerator.measure(None)
+    assert checked(report) == {"copy", "lax.top_k", "torch.topk", "torch.kthvalue", "PyTorch", "ours, float32"}
+    epochs = [row for row in report.rows if "epochs_per_s" in row.details]
+    assert [row.details["epochs_per_s"] for row in epochs] == pytest.approx([1e3 / row.ours_ms for row in epochs], 1e-3)
+    whole = next(row for row in report.rows if "16 networks" in row.case)
+    assert f"{accelerator.EPOCHS * whole.ours_ms / 6e4:.3g} (ours)" in " ".join(report.remarks)
+
+
+def test_accelerator_on_a_cpu(monkeypatch, tmp_path, capsys):
+    monkeypatch.delenv("SPARSEJAX_TORCH_PYTHON", raising=False)
+    report = accelerator.measure(None)
+    assert not report.rows and "no accelerator" in report.remarks[0]
+    assert command.main(["--group", "accelerator", "--json", str(tmp_path / "gpu.json")]) == 0
+    assert report.remarks[0] in capsys.readouterr().out and not list(tmp_path.iterdir())
 
 
 def test_ceilings():

@@ -1,13 +1,13 @@
 """k-winners with boosting: the k most active units of a layer fire, units that fired seldom being favoured."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
 from sparsejax.functional.compact import Compact
-from sparsejax.functional.selection import Ties, winners
+from sparsejax.functional.selection import Ties, keep
 
 
 class BoostState(NamedTuple):
@@ -78,7 +78,8 @@ def k_winners(
       and Algorithm 1.
     """
     _check(x.shape[-1], state, boost_strength)
-    return _keep(x, winners(boost(x, state, k / x.shape[-1], boost_strength), k, ties=ties), relu)
+    gain = _gain(state, k / x.shape[-1], boost_strength, x.dtype)
+    return keep(x, k, gain=gain, ties=ties, relu=relu)
 
 
 def k_winners_2d(
@@ -115,10 +116,8 @@ def k_winners_2d(
         raise ValueError(f"x has shape {x.shape}; k_winners_2d expects [..., height, width, channels].")
     _check(x.shape[-1], state, boost_strength)
     competitors = x.shape[-1] if local else x.shape[-3] * x.shape[-2] * x.shape[-1]
-    rank = boost(x, state, k / competitors, boost_strength)
-    groups = rank.shape[:-1] if local else rank.shape[:-3]
-    won = winners(rank.reshape(*groups, competitors), k, ties=ties).reshape(x.shape)
-    return _keep(x, won, relu)
+    gain = _gain(state, k / competitors, boost_strength, x.dtype)
+    return keep(x, k, gain=gain, axes=1 if local else 3, ties=ties, relu=relu)
 
 
 def boost(
@@ -141,9 +140,8 @@ def boost(
     References:
       Ahmad & Scheinkman, How Can We Be So Dense?, 2019, Eq. 7 and Algorithm 1.
     """
-    exponent = boost_strength * (jnp.asarray(target, jnp.float32) - state.duty_cycle)
-    factor = jnp.exp(exponent).astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
-    return lax.stop_gradient(x * factor)
+    gain = _gain(state, target, boost_strength, x.dtype)
+    return lax.stop_gradient(x * gain.reshape((1,) * (x.ndim - 1) + (-1,)))
 
 
 def update_boost_state(
@@ -223,11 +221,12 @@ def inference_k(k: int | Int[Array, ""], factor: float | Float[Array, ""], units
     return jnp.minimum(jnp.round(jnp.asarray(k, jnp.float32) * factor), units).astype(jnp.int32)
 
 
-def _keep(x, won, relu: bool):
-    if relu:
-        # "not <= 0" rather than "> 0" lets NaN through.
-        won = won & ~(lax.stop_gradient(x) <= 0)
-    return jnp.where(won, x, jnp.zeros_like(x))
+def _gain(
+    state: BoostState, target: float | Float[Array, ""], boost_strength: float | Float[Array, ""], dtype: Any
+) -> Float[Array, "units"]:
+    """Returns the factor by which each unit is favoured in the ranking."""
+    exponent = boost_strength * (jnp.asarray(target, jnp.float32) - state.duty_cycle)
+    return lax.stop_gradient(jnp.exp(exponent).astype(dtype))
 
 
 def _check(units: int, state: BoostState, boost_strength: float | Float[Array, ""]) -> None:

@@ -5,6 +5,7 @@ may be traced; it keeps the rows of a batch apart, so a batch spread over device
 passes through it.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Literal
@@ -12,8 +13,9 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Int, Num
+from jaxtyping import Array, Bool, Float, Int, Num
 
+from sparsejax.functional import gpu_rows
 from sparsejax.functional.threshold import ordered_key, threshold
 
 Ties = Literal["all", "first"]
@@ -64,7 +66,55 @@ def top_k(x: Num[Array, "*rows n"], k: int | Int[Array, ""], *, ties: Ties = "al
     References:
       Makhzani & Frey, k-Sparse Autoencoders, 2013, section 2.
     """
-    return jnp.where(winners(lax.stop_gradient(x), k, ties=ties), x, jnp.zeros_like(x))
+    return keep(x, k, ties=ties)
+
+
+def keep(
+    x: Num[Array, "*rows n"],
+    k: int | Int[Array, ""],
+    *,
+    gain: Float[Array, "n"] | None = None,
+    axes: int = 1,
+    ties: Ties = "all",
+    relu: bool = False,
+) -> Num[Array, "*rows n"]:
+    """Keeps the k values of each row that are largest when multiplied by a gain, and zeroes the rest.
+
+    The gradient is 1 on the winners and 0 elsewhere.
+
+    Args:
+      x: values `[..., n]`, float16, bfloat16, float32 or int32.
+      k: number of winners per row, 0 <= k <= size of a row; may be traced (then it is clipped to that range).
+      gain: factors of the ranking `[n]`, of the type of x; no gradient passes.
+      axes: how many of the last axes make a row.
+      ties: as in `top_k`.
+      relu: also zero the winners that are negative, and their gradient.
+
+    Returns:
+      Array like x.
+
+    Raises:
+      ValueError: as `winners`.
+    """
+    lead, row = x.shape[: x.ndim - axes], x.shape[x.ndim - axes :]
+    size = math.prod(row)
+
+    def by_marks(x):
+        rank = lax.stop_gradient(x if gain is None else x * gain.reshape((1,) * (x.ndim - 1) + (-1,)))
+        won = winners(rank.reshape(*lead, size), k, ties=ties).reshape(x.shape)
+        if relu:
+            # "not <= 0" rather than "> 0" lets NaN through.
+            won = won & ~(lax.stop_gradient(x) <= 0)
+        return jnp.where(won, x, jnp.zeros_like(x))
+
+    def by_kernel(x):
+        wanted = jnp.broadcast_to(jnp.clip(jnp.asarray(k, jnp.int32), 0, size), math.prod(lead))
+        factors = None if gain is None else jnp.broadcast_to(gain.astype(jnp.float32), row).reshape(size)
+        return gpu_rows.kept(x.reshape(-1, size), factors, wanted, ties == "first", relu).reshape(x.shape)
+
+    if gpu_rows.usable((*lead, size), x.dtype):
+        return lax.platform_dependent(x, cuda=by_kernel, default=by_marks)
+    return by_marks(x)
 
 
 def winners(rank: Num[Array, "*rows n"], k: int | Int[Array, ""], *, ties: Ties = "all") -> Bool[Array, "*rows n"]:

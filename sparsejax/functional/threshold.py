@@ -72,7 +72,7 @@ def _by_bisection(key: Int[Array, "*rows n"], k: Int[Array, "*rows"]):
         at, exactly = _found(key, k, *_around(_largest(key), key.dtype))
         return at.astype(key.dtype), exactly
     upper_half, lowest, beyond = (key >> 16).astype(jnp.int16), -(2**15), 2**15 - 1
-    upper, high = _bisect(functools.partial(_count, upper_half), k, *_around(_largest(upper_half), jnp.int16))
+    upper, high = bisect(functools.partial(_count, upper_half), k, *_around(_largest(upper_half), jnp.int16))
     # Keys beyond that half are cut to its ends: those above stay at or above every probe, those below it below.
     base = upper[..., None] << 16
     lower_half = (jnp.clip(key, base, base + 0xFFFF) - (base + 2**15)).astype(jnp.int16)
@@ -85,7 +85,7 @@ def _by_bisection(key: Int[Array, "*rows n"], k: Int[Array, "*rows"]):
 def _found(key: Int[Array, "*rows n"], k: Int[Array, "*rows"], probe: Int[Array, "*rows"], low, high):
     """Returns the thresholds that lie in `[low, high]`, and whether they have exactly k keys at or above them."""
     many = key.size // key.shape[-1] >= _MANY
-    low, high = _bisect(functools.partial(_count, key), k, probe, low, high, short=int(many))
+    low, high = bisect(functools.partial(_count, key), k, probe, low, high, short=int(many))
     if not many:
         return low, low > high
     # The barrier keeps XLA from choosing between the two once more for every unit.
@@ -100,14 +100,14 @@ def _by_blocks(key: Int[Array, "*rows n"], k: Int[Array, "*rows"]):
         def count(probe):
             return jnp.sum((keys[...] >= probe).astype(jnp.int32), axis=-1, keepdims=True)
 
-        low, high = _bisect(count, k, *_around(jnp.max(keys[...], axis=-1, keepdims=True), key.dtype))
+        low, high = bisect(count, k, *_around(jnp.max(keys[...], axis=-1, keepdims=True), key.dtype))
         return low, (low > high).astype(jnp.int32)
 
     low, settled = tpu_blocks.by_blocks(of_block, key.astype(jnp.int32), k)
     return low.astype(key.dtype), settled != 0
 
 
-def _bisect(count: Callable, k: Int[Array, "*rows"], probe: Int[Array, "*rows"], low, high, *, short: int = 0):
+def bisect(count: Callable, k: Int[Array, "*rows"], probe: Int[Array, "*rows"], low, high, *, short: int = 0):
     """Narrows the intervals `[low, high]` that hold the thresholds until each is settled, which low >= high says.
 
     `count` tells how many of a row's values are at or above its probe; the first to be tried are `probe`. Exactly k
@@ -124,7 +124,11 @@ def _bisect(count: Callable, k: Int[Array, "*rows"], probe: Int[Array, "*rows"],
         low = jnp.where(at_probe >= k, probe, jnp.where((at_probe >= k - short) & open, high, low))
         return _middle(low, high), low, high
 
-    return lax.while_loop(lambda state: jnp.any(state[1] < state[2]), narrowed, (probe, low, high))[1:]
+    def unsettled(state):
+        open = state[1] < state[2]
+        return jnp.any(open) if open.ndim else open  # a GPU's kernel has no reduction of one value
+
+    return lax.while_loop(unsettled, narrowed, (probe, low, high))[1:]
 
 
 def _middle(low: Int[Array, "*rows"], high: Int[Array, "*rows"]) -> Int[Array, "*rows"]:

@@ -80,13 +80,13 @@ def test_values_of_any_size_are_searched(monkeypatch, method, dtype, scale):
 
 @pytest.mark.slow
 def test_many_rows_are_searched_by_halves_and_few_whole(monkeypatch):
-    seen, bisect = [], module._bisect
+    seen, bisect = [], module.bisect
 
     def spy(count, *arguments, **options):
         seen.append(count.args[0].dtype)
         return bisect(count, *arguments, **options)
 
-    monkeypatch.setattr(module, "_bisect", spy)
+    monkeypatch.setattr(module, "bisect", spy)
     for rows, types in ((8, [jnp.int32]), (128, [jnp.int16, jnp.int16])):
         seen.clear()
         keys = np.random.default_rng(0).integers(-(2**31), 2**31, (rows, 1000)).astype(np.int32)
