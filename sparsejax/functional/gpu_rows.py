@@ -84,9 +84,14 @@ def _chosen(x, gain, k, first, relu, interpret):
         )
     from jax.experimental.pallas import mosaic_gpu  # needs absl, which JAX does not bring
 
+    # Nothing that is written is read, so writing need not wait. With the other semantics long rows take minutes.
+    options = mosaic_gpu.CompilerParams(
+        unsafe_no_auto_barriers=True, lowering_semantics=mosaic_gpu.LoweringSemantics.Lane
+    )
     found = mosaic_gpu.kernel(
-        lambda *refs: of_row(lax.axis_index("row"), *refs), out_type=results, grid=(rows,), grid_names=("row",)
-    )(*operands)
+        lambda *refs: of_row(lax.axis_index("row"), *refs), out_type=results, grid=(rows,), grid_names=("row",),
+        compiler_params=options,
+    )(*operands)  # fmt: skip
     # They vary over the mesh axes of x, of which the kernel keeps no track. XLA sees that this never chooses.
     never = (x[0, 0] != x[0, 0]) & False
     return tuple(jnp.where(never, jnp.zeros_like(a), a) for a in found)

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Int, Num
 
@@ -206,14 +207,22 @@ def _slices(n: int) -> tuple[int, int]:
     return max(cuts, key=lambda cut: (cut[0] * cut[1], -cut[0]))
 
 
-def _by_digits(key: Int[Array, "*rows n"], k: Int[Array, "*rows"], bits: int = 4):
-    """Settles `bits` bits a pass, the highest first: a fixed number of passes, whatever the data."""
+def _by_digits(key: Int[Array, "*rows n"], k: Int[Array, "*rows"], bits: int = 3):
+    """Settles `bits` bits a pass, the highest first: a fixed number of passes, whatever the data.
+
+    Sums of their own for the probes of a pass are what a GPU's compiler makes of one reading, up to eight of them.
+    """
     bounds = jnp.iinfo(key.dtype)
-    at = (key[..., 0] & 0).astype(jnp.int32) + bounds.min
-    for shift in range(bounds.bits - bits, -1, -bits):
-        digits = (jnp.arange(1, 2**bits, dtype=jnp.uint32) << shift).astype(jnp.int32)
-        probes = at[..., None] + digits.reshape((1,) * at.ndim + (-1,))
-        at_probe = jnp.sum((key[..., None, :] >= probes[..., None].astype(key.dtype)).astype(jnp.int32), axis=-1)
-        at = at + (jnp.sum((at_probe >= k[..., None]).astype(jnp.int32), axis=-1) << shift)
+    at, left = (key[..., 0] & 0).astype(jnp.int32) + bounds.min, bounds.bits
+    while left > 0:
+        settled = min(bits, left)
+        left -= settled
+        digits = [np.uint32(digit << left).astype(np.int32) for digit in range(1, 2**settled)]
+        counts = [_number(key >= (at + digit).astype(key.dtype)[..., None]) for digit in digits]
+        at = at + (functools.reduce(jnp.add, [(count >= k).astype(jnp.int32) for count in counts]) << left)
     at = at.astype(key.dtype)
-    return at, jnp.sum((key >= at[..., None]).astype(jnp.int32), axis=-1) == k
+    return at, _number(key >= at[..., None]) == k
+
+
+def _number(marked: Bool[Array, "*rows n"]) -> Int[Array, "*rows"]:
+    return jnp.sum(marked.astype(jnp.int32), axis=-1)
