@@ -11,7 +11,8 @@ from pathlib import Path
 GROUPS = {
     "accelerator": "on a GPU or TPU: selection beside a copy; a Top-K autoencoder, a CNN and grids beside PyTorch",
     "attacks": "adversarial attacks beside torchattacks and adv-lib: how many images stand, and the time",
-    "autoencoder_step": "a training step of a noisy autoencoder beside PyTorch, and its memory by number of units",
+    "autoencoder": "a training step of a noisy autoencoder beside PyTorch, and its memory by number of units",
+    "codes": "codes of 2,000 patches, lasso and OMP, beside scikit-learn, SPAMS and PyTorch at equal error",
     "data": "batches from bytes to pixels, on the device and from the host, beside PyTorch with and without DataLoader",
     "ensemble": "an epoch of a network of a grid of small networks beside a PyTorch loop for each, with two data paths",
     "explain_away": "the loop in which units explain each other away, forward and backward, beside PyTorch",
@@ -21,7 +22,6 @@ GROUPS = {
     "sae_decode": "winners decoded by their rows beside dense products and PyTorch, and a Top-K autoencoder's step",
     "scaling": "a training step on 1 to 8 devices of this machine, and an estimate for Cloud TPU",
     "selection": "the k largest of each row beside lax.top_k, a sort, plain bisection and PyTorch",
-    "sparse_codes": "codes of 2,000 patches, lasso and OMP, beside scikit-learn, SPAMS and PyTorch at equal error",
 }
 
 

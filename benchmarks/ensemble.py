@@ -19,6 +19,9 @@ from sparsejax.training.step import make_chunk
 GROUP = "ensemble"
 NETWORKS = ((8, 60), (32, 60), (64, 60), (128, 60), (128, 320), (256, 60))
 """Hidden units, and networks trained together."""
+MEMBERS = (1, 4, 15, 60, 240)
+"""Networks of `FEW` hidden units, trained together, along which the cost of one is drawn."""
+FEW = 32
 EXAMPLES, BATCH, STEPS = 50_000, 100, 50
 PENALTIES = tuple(round(0.008 * i, 3) for i in range(15))
 RESIDENT, LOADER = "PyTorch, resident data", "PyTorch, DataLoader"
@@ -43,11 +46,25 @@ def measure(twin: Twin | None) -> Report:
         remarks.append(f"{case}: {1e3 / timings['ours'].median:.2f} network-epochs a second, "
                        f"{placement.members_at_once or 'all'} networks at once on each of {placement.member_devices} "
                        "devices, which are the cores.")  # fmt: skip
+    rows += _along_members(twin, data)
     remarks.append(
         "ours_ms and peer_ms are milliseconds of one network's epoch: 500 batches of 100 images of 784 pixels, Adam, "
         f"an L1 penalty; ours are of {len(PENALTIES)} penalties, trained together."
     )
     return Report(tuple(rows), tuple(remarks))
+
+
+def _along_members(twin: Twin | None, data: Resident) -> list[Row]:
+    """Compares what an epoch of one network costs in ever larger grids."""
+    runs = {members: _grid(FEW, members, data)[0] for members in MEMBERS}
+    if twin is not None:
+        step = twin.run(f"{RESIDENT}, {FEW} units, one after another", steps=STEPS, what="penalised", hidden=FEW,
+                        batch=BATCH, loader=False)  # fmt: skip
+        runs[RESIDENT] = lambda: step() * EXAMPLES / BATCH
+    timings = round_robin(runs, repetitions=7)
+    return [row(GROUP, f"{members} network{'s' if members > 1 else ''} of {FEW} units, each", timings[members],
+                RESIDENT, timings.get(RESIDENT), details={"along members": float(members)})
+            for members in MEMBERS]  # fmt: skip
 
 
 def _row(case: str, timings: dict[str, Timing], peer: str, target: float) -> Row:

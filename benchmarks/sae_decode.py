@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.peers import Twin
 from benchmarks.rows import Report, Row, row
-from benchmarks.timing import Run, compiled, round_robin, trained
+from benchmarks.timing import Run, compiled, refilled, round_robin, trained
 from sparsejax.data.resident import Resident
 from sparsejax.functional import Compact, compact, decode, spread
 from sparsejax.hyper import hyper_of
@@ -31,23 +31,25 @@ WINNERS = (50, 100, 200, 400, 800, 1600)
 STEPS = {(128, 256, 10_000, 100): 24, (512, 768, 24_576, 32): 8}
 """Batch, inputs, units, winners: steps in one program, whose memory is fetched once."""
 EXAMPLES, CALLS = 4096, 3
+_GRADIENTS = {"": None, ", gradients": refilled, ", gradients in new memory": compiled}
+"""What is asked for besides the output, and how it is timed."""
 
 
 def measure(twin: Twin | None) -> Report:
     """Compares decoding without and with gradients, the densities where dense products win, and whole steps."""
     rows, remarks = [], []
     for shape in SHAPES:
-        for gradients in (False, True):
-            rows += _decoded(twin, shape, gradients, remarks)
+        for asked in _GRADIENTS:
+            rows += _decoded(twin, shape, asked, remarks)
     rows += [_crossing(k) for k in WINNERS]
     for shape in STEPS:
         rows += _stepped(twin, shape, remarks)
     remarks += [
-        "Where gradients are asked for, we and PyTorch mostly fill an array of the kernel's size with zeros, and both "
-        "wait for the system to hand out its pages (18,000 of them for 24,576 units, 12 ms of our 17 at batch 1), "
-        "unless an allocator still has some: now and then PyTorch's has. That is why some are not twice as fast as the "
-        "dense product. Linux hands out larger pages to programs started with GLIBC_TUNABLES=glibc.malloc.hugetlb=1: "
-        "such an array then takes 2 ms, and these gradients are 2.0 to 6.1 times faster than with the dense product.",
+        "Gradients are written where the last ones lay, as in a training step, which keeps its memory from one turn to "
+        "the next. In new memory, as a call by itself returns them, an array of the kernel's size waits for the system "
+        "to hand out its pages (18,000 of them for 24,576 units, 12 ms), for us, the dense product and PyTorch alike, "
+        "unless an allocator still has some: that leaves little of the difference. Linux hands out larger pages to "
+        "programs started with GLIBC_TUNABLES=glibc.malloc.hugetlb=1. PyTorch always takes new memory for gradients.",
         "PyTorch's bag of rows fetches them by hand-written loops over both cores, ours by gathers in a loop of XLA's, "
         "which are slower: it shows where no gradients are asked for.",
         "Of the smaller step the rest is the same dense product and the same Adam, on whose memory both wait.",
@@ -56,14 +58,14 @@ def measure(twin: Twin | None) -> Report:
     return Report(tuple(rows), tuple(remarks))
 
 
-def _decoded(twin: Twin | None, shape: tuple[int, int, int, int], gradients: bool, remarks: list[str]) -> list[Row]:
+def _decoded(twin: Twin | None, shape: tuple[int, int, int, int], asked: str, remarks: list[str]) -> list[Row]:
     batch, outputs, units, k = shape
-    case = f"decode [{batch}, {k} of {units:,}] to {outputs}{', gradients' if gradients else ''}"
+    case, gradients = f"decode [{batch}, {k} of {units:,}] to {outputs}{asked}", _GRADIENTS[asked]
     code, kernel, upstream = _drawn(*shape)
     runs = {"ours": _call(decode, code, kernel, upstream, gradients),
             "dense": _call(_dense, code, kernel, upstream, gradients)}  # fmt: skip
     if twin is not None:
-        sizes = {"batch": batch, "outputs": outputs, "units": units, "k": k, "gradients": gradients}
+        sizes = {"batch": batch, "outputs": outputs, "units": units, "k": k, "gradients": gradients is not None}
         runs["PyTorch"] = twin.run(case, steps=CALLS, what="decode", **sizes)
         remarks.append(f"PyTorch, {case}: {twin.forms[case]}.")
     timings = round_robin(runs, repetitions=7)
@@ -76,8 +78,8 @@ def _crossing(k: int) -> Row:
     """Compares both of our ways at a density, with gradients."""
     code, kernel, upstream = _drawn(*CROSSOVER, k)
     with mock.patch.object(compact, "gathering_pays", lambda *_: True):
-        runs = {"rows": _call(decode, code, kernel, upstream, True)}
-    runs["dense"] = _call(_dense, code, kernel, upstream, True)
+        runs = {"rows": _call(decode, code, kernel, upstream, refilled)}
+    runs["dense"] = _call(_dense, code, kernel, upstream, refilled)
     timings = round_robin(runs, repetitions=7)
     case = f"rows of {k} in {CROSSOVER[2]:,}, gradients, batch {CROSSOVER[0]}"
     return row(GROUP, case, timings["rows"], "dense product", timings["dense"], details={"along k": float(k)})
@@ -110,15 +112,18 @@ def _dense(code: Compact, kernel: jax.Array) -> jax.Array:
     return spread(code, len(kernel)) @ kernel
 
 
-def _call(function: Callable[..., Any], code: Compact, kernel: Any, upstream: Any, gradients: bool) -> Run:
-    if not gradients:
+def _call(
+    function: Callable[..., Any], code: Compact, kernel: Any, upstream: Any, gradients: Callable[..., Run] | None
+) -> Run:
+    if gradients is None:
         return compiled(function, code, kernel, steps=1, calls=CALLS)
 
     def both(code: Compact, kernel: jax.Array, upstream: jax.Array) -> Any:
         way = lambda values, kernel: function(Compact(values, code.indices), kernel)  # noqa: E731
-        return jax.vjp(way, code.values, kernel)[1](upstream)
+        output, pull = jax.vjp(way, code.values, kernel)
+        return output, pull(upstream)
 
-    return compiled(both, code, kernel, upstream, steps=1, calls=CALLS)
+    return gradients(both, code, kernel, upstream, steps=1, calls=CALLS)
 
 
 def _step(batch: int, inputs: int, units: int, k: int) -> Run:

@@ -1,4 +1,4 @@
-"""Group "autoencoder_step": a training step of a noisy autoencoder inside the scan, and the memory it takes."""
+"""Group "autoencoder": a training step of a noisy autoencoder inside the scan, and the memory it takes."""
 
 import resource
 
@@ -16,7 +16,7 @@ from sparsejax.training.objectives import reconstruction
 from sparsejax.training.state import init_state
 from sparsejax.training.step import make_chunk
 
-GROUP = "autoencoder_step"
+GROUP = "autoencoder"
 BATCH, STEPS = 128, 16
 UNITS = (1_000, 10_000)
 MEMORY_UNITS = (1_000, 10_000, 100_000)

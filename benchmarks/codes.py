@@ -1,4 +1,4 @@
-"""Group "sparse_codes": codes of 2,000 whitened patches, at equal error, beside scikit-learn, SPAMS and PyTorch."""
+"""Group "codes": codes of 2,000 whitened patches, at equal error, beside scikit-learn, SPAMS and PyTorch."""
 
 import functools
 import importlib
@@ -30,7 +30,7 @@ from sparsejax.coding import (
 )
 from sparsejax.data.natural_images import patches, photographs, whiten
 
-GROUP = "sparse_codes"
+GROUP = "codes"
 PATCHES, TRAINING, ATOMS, L1, K = 2_000, 20_000, (256, 512), 1.1, 26
 GAP, KKT = 1e-3, 1e-3
 REPETITIONS = 5
