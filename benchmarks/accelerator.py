@@ -121,7 +121,7 @@ def _selections(peers: Peers, remarks: list[str]) -> list[Row]:
             runs |= peers(f"{name} of {case}", peer=name, steps=TURNS, what="selection_on_device", **sizes)
         timings = round_robin(runs, REPETITIONS)
         goals = (("top_k", "copy", 0.5), ("k_winners", "copy", 0.5), (BY_KERNEL, "copy", 0.5),
-                 ("top_k", "lax.top_k", None), ("top_k", "torch.topk", None), ("top_k", "torch.kthvalue", None))  # fmt: skip
+                 *(("top_k", other, None) for other in ("lax.top_k", "torch.topk", "torch.kthvalue")))  # fmt: skip
         rows += [row(GROUP, f"{ours} of {case}", timings[ours], peer, timings.get(peer), goal)
                  for ours, peer, goal in goals if ours in timings]  # fmt: skip
     remarks.append("Selections are of float32 and write the winners, zeros elsewhere; ties are kept. A copy reads and "
