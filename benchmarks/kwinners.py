@@ -154,6 +154,6 @@ def _alone(along: str, size: int, *, batch: int, units: int, k: int) -> Row:
         runs = {name: compiled(program, *call, steps=steps) for name, (program, call) in looped.items()}
     else:
         runs = {name: compiled(*call, steps=1) for name, call in calls.items()}
-    timings = round_robin(runs, repetitions=5)
+    timings = round_robin(runs, repetitions=15)
     case = f"top_k [{batch},{units}] k={k}"
     return row(GROUP, case, timings["ours"], "lax.top_k", timings["library"], details={f"along {along}": float(size)})
