@@ -52,6 +52,8 @@ def measure(twin: Twin | None) -> Report:
         "programs started with GLIBC_TUNABLES=glibc.malloc.hugetlb=1. PyTorch always takes new memory for gradients.",
         "PyTorch's bag of rows fetches them by hand-written loops over both cores, ours by gathers in a loop of XLA's, "
         "which are slower: it shows where no gradients are asked for.",
+        "Of kernels that fit the cache PyTorch's gradients are faster, too: XLA adds row after row in a loop that "
+        "costs more than the row.",
         "Of the smaller step the rest is the same dense product and the same Adam, on whose memory both wait.",
         "Rows are taken up to a density of one in 32; the cases of more winners show what they would cost there.",
     ]
