@@ -15,10 +15,10 @@ from torch.nn import functional as F
 
 try:
     import torch_sparse  # beside this file, when it runs as a script
-    from torch_layers import SELECTIONS, KWinners, Net
+    from torch_layers import SELECTIONS, Net
 except ImportError:
     from benchmarks import torch_sparse
-    from benchmarks.torch_layers import SELECTIONS, KWinners, Net
+    from benchmarks.torch_layers import SELECTIONS, Net
 
 Calls = dict[str, Callable[[], Any]]
 Step = Callable[[torch.Tensor], Any]  # takes a training step on the examples of these indices
@@ -28,20 +28,6 @@ def selection(device: str, rows: int, n: int, k: int, method: str) -> Calls:
     """Returns a call that keeps the winners of a fixed array and zeroes the rest."""
     x, select = torch.randn(rows, n, device=device), SELECTIONS[method]
     return {"eager": lambda: torch.where(x >= select(x, k), x, 0)}
-
-
-class Encoder(torch_sparse.Encoder):
-    """The same with all of its gradients on the device of the weights, and of their type."""
-
-    @staticmethod
-    def backward(ctx: Any, upstream: torch.Tensor, _: torch.Tensor):
-        x, weight, values, indices = ctx.saved_tensors
-        upstream, flat = upstream * (values > 0), indices.flatten()
-        rows = (upstream[..., None] * x[:, None]).flatten(0, 1)
-        to_weight = torch.zeros_like(weight).index_add_(0, flat, rows)
-        to_bias = torch.zeros_like(weight[:, 0]).index_add_(0, flat, upstream.flatten())
-        to_x = F.embedding_bag(indices, weight, per_sample_weights=upstream, mode="sum")
-        return to_x, to_weight, to_bias, None
 
 
 def sae_steps(device: str, batch: int, inputs: int, units: int, k: int, examples: int, precision: str) -> Calls:
@@ -63,7 +49,7 @@ def sae_steps(device: str, batch: int, inputs: int, units: int, k: int, examples
             encoder, decoder, bias, centre = (parameter.to(dtype) for parameter in params)
             inside = x.to(dtype) - centre
             if sparse:
-                values, places = Encoder.apply(inside, encoder, bias, k)
+                values, places = torch_sparse.Encoder.apply(inside, encoder, bias, k)
                 y = F.embedding_bag(places, decoder, per_sample_weights=values, mode="sum")
             else:
                 values, places = torch.topk(F.relu(F.linear(inside, encoder, bias)), k, dim=1, sorted=False)
@@ -83,11 +69,8 @@ def kwinners_steps(device: str, batch: int, examples: int) -> Calls:
 
     def make(select: str, last: bool, compile: bool) -> Step:
         torch.manual_seed(0)
-        net = Net(True, (select if select in SELECTIONS else "topk",) * 3, "forward").to(device)
+        net = Net(True, (select,) * 3, "forward").to(device)
         net = net.to(memory_format=torch.channels_last) if last else net
-        for layer in net.modules():
-            if isinstance(layer, KWinners) and select == "counting":
-                layer.select = by_counting
 
         def loss_of(indices: torch.Tensor) -> torch.Tensor:
             return F.cross_entropy(net((images[indices].float() / 255 - 0.1307) / 0.3081), labels[indices])
@@ -98,17 +81,6 @@ def kwinners_steps(device: str, batch: int, examples: int) -> Calls:
              for select in ("topk", "kthvalue") for last in (False, True)}  # fmt: skip
     forms |= {f"compiled, {select}, channels last": make(select, True, True) for select in ("topk", "counting")}
     return _calls(forms, device, examples, batch)
-
-
-def by_counting(x: torch.Tensor, k: int) -> torch.Tensor:
-    """Returns the k-th largest of each row as `torch_layers.by_counting` does, on any device."""
-    bits = x.view(torch.int32)
-    key = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
-    threshold = torch.full((len(x), 1), -(2**31), dtype=torch.int32, device=x.device)
-    for bit in range(31, -1, -1):
-        probe = threshold + (1 << bit if bit < 31 else -(2**31))
-        threshold = torch.where((key >= probe).sum(1, keepdim=True) >= k, probe, threshold)
-    return torch.where(threshold < 0, threshold ^ 0x7FFFFFFF, threshold).view(torch.float32)
 
 
 def penalised_steps(device: str, hidden: int, batch: int, examples: int = 50_000) -> Calls:

@@ -24,7 +24,7 @@ def by_counting(x: torch.Tensor, k: int) -> torch.Tensor:
     """Returns the k-th largest of each row bit by bit, counting what lies at or above a probe."""
     bits = x.view(torch.int32)
     key = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
-    threshold = torch.full((x.shape[0], 1), -(2**31), dtype=torch.int32)
+    threshold = torch.full((x.shape[0], 1), -(2**31), dtype=torch.int32, device=x.device)
     for bit in range(31, -1, -1):
         probe = threshold + (1 << bit if bit < 31 else -(2**31))
         threshold = torch.where((key >= probe).sum(1, keepdim=True) >= k, probe, threshold)

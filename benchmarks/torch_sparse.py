@@ -53,7 +53,7 @@ class Encoder(torch.autograd.Function):
         flat = indices.flatten()
         rows = (upstream[..., None] * x[:, None]).flatten(0, 1)
         to_weight = torch.zeros_like(weight).index_add_(0, flat, rows)
-        to_bias = torch.zeros(len(weight)).index_add_(0, flat, upstream.flatten())
+        to_bias = torch.zeros_like(weight[:, 0]).index_add_(0, flat, upstream.flatten())
         to_x = F.embedding_bag(indices, weight, per_sample_weights=upstream, mode="sum")
         return to_x, to_weight, to_bias, None
 
