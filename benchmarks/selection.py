@@ -74,4 +74,4 @@ def values(batch: int, n: int, tied: bool) -> np.ndarray:
 
 def _run(function: Callable[..., jax.Array], x: jax.Array, steps: int, *others: jax.Array) -> Run:
     program, arguments = in_scan(function, x, *others, steps=steps)
-    return compiled(program, *arguments, steps=steps)
+    return compiled(program, *arguments, steps=steps, calls=3)  # more than one, so that cores are awake
