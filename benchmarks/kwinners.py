@@ -48,7 +48,7 @@ def measure(twin: Twin | None) -> Report:
     remarks.append(
         "A step with k-winners takes longer than ReLU's by the selection, some fifteen passes (of 16 bits from 80,000 "
         "values on); boosting, the mask and the count of the winners hardly weigh. A step of 1,000 units is so short "
-        "that this comes to a little more than the twentieth aimed at."
+        "that this comes to about the twentieth aimed at, a little more or less from run to run."
     )
     remarks.append(
         "One row takes as long as four: it waits for each pass to start. lax.top_k is faster there with few winners, "
