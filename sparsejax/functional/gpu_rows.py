@@ -1,7 +1,8 @@
 """The winners of a row on a GPU by one kernel, which boosts, chooses and writes them.
 
 128 threads keep the keys of a row in their registers and count there, so that a pass costs no memory and no row waits
-for another; values are read once more, while the cache has them, to be written. Mosaic compiles it, for NVIDIA's GPUs from Hopper on.
+for another; values are read once more, while the cache has them, to be written. Mosaic compiles it, for NVIDIA's GPUs
+from Hopper on.
 """
 
 import functools
