@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+
 ROOT = Path(__file__).parent.parent
 
 # Seconds on two cores: a hidden layer of k-winners on a few bundled digits.
@@ -13,9 +15,16 @@ SMALL = ["--config", "digits_mlp", "--training.epochs", "2", "--data.train-examp
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """Returns an environment without data and without a network probe, plus the given variables."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SPARSEJAX_", "JAX_", "XLA_"))}
-    return {**kept, "PYTHONPATH": str(ROOT), "SPARSEJAX_OFFLINE": "1", "COLUMNS": "200", **variables}
+    """Returns an environment without data and without a network probe, plus the given variables.
+
+    Of JAX's settings it has the cache of compiled programs, and whether to compile quickly, from the calling test.
+    """
+    kept = {
+        name: value for name, value in os.environ.items()
+        if not name.startswith(("SPARSEJAX_", "JAX_", "XLA_")) or name.startswith(("JAX_COMPILATION_CACHE", "JAX_PERSISTENT_CACHE"))
+    }  # fmt: skip
+    quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"} if jax.config.read("jax_disable_most_optimizations") else {}
+    return {**kept, **quick, "PYTHONPATH": str(ROOT), "SPARSEJAX_OFFLINE": "1", "COLUMNS": "200", **variables}
 
 
 def launch(*arguments: object, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -1,11 +1,24 @@
-"""Settings of every test: eight CPU devices, and no silent broadcasting or promotion of types."""
+"""Settings of every test: eight CPU devices, no silent promotion, quick compilation, one cache of compiled programs."""
 
 import itertools
+import os
+import tempfile
 from pathlib import Path
 
 import hypothesis
-import jax
 import pytest
+
+# JAX reads its environment when it is imported. Workers and commands inherit it, and so share one cache; the process
+# that made the folder removes it as it exits.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _CACHE = tempfile.TemporaryDirectory(prefix="sparsejax-tests-", ignore_cleanup_errors=True)
+    os.environ |= {
+        "JAX_COMPILATION_CACHE_DIR": _CACHE.name,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+
+import jax  # noqa: E402
 
 # Before anything uses JAX: devices cannot be added once a backend has started.
 jax.config.update("jax_num_cpu_devices", 8)
@@ -15,6 +28,36 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Compiling takes longer than hypothesis' deadline; shapes are fixed, so each property compiles once.
 hypothesis.settings.register_profile("sparsejax", deadline=None, max_examples=40, derandomize=True)
 hypothesis.settings.load_profile("sparsejax")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="run the slow tests, too")
+
+
+def pytest_xdist_auto_num_workers(config):
+    """Starts one worker for each core that this process may use; xdist counts the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leaves slow tests out unless --slow is given or a test is named by its identifier."""
+    if config.getoption("--slow") or any("::" in argument for argument in config.args):
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    config.hook.pytest_deselected(items=slow)
+    items[:] = [item for item in items if item not in set(slow)]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Compiles without most optimisations, before any fixture runs, unless the test is marked `optimized`.
+
+    The setting is no part of the key of JAX's caches in memory, so these are cleared where it changes.
+    """
+    quick = item.get_closest_marker("optimized") is None
+    if quick != jax.config.read("jax_disable_most_optimizations"):
+        jax.clear_caches()
+        jax.config.update("jax_disable_most_optimizations", quick)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -33,18 +76,9 @@ def fresh_key():
     return lambda: jax.random.key(next(seeds))
 
 
-@pytest.fixture
-def quick_compile():
-    """Compiles without most optimisations, for tests that compile far more than they run."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 @pytest.fixture(scope="session")
 def uninterrupted(tmp_path_factory):
-    """Returns the folder of a run that nothing befell, which those that something did are compared with."""
+    """Returns the folder of a run that nothing interrupted, to compare others with; its users are `optimized`."""
     from tests.command import launch
     from tests.kill_campaign import RUN
 

@@ -8,7 +8,6 @@ from benchmarks import page as speed
 from sparsejax.models import SparseCNN, SparseMLP
 
 pytestmark = [
-    pytest.mark.usefixtures("quick_compile"),
     pytest.mark.filterwarnings("ignore"),
     pytest.mark.slow,
 ]

@@ -153,7 +153,7 @@ def test_steps_that_are_not_finite_are_left_out_if_asked(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_grid_on_eight_devices_is_that_of_one(tmp_path, quick_compile):
+def test_a_grid_on_eight_devices_is_that_of_one(tmp_path):
     base = replaced(configs.get("digits_mlp"), {
         "training.epochs": 2, "data.train_examples": 120, "data.test_examples": 60, "training.batch_size": 40,
         "model.dropout": 0.2, "model.sigma": 0.1, "evaluation.noise": False,

@@ -12,7 +12,6 @@ from jax.sharding import PartitionSpec as P
 
 from sparsejax import functional, linen, nnx
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 SETTINGS = {"k": 4, "boost_strength": 1.5, "period": 20, "ties": "first", "k_inference_factor": 1.5}
 SHAPES = {"plain": (8, 10), "images": (8, 3, 3, 5), "local": (8, 3, 3, 5)}
 kinds = pytest.mark.parametrize("kind", SHAPES)

@@ -10,7 +10,6 @@ from flax import nnx as flax_nnx
 
 from sparsejax import linen, nnx
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
 class LinenNet(flax_linen.Module):

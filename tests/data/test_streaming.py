@@ -50,11 +50,6 @@ def test_chunks_follow_the_order_and_take_their_columns():
     np.testing.assert_array_equal(np.concatenate([x for x, _ in chunks]), images[order[:, 1:3]])
 
 
-@pytest.fixture(autouse=True)
-def quick(quick_compile):
-    """Compiles quickly: these networks run for moments."""
-
-
 def _result(folder: Path, *arguments: str) -> dict:
     assert main([*FEW, *arguments, "--out", str(folder)]) == 0
     return json.loads((folder / "result.json").read_text())

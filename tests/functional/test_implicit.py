@@ -16,7 +16,6 @@ BATCH, INPUTS, UNITS = 3, 6, 10
 SIGMA = 0.3
 
 # The programs are small, and compiling them takes far longer than running them.
-pytestmark = pytest.mark.usefixtures("quick_compile")
 
 relu_terms = jax.jit(implicit_terms, static_argnames="terms")
 smooth_terms = jax.jit(implicit_terms_smooth, static_argnums=5)

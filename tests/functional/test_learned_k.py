@@ -27,7 +27,6 @@ from tests import golden
 BATCH, UNITS = 4, 40
 
 # The programs are small, and compiling them takes far longer than running them.
-pytestmark = pytest.mark.usefixtures("quick_compile")
 
 soft = jax.jit(soft_top_k, static_argnames="window")
 sample = jax.jit(sampled_k, static_argnums=3)

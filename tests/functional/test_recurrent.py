@@ -13,7 +13,6 @@ BATCH, UNITS = 4, 7
 STATIC = ("steps", "zero_diagonal", "only_inhibitory")
 
 # The programs are small, and compiling them takes far longer than running them.
-pytestmark = pytest.mark.usefixtures("quick_compile")
 
 settle = jax.jit(explain_away, static_argnames=STATIC)
 interneuron = jax.jit(inhibitory_interneuron, static_argnames=("steps", "rectified"))

@@ -151,7 +151,7 @@ def erf_can_be_spread() -> bool:
 @pytest.mark.slow
 @pytest.mark.skipif(not erf_can_be_spread(), reason="this JAX cannot differentiate erf under shard_map")
 @pytest.mark.parametrize("carrier", ["shard_map", "pmap"])
-def test_many_devices_train_the_network_that_one_trains(quick_compile, carrier):
+def test_many_devices_train_the_network_that_one_trains(carrier):
     model = dataclasses.replace(MODEL, depth=1)
     rng = np.random.default_rng(0)
     split = Split(rng.integers(0, 256, (32, 8, 8, 3), np.uint8), rng.integers(0, 4, 32).astype(np.int32))

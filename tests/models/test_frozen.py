@@ -11,7 +11,6 @@ from sparsejax.errors import ConfigError
 from sparsejax.functional import BoostState, compact
 from sparsejax.models import NoisyNetwork, SparseCNN, SparseMLP, SpeechCNN, Variables, freeze, frozen, predict
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 CNN = SparseCNN(channels=(4, 6), conv_k=(20, 6), hidden=30, hidden_k=5, kernel_size=3, conv_density=(0.6, 0.5))
 MLP = SparseMLP(hidden=(40, 30), k=(8, 5))
 answer = jax.jit(predict)

@@ -14,7 +14,6 @@ from sparsejax.functional import example_keys
 from sparsejax.hyper import hyper_of, stack_hyper
 from sparsejax.models.gpt import GPT, next_token_loss
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 SMALL = GPT(vocabulary=11, context=12, blocks=2, width=16, heads=4, sigma=0.5)
 BATCH, LENGTH = 3, 8
 

@@ -13,7 +13,6 @@ from sparsejax.functional import BoostState, add_noise, example_keys
 from sparsejax.hyper import hyper_of, static_fields
 from sparsejax.models import SparseCNN, SparseMLP, Variables
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 CNN = SparseCNN(channels=(4, 6), conv_k=(20, 6), hidden=30, hidden_k=5, kernel_size=3, conv_density=(0.6, 0.5))
 MLP = SparseMLP(hidden=(40, 30), k=(8, 5))
 EXAMPLE = jnp.zeros((1, 14, 14, 1))

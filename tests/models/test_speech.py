@@ -16,7 +16,6 @@ from sparsejax.functional import example_keys, mel_spectrogram, white_noise_blen
 from sparsejax.hyper import hyper_of
 from sparsejax.models import SparseCNN, SpeechCNN
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 SIZES = {"channels": (3, 4), "conv_k": (60, 20), "hidden": 12, "hidden_k": 3, "classes": 4, "batch_norm": True}
 MODEL = SpeechCNN(**SIZES)
 WAVES = jnp.asarray(np.random.default_rng(0).normal(size=(6, 16_000)) * np.linspace(0, 0.3, 16_000), jnp.float32)

@@ -21,7 +21,7 @@ _FEW = {"data.name": "digits", "data.train_examples": 100, "data.test_examples":
 
 
 @pytest.fixture
-def tiny(monkeypatch, quick_compile):
+def tiny(monkeypatch):
     """Makes small networks of few digits, weakly attacked."""
 
     def base(data, scale):

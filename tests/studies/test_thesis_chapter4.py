@@ -18,7 +18,7 @@ _FEW = {"data.name": "digits", "data.train_examples": 50, "data.test_examples": 
 
 
 @pytest.fixture
-def tiny(monkeypatch, quick_compile):
+def tiny(monkeypatch):
     """Makes the studies train small networks on few of the bundled digits, for two weights of the penalty."""
 
     def shrink(module, **more):
@@ -105,7 +105,7 @@ def test_what_the_figures_of_convnets_say_of_their_networks(monkeypatch, tmp_pat
 
 
 @pytest.mark.slow
-def test_maps_kernels_and_weights_are_those_of_the_networks(monkeypatch, tmp_path, quick_compile):
+def test_maps_kernels_and_weights_are_those_of_the_networks(monkeypatch, tmp_path):
     kinds = []
 
     class Pair:

@@ -24,7 +24,6 @@ from sparsejax.training.state import init_state
 from sparsejax.training.step import make_step
 from tests.command import launch
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 TRAINING = TrainingConfig(learning_rate=0.05, momentum=0.0)
 CLASSIFIERS = (
     SparseCNN(channels=(4, 6), conv_k=(60, 5), hidden=30, hidden_k=8, batch_norm=True, density=0.5),
