@@ -1,11 +1,18 @@
-"""The command line as a user runs it: a process of its own."""
+"""The command line as a user runs it, in a process of its own; or in this process, which takes a tenth of the time."""
 
+import contextlib
+import fcntl
+import io
 import os
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from unittest import mock
 
 import jax
+
+from sparsejax.launch import main
 
 ROOT = Path(__file__).parent.parent
 
@@ -13,15 +20,21 @@ ROOT = Path(__file__).parent.parent
 SMALL = ["--config", "digits_mlp", "--training.epochs", "2", "--data.train-examples", "200",
          "--data.test-examples", "60"]  # fmt: skip
 
+# Here JAX has eight devices, of which a run with ONE takes one, as in a process of its own. A process that is given
+# EIGHT shares its compiled programs with this one.
+ONE = ["--devices.carrier", "jit"]
+EIGHT = {"JAX_NUM_CPU_DEVICES": "8"}
+
 
 def environment(**variables: str) -> dict[str, str]:
     """Returns an environment without data and without a network probe, plus the given variables.
 
     Of JAX's settings it has the cache of compiled programs, and whether to compile quickly, from the calling test.
     """
+    cache = ("JAX_COMPILATION_CACHE", "JAX_PERSISTENT_CACHE")
     kept = {
         name: value for name, value in os.environ.items()
-        if not name.startswith(("SPARSEJAX_", "JAX_", "XLA_")) or name.startswith(("JAX_COMPILATION_CACHE", "JAX_PERSISTENT_CACHE"))
+        if not name.startswith(("SPARSEJAX_", "JAX_", "XLA_")) or name.startswith(cache)
     }  # fmt: skip
     quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"} if jax.config.read("jax_disable_most_optimizations") else {}
     return {**kept, **quick, "PYTHONPATH": str(ROOT), "SPARSEJAX_OFFLINE": "1", "COLUMNS": "200", **variables}
@@ -41,3 +54,36 @@ def started(*arguments: object, **variables: str) -> subprocess.Popen[str]:
         [sys.executable, "-m", "sparsejax.launch", *map(str, arguments)],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment(**variables), cwd=ROOT,
     )  # fmt: skip
+
+
+def here(*arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Runs the same command in this process, with its devices and settings of JAX, and an environment as above."""
+    said, complained = io.StringIO(), io.StringIO()
+    with (
+        mock.patch.dict(os.environ, environment(**variables), clear=True),
+        jax.numpy_dtype_promotion("standard"),  # as users have it: Optax's Adam relies on it
+        contextlib.redirect_stdout(said),
+        contextlib.redirect_stderr(complained),
+    ):
+        status = main([str(word) for word in arguments])
+    return subprocess.CompletedProcess(arguments, status, said.getvalue(), complained.getvalue())
+
+
+@contextlib.contextmanager
+def without_figures() -> Iterator[None]:
+    """Lets runs in this process end without figures and report, which take longer than a small run itself."""
+    with mock.patch("sparsejax.experiment.write_figures"):
+        yield
+
+
+def run_for_all(folder: Path, words: Sequence[object], *, optimized: bool) -> Path:
+    """Returns a folder with a finished run, and what it said, which the first worker that asks makes for all."""
+    settings = {**EIGHT, "JAX_DISABLE_MOST_OPTIMIZATIONS": str(int(not optimized))}
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "said.txt").exists():
+            process = launch(*words, *ONE, "--out", folder / "run", **settings)
+            assert process.returncode == 0, process.stderr
+            (folder / "said.txt").write_text(process.stdout)
+    return folder

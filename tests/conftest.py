@@ -19,6 +19,13 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     }
 
 import jax  # noqa: E402
+import jaxtyping  # noqa: E402
+
+# Calls of these packages are checked against their annotations. Not by the option of jaxtyping's plugin, which cuts a
+# checker with arguments at a wrong comma; `is_pep484_tower` lets an int pass for a float, as Python's typing does.
+jaxtyping.install_import_hook(
+    ["sparsejax.functional", "sparsejax.coding"], "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+)
 
 # Before anything uses JAX: devices cannot be added once a backend has started.
 jax.config.update("jax_num_cpu_devices", 8)
@@ -52,8 +59,10 @@ def pytest_collection_modifyitems(config, items):
 def pytest_runtest_setup(item):
     """Compiles without most optimisations, before any fixture runs, unless the test is marked `optimized`.
 
-    The setting is no part of the key of JAX's caches in memory, so these are cleared where it changes.
+    The setting is no part of the key of JAX's caches in memory, so these are cleared where it changes. Annotations are
+    not checked in a test marked `wrong_types`.
     """
+    jaxtyping.config.update("jaxtyping_disable", item.get_closest_marker("wrong_types") is not None)
     quick = item.get_closest_marker("optimized") is None
     if quick != jax.config.read("jax_disable_most_optimizations"):
         jax.clear_caches()
@@ -77,12 +86,24 @@ def fresh_key():
 
 
 @pytest.fixture(scope="session")
-def uninterrupted(tmp_path_factory):
-    """Returns the folder of a run that nothing interrupted, to compare others with; its users are `optimized`."""
-    from tests.command import launch
-    from tests.kill_campaign import RUN
+def for_all(tmp_path_factory):
+    """Returns a folder that all workers share."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
-    folder = tmp_path_factory.mktemp("runs") / "whole"
-    process = launch(*RUN, "--out", folder)
-    assert process.returncode == 0, process.stderr
-    return folder
+
+@pytest.fixture(scope="session")
+def small_run(for_all):
+    """Returns a folder with the folder `run` of a small run, and what it said in `said.txt`; nobody may change them."""
+    from tests.command import SMALL, run_for_all
+
+    return run_for_all(for_all / "small", SMALL, optimized=False)
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(for_all):
+    """Returns the folder of a run that nothing interrupted, to compare others with; its users are `optimized`."""
+    from tests.command import run_for_all
+    from tests.kill_campaign import SHORT
+
+    return run_for_all(for_all / "whole", SHORT, optimized=True) / "run"

@@ -9,15 +9,18 @@ import random
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from sparsejax.training import checkpoints
-from tests.command import launch, started
+from tests.command import ONE, launch, started
 
 RUN = ["--config", "digits_mlp", "--training.epochs", "40", "--data.train-examples", "400",
        "--data.test-examples", "60", "--training.momentum", "0.5", "--model.dropout", "0.1"]  # fmt: skip
+SHORT = [*RUN, "--training.epochs", "12", *ONE]
+"""The run of the suite: 6 lines of metrics an epoch, one for each chunk of 5 steps and one for the evaluation."""
 
 
 def last_networks(folder: Path) -> dict[str, np.ndarray]:
@@ -42,14 +45,14 @@ def assert_same_run(actual: Path, expected: Path) -> None:
     assert metrics[0] == metrics[1]
 
 
-def killed(folder: Path, rng: random.Random, *, lines: int) -> bool:
+def killed(folder: Path, rng: random.Random, *, lines: int, run: Sequence[str] = RUN, **variables: str) -> bool:
     """Starts the run, or goes on with it, and kills it after some of the next lines of metrics, or while it starts.
 
     Returns:
       Whether it was still running.
     """
     metrics = folder / "metrics.jsonl"
-    process = started(*RUN, "--training.checkpoint-every", 10, "--out", folder)
+    process = started(*run, "--training.checkpoint-every", 10, "--out", folder, **variables)
     before = metrics.read_text().count("\n") if metrics.exists() else 0
     target = before + rng.randrange(1, lines)
     while process.poll() is None:

@@ -1,48 +1,63 @@
 """The command `sparsejax`: the modules' commands under one name, and what only it can do."""
 
+import json
+import shutil
 import subprocess
 from pathlib import Path
 
 import matplotlib.image
 import pytest
 
-from sparsejax import cli, configs, launch, reproduce, studies
-from tests.command import SMALL
+from sparsejax import cli, configs, embed, launch, reproduce, studies
+from sparsejax.evaluation.report import summary
+from sparsejax.training.log import read_metrics
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """Trains a network, and two of another kind for an epoch more."""
-    folder = tmp_path_factory.mktemp("runs")
-    base = [*SMALL, "--devices.carrier", "jit"]
-    assert cli.main(["train", *base, "--out", str(folder / "one")]) == 0
-    more = ["--training.epochs", "3", "--seeds", "2", "--objective.l1", "0.001", "--evaluation.no-noise"]
-    assert cli.main([*base, *more, "--out", str(folder / "two")]) == 0, "train may be left out"
+def a_grid_like(run: Path, folder: Path) -> Path:
+    """Writes what `compare` reads of a run of two such networks, trained an epoch longer and not tried under noise."""
+    result = json.loads((run / "result.json").read_text())
+    one = {name: value for name, value in result["members"][0].items() if not name.startswith("noise")}
+    members = [one, one | {"test_accuracy": one["test_accuracy"] - 0.1}]
+    result = {name: value for name, value in result.items() if not name.startswith("noise")}
+    lines = [{name: 2 * value if isinstance(value, list) else value for name, value in line.items()}
+             for line in read_metrics(run / "metrics.jsonl")]  # fmt: skip
+    lines.append(lines[-1] | {"step": lines[-1]["step"] + 13, "epoch": 3})
+    folder.mkdir()
+    (folder / "result.json").write_text(json.dumps(result | summary(members) | {"members": members}))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
 
 
-@pytest.mark.slow
-def test_runs_are_put_into_one_table_and_picture(runs, capsys, tmp_path, monkeypatch):
+def test_runs_are_put_into_one_table_and_picture(small_run, capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
-    assert cli.main(["compare", str(runs / "one"), str(runs / "two"), "--out", str(tmp_path / "both.png")]) == 0
+    one = small_run / "run"
+    two = a_grid_like(one, tmp_path / "two")
+    assert cli.main(["compare", str(one), str(two), "--out", str(tmp_path / "both.png")]) == 0
     said = capsys.readouterr().out
-    rows = {line.split("│")[1].strip(): line for line in said.splitlines() if line.count("│") > 3}
-    assert [cell.strip() for cell in rows["networks"].split("│")[2:4]] == ["1", "2"] and rows["accuracy (%)"].count(
-        "±"
-    ) == 1
-    assert "noise score (%)" in rows and rows["fewer products"].count(" × ") == 2 and "both.png" in said
+    rows = {line.split("│")[1].strip(): [cell.strip() for cell in line.split("│")[2:4]]
+            for line in said.splitlines() if line.count("│") > 3}  # fmt: skip
+    accuracy = 100 * json.loads((one / "result.json").read_text())["test_accuracy"]
+    assert rows["networks"] == ["1", "2"]
+    assert rows["accuracy (%)"] == [f"{accuracy:.2f}", f"{accuracy - 5:.2f} ± 5.00"]
+    assert rows["noise score (%)"][0] and not rows["noise score (%)"][1]
+    assert all(cell.endswith(" ×") for cell in rows["fewer products"]) and "both.png" in said
     assert matplotlib.image.imread(tmp_path / "both.png").shape[1] > 600
-    assert cli.main(["compare", str(runs / "one")]) == 0
+    assert cli.main(["compare", str(one)]) == 0
 
 
-def test_a_report_is_drawn_again_as_it_was(runs, capsys):
-    report, picture = runs / "one" / "report.html", next((runs / "one" / "figures").glob("*.png"))
-    before, image = report.read_text(), picture.read_bytes()
-    report.unlink()
-    picture.unlink()
-    assert cli.main(["report", str(runs / "one")]) == 0
-    assert str(report) in capsys.readouterr().out
-    assert report.read_text() == before and picture.read_bytes() == image
+def pages(run: Path) -> dict[str, bytes]:
+    """Returns the figures and the report of a run."""
+    return {str(path.relative_to(run)): path.read_bytes() for path in (*run.glob("figures/*.png"), run / "report.html")}
+
+
+def test_a_report_is_drawn_again_as_it_was(small_run, capsys, tmp_path):
+    run = shutil.copytree(small_run / "run", tmp_path / "run")
+    shutil.rmtree(run / "figures")
+    (run / "report.html").write_text("lost")
+    assert cli.main(["report", str(run)]) == 0
+    before, again = pages(small_run / "run"), pages(run)
+    assert set(capsys.readouterr().out.split()) == {str(run / name) for name in before}
+    assert [name for name in before.keys() | again.keys() if before.get(name) != again.get(name)] == []
 
 
 def test_everything_is_listed(capsys):
@@ -52,11 +67,15 @@ def test_everything_is_listed(capsys):
     assert cli.main([]) == 0 and "compare" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("module", [launch, reproduce], ids=["train", "reproduce"])
-def test_commands_are_passed_on(module, monkeypatch):
-    name, given = ("train" if module is launch else "reproduce"), []
+@pytest.mark.parametrize(
+    ("words", "module"),
+    [(["train"], launch), (["reproduce"], reproduce), (["embed"], embed), ([], launch)],
+    ids=["train", "reproduce", "embed", "train may be left out"],
+)
+def test_commands_are_passed_on(words, module, monkeypatch):
+    given = []
     monkeypatch.setattr(module, "main", lambda words: given.append(words) or 7)
-    assert cli.main([name, "--list", "x"]) == 7 and given == [["--list", "x"]]
+    assert cli.main([*words, "--list", "x"]) == 7 and given == [["--list", "x"]]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -7,67 +7,76 @@ import jax
 import numpy as np
 import pytest
 
-from sparsejax import data, launch
+from sparsejax import data
 from sparsejax.data import read_digits
 from sparsejax.data.latents import LATENTS_FILE, read_latents
 from sparsejax.data.resident import normalised, resident
 from sparsejax.embed import main
-from sparsejax.task import load_data
-from sparsejax.training.restore import recorded, trained
+from sparsejax.trained import load_network
+from sparsejax.training.restore import recorded
 from sparsejax.training.run_folder import RunFolder
+from tests.command import ONE, here, without_figures
 
-MIXER = ["--config", "cifar_conv_mixer_small", "--data.name", "digits", "--data.train-examples", "120",
-         "--data.test-examples", "45", "--model.width", "12", "--model.depth", "1", "--model.patch", "7",
-         "--training.epochs", "1", "--training.batch-size", "20", "--evaluation.batch-size", "20",
-         "--evaluation.track", "--devices.carrier", "jit"]  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def as_for_users():
-    with jax.numpy_dtype_promotion("standard"):  # Optax's Adam relies on it
-        yield
+GRID = ["--data.name", "digits", "--data.train-examples", "120", "--data.test-examples", "45", "--training.epochs", "1",
+        "--training.batch-size", "20", "--evaluation.batch-size", "20", "--evaluation.no-noise", *ONE,
+        "--sweep", "training.learning_rate=0.001,0.03"]  # fmt: skip
+MLP = ["--config", "digits_mlp", "--training.first-epoch-batch-size", "None"]
+MIXER = ["--config", "cifar_conv_mixer_small", "--model.width", "12", "--model.depth", "1", "--model.patch", "7"]
+HIDDEN = ["--layer", "hidden1"]
 
 
-@pytest.fixture(scope="module")
-def mixer(tmp_path_factory):
-    """Returns the folder of a run of two small ConvMixers on few digits."""
-    folder = tmp_path_factory.mktemp("mixer") / "run"
-    with jax.numpy_dtype_promotion("standard"):
-        assert launch.main([*MIXER, "--sweep", "training.learning_rate=0.001,0.03", "--out", str(folder)]) == 0
+def networks_on_digits(network, folder):
+    """Trains two small networks on few digits; returns the folder of their run."""
+    with without_figures():
+        done = here(*network, *GRID, "--out", folder)
+    assert done.returncode == 0, done.stderr
     return folder
 
 
+def latents_of(run, folder, *layer):
+    """Writes the latents of the second network of a run, and returns their file."""
+    assert main(["--run", str(run), "--member", "1", *layer, "--out", str(folder / LATENTS_FILE)]) == 0
+    return folder / LATENTS_FILE
+
+
 @pytest.fixture(scope="module")
-def library(mixer, tmp_path_factory):
-    """Returns a folder for $SPARSEJAX_DATA with the latents of the second network."""
-    folder = tmp_path_factory.mktemp("library")
-    assert main(["--run", str(mixer), "--member", "1", "--out", str(folder / LATENTS_FILE)]) == 0
-    return folder
+def run(tmp_path_factory):
+    """Returns the folder of a run of two networks with the hidden layer `hidden1`."""
+    return networks_on_digits(MLP, tmp_path_factory.mktemp("mlp") / "run")
+
+
+def assert_latents_are_those(file, run, layer):
+    """Compares latents with what the second network of the run does now."""
+    latents, folder, network = read_latents(file), RunFolder(run), load_network(run, 1)
+    description, configs = recorded(folder)
+    assert [config.training.learning_rate for config in configs] == [0.001, 0.03]
+    dataset, variables = network.dataset, network.variables
+    apply = jax.jit(lambda x: network.model.apply(variables, normalised(x, x.images), hyper=network.hyper))
+    for split, made in ((dataset.train, latents.train), (dataset.test, latents.test)):
+        output = apply(resident(dataset, split))
+        np.testing.assert_allclose(made.images, output.activations[layer], rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(made.labels, split.labels)
+    head, result = jax.tree.map(np.asarray, variables.params["output"]), json.loads(folder.result.read_text())
+    guesses = (latents.test.images @ head["kernel"] + head["bias"][None]).argmax(axis=-1)
+    other, accuracy = (member["test_accuracy"] for member in result["members"])
+    assert (guesses == latents.test.labels).mean() == pytest.approx(accuracy) != pytest.approx(other)
+    with np.load(file) as arrays:
+        provenance = json.loads(str(arrays["provenance"]))
+    assert provenance["result"]["test_accuracy"] == accuracy
+    assert provenance["data"]["fingerprint"] == dataset.fingerprint == description["data"]["fingerprint"]
+    assert (provenance["layer"], provenance["epoch"], provenance["classes"]) == (layer, 1, 10)
+    assert "jax" in provenance["versions"] and provenance["command"].startswith("python -m sparsejax.embed")
+    assert provenance["trained"]["command"] == result["command"]
+
+
+def test_latents_are_the_networks_own_and_say_where_they_come_from(run, tmp_path):
+    assert_latents_are_those(latents_of(run, tmp_path, *HIDDEN), run, "hidden1")
 
 
 @pytest.mark.slow
-def test_latents_are_the_networks_own_and_say_where_they_come_from(mixer, library):
-    latents, folder = read_latents(library / LATENTS_FILE), RunFolder(mixer)
-    description, networks = recorded(folder)
-    assert [network.training.learning_rate for network in networks] == [0.001, 0.03]
-    dataset = load_data(networks[1])
-    state = jax.tree.map(lambda leaf: leaf[1], trained(folder, networks, dataset))
-    for split, made in ((dataset.train, latents.train), (dataset.test, latents.test)):
-        images = resident(dataset, split)
-        output = networks[1].model.apply(state.variables, normalised(images, images.images))
-        np.testing.assert_allclose(made.images, output.activations["latent"], rtol=1e-4, atol=1e-5)
-        np.testing.assert_array_equal(made.labels, split.labels)
-    head, result = state.variables.params["output"], json.loads(folder.result.read_text())
-    guesses = (latents.test.images @ head["kernel"] + head["bias"][None]).argmax(axis=-1)
-    accuracy = result["members"][1]["test_accuracy"]
-    assert (guesses == latents.test.labels).mean() == pytest.approx(accuracy)
-    with np.load(library / LATENTS_FILE) as file:
-        provenance = json.loads(str(file["provenance"]))
-    assert provenance["result"]["test_accuracy"] == accuracy
-    assert provenance["data"]["fingerprint"] == dataset.fingerprint == description["data"]["fingerprint"]
-    assert (provenance["layer"], provenance["epoch"], provenance["classes"]) == ("latent", 1, 10)
-    assert "jax" in provenance["versions"] and provenance["command"].startswith("python -m sparsejax.embed")
-    assert provenance["trained"]["command"] == result["command"]
+def test_latents_of_a_conv_mixer_are_its_own(tmp_path):
+    run = networks_on_digits(MIXER, tmp_path / "run")
+    assert_latents_are_those(latents_of(run, tmp_path), run, "latent")
 
 
 @pytest.mark.slow
@@ -76,15 +85,14 @@ def test_latents_are_the_networks_own_and_say_where_they_come_from(mixer, librar
     [["--config", "mnist_noise"], ["--config", "mnist_noise_classifier", "--evaluation.noise"]],
     ids=["reconstruction", "classification"],
 )
-def test_a_noisy_network_trains_on_them_and_its_report_has_no_pictures_of_weights(
-    library, tmp_path, monkeypatch, options, capsys
-):
+def test_a_noisy_network_trains_on_them_and_its_report_has_no_pictures_of_weights(run, tmp_path, options):
+    latents_of(run, tmp_path, *HIDDEN)
     folder = tmp_path / "noisy"
-    monkeypatch.setenv("SPARSEJAX_DATA", str(library))
     network = ["--model.hidden", "30", "--training.epochs", "2", "--training.batch-size", "20"]
-    devices = ["--devices.carrier", "jit", "--data.name", "cifar10_latents", "--out", str(folder)]
-    assert launch.main([*options, *network, *devices]) == 0
-    assert "120 training, 45 test vectors" in capsys.readouterr().out
+    words = [*options, *network, *ONE, "--data.name", "cifar10_latents", "--out", folder]
+    done = here(*words, SPARSEJAX_DATA=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "120 training, 45 test vectors" in done.stdout
     result = json.loads((folder / "result.json").read_text())
     assert (result["dataset"], result["data"]["kind"]) == ("digits_latents", "vectors")
     assert 0 < result["layers"]["hidden"]["active_fraction"] < 1
@@ -97,22 +105,20 @@ def test_a_noisy_network_trains_on_them_and_its_report_has_no_pictures_of_weight
     assert not (folder / "figures" / "filters.png").exists(), "a square number of features is no image"
 
 
-@pytest.mark.slow
-def test_latents_of_cifar_go_where_they_are_looked_for(mixer, tmp_path, monkeypatch, capsys):
+def test_latents_of_cifar_go_where_they_are_looked_for(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(data, "load", lambda *_: read_digits())
     monkeypatch.setenv("SPARSEJAX_DATA", str(tmp_path))
-    run = changed(mixer, tmp_path / "run", lambda told: told["config"]["data"].update(name="cifar10"))
-    assert main(["--run", str(run)]) == 0
+    copy = changed(run, tmp_path / "run", lambda told: told["config"]["data"].update(name="cifar10"))
+    assert main(["--run", str(copy), *HIDDEN]) == 0
     assert str(tmp_path / LATENTS_FILE) in capsys.readouterr().out
     assert len(read_latents(tmp_path / LATENTS_FILE).train.labels) == 120
 
 
-def changed(mixer, folder, change=None):
+def changed(run, folder, change=lambda told: None):
     """Returns a copy of the run whose config.json says something else."""
-    shutil.copytree(mixer, folder)
+    shutil.copytree(run, folder)
     told = json.loads((folder / "config.json").read_text())
-    if change:
-        change(told)
+    change(told)
     (folder / "config.json").write_text(json.dumps(told))
     return folder
 
@@ -121,16 +127,17 @@ def changed(mixer, folder, change=None):
     ("options", "status", "said"),
     [
         (["--run", "RUN"], 2, "is of digits, not of cifar10; name the file to write with --out"),
-        (["--run", "RUN", "--out", "OUT", "--layer", "hidden"], 2, "no layer 'hidden'; it has latent"),
+        (["--run", "RUN", "--out", "OUT", "--layer", "hidden"], 2, "no layer 'hidden'; it has hidden1"),
         (["--run", "RUN", "--out", "OUT", "--member", "2"], 2, "member is 2; expected a number from 0 to 1"),
         (["--run", "RUN", "--out", "OUT", "--member", "-1"], 2, "member is -1"),
         (["--run", "RUN/nowhere", "--out", "OUT"], 1, "is not a run folder: it holds no config.json"),
-        (["--run", "RUN", "--out", "RUN/config.json/x.npz"], 1, "cannot be written: "),
+        (["--run", "RUN", "--out", "OUT"], 2, "no layer 'latent'; it has hidden1"),
+        (["--run", "RUN", *HIDDEN, "--out", "RUN/config.json/x.npz"], 1, "cannot be written: "),
         ([], 2, "required: --run"),
     ],
 )
-def test_what_cannot_be_done_is_said(mixer, tmp_path, capsys, options, status, said):
-    words = [word.replace("RUN", str(mixer)).replace("OUT", str(tmp_path / "latents.npz")) for word in options]
+def test_what_cannot_be_done_is_said(run, tmp_path, capsys, options, status, said):
+    words = [word.replace("RUN", str(run)).replace("OUT", str(tmp_path / "latents.npz")) for word in options]
     assert main(words) == status
     error = capsys.readouterr().err
     assert said in error and "Traceback" not in error
@@ -145,14 +152,15 @@ def test_what_cannot_be_done_is_said(mixer, tmp_path, capsys, options, status, s
         (lambda told: told["seeds"].pop(), "of another version of sparsejax"),
     ],
 )
-def test_a_run_of_something_else_is_refused(mixer, tmp_path, capsys, change, said):
-    assert main(["--run", str(changed(mixer, tmp_path / "run", change)), "--out", str(tmp_path / "latents.npz")]) == 1
+def test_a_run_of_something_else_is_refused(run, tmp_path, capsys, change, said):
+    copy = changed(run, tmp_path / "run", change)
+    assert main(["--run", str(copy), *HIDDEN, "--out", str(tmp_path / "latents.npz")]) == 1
     assert said in capsys.readouterr().err
 
 
-def test_a_run_without_checkpoints_is_refused(mixer, tmp_path, capsys):
-    run = changed(mixer, tmp_path / "run")
-    shutil.rmtree(run / "checkpoints")
-    assert main(["--run", str(run), "--out", str(tmp_path / "latents.npz")]) == 1
+def test_a_run_without_checkpoints_is_refused(run, tmp_path, capsys):
+    copy = changed(run, tmp_path / "run")
+    shutil.rmtree(copy / "checkpoints")
+    assert main(["--run", str(copy), *HIDDEN, "--out", str(tmp_path / "latents.npz")]) == 1
     assert "There is no checkpoint in" in capsys.readouterr().err
-    assert not (run / "checkpoints").exists()
+    assert not (copy / "checkpoints").exists()

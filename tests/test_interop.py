@@ -1,10 +1,9 @@
 """Weights out to a file and in again, and networks of others in ours."""
 
-import dataclasses
 import re
 
+import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -12,7 +11,8 @@ from sparsejax.errors import ConfigError, DataDamagedError, DataMissingError
 from sparsejax.interop import from_nupic, load_weights, named_arrays, save_weights, torch_kernel
 from sparsejax.models import HebbianVGG, NoisyNetwork, SparseCNN
 from tests import golden
-from tests.models.test_sparse_cnn_golden import MODELS, NUPIC, PAPER, TOLERANCE, images_of
+from tests.models.made_up import made_up
+from tests.models.test_sparse_cnn_golden import MODELS, NUPIC, PAPER, first_state, layers_of
 
 CNN = SparseCNN(channels=(3, 4), conv_k=(30, None), hidden=20, hidden_k=5, density=0.4, batch_norm=True)
 
@@ -24,18 +24,14 @@ CNN = SparseCNN(channels=(3, 4), conv_k=(30, None), hidden=20, hidden_k=5, densi
 )
 def test_what_is_saved_is_loaded(model, tmp_path):
     pytest.importorskip("safetensors")
-    variables = model.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
-    path = save_weights(tmp_path / "net.safetensors", variables)
-    like = jax.eval_shape(lambda: model.init(jax.random.key(1), jnp.zeros((1, 28, 28, 1))))
-    loaded = load_weights(path, like)
-    assert jax.tree.structure(loaded) == jax.tree.structure(variables)
-    for ours, theirs in zip(jax.tree.leaves(loaded), jax.tree.leaves(variables), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-        assert ours.dtype == theirs.dtype
+    variables = made_up(model, (28, 28, 1))
+    loaded = load_weights(save_weights(tmp_path / "net.safetensors", variables), jax.eval_shape(lambda: variables))
+    chex.assert_trees_all_equal(loaded, variables, strict=True)
+    chex.assert_trees_all_equal_dtypes(loaded, variables)
 
 
 def test_names_say_where_an_array_is():
-    names = named_arrays(CNN.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1))))
+    names = named_arrays(made_up(CNN, (28, 28, 1)))
     assert {
         "params.conv1.kernel",
         "state.hidden.boost.duty_cycle",
@@ -46,13 +42,13 @@ def test_names_say_where_an_array_is():
 
 def test_what_does_not_fit_is_refused(tmp_path):
     pytest.importorskip("safetensors")
-    variables = CNN.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
+    variables = made_up(CNN, (28, 28, 1))
     path = save_weights(tmp_path / "net.safetensors", variables)
     with pytest.raises(
         ConfigError, match=r"params.conv1.kernel is float32 \[5, 5, 1, 3\] where float32 \[5, 5, 3, 3\]"
     ):
-        load_weights(path, CNN.init(jax.random.key(0), jnp.zeros((1, 28, 28, 3))))
-    other = NoisyNetwork(hidden=9, competition="learned_k", k=3).init(jax.random.key(0), jnp.zeros((1, 4)))
+        load_weights(path, made_up(CNN, (28, 28, 3)))
+    other = made_up(NoisyNetwork(hidden=9, competition="learned_k", k=3), (4,))
     with pytest.raises(ConfigError, match="lacks params.k and has besides params.conv1.bias, "):
         load_weights(path, other)
     with pytest.raises(DataMissingError, match="cannot be read: No such file"):
@@ -64,20 +60,25 @@ def test_what_does_not_fit_is_refused(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("peer", [NUPIC, PAPER], ids=["nupic.torch", "paper"])
-def test_a_network_of_nupic_torch_answers_as_it_did(peer):
+def test_a_network_of_nupic_torch_becomes_the_one_that_answers_as_it_did(peer):
+    """The network with which test_sparse_cnn_golden.py begins."""
     case, model = golden.load(peer), MODELS[peer]
     state_dict = {name.removeprefix("init."): case[name] for name in case if name.startswith("init.")}
-    variables = from_nupic(state_dict, model)
-    output = model.apply(variables, images_of(case)[0], train=True)
-    np.testing.assert_allclose(jax.nn.log_softmax(output.prediction), case["logprobs"][0], **TOLERANCE)
-    assert float(variables.state["hidden"]["boost"].samples) == model.duty_period
+    params, state = from_nupic(state_dict, model)
+    chex.assert_trees_all_equal(params, layers_of(case, peer, "init", masked=True))
+    expected = first_state(case, peer)
+    for name, layer in expected.items():
+        if "boost" in layer:
+            expected[name] = layer | {"boost": layer["boost"]._replace(samples=np.float32(model.duty_period))}
+    chex.assert_trees_all_equal(state, expected)
     with pytest.raises(ConfigError, match=r"has no (output|fc).weight, which output is to be made of"):
         from_nupic({name: array for name, array in state_dict.items() if not name.startswith(("output", "fc"))}, model)
     bare = {name: array for name, array in state_dict.items() if not re.match(r"(output|fc)\.bias", name)}
     with pytest.raises(ConfigError, match=r"has no (output|fc).bias"):
         from_nupic(bare, model)
+    bias = next(name for name in state_dict if re.search(r"linear(Sdr1)?\.module\.bias", name))
     with pytest.raises(ConfigError, match="another network: its params.hidden.bias"):
-        from_nupic(state_dict, dataclasses.replace(model, hidden=41))
+        from_nupic({**state_dict, bias: state_dict[bias][:-1]}, model)
 
 
 def test_a_kernel_of_pytorch_gives_the_same_layer():

@@ -1,28 +1,35 @@
 """`python -m sparsejax.launch`: what it leaves behind, what it says, and how it refuses."""
 
+import contextlib
 import gzip
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
-from sparsejax import configs
+from sparsejax import configs, experiment
 from sparsejax.configs import CONFIGS
 from sparsejax.errors import ConfigError
 from sparsejax.launch import _parse_sweep, main
 from sparsejax.models import SparseCNN
-from tests.command import SMALL, launch, started
+from sparsejax.training import loop
+from tests.command import ONE, SMALL, environment, here, launch, without_figures
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A small run, and what it printed."""
-    folder = tmp_path_factory.mktemp("runs") / "small"
-    process = launch(*SMALL, "--out", folder)
-    assert process.returncode == 0, process.stderr
-    return folder, process.stdout
+@pytest.fixture
+def finished(small_run):
+    """Returns the folder of a small run, and what it printed."""
+    return small_run / "run", (small_run / "said.txt").read_text()
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    """Returns a copy of that folder, which may be changed."""
+    return shutil.copytree(finished[0], tmp_path / "copy")
 
 
 def test_a_run_leaves_its_result(finished):
@@ -77,80 +84,81 @@ def test_what_a_run_says_without_a_terminal_stays_readable(finished):
     assert "report.html" in output
 
 
-@pytest.mark.slow
-def test_the_same_command_again_says_the_same_and_trains_nothing(finished):
-    folder, output = finished
-    again = launch(*SMALL, "--out", folder)
-    assert again.returncode == 0
-    assert "epoch 1/2" not in again.stdout
-    assert [line for line in again.stdout.splitlines() if line.startswith("test accuracy")] == [
-        line for line in output.splitlines() if line.startswith("test accuracy")
-    ]
+def test_the_same_command_again_says_the_same_and_trains_nothing(finished, copy):
+    with without_figures():
+        again = here(*SMALL, *ONE, "--out", copy)
+    assert again.returncode == 0, again.stderr
+    assert "epoch 1/2" not in again.stdout and "going on from the checkpoint of step 63" in again.stdout
+    for start in ("test accuracy", "noise score", "hidden1"):
+        said = [[line for line in text.splitlines() if line.startswith(start)] for text in (again.stdout, finished[1])]
+        assert said[0] == said[1] != []
+    results = [json.loads((folder / "result.json").read_text())["members"] for folder in (copy, finished[0])]
+    assert results[0] == results[1]
 
 
 def test_another_configuration_is_refused_and_its_fields_are_named(finished):
-    folder, _ = finished
-    process = launch(*SMALL, "--training.learning-rate", "0.5", "--out", folder)
-    assert process.returncode == 1
-    assert "training.learning_rate (was 0.1, now 0.5)" in process.stderr
-    assert "Traceback" not in process.stderr
-    assert "--fresh" in process.stderr
+    refused = here(*SMALL, *ONE, "--training.learning-rate", "0.5", "--out", finished[0])
+    assert refused.returncode == 1
+    assert "training.learning_rate (was 0.1, now 0.5)" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert "--fresh" in refused.stderr
 
 
-@pytest.mark.slow
-def test_fresh_replaces_a_run(finished, tmp_path):
-    folder = tmp_path / "copy"
-    shutil.copytree(finished[0], folder)
-    process = launch(*SMALL, "--training.epochs", "1", "--out", folder, "--fresh")
-    assert process.returncode == 0, process.stderr
-    assert json.loads((folder / "result.json").read_text())["config"]["training"]["epochs"] == 1
+def stopped(*_, **__):
+    raise KeyboardInterrupt
 
 
-@pytest.mark.slow
-def test_seeds_and_a_sweep_train_a_grid(tmp_path):
-    process = launch(
-        *SMALL, "--out", tmp_path / "grid", "--seeds", 2, "--sweep", "model.boost_strength=0,1.5",
-        "--sweep", "training.learning-rate=0.01:0.03:0.02",
-    )  # fmt: skip
-    assert process.returncode == 0, process.stderr
-    result = json.loads((tmp_path / "grid" / "result.json").read_text())
-    members = result["members"]
-    assert [(m["model.boost_strength"], m["training.learning_rate"], m["seed"]) for m in members] == [
-        (boost, rate, seed) for boost in (0.0, 1.5) for rate in (0.01, 0.03) for seed in (42, 43)
-    ]
-    accuracies = [member["test_accuracy"] for member in members]
-    assert len(set(accuracies)) > 1
-    assert result["test_accuracy"] == pytest.approx(np.mean(accuracies))
-    assert result["test_accuracy_std"] == pytest.approx(np.std(accuracies))
-    assert result["seeds"] == [42, 43] * 4
+def test_fresh_replaces_a_run(copy, monkeypatch):
+    monkeypatch.setattr(loop, "start", stopped)
+    begun = here(*SMALL, *ONE, "--training.epochs", "1", "--out", copy, "--fresh")
+    assert begun.returncode == 130, begun.stderr
+    assert json.loads((copy / "config.json").read_text())["config"]["training"]["epochs"] == 1
+    assert {path.name for path in copy.iterdir()} == {".lock", "config.json", "checkpoints"}
+    assert not list((copy / "checkpoints").iterdir())
+
+
+def test_seeds_and_a_sweep_make_a_grid(monkeypatch):
+    given = []
+    monkeypatch.setattr(experiment, "run", lambda grid, *_, **__: given.append(grid) or stopped())
+    sweeps = ["--sweep", "model.boost_strength=0,1.5", "--sweep", "training.learning-rate=0.01:0.03:0.02"]
+    assert here(*SMALL, "--seeds", 2, *sweeps).returncode == 130
+    points = [(boost, rate, seed) for boost in (0.0, 1.5) for rate in (0.01, 0.03) for seed in (42, 43)]
+    assert [(p["model.boost_strength"], p["training.learning_rate"], s) for p, s in zip(
+        given[0].points, given[0].seeds, strict=True)] == points  # fmt: skip
+    assert [(config.model.boost_strength, config.training.learning_rate, config.training.seed)
+            for config in given[0].configs] == points  # fmt: skip
 
 
 @pytest.mark.slow
 def test_a_network_of_a_grid_is_the_network_alone(finished, tmp_path):
-    process = launch(*SMALL, "--out", tmp_path / "two", "--seeds", 2)
+    process = launch(*SMALL, "--out", tmp_path / "grid", "--seeds", 2, "--sweep", "training.learning-rate=0.1,0.01")
     assert process.returncode == 0, process.stderr
-    alone = json.loads((finished[0] / "result.json").read_text())
-    result = json.loads((tmp_path / "two" / "result.json").read_text())
-    assert result["device"]["count"] == min(2, len(os.sched_getaffinity(0)))  # a core for each
-    first = result["members"][0]
+    result = json.loads((tmp_path / "grid" / "result.json").read_text())
+    assert result["device"]["count"] == min(2, len(os.sched_getaffinity(0)))  # a core for each, as far as there are
+    assert [(member["training.learning_rate"], member["seed"]) for member in result["members"]] == [
+        (0.1, 42), (0.1, 43), (0.01, 42), (0.01, 43)
+    ]  # fmt: skip
+    assert result["seeds"] == [42, 43] * 2
+    accuracies = [member["test_accuracy"] for member in result["members"]]
+    assert len(set(accuracies)) > 1
+    assert result["test_accuracy"] == pytest.approx(np.mean(accuracies))
+    assert result["test_accuracy_std"] == pytest.approx(np.std(accuracies))
+    alone, first = json.loads((finished[0] / "result.json").read_text()), result["members"][0]
     assert first["test_accuracy"] == pytest.approx(alone["test_accuracy"], abs=0.02)
     assert first["test_loss"] == pytest.approx(alone["test_loss"], rel=1e-2)
 
 
-@pytest.mark.slow
 def test_without_data_and_network_mnist_falls_back_on_digits_and_says_so(tmp_path):
-    process = launch(
-        "--config", "mnist_sparse_cnn1", "--training.epochs", 1, "--data.train-examples", 64,
-        "--data.test-examples", 32, "--training.first-epoch-batch-size", "None", "--out", tmp_path / "run",
-        HOME=str(tmp_path),
-    )  # fmt: skip
+    caches = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    few = ["--data.name", "mnist", "--training.epochs", 1, "--evaluation.no-noise"]
+    with without_figures():
+        process = here(*SMALL, *ONE, *few, "--out", tmp_path / "run", **caches)
     assert process.returncode == 0, process.stderr
     assert process.stdout.count("scikit-learn") >= 2
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["dataset"] == "digits"
     assert "scikit-learn" in result["notice"]
     assert "scikit-learn" in json.loads((tmp_path / "run" / "config.json").read_text())["data"]["notice"]
-    assert "scikit-learn" in (tmp_path / "run" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -176,16 +184,11 @@ def test_without_data_and_network_mnist_falls_back_on_digits_and_says_so(tmp_pat
           "--training.batch-size", "64"], "take fewer"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_run_is_refused_with_the_way_out(arguments, expected, tmp_path, capfd):
-    if "--training.epoch" in arguments or "ten" in arguments or "x" in arguments or "model.bost" in str(arguments):
-        process = launch(*arguments, "--out", tmp_path / "run")
-        status, output = process.returncode, process.stdout + process.stderr
-    else:
-        status = main([*arguments, "--out", str(tmp_path / "run")])
-        output = capfd.readouterr().err
-    assert status == 2
-    assert expected in " ".join(output.split())
-    assert "Traceback" not in output
+def test_what_cannot_be_run_is_refused_with_the_way_out(arguments, expected, tmp_path):
+    refused = here(*arguments, "--out", tmp_path / "run")
+    assert refused.returncode == 2
+    assert expected in " ".join(refused.stderr.split())
+    assert "Traceback" not in refused.stderr
     assert not (tmp_path / "run").exists()
 
 
@@ -200,12 +203,12 @@ def test_an_unknown_name_is_refused_before_jax_is_imported(tmp_path):
 
 
 def test_help_names_every_field():
-    process = launch("--config", "mnist_kwinners", "--help")
-    assert process.returncode == 0
+    said = here("--config", "mnist_kwinners", "--help")
+    assert said.returncode == 0
     for word in ("--training.learning-rate", "--model.boost-strength", "--data.source", "--devices.carrier",
                  "Fraction of non-zero weights", "default: 0.3", "--seeds", "--sweep"):  # fmt: skip
-        assert word in process.stdout
-    assert launch("--help").returncode == 0
+        assert word in said.stdout
+    assert "--config NAME" in here("--help").stdout
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -218,28 +221,18 @@ def test_every_named_configuration_is_valid_and_described(name):
         assert config.model.k_inference_factor == 1.5
 
 
-@pytest.mark.slow
 def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     for extra in ([], ["--fresh"]):
-        process = launch(*SMALL, "--out", tmp_path, *extra)
-        assert process.returncode == 1
-        assert "is not a run folder: it holds thesis.tex" in process.stderr
+        refused = here(*SMALL, "--out", tmp_path, *extra)
+        assert refused.returncode == 1
+        assert "is not a run folder: it holds thesis.tex" in refused.stderr
     assert os.listdir(tmp_path) == ["thesis.tex"]
-
-
-@pytest.mark.slow
-def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
-    (tmp_path / "file").write_text("")
-    process = launch(*SMALL, "--out", tmp_path / "file" / "run")
-    assert process.returncode == 1
-    assert "cannot be written" in process.stderr
-    assert "Traceback" not in process.stderr
 
 
 def test_missing_and_damaged_data_is_named(tmp_path):
     base = ["--config", "mnist_kwinners", "--data.source", "files", "--out", tmp_path / "run"]
-    process = launch(*base, SPARSEJAX_DATA=str(tmp_path))
+    process = here(*base, SPARSEJAX_DATA=str(tmp_path))
     assert process.returncode == 1
     assert "train-images-idx3-ubyte" in process.stderr
     assert "Traceback" not in process.stderr
@@ -248,7 +241,7 @@ def test_missing_and_damaged_data_is_named(tmp_path):
     for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
         with gzip.open(folder / f"{name}-ubyte.gz", "wb") as file:
             file.write(b"\0\0\x08\x03\0\0")
-    process = launch(*base, SPARSEJAX_DATA=str(tmp_path))
+    process = here(*base, SPARSEJAX_DATA=str(tmp_path))
     assert process.returncode == 1
     assert str(folder) in process.stderr
     assert "Traceback" not in process.stderr
@@ -263,10 +256,24 @@ def test_sweeps_are_parsed():
             _parse_sweep(wrong)
 
 
-@pytest.mark.parametrize("words", [["--list"], ["--config", "digits_mlp", "--help"]])
-def test_a_reader_that_leaves_early_is_no_error(words):
-    process = started(*words)
-    assert process.stdout is not None
-    process.stdout.readline()
-    process.stdout.close()
-    assert process.wait(60) in (0, 141)
+@contextlib.contextmanager
+def nobody_reads():
+    """Yields the end to write to of a pipe whose other end is closed."""
+    read, write = os.pipe()
+    os.close(read)
+    yield write
+    os.close(write)
+
+
+@pytest.mark.parametrize("options", [[], ["-u"]], ids=["all at once", "line by line"])
+def test_a_reader_that_leaves_early_is_no_error(options):
+    command = [sys.executable, *options, "-m", "sparsejax.launch", "--list"]
+    with nobody_reads() as pipe:
+        process = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, text=True, env=environment())
+    assert (process.returncode, process.stderr) == (141, "")
+
+
+def test_a_reader_of_help_that_leaves_early_is_no_error(capfd):
+    with nobody_reads() as pipe, open(pipe, "w", closefd=False) as file, contextlib.redirect_stdout(file):
+        assert main(["--config", "digits_mlp", "--help"]) == 141
+    assert not capfd.readouterr().err

@@ -1,23 +1,25 @@
 """An autoencoder under noise, from the command line to the run folder."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
-from tests.command import launch
+from tests.command import ONE, here, without_figures
+from tests.kill_campaign import assert_same_run
 
 RUN = ["--config", "mnist_noise", "--data.name", "digits", "--data.train-examples", 400, "--data.test-examples", 100,
-       "--model.hidden", 50, "--training.batch-size", 50]  # fmt: skip
+       "--model.hidden", 50, "--training.batch-size", 50, *ONE]  # fmt: skip
 
 
 @pytest.mark.slow
 def test_a_grid_of_noise_levels_ends_with_losses_activity_and_arrays(tmp_path):
     folder = tmp_path / "run"
-    command = [*RUN, "--sweep", "model.sigma=0,2", "--seeds", 2, "--out", folder]
-    stopped = launch(*command, "--training.epochs", 3, "--evaluation.implicit-examples", 20)
-    assert stopped.returncode == 0, stopped.stderr
-    assert "test loss" in stopped.stdout and "active/hidden" in stopped.stdout
+    sweep = ["--sweep", "model.sigma=0,2", "--seeds", 2, "--training.epochs", 3, "--evaluation.implicit-examples", 20]
+    done = here(*RUN, *sweep, "--out", folder)
+    assert done.returncode == 0, done.stderr
+    assert "test loss" in done.stdout and "active/hidden" in done.stdout
     result = json.loads((folder / "result.json").read_text())
     assert "test_accuracy" not in result and "noise_score" not in result
     assert [member["model.sigma"] for member in result["members"]] == [0, 0, 2, 2]
@@ -45,18 +47,17 @@ def test_a_grid_of_noise_levels_ends_with_losses_activity_and_arrays(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.optimized
 def test_a_learned_k_is_logged_and_resumes_bit_equal(tmp_path):
-    options = [*RUN, "--model.competition", "sampled_k", "--model.sampled-log-k", 3, "--training.checkpoint-every", 1]
-    results = []
-    for name, again in (("whole", False), ("stopped", True)):
-        command = [*options, "--training.epochs", 2, "--training.keep-checkpoints", 9, "--out", tmp_path / name]
-        assert launch(*command).returncode == 0
-        if again:
-            resumed = launch(*command, "--resume-step", 11)
-            assert resumed.returncode == 0, resumed.stderr
-            assert "checkpoint of step 11" in resumed.stdout
-        results.append(json.loads((tmp_path / name / "result.json").read_text())["members"])
-    assert results[0] == results[1]
+    options = ["--model.competition", "sampled_k", "--model.sampled-log-k", 3, "--training.epochs", 2,
+               "--training.checkpoint-every", 1, "--training.keep-checkpoints", 9]  # fmt: skip
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    with without_figures():
+        assert here(*RUN, *options, "--out", whole).returncode == 0
+        shutil.copytree(whole, again)
+        resumed = here(*RUN, *options, "--out", again, "--resume-step", 11)
+    assert resumed.returncode == 0 and "checkpoint of step 11" in resumed.stdout
+    assert_same_run(again, whole)
     lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").open()]
     ks = [line["k"][0] for line in lines if "k" in line]
     assert ks[0] == pytest.approx(np.exp(3), rel=0.1) and ks[0] != ks[-1]
@@ -74,8 +75,8 @@ def test_a_learned_k_is_logged_and_resumes_bit_equal(tmp_path):
     ],
 )
 def test_what_does_not_fit_is_refused(tmp_path, options, message):
-    process = launch(*RUN, *options, "--out", tmp_path / "run")
-    assert process.returncode == 2
-    assert message in process.stderr
-    assert "Traceback" not in process.stderr
+    refused = here(*RUN, *options, "--out", tmp_path / "run")
+    assert refused.returncode == 2
+    assert message in refused.stderr
+    assert "Traceback" not in refused.stderr
     assert not (tmp_path / "run").exists()

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from tests.command import launch
+from tests.command import ONE, here, without_figures
 
 
 @pytest.fixture
@@ -21,15 +21,16 @@ def library(tmp_path):
 
 RUN = ["--config", "wikitext_gpt_small", "--data.train-examples", "None", "--data.test-examples", "None",
        "--data.vocabulary", "10", "--data.length", 16, "--model.vocabulary", "10", "--model.context", 16,
-       "--model.width", 32, "--model.blocks", 2, "--training.epochs", 8]  # fmt: skip
+       "--model.width", 32, "--model.blocks", 2, "--training.epochs", 8, *ONE]  # fmt: skip
 
 
 @pytest.mark.slow
 def test_it_learns_a_text_and_reports_its_perplexity_and_activity(tmp_path, library):
     folder = tmp_path / "run"
-    process = launch(*RUN, "--sweep", "model.sigma=0,3", "--out", folder, SPARSEJAX_DATA=str(library))
-    assert process.returncode == 0, process.stderr
-    assert "test windows" in process.stdout and "perplexity" in process.stdout
+    words = [*RUN, "--sweep", "model.sigma=0,3", "--out", folder]
+    done = here(*words, SPARSEJAX_DATA=str(library))
+    assert done.returncode == 0, done.stderr
+    assert "test windows" in done.stdout and "perplexity" in done.stdout
     result = json.loads((folder / "result.json").read_text())
     assert (result["dataset"], result["source"]) == ("wikitext-2", "files")
     silent, noisy = result["members"]
@@ -38,7 +39,8 @@ def test_it_learns_a_text_and_reports_its_perplexity_and_activity(tmp_path, libr
     assert set(silent["layers"]) == {"mlp1", "mlp2"}
     fractions = [[member["layers"][name]["active_fraction"] for name in ("mlp1", "mlp2")] for member in (silent, noisy)]
     assert np.mean(fractions[1]) < np.mean(fractions[0])
-    again = launch(*RUN, "--sweep", "model.sigma=0,3", "--out", folder, SPARSEJAX_DATA=str(library))
+    with without_figures():
+        again = here(*words, SPARSEJAX_DATA=str(library))
     assert again.returncode == 0, again.stderr
     assert json.loads((folder / "result.json").read_text())["members"] == result["members"]
 
@@ -54,13 +56,13 @@ def test_it_learns_a_text_and_reports_its_perplexity_and_activity(tmp_path, libr
     ],
 )
 def test_what_does_not_fit_is_refused(tmp_path, library, options, message):
-    process = launch(*RUN, *options, "--out", tmp_path / "run", SPARSEJAX_DATA=str(library))
-    assert process.returncode == 2, process.stderr
-    assert message in process.stderr
-    assert "Traceback" not in process.stderr
+    refused = here(*RUN, *options, "--out", tmp_path / "run", SPARSEJAX_DATA=str(library))
+    assert refused.returncode == 2, refused.stderr
+    assert message in refused.stderr
+    assert "Traceback" not in refused.stderr
 
 
 def test_a_missing_text_says_how_to_get_it(tmp_path):
-    process = launch(*RUN, "--out", tmp_path / "run", SPARSEJAX_DATA=str(tmp_path), HOME=str(tmp_path))
-    assert process.returncode == 1
-    assert "wikitext-2 was looked for" in process.stderr and "published at" in process.stderr
+    refused = here(*RUN, "--out", tmp_path / "run", SPARSEJAX_DATA=str(tmp_path), HOME=str(tmp_path))
+    assert refused.returncode == 1
+    assert "wikitext-2 was looked for" in refused.stderr and "published at" in refused.stderr

@@ -1,5 +1,7 @@
 """Networks made of the Flax layers learn, in Linen and in NNX."""
 
+import functools
+
 import flax.linen as flax_linen
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,7 @@ import pytest
 from flax import nnx as flax_nnx
 
 from sparsejax import linen, nnx
-
+from tests.functional.drawn import normal
 
 
 class LinenNet(flax_linen.Module):
@@ -35,8 +37,7 @@ class NNXNet(flax_nnx.Module):
 
 
 def task():
-    x = jax.random.normal(jax.random.key(0), (24, 8, 8, 1))
-    return x, jnp.arange(24) % 3
+    return normal(24, 8, 8, 1), jnp.asarray(np.arange(24) % 3)
 
 
 def trained(step, params, rest, steps=20):
@@ -64,7 +65,7 @@ def cross_entropy(logits, labels):
 def test_twenty_steps_with_linen_lower_the_loss_and_leave_the_masks():
     x, labels = task()
     net = LinenNet()
-    variables = net.init(jax.random.key(0), x, train=True)
+    variables = jax.jit(functools.partial(net.init, train=True))(jax.random.key(0), x)
 
     def step(params, rest):
         logits, updated = net.apply({"params": params, **rest}, x, train=True, mutable=["boost"])

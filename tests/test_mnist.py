@@ -11,6 +11,7 @@ DATA = os.environ.get("SPARSEJAX_DATA", "")
 
 
 @pytest.mark.slow
+@pytest.mark.optimized
 @pytest.mark.skipif(not os.path.isdir(os.path.join(DATA, "mnist")), reason="MNIST is not in $SPARSEJAX_DATA/mnist")
 def test_two_epochs_of_the_sparse_network_learn_digits_and_withstand_noise(tmp_path):
     process = launch(

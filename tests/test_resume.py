@@ -1,6 +1,11 @@
 """A run that is stopped anywhere and started again ends as if it had never stopped."""
 
+import functools
+import os
 import random
+import shutil
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -8,75 +13,152 @@ import jax
 import numpy as np
 import pytest
 
-from sparsejax.launch import main
-from sparsejax.training import checkpoints
-from tests.command import launch
-from tests.kill_campaign import RUN, assert_same_run, killed
+from sparsejax.data.resident import Resident
+from sparsejax.errors import CheckpointError
+from sparsejax.training import checkpoints, loop
+from sparsejax.training.checkpoints import Checkpoints
+from sparsejax.training.config import DevicesConfig, TrainingConfig
+from sparsejax.training.devices import place
+from sparsejax.training.log import MetricsLog
+from tests.command import EIGHT, ONE, here, without_figures
+from tests.kill_campaign import SHORT, assert_same_run, killed
+
+pytestmark = pytest.mark.optimized
+
+
+# Leaves of equal shape abound: weights, mask and momentum; biases, duty cycles; and all those of the best network.
+SMALL = ["--config", "digits_mlp", "--model.hidden", "20", "--model.k", "5", "--model.dropout", "0.1",
+         "--training.momentum", "0.5", "--training.epochs", "3", "--training.batch-size", "10",
+         "--training.first-epoch-batch-size", "None", "--data.train-examples", "120", "--data.test-examples", "40",
+         "--training.checkpoint-every", "5", "--evaluation.no-noise", *ONE]  # fmt: skip
+
+
+def trained(folder: Path, *options: object) -> subprocess.CompletedProcess[str]:
+    """Runs the small training, or goes on with it; an epoch has 12 steps."""
+    with without_figures():
+        return here(*SMALL, "--out", folder, *options)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Returns the folder of a small run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    assert trained(folder).returncode == 0
+    return folder
+
+
+def once_done(call, when, what):
+    """Returns a function that does the same and, when it was called with such arguments, something else."""
+
+    def called(*arguments, **options):
+        call(*arguments, **options)
+        if when(*arguments, **options):
+            what()
+
+    return called
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def test_stopped_after_an_epoch_and_within_one_it_ends_as_if_never_stopped(whole, tmp_path, monkeypatch):
+    folder = tmp_path / "parts"
+    with monkeypatch.context() as patched:
+        save = once_done(Checkpoints.save, lambda self, step, *_, **__: step == 12, interrupt)
+        patched.setattr(Checkpoints, "save", save)
+        stopped = trained(folder)
+        assert stopped.returncode == 130 and "goes on from the last checkpoint" in stopped.stderr
+    with monkeypatch.context() as patched:
+        terminate = functools.partial(os.kill, os.getpid(), signal.SIGTERM)
+        patched.setattr(MetricsLog, "write", once_done(MetricsLog.write, lambda self, step, *_: step == 19, terminate))
+        stopped = trained(folder)
+        assert stopped.returncode == 0 and "going on from the checkpoint of step 12" in stopped.stdout
+        assert "Asked to stop, and saved after step 19" in stopped.stderr and not (folder / "result.json").exists()
+    resumed = trained(folder)
+    assert resumed.returncode == 0 and "going on from the checkpoint of step 19" in resumed.stdout
+    assert_same_run(folder, whole)
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["resident", "streamed"])
+def test_batches_of_one_order_go_on_where_they_stopped(streaming):
+    """What all networks share is not drawn by position in the compiled step, but cut from the order before it."""
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (60, 4, 4, 1), np.uint8), rng.integers(0, 3, 60, np.int32)
+    data = Resident(images, labels, *np.float32([[[[[0.5]]]], [[[[0.2]]]]]))
+    config = TrainingConfig(batch_size=6, order_seed=3)
+    job = loop.Job(None, None, config, place(DevicesConfig("jit"), 1, {6}), {}, data, streaming=streaming)
+    if streaming:
+        pytest.importorskip("grain")
+
+    def batches(done):
+        chunks = loop._chunks_of_data(job, jax.random.key(1), 2, 6, done, 2)
+        return [np.asarray(chunk.images if streaming else chunk.batches) for chunk in chunks]
+
+    whole = np.concatenate(batches(0))
+    assert len(whole) == 10
+    np.testing.assert_array_equal(np.concatenate(batches(4)), whole[4:])
+
+
+def flipped(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGE = {
+    "a bit flipped": flipped,
+    "cut short": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "emptied": lambda path: path.write_bytes(b""),
+    "gone": Path.unlink,
+}
+
+
+def largest_file(checkpoint: Path) -> Path:
+    files = [path for path in (checkpoint / "tree").rglob("*") if path.is_file()]
+    return max(files, key=lambda path: path.stat().st_size)
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_checkpoint_is_refused_by_name(tmp_path, damage):
+    tree = {"w": np.random.default_rng(0).standard_normal((100, 100)).astype(np.float32)}
+    with checkpoints.opened(tmp_path / "c", keep=2) as saved:
+        for step in (1, 2):
+            saved.save(step, tree, score=1.0)
+    damage(largest_file(tmp_path / "c" / "2"))
+    with checkpoints.opened(tmp_path / "c", keep=2) as saved:
+        with pytest.raises(CheckpointError, match=r"checkpoint of step 2 .* is damaged: .*--resume-step 1"):
+            saved.restore(tree)
+        np.testing.assert_array_equal(saved.restore(tree, 1).tree["w"], tree["w"])
+
+
+def test_a_run_goes_on_from_an_earlier_checkpoint_if_that_is_asked_for(whole, tmp_path):
+    folder = shutil.copytree(whole, tmp_path / "run")
+    flipped(largest_file(folder / "checkpoints" / "36"))
+    refused = trained(folder)
+    assert refused.returncode == 1 and "Traceback" not in refused.stderr
+    assert "checkpoint of step 36" in refused.stderr and "is damaged" in refused.stderr
+    assert "--resume-step 34" in refused.stderr
+    resumed = trained(folder, "--resume-step", 34)
+    assert resumed.returncode == 0 and "going on from the checkpoint of step 34" in resumed.stdout
+    assert_same_run(folder, whole)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_killed_at_random_moments_it_ends_bit_equal(uninterrupted, tmp_path, seed):
     rng, folder = random.Random(seed), tmp_path / "run"
-    assert sum(killed(folder, rng, lines=120) for _ in range(3)) >= 1
-    final = launch(*RUN, "--training.checkpoint-every", 10, "--out", folder)
+    assert sum(killed(folder, rng, lines=36, run=SHORT, **EIGHT) for _ in range(3)) >= 1
+    with without_figures():
+        final = here(*SHORT, "--training.checkpoint-every", 10, "--out", folder)
     assert final.returncode == 0, final.stderr
     assert "going on from the checkpoint of step" in final.stdout
     assert_same_run(folder, uninterrupted)
 
 
-@pytest.mark.slow
-def test_stopped_within_an_epoch_it_goes_on_from_there(uninterrupted, tmp_path, monkeypatch):
-    folder = tmp_path / "run"
-    saves = []
-    save = checkpoints.Checkpoints.save
-
-    def save_and_stop(self, step, tree, *, score):
-        save(self, step, tree, score=score)
-        saves.append(step)
-        if len(saves) == 33:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(checkpoints.Checkpoints, "save", save_and_stop)
-    # Tests have eight devices; the run to compare with had one, and other sums round otherwise.
-    arguments = [*RUN, "--devices.carrier", "jit", "--training.checkpoint-every", "5", "--out", str(folder)]
-    assert main(arguments) == 130
-    assert saves[-1] % 25 != 0, "the checkpoint should lie within an epoch"
-    monkeypatch.undo()
-    assert main(arguments) == 0
-    assert_same_run(folder, uninterrupted)
-
-
-def damaged_copy(folder: Path, target: Path) -> tuple[Path, list[int]]:
-    """Flips one bit in the largest array file of the latest checkpoint of a copy."""
-    import shutil
-
-    shutil.copytree(folder, target)
-    steps = sorted(int(path.name) for path in (target / "checkpoints").iterdir() if path.name.isdigit())
-    files = [path for path in (target / "checkpoints" / str(steps[-1]) / "tree").rglob("*") if path.is_file()]
-    largest = max(files, key=lambda path: path.stat().st_size)
-    content = bytearray(largest.read_bytes())
-    content[len(content) // 2] ^= 1
-    largest.write_bytes(content)
-    return target, steps
-
-
-@pytest.mark.slow
-def test_a_damaged_checkpoint_is_refused_by_name_until_another_is_asked_for(uninterrupted, tmp_path):
-    folder, steps = damaged_copy(uninterrupted, tmp_path / "run")
-    refused = launch(*RUN, "--out", folder)
-    assert refused.returncode == 1
-    assert f"checkpoint of step {steps[-1]}" in refused.stderr
-    assert "is damaged" in refused.stderr
-    assert f"--resume-step {steps[-2]}" in refused.stderr
-    assert "Traceback" not in refused.stderr
-    resumed = launch(*RUN, "--out", folder, "--resume-step", steps[-2])
-    assert resumed.returncode == 0, resumed.stderr
-    assert_same_run(folder, uninterrupted)
-
-
 def test_checkpoints_keep_keys_and_types_and_refuse_other_networks(tmp_path):
-    tree = {"key": jax.random.key(3), "w": np.arange(6, dtype=np.float32).reshape(2, 3), "n": np.int32(4)}
+    alike = [np.full((2, 3), i, np.float32) for i in range(12)]
+    tree = {"key": jax.random.key(3), "w": alike, "n": np.int32(4)}
     with checkpoints.opened(tmp_path / "c", keep=2) as saved:
         assert saved.restore(tree) is None
         for step in (1, 2, 3, 4):
@@ -86,11 +168,11 @@ def test_checkpoints_keep_keys_and_types_and_refuse_other_networks(tmp_path):
         restored = saved.restore(tree)
         assert restored.step == 4
         assert restored.tree["n"] == 4
-        np.testing.assert_array_equal(restored.tree["w"], tree["w"])
+        np.testing.assert_array_equal(restored.tree["w"], alike)
         assert jax.random.key_data(restored.tree["key"]).tolist() == jax.random.key_data(tree["key"]).tolist()
-        with pytest.raises(checkpoints.CheckpointError, match="of another network"):
-            saved.restore(tree | {"w": np.zeros((3, 2), np.float32)})
-        with pytest.raises(checkpoints.CheckpointError, match=r"no checkpoint of step 2 .* there are \[1, 3, 4\]"):
+        with pytest.raises(CheckpointError, match="of another network"):
+            saved.restore(tree | {"w": [*alike[:-1], np.zeros((3, 2), np.float32)]})
+        with pytest.raises(CheckpointError, match=r"no checkpoint of step 2 .* there are \[1, 3, 4\]"):
             saved.restore(tree, 2)
         assert saved.restore(tree, 3).tree["n"] == 3
         assert saved.steps() == [1, 3]
@@ -106,6 +188,6 @@ def test_reads_that_end_after_a_failed_one_print_nothing(tmp_path, capfd):
     assert sys.unraisablehook is hook
     for path in (tmp_path / "c/1/tree/ocdbt.process_0/d").iterdir():
         path.write_bytes(bytes(byte ^ 255 for byte in path.read_bytes()))
-    with checkpoints.opened(tmp_path / "c", keep=2) as saved, pytest.raises(checkpoints.CheckpointError):
+    with checkpoints.opened(tmp_path / "c", keep=2) as saved, pytest.raises(CheckpointError):
         saved.restore(tree)
     assert "Traceback" not in capfd.readouterr().err

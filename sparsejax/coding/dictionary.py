@@ -8,7 +8,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from sparsejax.coding.lasso import admm
-from sparsejax.coding.objective import Code, product, single
+from sparsejax.coding.objective import AnyArray, Code, product, single
 
 
 class DictionaryState(NamedTuple):
@@ -20,7 +20,7 @@ class DictionaryState(NamedTuple):
     steps: Int[Array, ""]
 
 
-def init_dictionary(key: PRNGKeyArray, x: Float[Array, "examples inputs"], *, atoms: int) -> DictionaryState:
+def init_dictionary(key: PRNGKeyArray, x: Float[AnyArray, "examples inputs"], *, atoms: int) -> DictionaryState:
     """Returns a dictionary of examples drawn from x, of length 1, with statistics that have seen nothing.
 
     Random directions stand in where the examples are too few, or empty.
@@ -56,7 +56,7 @@ def init_dictionary(key: PRNGKeyArray, x: Float[Array, "examples inputs"], *, at
 
 def dictionary_step(
     state: DictionaryState,
-    x: Float[Array, "examples inputs"],
+    x: Float[AnyArray, "examples inputs"],
     *,
     l1: float | Float[Array, ""],
     forget: float | Float[Array, ""] = 1.0,
@@ -123,7 +123,7 @@ def _sweep(dictionary: Array, codes: Array, products: Array) -> Array:
     return lax.fori_loop(0, dictionary.shape[1], atom, dictionary)
 
 
-def revive(dictionary: Array, unused: Array, x: Array, residual: Array) -> tuple[Array, Array]:
+def revive(dictionary: Array, unused: Array, x: AnyArray, residual: AnyArray) -> tuple[Array, Array]:
     """Gives unused atoms the directions of the examples coded worst, a different one each.
 
     Args:

@@ -1,7 +1,7 @@
 """Dictionary learning behind scikit-learn's interface, by duck typing: scikit-learn need not be installed."""
 
 import inspect
-from typing import Any, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +62,7 @@ class DictionaryLearner:
         self.max_iterations = max_iterations
         self.seed = seed
 
-    def fit(self, X: Any, y: None = None) -> Self:
+    def fit(self, X: Any, y: Any = None) -> "DictionaryLearner":
         """Learns a dictionary from scratch from the rows of X `[examples, inputs]`; y is ignored.
 
         Raises:
@@ -78,7 +78,7 @@ class DictionaryLearner:
                 state = self._step(state, x[chosen[first : first + size]])
         return self._learnt(state)
 
-    def partial_fit(self, X: Any, y: None = None) -> Self:
+    def partial_fit(self, X: Any, y: Any = None) -> "DictionaryLearner":
         """Takes one step on all rows of X, starting a dictionary from them if there is none; y is ignored.
 
         Raises:
@@ -103,7 +103,7 @@ class DictionaryLearner:
         code = admm(x, dictionary, l1=self.l1, tolerance=self.tolerance, max_iterations=5 * self.max_iterations)
         return np.asarray(code.code)
 
-    def fit_transform(self, X: Any, y: None = None) -> np.ndarray:
+    def fit_transform(self, X: Any, y: Any = None) -> np.ndarray:
         """Fits, then codes the same rows."""
         return self.fit(X).transform(X)
 
@@ -116,7 +116,7 @@ class DictionaryLearner:
         """Returns the settings by name."""
         return {name: getattr(self, name) for name in self._settings()}
 
-    def set_params(self, **params: Any) -> Self:
+    def set_params(self, **params: Any) -> "DictionaryLearner":
         """Changes settings.
 
         Raises:
@@ -172,7 +172,7 @@ class DictionaryLearner:
         settings = {"l1": self.l1, "forget": self.forget, "tolerance": self.tolerance}
         return _step(state, x, **settings, max_iterations=self.max_iterations)[0]
 
-    def _learnt(self, state: DictionaryState) -> Self:
+    def _learnt(self, state: DictionaryState) -> "DictionaryLearner":
         self.state_ = state
         self.components_ = np.asarray(state.dictionary.T)
         self.n_features_in_ = state.dictionary.shape[0]

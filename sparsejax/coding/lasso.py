@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from sparsejax.coding.iterate import check_loop, goal, iterate
 from sparsejax.coding.objective import (
+    AnyArray,
     Code,
     batched,
     correlations,
@@ -25,11 +26,11 @@ from sparsejax.coding.objective import (
 
 
 def ista(
-    x: Float[Array, "*batch inputs"],
-    dictionary: Float[Array, "inputs atoms"],
+    x: Float[AnyArray, "*batch inputs"],
+    dictionary: Float[AnyArray, "inputs atoms"],
     *,
     l1: float | Float[Array, ""],
-    initial: Float[Array, "*batch atoms"] | None = None,
+    initial: Float[AnyArray, "*batch atoms"] | None = None,
     tolerance: float | Float[Array, ""] | None = 1e-4,
     violation: float | Float[Array, ""] | None = 5e-4,
     max_iterations: int = 2000,
@@ -80,11 +81,11 @@ def _ista(x, dictionary, start, l1, tolerance, *, max_iterations, check_every):
 
 
 def fista(
-    x: Float[Array, "*batch inputs"],
-    dictionary: Float[Array, "inputs atoms"],
+    x: Float[AnyArray, "*batch inputs"],
+    dictionary: Float[AnyArray, "inputs atoms"],
     *,
     l1: float | Float[Array, ""],
-    initial: Float[Array, "*batch atoms"] | None = None,
+    initial: Float[AnyArray, "*batch atoms"] | None = None,
     tolerance: float | Float[Array, ""] | None = 1e-4,
     violation: float | Float[Array, ""] | None = 5e-4,
     max_iterations: int = 2000,
@@ -145,11 +146,11 @@ def _fista(x, dictionary, start, l1, tolerance, *, max_iterations, check_every):
 
 
 def admm(
-    x: Float[Array, "*batch inputs"],
-    dictionary: Float[Array, "inputs atoms"],
+    x: Float[AnyArray, "*batch inputs"],
+    dictionary: Float[AnyArray, "inputs atoms"],
     *,
     l1: float | Float[Array, ""],
-    initial: Float[Array, "*batch atoms"] | None = None,
+    initial: Float[AnyArray, "*batch atoms"] | None = None,
     tolerance: float | Float[Array, ""] | None = 1e-4,
     violation: float | Float[Array, ""] | None = 5e-4,
     max_iterations: int = 1000,

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from sparsejax.coding.iterate import check_loop, goal, iterate
 from sparsejax.coding.objective import (
+    AnyArray,
     Code,
     batched,
     correlations,
@@ -22,12 +23,12 @@ from sparsejax.coding.objective import (
 
 
 def lca(
-    x: Float[Array, "*batch inputs"],
-    dictionary: Float[Array, "inputs atoms"],
+    x: Float[AnyArray, "*batch inputs"],
+    dictionary: Float[AnyArray, "inputs atoms"],
     *,
     l1: float | Float[Array, ""],
     threshold: Literal["soft", "hard"] = "soft",
-    initial: Float[Array, "*batch atoms"] | None = None,
+    initial: Float[AnyArray, "*batch atoms"] | None = None,
     step: float | Float[Array, ""] | None = None,
     tolerance: float | Float[Array, ""] | None = 1e-4,
     violation: float | Float[Array, ""] | None = 5e-4,

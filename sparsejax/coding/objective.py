@@ -1,8 +1,9 @@
 r"""What linear codes minimise, and how far a code is from the minimum.
 
 Everywhere in `coding`, x is `[..., inputs]`, a dictionary is `[inputs, atoms]`, its columns being the atoms, and a code
-is `[..., atoms]`, so that x is near `code @ dictionary.T`. (scikit-learn's `components_` is the transpose.) The lasso's
-objective is :math:`\frac12 \|x - D a\|^2 + \lambda \|a\|_1`; lambda is called `l1`.
+is `[..., atoms]`, so that x is near `code @ dictionary.T`. (scikit-learn's `components_` is the transpose.) All of them
+may be NumPy arrays. The lasso's objective is :math:`\frac12 \|x - D a\|^2 + \lambda \|a\|_1`; lambda is called
+`l1`.
 """
 
 import math
@@ -11,8 +12,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
+
+AnyArray = Array | np.ndarray
+"""What the functions take: arrays of either kind."""
 
 
 class Code(NamedTuple):
@@ -65,9 +71,9 @@ def hard_threshold(z: Float[Array, "*shape"], threshold: float | Float[Array, ""
 
 
 def lasso_objective(
-    x: Float[Array, "*batch inputs"],
-    dictionary: Float[Array, "inputs atoms"],
-    code: Float[Array, "*batch atoms"],
+    x: Float[AnyArray, "*batch inputs"],
+    dictionary: Float[AnyArray, "inputs atoms"],
+    code: Float[AnyArray, "*batch atoms"],
     *,
     l1: float | Float[Array, ""],
 ) -> Float[Array, "*batch"]:
@@ -97,9 +103,9 @@ def lasso_objective(
 
 
 def duality_gap(
-    x: Float[Array, "*batch inputs"],
-    dictionary: Float[Array, "inputs atoms"],
-    code: Float[Array, "*batch atoms"],
+    x: Float[AnyArray, "*batch inputs"],
+    dictionary: Float[AnyArray, "inputs atoms"],
+    code: Float[AnyArray, "*batch atoms"],
     *,
     l1: float | Float[Array, ""],
     relative: bool = False,
@@ -138,9 +144,9 @@ def duality_gap(
 
 
 def kkt_violation(
-    x: Float[Array, "*batch inputs"],
-    dictionary: Float[Array, "inputs atoms"],
-    code: Float[Array, "*batch atoms"],
+    x: Float[AnyArray, "*batch inputs"],
+    dictionary: Float[AnyArray, "inputs atoms"],
+    code: Float[AnyArray, "*batch atoms"],
     *,
     l1: float | Float[Array, ""],
 ) -> Float[Array, "*batch"]:
@@ -199,13 +205,13 @@ def ratio(part: Array, whole: Array) -> Array:
     return part / jnp.where(whole > 0, whole, 1)
 
 
-def product(a: Array, b: Array) -> Array:
+def product(a: ArrayLike, b: ArrayLike) -> Array:
     """Returns a @ b in the precision of its operands; accelerators would take less by default."""
     return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
 
 
 def problem(
-    x: Array, dictionary: Array, code: Array | None, *, l1: float | Array | None = None
+    x: ArrayLike, dictionary: ArrayLike, code: ArrayLike | None, *, l1: float | Array | None = None
 ) -> tuple[Array, Array, Array, tuple[int, ...]]:
     """Checks the arguments; returns x `[examples, inputs]`, the dictionary, the code (or zeros) and the batch's shape.
 
@@ -232,7 +238,7 @@ def problem(
     return x.reshape(examples, x.shape[-1]), dictionary.astype(x.dtype), start.astype(x.dtype), batch
 
 
-def single(x: Array) -> Array:
+def single(x: ArrayLike) -> Array:
     """Returns x in float32 at least."""
     x = jnp.asarray(x)
     return x if x.dtype == jnp.float64 else x.astype(jnp.float32)

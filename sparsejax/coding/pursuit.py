@@ -8,15 +8,15 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from sparsejax.coding.iterate import check_loop, iterate
-from sparsejax.coding.objective import Code, batched, correlations, problem, product, ratio
+from sparsejax.coding.objective import AnyArray, Code, batched, correlations, problem, product, ratio
 
 
 def matching_pursuit(
-    x: Float[Array, "*batch inputs"],
-    dictionary: Float[Array, "inputs atoms"],
+    x: Float[AnyArray, "*batch inputs"],
+    dictionary: Float[AnyArray, "inputs atoms"],
     *,
     k: int | Int[Array, ""],
-    initial: Float[Array, "*batch atoms"] | None = None,
+    initial: Float[AnyArray, "*batch atoms"] | None = None,
     tolerance: float | Float[Array, ""] | None = None,
 ) -> Code:
     r"""Codes x by k steps, each adding the atom that explains most of the residual.
@@ -73,8 +73,8 @@ def _matching_pursuit(x, dictionary, start, k, tolerance):
 
 
 def orthogonal_matching_pursuit(
-    x: Float[Array, "*batch inputs"],
-    dictionary: Float[Array, "inputs atoms"],
+    x: Float[AnyArray, "*batch inputs"],
+    dictionary: Float[AnyArray, "inputs atoms"],
     *,
     k: int | Int[Array, ""],
     at_most: int | None = None,

@@ -7,15 +7,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from sparsejax.coding.iterate import check_loop, iterate
-from sparsejax.coding.objective import Code, batched, problem, product, ratio
+from sparsejax.coding.objective import AnyArray, Code, batched, problem, product, ratio
 
 
 def sparse_set(
-    x: Float[Array, "*batch inputs"],
-    dictionary: Float[Array, "inputs atoms"],
+    x: Float[AnyArray, "*batch inputs"],
+    dictionary: Float[AnyArray, "inputs atoms"],
     *,
     l0: float | Float[Array, ""],
-    initial: Float[Array, "*batch atoms"] | None = None,
+    initial: Float[AnyArray, "*batch atoms"] | None = None,
     tolerance: float | Float[Array, ""] | None = 1e-5,
     max_iterations: int = 1000,
     check_every: int = 10,

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from sparsejax.coding.dictionary import revive
 from sparsejax.coding.lasso import fista
-from sparsejax.coding.objective import Code, batched, largest_eigenvalue, problem, product, ratio
+from sparsejax.coding.objective import AnyArray, Code, batched, largest_eigenvalue, problem, product, ratio
 
 Sparseness = Literal["cauchy", "l1", "gaussian"]
 """S(a): "cauchy" is log(1 + a^2), "l1" is |a|, "gaussian" is -exp(-a^2)."""
@@ -71,13 +71,13 @@ def init_sparsenet(key: PRNGKeyArray, inputs: int, atoms: int, *, variance_goal:
 
 
 def sparsenet_code(
-    x: Float[Array, "*batch inputs"],
-    dictionary: Float[Array, "inputs atoms"],
+    x: Float[AnyArray, "*batch inputs"],
+    dictionary: Float[AnyArray, "inputs atoms"],
     *,
     sparseness: Sparseness = "cauchy",
     penalty: float | Float[Array, ""] = 0.022,
     scale: float | Float[Array, ""] = 0.316,
-    initial: Float[Array, "*batch atoms"] | None = None,
+    initial: Float[AnyArray, "*batch atoms"] | None = None,
     max_iterations: int = 30,
 ) -> Code:
     r"""Codes x by conjugate gradients on the smooth costs, by FISTA on :math:`|a|`.
@@ -145,9 +145,9 @@ def _sparsenet_code(x, dictionary, start, penalty, scale, *, sparseness, max_ite
 
 
 def sparsenet_objective(
-    x: Float[Array, "*batch inputs"],
-    dictionary: Float[Array, "inputs atoms"],
-    code: Float[Array, "*batch atoms"],
+    x: Float[AnyArray, "*batch inputs"],
+    dictionary: Float[AnyArray, "inputs atoms"],
+    code: Float[AnyArray, "*batch atoms"],
     *,
     sparseness: Sparseness = "cauchy",
     penalty: float | Float[Array, ""] = 0.022,
@@ -184,7 +184,7 @@ def sparsenet_objective(
 
 def sparsenet_step(
     state: SparsenetState,
-    x: Float[Array, "examples inputs"],
+    x: Float[AnyArray, "examples inputs"],
     *,
     learning_rate: float | Float[Array, ""] = 1.0,
     sparseness: Sparseness = "cauchy",

@@ -82,7 +82,7 @@ def stretch(
     scale: float = 0.2,
     frames: int | None = None,
     probability: Probability = 0.5,
-) -> Float[Array, "batch frames bins"]:
+) -> Float[Array, "batch asked bins"]:
     """Plays each STFT faster or slower by a factor of 1 + U(-scale, scale), at the same pitch.
 
     Magnitudes are interpolated linearly between frames, which is what a phase vocoder does with them; the phases that

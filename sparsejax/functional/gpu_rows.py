@@ -150,7 +150,7 @@ def _total(marked: Iterable[Bool[Array, "width"]]) -> Int[Array, ""]:
     return jnp.sum(functools.reduce(jnp.add, (part.astype(jnp.int32) for part in marked)))
 
 
-def _key(x: Float[Array, "*shape"], gain: Float[Array, "*shape"] | None) -> UInt[Array, "*shape"]:
+def _key(x: Float[Array, "*shape"], gain: Float[Array, "*#shape"] | None) -> UInt[Array, "*shape"]:
     """Returns unsigned integers in the order of the values that compete; all NaN highest, both zeros the same.
 
     They are never 0. Unlike signed ones they need no care of how a compiler takes a comparison.

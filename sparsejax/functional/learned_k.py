@@ -166,27 +166,27 @@ def update_reinforce_baseline(
 
 
 def k_schedule(
-    epoch: int | Int[Array, ""],
+    epoch: int | Int[Array, "*shape"],
     *,
     n: int,
     k_min: int | Int[Array, ""],
     epochs: int | Int[Array, ""],
     kind: Decay = "linear",
-) -> Int[Array, ""]:
+) -> Int[Array, "*shape"]:
     r"""Returns a k that falls from n to k_min, truncated to a whole number.
 
     With :math:`t = \mathrm{epoch} / \mathrm{epochs}` in [0, 1]: linear :math:`n - (n - k_{min})\, t`, exponential
     :math:`n\, (k_{min} / n)^t`.
 
     Args:
-      epoch: epochs done; may be traced. After `epochs`, k stays at k_min.
+      epoch: epochs done, a number or an array `[...]`; may be traced. After `epochs`, k stays at k_min.
       n: number of units.
       k_min: k at the end, 1 <= k_min <= n; may be traced.
       epochs: how many epochs it takes, at most 46,340; may be traced.
       kind: "linear" or "exponential".
 
     Returns:
-      k `[]`, int32. Linear is exact; exponential is a float32 power, which may miss by one where it meets a whole
+      k `[...]`, int32. Linear is exact; exponential is a float32 power, which may miss by one where it meets a whole
         number.
 
     Raises:

@@ -1,13 +1,20 @@
-"""Measures of how sparse an activation is, how evenly its units are used, and for which classes."""
+"""Measures of how sparse an activation is, how evenly its units are used, and for which classes.
+
+What they measure may lie in NumPy arrays.
+"""
 
 import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Num
 
+AnyArray = Array | np.ndarray
+"""What the functions take: arrays of either kind."""
 
-def l0(x: Float[Array, "*batch units"]) -> Int[Array, "*batch"]:
+
+def l0(x: Float[AnyArray, "*batch units"]) -> Int[Array, "*batch"]:
     """Counts the non-zero units of each example, of either sign.
 
     Args:
@@ -19,7 +26,7 @@ def l0(x: Float[Array, "*batch units"]) -> Int[Array, "*batch"]:
     return jnp.sum((x != 0).astype(jnp.int32), axis=-1)
 
 
-def active_fraction(x: Float[Array, "*shape"]) -> Float[Array, ""]:
+def active_fraction(x: Float[AnyArray, "*shape"]) -> Float[Array, ""]:
     """Returns the fraction of non-zero entries (the density) of an array.
 
     Args:
@@ -31,7 +38,7 @@ def active_fraction(x: Float[Array, "*shape"]) -> Float[Array, ""]:
     return jnp.mean((x != 0).astype(jnp.float32))
 
 
-def dead_units(x: Float[Array, "batch units"]) -> Bool[Array, "units"]:
+def dead_units(x: Float[AnyArray, "batch units"]) -> Bool[Array, "units"]:
     """Marks the units that are zero in every example.
 
     Args:
@@ -43,7 +50,7 @@ def dead_units(x: Float[Array, "batch units"]) -> Bool[Array, "units"]:
     return jnp.all(x == 0, axis=0)
 
 
-def binary_entropy(p: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+def binary_entropy(p: Float[AnyArray, "*shape"]) -> Float[Array, "*shape"]:
     r"""Returns the entropy of a coin in bits, :math:`-p \log_2 p - (1-p) \log_2 (1-p)`, with 0 log 0 = 0.
 
     Args:
@@ -60,7 +67,7 @@ def binary_entropy(p: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return -(p * jnp.log2(safe_p) + q * jnp.log2(safe_q))
 
 
-def duty_entropy(duty_cycle: Float[Array, "units"], *, positions: int = 1) -> Float[Array, ""]:
+def duty_entropy(duty_cycle: Float[AnyArray, "units"], *, positions: int = 1) -> Float[Array, ""]:
     """Returns the entropy of a layer in bits: the sum over its units, each taken as an independent coin.
 
     Args:
@@ -98,7 +105,7 @@ def max_entropy(units: int, k: int | Num[Array, ""]) -> Float[Array, ""]:
     return units * binary_entropy(jnp.asarray(k / units, jnp.float32))
 
 
-def gini(x: Float[Array, "*batch units"]) -> Float[Array, "*batch"]:
+def gini(x: Float[AnyArray, "*batch units"]) -> Float[Array, "*batch"]:
     r"""Returns the Gini index of each example: how unequally its activity is shared among the units.
 
     .. math:: G = 1 - 2 \sum_k \frac{a_k}{\|a\|_1} \frac{N - k + 1/2}{N} = \frac{\sum_k (2k - N - 1) a_k}{N \sum_k a_k},
@@ -123,7 +130,7 @@ def gini(x: Float[Array, "*batch units"]) -> Float[Array, "*batch"]:
     return jnp.where(total > 0, weighted / (units * jnp.where(total > 0, total, 1.0)), 0.0)
 
 
-def hoyer(x: Float[Array, "*batch units"]) -> Float[Array, "*batch"]:
+def hoyer(x: Float[AnyArray, "*batch units"]) -> Float[Array, "*batch"]:
     r"""Returns Hoyer's index of each example, from the ratio of its norms.
 
     .. math:: H = \frac{\sqrt N - \|a\|_1 / \|a\|_2}{\sqrt N - 1}
@@ -153,7 +160,7 @@ def hoyer(x: Float[Array, "*batch units"]) -> Float[Array, "*batch"]:
 
 
 def gini_weighted_accuracy(
-    accuracy: Float[Array, "*points networks"], index: Float[Array, "*points networks"]
+    accuracy: Float[AnyArray, "*points networks"], index: Float[AnyArray, "*points networks"]
 ) -> Float[Array, "*points"]:
     """Returns the accuracy times the Gini index, each averaged over networks first.
 
@@ -172,7 +179,7 @@ def gini_weighted_accuracy(
     return jnp.mean(accuracy, axis=-1) * jnp.mean(index, axis=-1)
 
 
-def best_weight(weights: Num[Array, "points"], accuracy: Array, index: Array) -> Num[Array, ""]:
+def best_weight(weights: Num[AnyArray, "points"], accuracy: AnyArray, index: AnyArray) -> Num[Array, ""]:
     """Returns the weight of the penalty with the greatest Gini-weighted accuracy.
 
     Args:
@@ -189,11 +196,11 @@ def best_weight(weights: Num[Array, "points"], accuracy: Array, index: Array) ->
 
 
 def confusion_matrix(
-    labels: Int[Array, "batch"],
-    predictions: Int[Array, "batch"],
+    labels: Int[AnyArray, "batch"],
+    predictions: Int[AnyArray, "batch"],
     *,
     classes: int,
-    counted: Bool[Array, "batch"] | None = None,
+    counted: Bool[AnyArray, "batch"] | None = None,
 ) -> Int[Array, "classes classes"]:
     """Counts examples by their class (row) and the class they are taken for (column).
 
@@ -210,7 +217,7 @@ def confusion_matrix(
     return jnp.zeros((classes, classes), jnp.int32).at[labels, predictions].add(ones, mode="drop")
 
 
-def precision(confusion: Num[Array, "*batch classes classes"]) -> Float[Array, "*batch classes"]:
+def precision(confusion: Num[AnyArray, "*batch classes classes"]) -> Float[Array, "*batch classes"]:
     """Returns for each class which part of the examples taken for it are of it; NaN where there are none.
 
     Args:
@@ -222,7 +229,7 @@ def precision(confusion: Num[Array, "*batch classes classes"]) -> Float[Array, "
     return _share_on_diagonal(confusion, jnp.sum(confusion, axis=-2))
 
 
-def recall(confusion: Num[Array, "*batch classes classes"]) -> Float[Array, "*batch classes"]:
+def recall(confusion: Num[AnyArray, "*batch classes classes"]) -> Float[Array, "*batch classes"]:
     """Returns for each class which part of its examples are recognised; NaN for a class without examples.
 
     Args:
@@ -235,7 +242,7 @@ def recall(confusion: Num[Array, "*batch classes classes"]) -> Float[Array, "*ba
 
 
 def active_counts(
-    active: Bool[Array, "batch units"], labels: Int[Array, "batch"], *, classes: int
+    active: Bool[AnyArray, "batch units"], labels: Int[AnyArray, "batch"], *, classes: int
 ) -> Int[Array, "classes units"]:
     """Counts for how many examples of each class each unit is active.
 
@@ -252,7 +259,7 @@ def active_counts(
     return (member.T @ active.astype(jnp.float32)).astype(jnp.int32)
 
 
-def activation_frequency(x: Float[Array, "batch units"], *, threshold: float = 0.0) -> Float[Array, "units"]:
+def activation_frequency(x: Float[AnyArray, "batch units"], *, threshold: float = 0.0) -> Float[Array, "units"]:
     """Returns for which fraction of the examples each unit lies further than `threshold` from 0.
 
     Args:
@@ -266,7 +273,7 @@ def activation_frequency(x: Float[Array, "batch units"], *, threshold: float = 0
 
 
 def magnitude_counts(
-    x: Float[Array, "*shape"], edges: Float[Array, "edges"], *, counted: Bool[Array, "*shape"] | None = None
+    x: Float[AnyArray, "*shape"], edges: Float[AnyArray, "edges"], *, counted: Bool[AnyArray, "*#shape"] | None = None
 ) -> Int[Array, "edges+1"]:
     """Counts the entries whose absolute value lies below the first edge, between every two, and from the last one on.
 
@@ -283,13 +290,13 @@ def magnitude_counts(
     return jnp.zeros(edges.shape[0] + 1, jnp.int32).at[place].add(ones)
 
 
-def _unit_scale(x: Array) -> Float[Array, "*batch units"]:
+def _unit_scale(x: AnyArray) -> Float[Array, "*batch units"]:
     """Returns absolute values over their maximum, in float32, so that no sum overflows or vanishes."""
     a = jnp.abs(x.astype(jnp.float32))
     most = jnp.max(a, axis=-1, keepdims=True)
     return a / jnp.where(most > 0, most, 1.0)
 
 
-def _share_on_diagonal(confusion: Array, totals: Array) -> Float[Array, "*batch classes"]:
+def _share_on_diagonal(confusion: AnyArray, totals: Array) -> Float[Array, "*batch classes"]:
     hits = jnp.diagonal(confusion, axis1=-2, axis2=-1).astype(jnp.float32)
     return jnp.where(totals > 0, hits / jnp.maximum(totals, 1).astype(jnp.float32), jnp.nan)

@@ -23,7 +23,7 @@ _CACHED = 2**20
 """So many values stay in a CPU's cache."""
 
 
-def kth_largest(x: Num[Array, "*rows n"], k: int | Int[Array, ""]) -> Num[Array, "*rows"]:
+def kth_largest(x: Num[Array, "*rows n"], k: int | Int[Array, ""] | Int[Array, "*rows"]) -> Num[Array, "*rows"]:
     """Returns the k-th largest value of the last axis, exactly.
 
     NaN counts as the largest value of all, and -0 equals +0. The gradient goes to the units that hold the value,
@@ -31,7 +31,7 @@ def kth_largest(x: Num[Array, "*rows n"], k: int | Int[Array, ""]) -> Num[Array,
 
     Args:
       x: values `[..., n]`, float16, bfloat16, float32 or int32.
-      k: rank, 1 <= k <= n; may be traced (then it is clipped to that range).
+      k: rank, 1 <= k <= n, one or one per row; may be traced (then it is clipped to that range).
 
     Returns:
       Array `[...]` of the same dtype.
@@ -158,7 +158,7 @@ def _winners(rank: Num[Array, "*rows n"], k: Int[Array, ""], ties: Ties) -> Bool
 
 
 @jax.jit
-def _lowest_kept(key: Int[Array, "*rows n"], k: Int[Array, ""]) -> Int[Array, "*rows"]:
+def _lowest_kept(key: Int[Array, "*rows n"], k: Int[Array, ""] | Int[Array, "*rows"]) -> Int[Array, "*rows"]:
     least, _ = threshold(key, k)
     return jnp.min(jnp.where(key >= least[..., None], key, _largest(key)), axis=-1)
 
@@ -180,7 +180,7 @@ def _value_held_jvp(primals, tangents):
     return _value_held(x, held), jnp.sum(share.astype(x.dtype) * tangents[0], axis=-1)
 
 
-def check_k(k: int | Int[Array, ""], n: int, *, least: int) -> None:
+def check_k(k: int | Int[Array, "*rows"], n: int, *, least: int) -> None:
     """Refuses a Python k outside [least, n]; a traced one cannot be looked at.
 
     Raises:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Int, Num
+from jaxtyping import Array, Bool, Int, Integer, Num
 
 from sparsejax.functional import tpu_blocks
 
@@ -44,7 +44,9 @@ def ordered_key(x: Num[Array, "*shape"]) -> Int[Array, "*shape"]:
     return jnp.where(jnp.isnan(x), largest, key)
 
 
-def threshold(key: Int[Array, "*rows n"], k: Int[Array, ""]) -> tuple[Int[Array, "*rows"], Bool[Array, "*rows"]]:
+def threshold(
+    key: Int[Array, "*rows n"], k: Int[Array, ""] | Int[Array, "*rows"]
+) -> tuple[Int[Array, "*rows"], Bool[Array, "*rows"]]:
     """Returns a t per row with k keys at or above it, and whether it is exactly k; if not, t is the k-th key itself.
 
     A CPU stops as soon as every row is settled. So does a TPU, for as many rows at a time as its fast memory holds,
@@ -53,7 +55,7 @@ def threshold(key: Int[Array, "*rows n"], k: Int[Array, ""]) -> tuple[Int[Array,
 
     Args:
       key: int32 or int16, `[..., n]`.
-      k: rank, 1 <= k <= n; not checked.
+      k: rank, 1 <= k <= n, one or one per row; not checked.
 
     Returns:
       The thresholds, of the dtype of key, and where no tie stands in the way.
@@ -108,7 +110,7 @@ def _by_blocks(key: Int[Array, "*rows n"], k: Int[Array, "*rows"]):
     return low.astype(key.dtype), settled != 0
 
 
-def bisect(count: Callable, k: Int[Array, "*rows"], probe: Int[Array, "*rows"], low, high, *, short: int = 0):
+def bisect(count: Callable, k: Int[Array, "*rows"], probe: Integer[Array, "*rows"], low, high, *, short: int = 0):
     """Narrows the intervals `[low, high]` that hold the thresholds until each is settled, which low >= high says.
 
     `count` tells how many of a row's values are at or above its probe; the first to be tried are `probe`. Exactly k
@@ -132,7 +134,7 @@ def bisect(count: Callable, k: Int[Array, "*rows"], probe: Int[Array, "*rows"], 
     return lax.while_loop(unsettled, narrowed, (probe, low, high))[1:]
 
 
-def _middle(low: Int[Array, "*rows"], high: Int[Array, "*rows"]) -> Int[Array, "*rows"]:
+def _middle(low: Integer[Array, "*rows"], high: Integer[Array, "*rows"]) -> Integer[Array, "*rows"]:
     """Returns the mean rounded up, without overflow; low where it exceeds high by one."""
     return (low >> 1) + (high >> 1) + ((low | high) & 1)
 

@@ -21,3 +21,10 @@ def objective(x, dictionary, code, l1):
     s = np.minimum(1, l1 / np.abs(residual @ dictionary).max(-1).clip(1e-300))
     dual = (x**2).sum(-1) / 2 - ((x - s[..., None] * residual) ** 2).sum(-1) / 2
     return primal, primal - dual
+
+
+def worst_violation(x, dictionary, code, l1):
+    """The largest violation of the lasso's optimality conditions in float64."""
+    x, dictionary, code = (np.asarray(array, np.float64) for array in (x, dictionary, code))
+    c = (x - code @ dictionary.T) @ dictionary
+    return np.where(code != 0, np.abs(c - l1 * np.sign(code)), np.maximum(np.abs(c) - l1, 0)).max()

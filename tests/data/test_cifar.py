@@ -216,6 +216,7 @@ def test_real_cifar10(real_data: Path):
     assert np.bincount(dataset.train.labels).tolist() == [5000] * 10
     assert np.bincount(dataset.test.labels).tolist() == [1000] * 10
     assert dataset.train.labels[:5].tolist() == [6, 9, 9, 4, 1] and dataset.test.labels[:5].tolist() == [3, 8, 8, 0, 6]
-    means = dataset.train.images.mean(axis=(0, 1, 2)) / 255
+    by_place = dataset.train.images.reshape(50000, -1).sum(0, dtype=np.uint32)  # all at once takes half a second
+    means = by_place.reshape(-1, 3).mean(0) / 50000 / 255
     np.testing.assert_allclose(means, dataset.mean, atol=5e-5)
     assert dataset.fingerprint == "b0a767cc8b192ce5fe9f08ce37046ed75078208c2446a67521b22a0281a6679e"

@@ -11,7 +11,7 @@ from sparsejax.data.dataset import Split
 from sparsejax.data.streaming import read_chunks
 from sparsejax.errors import DataDamagedError, DataMissingError
 from sparsejax.launch import main
-from tests.command import ROOT, environment
+from tests.command import ONE, ROOT, environment, without_figures
 from tests.test_processes import assert_close, finished, several
 
 pytest.importorskip("grain")
@@ -20,17 +20,51 @@ FEW = ["--config", "digits_mlp", "--training.epochs", "3", "--training.batch-siz
        "--evaluation.no-noise"]  # fmt: skip
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """Writes digits as arrays, and makes $SPARSEJAX_DATA point there."""
+def written(where: Path) -> Path:
+    """Writes digits as arrays."""
     digits = data.load("digits").limited(400, 60)
-    where = tmp_path / "data" / "arrays"
     where.mkdir(parents=True)
     for part in ("train", "test"):
         for name, array in getattr(digits, part)._asdict().items():
             np.save(where / f"{part}_{name}.npy", array)
-    monkeypatch.setenv("SPARSEJAX_DATA", str(where.parent))
     return where
+
+
+@pytest.fixture(scope="module")
+def arrays(tmp_path_factory):
+    """Returns a folder of digits as arrays, which nobody may change."""
+    return written(tmp_path_factory.mktemp("data") / "arrays")
+
+
+@pytest.fixture
+def folder(arrays, monkeypatch):
+    """Makes $SPARSEJAX_DATA point to the digits."""
+    monkeypatch.setenv("SPARSEJAX_DATA", str(arrays.parent))
+    return arrays
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory):
+    """Returns a function that gives the folder of a run with these words, which is run once."""
+    runs = {}
+
+    def run(*words: str) -> Path:
+        if words not in runs:
+            where = tmp_path_factory.mktemp("run")
+            run_to(where, *words)
+            runs[words] = where
+        return runs[words]
+
+    return run
+
+
+def run_to(where: Path, *words: str, status: int = 0) -> None:
+    with without_figures():
+        assert main([*FEW, *words, "--out", str(where)]) == status
+
+
+def members(where: Path) -> list:
+    return json.loads((where / "result.json").read_text())["members"]
 
 
 def test_ones_own_arrays_are_read_where_they_lie(folder):
@@ -50,33 +84,30 @@ def test_chunks_follow_the_order_and_take_their_columns():
     np.testing.assert_array_equal(np.concatenate([x for x, _ in chunks]), images[order[:, 1:3]])
 
 
-def _result(folder: Path, *arguments: str) -> dict:
-    assert main([*FEW, *arguments, "--out", str(folder)]) == 0
-    return json.loads((folder / "result.json").read_text())
-
-
 @pytest.mark.slow
+@pytest.mark.optimized
 @pytest.mark.parametrize(
-    "arguments",
-    [["--devices.carrier", "jit"], ["--devices.data", "4"], ["--devices.carrier", "pmap", "--devices.data", "2"],
-     ["--training.order-seed", "3", "--seeds", "2", "--devices.carrier", "jit", "--data.balanced"]],
+    "words",
+    [ONE, ["--devices.data", "4"], ["--devices.carrier", "pmap", "--devices.data", "2"],
+     ["--training.order-seed", "3", "--seeds", "2", *ONE, "--data.balanced"]],
     ids=["one device", "four devices", "pmap", "two networks of one order"],
 )  # fmt: skip
-def test_streamed_data_give_the_numbers_of_resident_data(folder, tmp_path, arguments):
-    streamed = _result(tmp_path / "streamed", *arguments, "--data.streaming")
-    resident = _result(tmp_path / "resident", *arguments)
-    assert streamed["members"] == resident["members"] and streamed["test_accuracy"] > 0.5
-    lines = [[{k: v for k, v in json.loads(line).items() if k != "time"} for line in (tmp_path / name / "metrics.jsonl")
-              .open()] for name in ("streamed", "resident")]  # fmt: skip
+def test_streamed_data_give_the_numbers_of_resident_data(folder, finished_run, words):
+    streamed, resident = finished_run(*words, "--data.streaming"), finished_run(*words)
+    assert members(streamed) == members(resident)
+    assert json.loads((streamed / "result.json").read_text())["test_accuracy"] > 0.5
+    lines = [[{k: v for k, v in json.loads(line).items() if k != "time"} for line in (where / "metrics.jsonl").open()]
+             for where in (streamed, resident)]  # fmt: skip
     assert lines[0] == lines[1]
 
 
 @pytest.mark.slow
-def test_stopped_within_an_epoch_the_stream_goes_on_from_there(folder, tmp_path, monkeypatch):
+@pytest.mark.optimized
+def test_stopped_within_an_epoch_the_stream_goes_on_from_there(folder, finished_run, tmp_path, monkeypatch):
     from sparsejax.training import checkpoints
 
-    arguments = ["--devices.carrier", "jit", "--data.streaming", "--training.checkpoint-every", "2"]
-    whole = _result(tmp_path / "whole", *arguments)
+    words = [*ONE, "--data.streaming", "--training.checkpoint-every", "2"]
+    whole = finished_run(*ONE, "--data.streaming")
     save, saves = checkpoints.Checkpoints.save, []
 
     def save_and_stop(self, step, tree, *, score):
@@ -85,25 +116,27 @@ def test_stopped_within_an_epoch_the_stream_goes_on_from_there(folder, tmp_path,
         if step == 14:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoints.Checkpoints, "save", save_and_stop)
-    assert main([*FEW, *arguments, "--out", str(tmp_path / "parts")]) == 130
-    monkeypatch.undo()
-    monkeypatch.setenv("SPARSEJAX_DATA", str(folder.parent))
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints.Checkpoints, "save", save_and_stop)
+        run_to(tmp_path / "parts", *words, status=130)
     assert saves[-1] == 14, "within the second epoch of 10 steps"
-    assert _result(tmp_path / "parts", *arguments)["members"] == whole["members"]
+    run_to(tmp_path / "parts", *words)
+    assert members(tmp_path / "parts") == members(whole)
 
 
 @pytest.mark.slow
-def test_every_process_reads_its_own_rows(folder, tmp_path, monkeypatch):
+@pytest.mark.optimized
+def test_every_process_reads_its_own_rows(folder, finished_run, tmp_path, monkeypatch):
     settings = environment(SPARSEJAX_DATA=str(folder.parent))
     monkeypatch.setattr("tests.test_processes.environment", lambda: settings)
     assert str(ROOT) in settings["PYTHONPATH"]
     finished(several(2, 2, *FEW, "--data.streaming", "--out", tmp_path / "two"))
-    assert main([*FEW, "--devices.carrier", "jit", "--out", str(tmp_path / "one")]) == 0
-    assert_close(tmp_path / "two", tmp_path / "one")
+    assert_close(tmp_path / "two", finished_run(*ONE))
 
 
-def test_what_cannot_be_streamed_is_refused(folder, tmp_path, capsys):
+def test_what_cannot_be_streamed_is_refused(tmp_path, monkeypatch, capsys):
+    folder = written(tmp_path / "data" / "arrays")
+    monkeypatch.setenv("SPARSEJAX_DATA", str(folder.parent))
     assert main([*FEW, "--data.streaming", "--seeds", "2", "--out", str(tmp_path / "run")]) == 2
     assert "give them one order with --training.order-seed 0" in capsys.readouterr().err
     np.save(folder / "train_labels.npy", np.zeros((400, 1)))

@@ -11,28 +11,39 @@ from sparsejax.evaluation.accuracy import NOISE_LEVELS, make_evaluation, make_no
 from sparsejax.evaluation.report import layer_report, noise_report, summary
 from sparsejax.functional import example_keys, pixel_noise
 from sparsejax.hyper import hyper_of
-from sparsejax.models import SparseMLP
+from sparsejax.models import DenseNetwork, SparseMLP
 from sparsejax.training.objectives import cross_entropy
 
 MODEL = SparseMLP(hidden=(30,), k=(6,))
 EXAMPLES = 45
 
 
+apply = jax.jit(MODEL.apply)
+
+
+def log_softmax(logits):
+    return logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
+
+
 @pytest.fixture(scope="module")
 def setting():
     dataset = data.load("digits").limited(None, EXAMPLES)
-    variables = MODEL.init(jax.random.key(1), jnp.zeros((1, 28, 28, 1)))
+    variables = jax.jit(MODEL.init)(jax.random.key(1), jnp.zeros((1, 28, 28, 1)))
     return dataset, resident(dataset, dataset.test), variables, {"model": hyper_of(MODEL)}
 
 
-@pytest.mark.parametrize("batch_size", [7, 45, 500])
-def test_counts_equal_those_of_one_pass(setting, batch_size):
-    dataset, test, variables, hyper = setting
-    evaluate = jax.jit(make_evaluation(MODEL, cross_entropy, examples=EXAMPLES, batch_size=batch_size, units=True))
-    counts = evaluate(variables, hyper, jnp.float32(0), test)
+@pytest.fixture(scope="module", params=[7, 500], ids=["the last batch is not full", "one batch"])
+def counts(setting, request):
+    _, test, variables, hyper = setting
+    evaluate = make_evaluation(MODEL, cross_entropy, examples=EXAMPLES, batch_size=request.param, units=True)
+    return jax.jit(evaluate)(variables, hyper, jnp.float32(0), test)
+
+
+def test_counts_equal_those_of_one_pass(setting, counts):
+    dataset, _, variables, _ = setting
     images = (dataset.test.images / np.float32(255) - dataset.mean[0]) / dataset.std[0]
-    output = MODEL.apply(variables, jnp.asarray(images, jnp.float32))
-    log_p = np.asarray(jax.nn.log_softmax(output.prediction))
+    output = apply(variables, jnp.asarray(images, jnp.float32))
+    log_p = log_softmax(np.asarray(output.prediction))
     assert float(counts.sums["accuracy"]) == (log_p.argmax(-1) == dataset.test.labels).sum()
     np.testing.assert_allclose(counts.sums["loss"], -log_p[np.arange(EXAMPLES), dataset.test.labels].sum(), rtol=1e-5)
     on = np.asarray(output.activations["hidden1"]) != 0
@@ -41,30 +52,35 @@ def test_counts_equal_those_of_one_pass(setting, batch_size):
     np.testing.assert_allclose(counts.density["hidden1"], [on.mean(1).sum(), (on.mean(1) ** 2).sum()], rtol=1e-5)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("batch_size", [7, 45])
-def test_noise_depends_on_seed_level_and_image_alone(setting, batch_size):
-    dataset, test, variables, hyper = setting
-    evaluate = jax.jit(make_noise_evaluation(MODEL, examples=EXAMPLES, batch_size=batch_size, seed=5))
-    correct = np.asarray(evaluate(variables, hyper, jnp.float32(0), test))
-    white = dataset.mean[0] + 2 * dataset.std[0]
+PLAIN = DenseNetwork(hidden=(20,))
+
+
+@jax.jit
+def under_noise(variables, test, index, level):
+    """Returns which pixels one level of noise changes, and what the network says of the images, all in one pass."""
+    keys = example_keys(jax.random.fold_in(jax.random.key(5), index), jnp.arange(EXAMPLES))
+    pixels = test.images.astype(jnp.float32) / 255
+    noisy = pixel_noise(keys, pixels, level=level, value=test.mean + 2 * test.std)
+    return noisy != pixels, PLAIN.apply(variables, (noisy - test.mean) / test.std).prediction
+
+
+def test_noise_depends_on_seed_level_and_image_alone(setting):
+    dataset, test, *_ = setting
+    variables = jax.jit(PLAIN.init)(jax.random.key(1), jnp.zeros((1, 28, 28, 1)))
+    evaluate = jax.jit(make_noise_evaluation(PLAIN, examples=EXAMPLES, batch_size=7, seed=5))
+    correct = np.asarray(evaluate(variables, {"model": hyper_of(PLAIN)}, jnp.float32(0), test))
+    assert len(set(correct.tolist())) > 3, "noise changes what the network says"
     for index, level in enumerate(NOISE_LEVELS):
-        keys = example_keys(jax.random.fold_in(jax.random.key(5), index), jnp.arange(EXAMPLES))
-        pixels = jnp.asarray(dataset.test.images, jnp.float32) / 255
-        noisy = np.asarray(pixel_noise(keys, pixels, level=level, value=white))
-        changed = (noisy != np.asarray(pixels)).reshape(EXAMPLES, -1).sum(1)
+        changed, logits = map(np.asarray, under_noise(variables, test, index, jnp.float32(level)))
+        changed = changed.reshape(EXAMPLES, -1).sum(1)
         assert (changed <= int(784 * level)).all()
         assert changed.max() >= 0.9 * int(784 * level)
-        logits = MODEL.apply(variables, jnp.asarray((noisy - dataset.mean[0]) / dataset.std[0], jnp.float32)).prediction
-        assert correct[index] == (np.asarray(logits).argmax(-1) == dataset.test.labels).sum()
+        assert correct[index] == (logits.argmax(-1) == dataset.test.labels).sum()
     assert NOISE_LEVELS == (0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5)
 
 
-def test_the_report_of_a_layer(setting):
-    _, test, variables, hyper = setting
-    counts = make_evaluation(MODEL, cross_entropy, examples=EXAMPLES, batch_size=45, units=True)(
-        variables, hyper, jnp.float32(0), test
-    )
+def test_the_report_of_a_layer(setting, counts):
+    _, _, variables, _ = setting
     entry = layer_report(MODEL.layers((28, 28, 1)), variables, counts, EXAMPLES)["hidden1"]
     active = np.asarray(counts.active["hidden1"])
     assert entry["units"] == 30

@@ -25,16 +25,16 @@ EXAMPLES = 45
 @pytest.fixture(scope="module")
 def setting():
     dataset = data.load("digits").limited(None, EXAMPLES)
-    variables = MODEL.init(jax.random.key(1), jnp.zeros((1, 28, 28, 1)))
+    variables = jax.jit(MODEL.init)(jax.random.key(1), jnp.zeros((1, 28, 28, 1)))
     images = (dataset.test.images / np.float32(255) - dataset.mean[0]) / dataset.std[0]
-    output = MODEL.apply(variables, jnp.asarray(images, jnp.float32))
+    output = jax.jit(MODEL.apply)(variables, jnp.asarray(images, jnp.float32))
     return dataset, variables, output
 
 
-@pytest.fixture(scope="module", params=[7, 500])
-def detail(setting, request):
+@pytest.fixture(scope="module")
+def detail(setting):
     dataset, variables, _ = setting
-    sizes = {"classes": 10, "classifier": True, "examples": EXAMPLES, "batch_size": request.param}
+    sizes = {"classes": 10, "classifier": True, "examples": EXAMPLES, "batch_size": 7}
     measure = jax.jit(make_detail(MODEL, **sizes))
     return measure(variables, {"model": hyper_of(MODEL)}, jnp.float32(0), resident(dataset, dataset.test))
 

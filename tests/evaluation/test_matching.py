@@ -1,11 +1,11 @@
 """Chance matches of sparse vectors: counted as whole numbers are, and drawn as whole vectors would be."""
 
+import functools
 import itertools
 import math
 from fractions import Fraction
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -60,36 +60,57 @@ def test_more_dimensions_match_less_at_fixed_sparsity_and_dense_vectors_do_not()
     assert max(sparse) < 2e-5
 
 
-def count(values, n, active, *, trials, scale=1.0, k=8, threshold=3.0, seed=0):
-    setting = {"k": k, "threshold": threshold, "trials": trials, "values": values, "chunk": 1000}
-    return int(jax.jit(lambda key: simulate_matches(key, n, active, scale, **setting))(jax.random.key(seed)))
+CHUNK, ASKED = 1000, 39_500
+TRIALS = simulated_trials(ASKED, CHUNK)
+
+
+@functools.partial(jax.jit, static_argnames="values")
+def matches(key, n, active, scale, threshold, *, values):
+    """Counts matches, `[]`: one program for each kind of vectors."""
+    return simulate_matches(key, n, active, scale, k=8, threshold=threshold, trials=ASKED, values=values, chunk=CHUNK)
+
+
+def count(values, n, active, *, scale=1.0, threshold=3.0, seed=0):
+    return int(matches(jax.random.key(seed), n, active, scale, threshold, values=values))
+
+
+@jax.jit
+def given_overlaps(key, scales):
+    """Counts the matches of every overlap, `[scales, k + 1]`."""
+    of = functools.partial(simulate_given_overlap, k=8, threshold=scalar_threshold(8), trials=100_000)
+    return jax.vmap(lambda scale: of(key, scale))(scales)
 
 
 @pytest.mark.parametrize(("n", "active", "threshold"), [(40, 12, 3), (8, 3, 3), (30, 30, 8), (30, 0, 1), (64, 32, 6)])
 def test_binary_vectors_match_as_often_as_counted(n, active, threshold):
-    trials = 40_000
     p = match_probability(n, k=8, active=active, threshold=threshold)
-    matches = count("binary", n, active, trials=trials, threshold=threshold)
-    assert abs(matches - trials * p) <= 4 * math.sqrt(trials * p * (1 - p)) + 1e-6 * trials
+    found = count("binary", n, active, threshold=threshold)
+    assert abs(found - TRIALS * p) <= 4 * math.sqrt(TRIALS * p * (1 - p)) + 1e-6 * TRIALS
+
+
+def plain_vectors(rng, n, places, low, high):
+    """Draws whole vectors `[trials, n]` with so many non-zeros at random places."""
+    vectors = np.zeros((TRIALS, n))
+    where = np.argsort(rng.random(vectors.shape), axis=1)[:, :places]
+    np.put_along_axis(vectors, where, rng.uniform(low, high, where.shape), axis=1)
+    return vectors
 
 
 def test_scalar_vectors_match_as_often_as_whole_vectors_drawn_the_plain_way():
-    k, n, active, scale, trials = 8, 30, 12, 1.5, 40_000
+    k, n, active, scale = 8, 30, 12, 1.5
     threshold = scalar_threshold(k)
     rng = np.random.default_rng(0)
-    weights, inputs = (np.zeros((trials, n)) for _ in range(2))
-    for row in range(trials):
-        weights[row, rng.permutation(n)[:k]] = rng.uniform(-1 / k, 1 / k, k)
-        inputs[row, rng.permutation(n)[:active]] = scale * rng.uniform(0, 2 / k, active)
+    weights = plain_vectors(rng, n, k, -1 / k, 1 / k)
+    inputs = plain_vectors(rng, n, active, 0, scale * 2 / k)
     plain = np.mean(np.sum(weights * inputs, axis=1) >= threshold)
-    ours = count("scalar", n, active, trials=trials, scale=scale, threshold=threshold) / trials
+    ours = count("scalar", n, active, scale=scale, threshold=threshold) / TRIALS
     assert 0.1 < plain < 0.4
-    assert abs(ours - plain) < 4 * math.sqrt(2 * plain * (1 - plain) / trials)
+    assert abs(ours - plain) < 4 * math.sqrt(2 * plain * (1 - plain) / TRIALS)
     # And as often as Eq. 4 says, with p_b drawn apart.
-    given = simulate_given_overlap(jax.random.key(1), scale, k=k, threshold=threshold, trials=100_000)
+    given = given_overlaps(jax.random.key(1), np.full(3, scale, np.float32))[0]
     p = np.asarray(given) / simulated_trials(100_000)
     eq4 = match_probability(n, k=k, active=active, threshold=0, given_overlap=p)
-    assert abs(ours - eq4) < 4 * math.sqrt(1.5 * eq4 / trials)
+    assert abs(ours - eq4) < 4 * math.sqrt(1.5 * eq4 / TRIALS)
 
 
 def test_the_threshold_is_half_the_mean_square_of_a_weight_vector():
@@ -98,33 +119,32 @@ def test_the_threshold_is_half_the_mean_square_of_a_weight_vector():
 
 
 def test_given_overlaps_are_those_of_products_and_rise_with_the_scale():
-    counts = np.asarray(
-        jax.jit(jax.vmap(lambda s: simulate_given_overlap(jax.random.key(0), s, k=8, threshold=scalar_threshold(8),
-                                                          trials=20_000)))(jnp.array([1.0, 2.0, 4.0]))
-    )  # fmt: skip
+    counts = np.asarray(given_overlaps(jax.random.key(0), np.array([1.0, 2.0, 4.0], np.float32)))
     assert counts.shape == (3, 9) and (counts[:, 0] == 0).all()
     assert (np.diff(counts[:, 1:], axis=0) >= 0).all()
     # One product w x reaches t with probability 1/2 - (s / 2 - (s / 2) log s), s = t k^2 / (2 S) being below 1.
     s = scalar_threshold(8) * 32 / np.array([1.0, 2.0, 4.0])
     p = np.where(s < 1, 0.5 * (1 - s + s * np.log(s)), 0)
-    trials = simulated_trials(20_000)
+    trials = simulated_trials(100_000)
     np.testing.assert_allclose(counts[:, 1] / trials, p, atol=4 * np.sqrt(0.25 / trials))
 
 
 def test_points_of_a_vmap_are_those_alone_and_the_key_decides():
-    setting = {"k": 8, "threshold": 3.0, "trials": 5000, "values": "binary", "chunk": 500}
-    n, active = jnp.array([20, 40, 80]), jnp.array([8, 8, 40])
+    n, active = np.array([20, 40, 80], np.int32), np.array([8, 8, 40], np.int32)
     keys = jax.random.split(jax.random.key(3), 3)
-    together = jax.jit(jax.vmap(lambda *point: simulate_matches(*point, **setting)))(keys, n, active)
-    one = jax.jit(lambda *point: simulate_matches(*point, **setting))
-    alone = [int(one(keys[i], n[i], active[i])) for i in range(3)]
-    np.testing.assert_array_equal(together, alone)
-    assert count("binary", 40, 8, trials=5000) != count("binary", 40, 8, trials=5000, seed=1)
+    at_once = jax.jit(jax.vmap(functools.partial(matches, values="binary"), in_axes=(0, 0, 0, None, None)))
+    alone = [int(matches(keys[i], n[i], active[i], 1.0, 3.0, values="binary")) for i in range(3)]
+    np.testing.assert_array_equal(at_once(keys, n, active, 1.0, 3.0), alone)
+    assert count("binary", 40, 8) != count("binary", 40, 8, seed=1)
 
 
 def test_only_whole_chunks_are_drawn():
     assert [simulated_trials(t, 100) for t in (1, 100, 101)] == [100, 100, 200]
-    assert count("binary", 10, 10, trials=1500) == 2000
+    assert count("binary", 10, 10) == TRIALS == 40_000 != ASKED
+
+
+def simulated(n, *, values="binary", trials=10):
+    return simulate_matches(jax.random.key(0), n, 5, k=8, threshold=3.0, trials=trials, values=values)
 
 
 @pytest.mark.parametrize(
@@ -133,9 +153,9 @@ def test_only_whole_chunks_are_drawn():
         (lambda: match_probability(10, k=11, active=5, threshold=2), "k is 11 and active 5, but the vectors have n=10"),
         (lambda: match_probability(10, k=5, active=-1, threshold=2), "active -1"),
         (lambda: match_probability(10, k=5, active=5, threshold=0, given_overlap=[1.0]), r"shape \(1,\); expected"),
-        (lambda: count("ternary", 10, 5, trials=10), "values is 'ternary'"),
-        (lambda: count("binary", 5, 5, trials=10), "k is 8"),
-        (lambda: count("binary", 50, 5, trials=0), "trials is 0"),
+        (lambda: simulated(10, values="ternary"), "values is 'ternary'"),
+        (lambda: simulated(5), "k is 8"),
+        (lambda: simulated(50, trials=0), "trials is 0"),
         (lambda: simulated_trials(2**31), "32 bits"),
     ],
 )

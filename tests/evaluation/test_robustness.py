@@ -6,22 +6,26 @@ import numpy as np
 import pytest
 
 from sparsejax.evaluation.attacks import pgd
-from sparsejax.evaluation.attacks.ensemble import auto_attack, survivors_of
-from sparsejax.evaluation.attacks.geometry import length
+from sparsejax.evaluation.attacks.ensemble import auto_attack, ensemble, survivors_of
 from sparsejax.evaluation.robustness import robustness_report
-from tests.evaluation.attacks.test_attacks import linear
+from tests.evaluation.attacks.networks import answers, length_of, linear
 
 KEY = jax.random.key(0)
+
+
+def mislabelled(labels, count):
+    """Returns labels of which the first so many are wrong."""
+    return np.where(np.arange(len(labels)) < count, (labels + 1) % 5, labels)
 
 
 @pytest.mark.slow
 def test_a_report_of_a_linear_network():
     logits, x, labels, nearest = linear()
-    wrong = labels.at[:4].set((labels[:4] + 1) % 5)
-    epsilon = {norm: float(jnp.median(nearest[norm])) for norm in ("linf", "l2")}
+    epsilon = {norm: float(np.median(nearest[norm])) for norm in ("linf", "l2")}
     report = robustness_report(
-        logits, x, wrong, key=KEY, balls=epsilon, attacks=("fgsm", "pgd", "apgd_t"), minimal=("l2",), batch_size=16,
+        logits, x, mislabelled(labels, 4), key=KEY, balls=epsilon, attacks=("fgsm", "pgd", "apgd_t"), minimal=("l2",),
         noise={"gaussian": (0.0, 0.02), "laplace": (1.0,), "salt_and_pepper": (0.0, 1.0)}, minimal_iterations=200,
+        batch_size=16,
     )  # fmt: skip
     assert report["clean"] == pytest.approx(0.9)
     assert report["noise"]["gaussian"][0.0] == report["clean"]
@@ -38,9 +42,9 @@ def test_a_report_of_a_linear_network():
 
 def test_few_images_are_attacked_and_all_are_shown_noise():
     logits, x, labels, nearest = linear()
-    epsilon, wrong = float(jnp.median(nearest["l2"])), labels.at[:10].set((labels[:10] + 1) % 5)
+    epsilon = float(np.median(nearest["l2"]))
     common = {"key": KEY, "balls": {"l2": epsilon}, "attacks": ("apgd_ce",), "minimal": ("l2",), "batch_size": 16}
-    report = robustness_report(logits, x, wrong.at[20:].set(labels[20:]), attacked=20, **common)
+    report = robustness_report(logits, x, mislabelled(labels, 10), attacked=20, **common)
     assert report["clean"] == pytest.approx(0.75) and report["noise"]["gaussian"][0.1] <= 0.8
     assert report["l2"]["apgd_ce"] == pytest.approx(float((nearest["l2"][10:20] > epsilon).sum() / 20), abs=0.05)
     expected = np.median(np.where(np.arange(20) < 10, 0, nearest["l2"][:20]))
@@ -50,42 +54,49 @@ def test_few_images_are_attacked_and_all_are_shown_noise():
 @pytest.mark.slow
 def test_the_ensemble_finds_what_can_be_found_and_spares_what_is_found():
     logits, x, labels, nearest = linear()
-    epsilon = float(jnp.median(nearest["linf"]))
-    found = auto_attack(logits, x.reshape(40, -1), labels, epsilon=epsilon, key=KEY, batch_size=32)
+    epsilon = float(np.median(nearest["linf"]))
+    found = auto_attack(logits, x.reshape(40, -1), labels, epsilon=epsilon, key=KEY, batch_size=20)
     within = nearest["linf"] < epsilon
     assert (found.success == within).mean() > 0.95 and not (found.success & ~within).any()
-    assert (length(found.images - x.reshape(40, -1), "linf") <= epsilon + 1e-6).all()
-    noisy = auto_attack(
-        lambda x, key: logits(x + 0.01 * jax.random.normal(key, x.shape)), x[:4], labels[:4], epsilon=epsilon, key=KEY,
-        draws=2,
-    )  # fmt: skip
-    assert noisy.images.shape == x[:4].shape
+    assert (length_of(found.images - x.reshape(40, -1), "linf") <= epsilon + 1e-6).all()
+
+
+@pytest.mark.slow
+def test_the_ensemble_takes_networks_that_draw_noise():
+    logits, x, labels, _ = linear()
+    network, draws = (lambda x, key: logits(x + 0.01 * jax.random.normal(key, x.shape))), 2
+    for attack in set(ensemble(network, classes=5, epsilon=0.1, draws=draws)):
+        assert jax.eval_shape(attack, x[:4], labels[:4], KEY).images.shape == x[:4].shape
+    wrong = (labels[:4] + 1) % 5  # mistaken as they are, so that one attack is enough
+    found = auto_attack(network, x[:4], wrong, epsilon=0.1, key=KEY, draws=draws)
+    assert found.images.shape == x[:4].shape and found.success.all()
 
 
 @pytest.mark.slow
 def test_the_ensemble_in_l1_has_no_square():
     logits, x, labels, nearest = linear()
-    epsilon = float(jnp.median(nearest["l1"]))
-    found = auto_attack(logits, x, labels, epsilon=epsilon, norm="l1", key=KEY, batch_size=32)
-    assert (length(found.images - x, "l1") <= epsilon + 1e-6).all()
-    assert found.success[nearest["l1"] < 0.94 * epsilon].all() and not found.success[nearest["l1"] > epsilon].any()
+    epsilon = float(np.median(nearest["l1"]))
+    found = auto_attack(logits, x, labels, epsilon=epsilon, norm="l1", key=KEY, batch_size=20)
+    assert (length_of(found.images - x, "l1") <= epsilon + 1e-6).all()
+    success = np.asarray(found.success)
+    assert success[nearest["l1"] < 0.94 * epsilon].all() and not success[nearest["l1"] > epsilon].any()
 
 
 def test_examples_that_are_done_are_attacked_no_more():
     logits, x, labels, nearest = linear()
-    seen = []
+    run, seen = jax.jit(lambda x, labels, key, epsilon: pgd(logits, x, labels, epsilon=epsilon, key=key)), []
 
     def of(epsilon):
         def attack(x, labels, key):
             seen.append(len(x))
-            return pgd(logits, x, labels, epsilon=epsilon, key=key)
+            return run(x, labels, key, np.float32(epsilon))
 
-        return jax.jit(attack)
+        return attack
 
-    half, far = float(jnp.median(nearest["linf"])), float(2 * jnp.max(nearest["linf"]))
-    images, left = survivors_of([of(half), of(far), of(far)], np.asarray(x), np.asarray(labels), key=KEY, batch_size=40)
-    assert seen[:2] == [40, 20], "half of them are attacked again, in a batch of half the size"
-    assert not left[1].any() and (jnp.argmax(logits(jnp.asarray(images)), -1) != labels).all()
+    half, far = np.median(nearest["linf"]), 2 * np.max(nearest["linf"])
+    images, left = survivors_of([of(half), of(far), of(far)], x, labels, key=KEY, batch_size=40)
+    assert seen == [40, 20], "half of them are attacked again, in a batch of half the size, and none a third time"
+    assert not left[1].any() and (answers(logits, images) != labels).all()
 
 
 def test_any_function_of_images_will_do_and_errors_say_what_was_expected():

@@ -36,8 +36,7 @@ def test_curves_are_collected_by_name():
     np.testing.assert_array_equal(curves["test_accuracy"].values, [[0.25]])
 
 
-@pytest.mark.parametrize("width", ["column", "page"])
-@pytest.mark.parametrize("networks", [1, 3, 12])
+@pytest.mark.parametrize(("networks", "width"), [(1, "page"), (3, "column"), (12, "page")])
 def test_training_is_drawn(networks, width):
     figure = training_curves(falling(networks), width=width)
     loss, accuracy = figure.axes

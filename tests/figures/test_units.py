@@ -6,9 +6,9 @@ from sparsejax.figures.units import DutyCycles, active_fractions, duty_cycle_his
 from tests.figures.pixels import clear_of_edges, pixels, share, texts
 
 
-@pytest.mark.parametrize("width", ["column", "page"])
-@pytest.mark.parametrize("networks", [1, 3])
-@pytest.mark.parametrize("layers", [1, 2, 4])
+@pytest.mark.parametrize(
+    ("layers", "networks", "width"), [(1, 1, "column"), (2, 3, "page"), (4, 1, "page"), (4, 3, "column")]
+)
 def test_duty_cycles(rng, layers, networks, width):
     drawn = {
         f"conv{i}": DutyCycles(rng.beta(2, 12, (networks, 64)), np.full(networks, 0.125), 1764.7, 1961.7)

@@ -1,5 +1,7 @@
 """The kernel of a GPU, interpreted: it keeps what the plain search keeps, and passes the same gradients."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,25 +39,33 @@ def interpreted(monkeypatch):
     monkeypatch.setenv("SPARSEJAX_GPU_KERNELS", "1")
 
 
-@pytest.mark.parametrize("relu", [False, True])
-@pytest.mark.parametrize("first", [False, True])
-@pytest.mark.parametrize(("n", "dtype", "boosted"), [(128, jnp.float32, False), (300, jnp.bfloat16, False),
-                                                     (333, jnp.float32, True)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("n", "dtype", "boosted", "first", "relu"),
+    [
+        (128, jnp.float32, False, False, False),
+        (128, jnp.float32, False, True, True),
+        (300, jnp.bfloat16, False, False, True),
+        (300, jnp.bfloat16, False, True, False),
+        (333, jnp.float32, True, False, True),
+        (333, jnp.float32, True, True, False),
+    ],
+)
 def test_it_keeps_the_winners_and_their_gradients(n, dtype, boosted, first, relu):
     x, gain = drawn(n)
-    x, gain = jnp.asarray(x).astype(dtype), jnp.asarray(gain) if boosted else None
+    x, gain = jnp.asarray(x.astype(dtype)), jnp.asarray(gain) if boosted else None
 
+    @jax.jit
     def both(k):
         y, pull = jax.vjp(lambda x: gpu_rows.kept(x, gain, jnp.full(ROWS, k), first, relu, True), x)
         return y, pull(jnp.ones_like(x))[0]
 
-    both = jax.jit(both)
+    marked = jax.jit(partial(winners, ties="first" if first else "all"))
     rank = x if gain is None else x * gain[None]
     for k in (0, 1, n // 10, n - 1, n):
-        won = winners(rank, k, ties="first" if first else "all")
-        won = won & ~(x <= 0) if relu else won
+        won = np.asarray(marked(rank, k))
+        won = won & ~np.asarray(x <= 0) if relu else won
         y, gradient = both(k)
-        np.testing.assert_array_equal(np.asarray(y, np.float32), jnp.where(won, x, 0).astype(jnp.float32))
+        np.testing.assert_array_equal(np.asarray(y, np.float32), np.where(won, x, 0).astype(np.float32))
         np.testing.assert_array_equal(np.asarray(gradient, np.float32), np.asarray(won, np.float32))
 
 
@@ -64,28 +74,35 @@ def test_layers_by_the_kernel_are_those_without(interpreted, monkeypatch):
     units = BoostState(jnp.linspace(0, 0.3, 150), jnp.float32(500))
     filters = BoostState(jnp.linspace(0, 0.3, 8), jnp.float32(500))
     rows, images = (jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in ((3, 2, 150), (2, 5, 6, 8)))
-    layers = {
-        "top_k": (lambda x: top_k(x, 20, ties="first"), rows),
-        "k_winners": (lambda x: k_winners(x, units, k=20, boost_strength=1.5, relu=True), rows),
-        "k_winners_2d": (lambda x: k_winners_2d(x, filters, k=50, boost_strength=1.5, ties="first"), images),
-        "local": (lambda x: k_winners_2d(x, filters, k=3, boost_strength=1.5, local=True), images),
-        "grid": (jax.vmap(lambda x, k: top_k(x, k), in_axes=(None, 0)), rows, jnp.array([3, 70])),
-    }
-    found = {name: layer(*arguments) for name, (layer, *arguments) in layers.items()}
+
+    def layers(rows, images):
+        return {
+            "top_k": top_k(rows, 20, ties="first"),
+            "k_winners": k_winners(rows, units, k=20, boost_strength=1.5, relu=True),
+            "k_winners_2d": k_winners_2d(images, filters, k=50, boost_strength=1.5, ties="first"),
+            "local": k_winners_2d(images, filters, k=3, boost_strength=1.5, local=True),
+            "grid": jax.vmap(top_k, in_axes=(None, 0))(rows, jnp.array([3, 70])),
+        }
+
+    found = jax.jit(lambda *inputs: layers(*inputs))(rows, images)
+    assert "name=kept" in str(jax.make_jaxpr(layers)(rows, images))
     monkeypatch.undo()
-    for name, (layer, *arguments) in layers.items():
-        np.testing.assert_array_equal(found[name], layer(*arguments), err_msg=name)
+    expected = jax.jit(lambda *inputs: layers(*inputs))(rows, images)
+    for name, y in expected.items():
+        np.testing.assert_array_equal(found[name], y, err_msg=name)
 
 
 def test_second_derivatives_are_right(interpreted):
     x = jnp.asarray(drawn(200)[0][:1])
 
-    def energy(x):
-        return jnp.sum(top_k(x, 30) ** 3)
+    @jax.jit
+    def kept_and_second(x):
+        second = jax.jvp(jax.grad(lambda x: jnp.sum(top_k(x, 30) ** 3)), (x,), (jnp.ones_like(x),))[1]
+        return top_k(x, 30), second
 
-    along = jnp.ones_like(x)
-    second = jax.jvp(jax.grad(energy), (x,), (along,))[1]
-    np.testing.assert_allclose(second, 6 * top_k(x, 30), rtol=1e-6)
+    kept, second = kept_and_second(x)
+    assert np.count_nonzero(kept) == 30
+    np.testing.assert_allclose(second, 6 * kept, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

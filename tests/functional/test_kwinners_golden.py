@@ -1,4 +1,6 @@
-"""k-winners against what nupic.torch and the paper's own code gave (see tests/golden.py for where the cases lie)."""
+"""k-winners, sparse weights and noise against what nupic.torch and the paper's own code gave (see tests/golden.py)."""
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -7,17 +9,29 @@ import pytest
 
 from sparsejax.functional import (
     BoostState,
+    connections_per_unit,
+    example_keys,
     inference_k,
     init_boost_state,
     k_winners,
     k_winners_2d,
+    pixel_noise,
+    uniform_fan_in,
     update_boost_state,
 )
 from tests import golden
 
+pytestmark = pytest.mark.optimized
+
 keep = jax.jit(k_winners, static_argnames=("ties", "relu"))
 keep_2d = jax.jit(k_winners_2d, static_argnames=("local", "ties", "relu"))
 update = jax.jit(update_boost_state, static_argnames="period")
+
+
+@partial(jax.jit, static_argnames=("k", "boost_strength", "ties", "relu"))
+def kept_and_gradient(x, state, upstream, **settings):
+    y, backward = jax.vjp(lambda x: k_winners(x, state, **settings), x)
+    return y, backward(upstream)[0]
 
 
 def seen(duty_cycle) -> BoostState:
@@ -44,9 +58,10 @@ def test_forward_with_boost():
     case = golden.load("kwinners_02_fwd_boost")
     for i, k in enumerate(case["ks"]):
         for j, strength in enumerate(case["boost_strengths"]):
-            for ties, name in (("all", "out"), ("first", "out_breakties"), ("first", "out_paper")):
+            for ties, names in (("all", ["out"]), ("first", ["out_breakties", "out_paper"])):
                 y = keep(case["x"], seen(case["duty"]), k=int(k), boost_strength=float(strength), ties=ties)
-                np.testing.assert_array_equal(y, case[name][i, j], err_msg=f"k={k}, strength={strength}, {name}")
+                for name in names:
+                    np.testing.assert_array_equal(y, case[name][i, j], err_msg=f"k={k}, strength={strength}, {name}")
 
 
 def test_ties():
@@ -69,25 +84,21 @@ def test_relu(ties, name):
 
 
 @pytest.mark.parametrize(
-    ("ties", "relu", "name"),
+    ("ties", "relu", "names"),
     [
-        ("all", False, "noties"),
-        ("first", False, "breakties"),
-        ("all", True, "noties_relu"),
-        ("first", True, "breakties_relu"),
-        ("first", False, "paper"),
+        ("all", False, ["noties"]),
+        ("first", False, ["breakties", "paper"]),
+        ("all", True, ["noties_relu"]),
+        ("first", True, ["breakties_relu"]),
     ],
 )
-def test_gradient(ties, relu, name):
+def test_gradient(ties, relu, names):
     case = golden.load("kwinners_06_grad")
-    state = seen(case["duty"])
-
-    def output(x):
-        return k_winners(x, state, k=6, boost_strength=1.5, ties=ties, relu=relu)
-
-    y, backward = jax.vjp(output, jnp.asarray(case["x"]))
-    np.testing.assert_array_equal(y, case[f"out_{name}"])
-    np.testing.assert_array_equal(backward(jnp.asarray(case["upstream"]))[0], case[f"grad_{name}"])
+    settings = {"k": 6, "boost_strength": 1.5, "ties": ties, "relu": relu}
+    y, gradient = kept_and_gradient(case["x"], seen(case["duty"]), case["upstream"], **settings)
+    for name in names:
+        np.testing.assert_array_equal(y, case[f"out_{name}"])
+        np.testing.assert_array_equal(gradient, case[f"grad_{name}"])
 
 
 @pytest.mark.parametrize(
@@ -97,11 +108,8 @@ def test_gradient(ties, relu, name):
 def test_gradient_of_units_tied_at_zero(ties, relu, name):
     """With ties="all" and relu the peer passes gradient to winners that are exactly 0; ours, as ReLU's, does not."""
     case = golden.load("kwinners_06_grad")
-
-    def output(x):
-        return k_winners(x, init_boost_state(5), k=2, ties=ties, relu=relu)
-
-    gradient = jax.vjp(output, jnp.asarray(case["x_zeros"]))[1](jnp.asarray(case["upstream_zeros"]))[0]
+    settings = {"k": 2, "boost_strength": 0.0, "ties": ties, "relu": relu}
+    _, gradient = kept_and_gradient(case["x_zeros"], init_boost_state(5), case["upstream_zeros"], **settings)
     np.testing.assert_array_equal(gradient, case[name] if name else [[0, 0, 0, 4, 0]])
 
 
@@ -221,3 +229,55 @@ def test_boosts_so_strong_that_they_underflow():
         assert (np.count_nonzero(first, axis=-1) == 3).all()
         clear = np.count_nonzero(case["out"][i], axis=-1) == 3
         np.testing.assert_array_equal(first[clear], case["out_paper"][i][clear])
+
+
+def test_scale_and_density_of_sparse_layers():
+    draw, key = jax.jit(uniform_fan_in, static_argnums=(1, 2)), jax.random.key(1)
+    for inputs, _, sparsity, largest, deviation, bias, density, *_ in golden.load("kwinners_20_init_scale")["table"]:
+        shape = (int(inputs), 64)
+        np.testing.assert_allclose(connections_per_unit(shape, 1 - sparsity) / inputs, density, atol=1e-6)
+        weights = np.asarray(draw(key, shape))
+        np.testing.assert_allclose(np.abs(weights).max(), largest, rtol=1e-3)
+        np.testing.assert_allclose(weights.std(), deviation, rtol=0.02)
+        np.testing.assert_allclose(np.abs(draw(key, (700,), int(inputs))).max(), bias, rtol=0.05)
+
+
+@jax.jit
+def masked_gradients(weights, bias, mask, x, y):
+    def loss(weights, bias):
+        return jnp.mean((x @ jnp.where(mask, weights, 0.0).T + bias[None] - y) ** 2)
+
+    return jax.grad(loss, argnums=(0, 1))(weights, bias)
+
+
+@pytest.mark.parametrize("momentum", [False, True])
+def test_training_masked_weights_equals_zeroing_them_after_each_step(momentum):
+    """The peer zeroes after the step; ours masks in the forward pass. What the weights do is the same.
+
+    Weights that the peer keeps at zero stay at zero here, because no gradient reaches them.
+    """
+    name = "kwinners_19_rezero_sgd_momentum_wd" if momentum else "kwinners_19_rezero_sgd_plain"
+    case, setting = golden.load(name), golden.params(name)
+    mask = ~case["zero_mask"].astype(bool)
+    weights, bias = np.where(mask, case["w0"], np.float32(0)), case["b0"]
+    velocity = [np.zeros_like(weights), np.zeros_like(bias)]
+    for t in range(4):
+        grads = list(map(np.asarray, masked_gradients(weights, bias, mask, case["X"][t], case["Y"][t])))
+        np.testing.assert_array_equal(grads[0][~mask], 0)
+        np.testing.assert_allclose(grads[0][mask], case["grad"][t][mask], atol=1e-6)
+        decayed = [g + np.float32(setting["weight_decay"]) * p for g, p in zip(grads, (weights, bias), strict=True)]
+        velocity = [np.float32(setting["momentum"]) * v + d for v, d in zip(velocity, decayed, strict=True)]
+        weights, bias = (p - np.float32(setting["lr"]) * v for p, v in zip((weights, bias), velocity, strict=True))
+        np.testing.assert_allclose(weights, case["w"][t], atol=1e-6)
+        np.testing.assert_allclose(bias, case["b"][t], atol=1e-6)
+
+
+def test_the_number_of_pixels_changed_by_noise():
+    case = golden.load("kwinners_25_mnist_noise")
+    value, noisy = golden.params("kwinners_25_mnist_noise")["white"], jax.jit(pixel_noise)
+    image, keys = jnp.asarray(case["image"]).reshape(1, 28, 28, 1), example_keys(jax.random.key(0), jnp.arange(1))
+    for level, out, count in zip(case["levels"], case["out"], case["counts"], strict=True):
+        ours = np.asarray(noisy(keys, image, level=float(level), value=value))
+        changed = ours != np.asarray(image)
+        assert changed.sum() == count == (out.reshape(-1) != case["image"].reshape(-1)).sum()
+        np.testing.assert_array_equal(ours[changed], np.full(count, np.float32(value)))

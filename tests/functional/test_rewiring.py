@@ -5,15 +5,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sparsejax.functional import rewire, sparse_mask
+from sparsejax.functional import connections_per_unit, rewire
+from tests.functional.drawn import normal
 
 SHAPES = [((40, 6), 0.3), ((3, 3, 4, 5), 0.5)]
+moving = jax.jit(rewire)
 
 
-def network(shape, density, seed=0):
-    mask = sparse_mask(jax.random.key(seed), shape, density)
-    weights = jnp.where(mask, jax.random.normal(jax.random.key(seed + 1), shape), 0.0)
-    return weights, mask, jax.random.normal(jax.random.key(seed + 2), shape)
+def network(shape, density):
+    """Returns weights, a mask with as many connections for every unit, and a gradient."""
+    order = np.argsort(np.random.default_rng(0).random((shape[-1], np.prod(shape[:-1]))), axis=-1)
+    mask = (order < connections_per_unit(shape, density)).T.reshape(shape)
+    weights = np.where(mask, normal(*shape, seed=1), np.float32(0))
+    return jnp.asarray(weights), jnp.asarray(mask), normal(*shape, seed=2)
 
 
 def per_unit(array):
@@ -25,8 +29,7 @@ def per_unit(array):
 @pytest.mark.parametrize("fraction", [0.0, 0.25, 1.0])
 def test_every_unit_moves_its_weakest_and_keeps_its_count(shape, density, by_gradient, fraction):
     weights, mask, gradient = network(shape, density)
-    after, moved = jax.jit(rewire)(jax.random.key(9), weights, mask, gradient if by_gradient else None,
-                                   jnp.float32(fraction))  # fmt: skip
+    after, moved = moving(jax.random.key(9), weights, mask, gradient if by_gradient else None, fraction)
     for w, old, g, w_after, new in zip(*map(per_unit, (weights, mask, gradient, after, moved)), strict=True):
         count = old.sum()
         dropped = round(fraction * count)
@@ -43,22 +46,29 @@ def test_every_unit_moves_its_weakest_and_keeps_its_count(shape, density, by_gra
 
 
 def test_units_with_other_counts_keep_theirs():
-    weights, _, gradient = network((30, 4), 0.5)
-    mask = jnp.arange(30)[:, None] < jnp.array([[1, 5, 30, 0]])
+    weights, _, gradient = network((40, 6), 0.3)
+    mask = jnp.asarray(np.arange(40)[:, None] < np.array([[1, 5, 40, 0, 7, 2]]))
     for grads in (None, gradient):
-        _, moved = rewire(jax.random.key(0), weights, mask, grads, 0.5)
-        np.testing.assert_array_equal(np.asarray(moved).sum(0), [1, 5, 30, 0])
+        _, moved = moving(jax.random.key(0), weights, mask, grads, 0.5)
+        np.testing.assert_array_equal(np.asarray(moved).sum(0), [1, 5, 40, 0, 7, 2])
+
+
+def test_the_call_without_jit_moves_the_same():
+    weights, mask, gradient = network((40, 6), 0.3)
+    expected = moving(jax.random.key(0), weights, mask, gradient, 0.25)
+    jax.tree.map(np.testing.assert_array_equal, rewire(jax.random.key(0), weights, mask, gradient, 0.25), expected)
 
 
 def test_growth_at_random_is_even_and_of_its_key():
     weights, mask, _ = network((50, 400), 0.2)
-    first, second = (rewire(jax.random.key(seed), weights, mask, None, 1.0)[1] for seed in (1, 2))
+    first, second = (moving(jax.random.key(seed), weights, mask, None, 1.0)[1] for seed in (1, 2))
     assert (np.asarray(first) != np.asarray(second)).any()
     used = np.asarray(first).sum(1)  # 50 binomial counts of mean 80 and standard deviation 8
     assert np.abs(used - 80).max() < 5 * 8
-    np.testing.assert_array_equal(first, rewire(jax.random.key(1), weights, mask, None, 1.0)[1])
+    np.testing.assert_array_equal(first, moving(jax.random.key(1), weights, mask, None, 1.0)[1])
 
 
+@pytest.mark.wrong_types
 def test_what_does_not_fit_is_refused():
     weights, mask, gradient = network((40, 6), 0.3)
     with pytest.raises(ValueError, match="expected one shape for all"):

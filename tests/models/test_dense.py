@@ -1,5 +1,7 @@
 """Fully connected networks: what they compute, what their thresholds promise, and the gradients of their penalty."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,73 +10,73 @@ import pytest
 from sparsejax.errors import ConfigError
 from sparsejax.models import DenseNetwork
 from sparsejax.models.base import Variables
+from tests.models.made_up import made_up
 
-SHAPE = (5, 6, 6, 1)
+X = np.random.default_rng(1).random((5, 6, 6, 1), np.float32)
+SHAPE = X.shape[1:]
 
 
-def network(**fields):
-    model = DenseNetwork(**fields)
-    x = jax.random.uniform(jax.random.key(1), SHAPE)
-    return model, model.init(jax.random.key(0), x), x
+@functools.cache
+def applied(model):
+    return jax.jit(model.apply)
 
 
 @pytest.mark.parametrize("activation", ["relu", "sigmoid"])
 def test_layers_are_what_numpy_computes(activation):
-    model, variables, x = network(hidden=(7, 4), classes=3, activation=activation)
-    output = jax.jit(model.apply)(variables, x)
-    expected = np.asarray(x).reshape(5, -1)
+    model = DenseNetwork(hidden=(7, 4), classes=3, activation=activation)
+    variables = made_up(model, SHAPE)
+    output, params = applied(model)(variables, X), jax.tree.map(np.asarray, variables.params)
+    expected = X.reshape(5, -1)
     functions = {"relu": lambda z: np.maximum(z, 0), "sigmoid": lambda z: 1 / (1 + np.exp(-z))}
     for name in ("hidden1", "hidden2"):
-        layer = variables.params[name]
-        expected = functions[activation](expected @ np.asarray(layer["kernel"]) + np.asarray(layer["bias"]))
+        expected = functions[activation](expected @ params[name]["kernel"] + params[name]["bias"])
         np.testing.assert_allclose(output.activations[name], expected, rtol=1e-5, atol=1e-6)
-    layer = variables.params["output"]
-    expected = expected @ np.asarray(layer["kernel"]) + np.asarray(layer["bias"])
+    expected = expected @ params["output"]["kernel"] + params["output"]["bias"]
     np.testing.assert_allclose(output.prediction, expected, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(model.apply(variables, x).prediction, output.prediction, rtol=1e-5, atol=1e-6)
-    assert [(layer.name, layer.units, layer.inputs) for layer in model.layers(SHAPE[1:])] == [
+    assert [(layer.name, layer.units, layer.inputs) for layer in model.layers(SHAPE)] == [
         ("hidden1", 7, (36,)), ("hidden2", 4, (7,)),
     ]  # fmt: skip
 
 
 def test_an_autoencoder_gives_back_as_many_pixels_and_none_below_0():
-    model, variables, x = network(hidden=(9, 3, 9), classes=None, output="relu")
-    prediction = model.apply(variables, x).prediction
+    model = DenseNetwork(hidden=(9, 3, 9), classes=None, output="relu")
+    prediction = np.asarray(applied(model)(made_up(model, SHAPE), X).prediction)
     assert prediction.shape == (5, 36)
     assert (prediction >= 0).all() and (prediction == 0).any() and (prediction > 0).any()
 
 
 def test_thresholds_are_positive_and_begin_at_the_size_of_the_bias():
-    _, free, _ = network(hidden=(50, 20))
-    model, variables, _ = network(hidden=(50, 20), bias="threshold", output_bias=False)
+    model = DenseNetwork(hidden=(50, 20), bias="threshold", output_bias=False)
+    free, own = (
+        jax.tree.map(np.asarray, jax.jit(network.init)(jax.random.key(0), X).params)
+        for network in (DenseNetwork(hidden=(50, 20)), model)
+    )
     for name in ("hidden1", "hidden2"):
-        np.testing.assert_array_equal(variables.params[name]["kernel"], free.params[name]["kernel"])
-        thresholds = jax.nn.softplus(variables.params[name]["threshold"])
-        expected = np.maximum(np.abs(free.params[name]["bias"]), 1e-4)
-        np.testing.assert_allclose(thresholds, expected, rtol=1e-3)
-    assert "bias" not in variables.params["output"]
+        np.testing.assert_array_equal(own[name]["kernel"], free[name]["kernel"])
+        thresholds = np.log1p(np.exp(own[name]["threshold"]))
+        np.testing.assert_allclose(thresholds, np.maximum(np.abs(free[name]["bias"]), 1e-4), rtol=1e-3)
+    assert "bias" not in own["output"]
     # However far training goes, no threshold is below 0, and silence says nothing.
-    far = jax.tree.map(lambda leaf: leaf - 20, variables.params)
-    output = model.apply(Variables(far, {}), jnp.zeros(SHAPE))
-    assert all((h == 0).all() for h in output.activations.values())
-    assert (output.prediction == 0).all()
+    far = jax.tree.map(lambda leaf: leaf - np.float32(20), own)
+    output = applied(model)(Variables(far, {}), np.zeros_like(X))
+    assert all(not np.any(h) for h in (*output.activations.values(), output.prediction))
 
 
 def test_the_gradient_of_the_penalty_is_that_of_the_thesis():
     """Eq. 3.8 and 3.9, for one example, whose f' are 1 where a unit is active and 0 elsewhere."""
-    model, variables, x = network(hidden=(8, 6), classes=2)
-    x = x[:1]
+    model, x = DenseNetwork(hidden=(8, 6), classes=2), X[:1]
+    params = made_up(model, SHAPE, seed=1).params
 
     def penalty(params):
-        return sum(jnp.abs(h).sum() for h in model.apply(Variables(params, {}), x).activations.values())
+        activations = model.apply(Variables(params, {}), x).activations
+        return sum(jnp.abs(h).sum() for h in activations.values()), activations
 
-    gradient = jax.grad(penalty)(variables.params)
-    first, second = (np.asarray(h[0]) for h in model.apply(variables, x).activations.values())
-    kernel = np.asarray(variables.params["hidden2"]["kernel"])
+    gradient, activations = jax.jit(jax.grad(penalty, has_aux=True))(params)
+    first, second = (np.asarray(h[0]) for h in activations.values())
+    kernel = np.asarray(params["hidden2"]["kernel"])
     np.testing.assert_allclose(gradient["hidden2"]["kernel"], np.outer(first, second > 0), rtol=1e-5, atol=1e-6)
     per_unit = (first > 0) * (kernel @ (second > 0) + 1)
-    pixels = np.asarray(x).ravel()
-    np.testing.assert_allclose(gradient["hidden1"]["kernel"], np.outer(pixels, per_unit), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(gradient["hidden1"]["kernel"], np.outer(x.ravel(), per_unit), rtol=1e-5, atol=1e-6)
     assert 0 < (first > 0).sum() < 8, "some units are on and some off"
 
 

@@ -1,6 +1,7 @@
 """SpeechCNN: the features it sees, what changes in training, and its noise score."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -15,28 +16,34 @@ from sparsejax.evaluation.accuracy import NOISE_LEVELS, make_noise_evaluation
 from sparsejax.functional import example_keys, mel_spectrogram, white_noise_blend
 from sparsejax.hyper import hyper_of
 from sparsejax.models import SparseCNN, SpeechCNN
+from tests.models.made_up import made_up
 
-SIZES = {"channels": (3, 4), "conv_k": (60, 20), "hidden": 12, "hidden_k": 3, "classes": 4, "batch_norm": True}
-MODEL = SpeechCNN(**SIZES)
-WAVES = jnp.asarray(np.random.default_rng(0).normal(size=(6, 16_000)) * np.linspace(0, 0.3, 16_000), jnp.float32)
-KEYS = example_keys(jax.random.key(0), jnp.arange(6))
+SIZES = {"channels": (3,), "conv_k": (None,), "hidden": 12, "hidden_k": None, "density": 1.0, "classes": 4}
+MODEL = SpeechCNN(**SIZES, batch_norm=True)
+SPARSE = {"channels": (3, 4), "conv_k": (60, 20), "hidden": 12, "hidden_k": 3}
+WAVES = (np.random.default_rng(0).normal(size=(6, 16_000)) * np.linspace(0, 0.3, 16_000)).astype(np.float32)
+answer = jax.jit(MODEL.apply)
+
+
+def keys(seed=0):
+    return example_keys(jax.random.key(seed), jnp.arange(6))
 
 
 @pytest.fixture(scope="module")
 def variables():
-    return MODEL.init(jax.random.key(1), WAVES[:1])
+    return made_up(MODEL, WAVES.shape[1:])
 
 
 @pytest.mark.slow
 def test_it_is_a_sparse_cnn_of_mel_spectrograms(variables):
-    plain, images = SparseCNN(**SIZES), mel_spectrogram(WAVES)[..., None]
-    same = plain.init(jax.random.key(1), images[:1])
-    for got, wanted in zip(jax.tree.leaves(variables), jax.tree.leaves(same), strict=True):
-        np.testing.assert_array_equal(got, wanted)
-    output = jax.jit(MODEL.apply)(variables, WAVES)
-    np.testing.assert_allclose(output.prediction, plain.apply(variables, images).prediction, atol=1e-3)
-    assert output.prediction.shape == (6, 4)
-    assert MODEL.layers((16_000,)) == plain.layers((32, 32, 1))
+    plain, images = SparseCNN(**SIZES, batch_norm=True), jax.jit(mel_spectrogram)(WAVES)[..., None]
+    expected = jax.jit(plain.apply)(variables, images).prediction
+    np.testing.assert_allclose(answer(variables, WAVES).prediction, expected, atol=1e-3)
+    assert expected.shape == (6, 4)
+    for sizes in (SIZES, SPARSE):
+        ours, theirs = SpeechCNN(**sizes), SparseCNN(**sizes)
+        assert ours.stages((16_000,)) == theirs.stages((32, 32, 1))
+        assert ours.layers((16_000,)) == theirs.layers((32, 32, 1))
 
 
 def test_clips_are_changed_in_training_only_and_by_their_own_keys(variables):
@@ -44,13 +51,13 @@ def test_clips_are_changed_in_training_only_and_by_their_own_keys(variables):
     def train(keys, augment):
         return MODEL.apply(variables, WAVES, key=keys, train=True, hyper={"augment": augment}).prediction
 
-    calm = dataclasses.replace(MODEL, augment=None)
-    unchanged = calm.apply(variables, WAVES, train=True).prediction
-    np.testing.assert_allclose(train(KEYS, jnp.float32(0)), unchanged, atol=2e-3)
-    changed = train(KEYS, jnp.float32(1))
+    calm = jax.jit(functools.partial(dataclasses.replace(MODEL, augment=None).apply, train=True))
+    unchanged = calm(variables, WAVES).prediction
+    never, always = np.float32(0), np.float32(1)
+    np.testing.assert_allclose(train(keys(), never), unchanged, atol=2e-3)
+    changed = train(keys(), always)
     assert (np.abs(changed - unchanged).max(1) > 1e-2).all()
-    other = train(example_keys(jax.random.key(9), jnp.arange(6)), jnp.float32(1))
-    assert np.abs(other - changed).max() > 1e-2
+    assert np.abs(train(keys(9), always) - changed).max() > 1e-2
 
 
 def test_what_cannot_be_is_refused(variables):
@@ -59,9 +66,9 @@ def test_what_cannot_be_is_refused(variables):
     with pytest.raises(ConfigError, match=r"model.augment is 1.5"):
         dataclasses.replace(MODEL, augment=1.5)
     with pytest.raises(ConfigError, match="expects waveforms"):
-        MODEL.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
+        MODEL.init(jax.random.key(0), np.zeros((1, 28, 28, 1), np.float32))
     with pytest.raises(ConfigError, match="too small"):
-        MODEL.init(jax.random.key(0), jnp.zeros((1, 2_000)))
+        MODEL.init(jax.random.key(0), np.zeros((1, 2_000), np.float32))
 
 
 @pytest.mark.slow
@@ -72,12 +79,15 @@ def test_its_noise_score_counts_clips_blended_with_white_noise(variables):
     evaluate = make_noise_evaluation(MODEL, examples=6, batch_size=4, seed=5)
     hyper = {"model": hyper_of(MODEL)}
     correct = np.asarray(jax.jit(evaluate)(variables, hyper, jnp.float32(0), resident(dataset, split)))
-    apply = jax.jit(MODEL.apply)
+
+    @jax.jit
+    def predicted(level, index):
+        own = example_keys(jax.random.fold_in(jax.random.key(5), index), jnp.arange(6))
+        noisy = white_noise_blend(own, clips.astype(np.float32) / 32768, level=level)
+        return jnp.argmax(MODEL.apply(variables, noisy).prediction, -1)
+
     for index, level in enumerate(NOISE_LEVELS):
-        keys = example_keys(jax.random.fold_in(jax.random.key(5), index), jnp.arange(6))
-        noisy = white_noise_blend(keys, jnp.asarray(clips, jnp.float32) / 32768, level=level)
-        predicted = np.asarray(apply(variables, noisy).prediction).argmax(-1)
-        assert correct[index] == (predicted == split.labels).sum()
+        assert correct[index] == (np.asarray(predicted(np.float32(level), index)) == split.labels).sum()
 
 
 def test_the_papers_configurations():

@@ -1,64 +1,51 @@
 """The scoreboard: from few digits, every network through every column; its numbers are those of its parts."""
 
-import json
-
 import jax
-import matplotlib.image
 import numpy as np
 import pytest
+from PIL import Image
 
 from sparsejax.configs.scoreboard import networks
 from sparsejax.data import load
-from sparsejax.evaluation.robustness import robustness_report
 from sparsejax.figures.scoreboard import Column, scoreboard
-from sparsejax.reproduce import main
 from sparsejax.studies import attacked
 from sparsejax.studies import scoreboard as study
 from sparsejax.training.config import replaced
+from tests.studies.making import DIGITS, even_report, made
 
-_FEW = {"data.name": "digits", "data.train_examples": 100, "data.test_examples": 20, "training.epochs": 1,
-        "training.batch_size": 25, "devices.carrier": "jit"}  # fmt: skip
+_FEW = {**DIGITS, "data.train_examples": 100, "data.test_examples": 20, "training.epochs": 1,
+        "training.batch_size": 25}  # fmt: skip
 
 
 @pytest.fixture
 def tiny(monkeypatch):
-    """Makes small networks of few digits, weakly attacked."""
+    """Makes small networks of few digits, which are not attacked; noise and L1 are ReLU but for a number."""
 
     def base(data, scale):
-        small = networks("mnist", channels=(10, 12), hidden=16)
-        few = small if data == "mnist" else {"HaH": small["HaH"]}
-        return {label: replaced(config, _FEW) for label, config in few.items()}
-
-    def report(*arguments, **settings):
-        weak = {"attacks": ("fgsm",), "minimal_iterations": 3, "noise_draws": 1}
-        found = robustness_report(*arguments, **{**settings, **weak})
-        for norm in ("linf", "l2"):
-            found[norm] |= dict.fromkeys(study.ATTACKS, found[norm]["fgsm"])
-        return found
+        small = networks("mnist", channels=(4, 6), hidden=10)
+        labels = ("ReLU", "Top-K", "k-winners", "HaH") if data == "mnist" else ("ReLU",)
+        return {label: replaced(small[label], _FEW) for label in labels}
 
     monkeypatch.setattr(study, "base", base)
     monkeypatch.setattr(attacked, "load", lambda name: load("digits"))
-    monkeypatch.setattr(attacked, "robustness_report", report)
+    monkeypatch.setattr(attacked, "robustness_report", even_report)
     benches = {name: bench._replace(attacked={"small": 16}) for name, bench in study.BENCHES.items()}
     monkeypatch.setattr(study, "BENCHES", benches)
-    with jax.numpy_dtype_promotion("standard"):  # Optax's Adam relies on it
-        yield
 
 
 @pytest.mark.slow
 def test_one_command_takes_every_network_through_every_column(tiny, tmp_path):
-    assert main(["scoreboard", "--out", str(tmp_path)]) == 0
-    numbers = json.loads((tmp_path / "scoreboard.json").read_text())
-    assert set(numbers["ours"]) == {"mnist", "cifar10"}
-    rows = numbers["ours"]["mnist"]
-    assert list(rows) == ["ReLU", "noise", "L1", "Top-K", "k-winners", "HaH"]
-    for row in (*rows.values(), *numbers["ours"]["cifar10"].values()):
+    ours = made("scoreboard", tmp_path)["ours"]
+    assert set(ours) == {"mnist", "cifar10"}
+    rows = ours["mnist"]
+    assert list(rows) == ["ReLU", "Top-K", "k-winners", "HaH"]
+    for row in (*rows.values(), *ours["cifar10"].values()):
         assert list(row) == list(study.KEYS)
         assert all(0 <= row[key] <= 100 for key in study.KEYS[:11]) and 0 <= row["gini"] <= 1
         assert row["linf_all"] == row["fgsm"] and row["training_seconds"] > 0 and row["products_saved"] >= 1
     assert rows["Top-K"]["active"] < rows["ReLU"]["active"] and rows["HaH"]["active"] < rows["ReLU"]["active"]
-    picture = matplotlib.image.imread(tmp_path / "scoreboard.png")
-    assert picture.shape[1] == round(6.8 * 200) and len(np.unique(picture.reshape(-1, picture.shape[-1]), axis=0)) > 50
+    picture = Image.open(tmp_path / "scoreboard.png").convert("RGB")
+    assert picture.width == round(6.8 * 200) and len(picture.getcolors(picture.width * picture.height)) > 50
 
 
 def test_networks_are_of_one_shape_whatever_makes_them_sparse():
@@ -77,6 +64,13 @@ def test_networks_are_of_one_shape_whatever_makes_them_sparse():
             for name in ("conv1", "conv2", "hidden"):
                 assert len({of[name]["kernel"] for of in kernels.values()}) == 1
         assert configs["k-winners"].model.hidden_k == 105 and configs["noise"].model.sigma == 0.5
+
+
+def test_networks_are_those_of_the_table():
+    of = networks("mnist")
+    assert list(of) == ["ReLU", "noise", "L1", "Top-K", "k-winners", "HaH"]
+    assert of["noise"] == replaced(of["ReLU"], {"model.sigma": 0.5})
+    assert of["L1"] == replaced(of["ReLU"], {"objective.l1": 3e-4})
 
 
 def test_a_row_is_made_of_its_parts():

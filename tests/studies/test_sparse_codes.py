@@ -1,13 +1,10 @@
 """The study of Sparsenet, end to end on a few small patches."""
 
-import json
-
-import matplotlib.image
 import numpy as np
 import pytest
 
-from sparsejax.reproduce import main
 from sparsejax.studies import sparse_codes
+from tests.studies.making import made
 
 
 @pytest.mark.slow
@@ -16,14 +13,12 @@ def test_sparsenet_leaves_its_functions_a_picture_and_the_fraction_of_good_fits(
         sparse_codes, "SETTINGS", {"small": sparse_codes.Settings(atoms=12, size=8, patches=500, batch=50, steps=60)}
     )
     monkeypatch.delenv("SPARSEJAX_DATA", raising=False)
-    assert main(["thesis/sparsenet", "--out", str(tmp_path)]) == 0
-    numbers = json.loads((tmp_path / "thesis/sparsenet.json").read_text())["ours"]
+    numbers = made("thesis/sparsenet", tmp_path)["ours"]
     with np.load(tmp_path / "thesis/sparsenet/small/basis_functions.npz") as file:
         atoms, r2 = file["atoms"], file["r2"]
     assert atoms.shape == (12, 8, 8) and np.all(np.abs(atoms).max((1, 2)) > 1e-3)
     assert numbers["good_gabor_fits"] == np.mean(r2 > sparse_codes.GOOD)
     assert "china" in numbers["images"] and 0 < numbers["error_left"] < 1
-    assert min(matplotlib.image.imread(tmp_path / "thesis/sparsenet.png").shape[:2]) > 40
 
 
 def test_images_mat_is_taken_where_it_is(monkeypatch, tmp_path):

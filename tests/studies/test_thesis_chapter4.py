@@ -3,18 +3,17 @@
 import json
 
 import jax
-import matplotlib.image
 import numpy as np
 import pytest
 
 from sparsejax.configs.convnets import convnet
 from sparsejax.data import load
-from sparsejax.reproduce import main
 from sparsejax.studies import thesis_autoencoders, thesis_convnets, thesis_distributions
 from sparsejax.training.config import replaced
+from tests.studies.making import DIGITS, made
 
-_FEW = {"data.name": "digits", "data.train_examples": 50, "data.test_examples": 20, "training.epochs": 1,
-        "training.batch_size": 25, "devices.carrier": "jit"}  # fmt: skip
+_FEW = {**DIGITS, "data.train_examples": 50, "data.test_examples": 20, "training.epochs": 1,
+        "training.batch_size": 25}  # fmt: skip
 
 
 @pytest.fixture
@@ -31,7 +30,7 @@ def tiny(monkeypatch):
 
     two = {"small": dict.fromkeys(thesis_convnets.KERNELS, (0.0, 0.002))}
     monkeypatch.setattr(thesis_convnets, "PENALTIES", two)
-    monkeypatch.setattr(thesis_convnets, "KERNELS", (7, 11))
+    monkeypatch.setattr(thesis_convnets, "KERNELS", (7,))
     for module in (thesis_convnets, thesis_autoencoders):
         monkeypatch.setattr(module, "load", lambda name: load("digits"))
     monkeypatch.setattr(thesis_autoencoders, "PENALTIES", {"small": (0.0, 1e-3)})
@@ -40,33 +39,20 @@ def tiny(monkeypatch):
     shrink(thesis_convnets, **{"model.hidden": 6})
     shrink(thesis_autoencoders)
     shrink(thesis_distributions)
-    with jax.numpy_dtype_promotion("standard"):
-        yield
-
-
-def made(name, folder):
-    """Makes a study and returns its numbers."""
-    assert main([name, "--out", str(folder)]) == 0
-    numbers = json.loads((folder / f"{name}.json").read_text())
-    assert numbers["ours"] and numbers["seeds"]
-    picture = matplotlib.image.imread(folder / f"{name}.png")
-    assert len(np.unique(picture.reshape(-1, picture.shape[-1]), axis=0)) > 10
-    return numbers
+    monkeypatch.setattr(thesis_autoencoders, "_SMALL_SEEDS", 1)
+    monkeypatch.setattr(thesis_convnets, "_SMALL_SEEDS", 1)
 
 
 @pytest.mark.slow
-def test_figures_of_convnets_share_their_networks(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(thesis_convnets, "_SMALL_SEEDS", 1)
+def test_figures_of_convnets_share_their_networks(tiny, opened_once, tmp_path):
     accuracy = made("thesis/fig4_1", tmp_path)["ours"]
     runs = sorted(tmp_path.glob("thesis/convnets/small/runs/*/*/result.json"))
-    assert [path.parts[-3] for path in runs] == [
-        "mnist_1_layers_11x11", "mnist_1_layers_7x7", "mnist_2_layers_11x11", "mnist_2_layers_7x7", "mnist_3_layers_7x7"
-    ]  # fmt: skip
+    assert [path.parts[-3] for path in runs] == [f"mnist_{layers}_layers_7x7" for layers in (1, 2, 3)]
     when = [path.stat().st_mtime_ns for path in runs]
     active = made("thesis/fig4_2", tmp_path)["ours"]
     assert [path.stat().st_mtime_ns for path in runs] == when, "nothing is trained twice"
     assert active["7 × 7 kernels"]["units"] == {"conv1": 6 * 22 * 22, "conv2": 16 * 16 * 16, "hidden": 6}
-    assert set(accuracy["11 × 11 kernels"]["critical lambda"]) == {"1 layer", "2 layers"}
+    assert set(accuracy["7 × 7 kernels"]["critical lambda"]) == {"1 layer", "2 layers", "3 layers"}
     assert list(made("thesis/fig4_3", tmp_path)["ours"])[:1] == ["7 × 7 kernels"]
     made("thesis/fig4_4", tmp_path)
     result = json.loads(runs[0].read_text())
@@ -75,8 +61,8 @@ def test_figures_of_convnets_share_their_networks(tiny, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["fig4_14", "fig4_15", "fig4_16", "fig4_17", "figA_1", "figA_2", "figA_3", "figA_4"])
-def test_figures_of_autoencoders_and_distributions(tiny, tmp_path, name):
-    ours = made(f"thesis/{name}", tmp_path)["ours"]
+def test_figures_of_autoencoders_and_distributions(tiny, opened_once, out, name):
+    ours = made(f"thesis/{name}", out)["ours"]
     assert "lambda" in ours or name == "fig4_16"
     if name == "figA_2":
         assert max(ours["exactly 0"]) == 0, "a sigmoid is never 0"
@@ -98,6 +84,7 @@ def test_what_the_figures_of_convnets_say_of_their_networks(monkeypatch, tmp_pat
     assert outcome.seeds == [0, 1, 2] and len(outcome.figure.axes) == 3
     assert outcome.ours["larger kernels break down at smaller lambda"] is True
     assert outcome.ours["7 × 7 kernels"]["critical lambda"] == {"1 layer": None, "2 layers": 0.006, "3 layers": 0.004}
+    assert set(outcome.ours["11 × 11 kernels"]["critical lambda"]) == {"1 layer", "2 layers"}, "a third does not fit"
     assert outcome.ours["7 × 7 kernels"]["points lost at 0.002"]["2 layers"] == pytest.approx(0)
     active = thesis_convnets.STUDIES["thesis/fig4_10"].make("small", tmp_path, seeds=3)
     assert len(active.figure.axes) == 3 and active.ours["11 × 11 kernels"]["units"]["conv3"] == 96
@@ -111,7 +98,7 @@ def test_maps_kernels_and_weights_are_those_of_the_networks(monkeypatch, tmp_pat
     class Pair:
         def __init__(self, kind):
             model, shape = thesis_convnets.base("small", kind).model, thesis_convnets._SHAPES[kind.data]
-            networks = [model.init(jax.random.key(i), jax.numpy.zeros((1, *shape))) for i in range(2)]
+            networks = [jax.jit(model.init)(jax.random.key(i), np.zeros((1, *shape), np.float32)) for i in range(2)]
             dead = jax.tree.map(lambda leaf: -jax.numpy.abs(leaf), networks[1].params)
             self.networks = networks[0], networks[1]._replace(params=dead)
 

@@ -1,18 +1,15 @@
 """The thesis's grids: small ones on the bundled digits, and the figures from invented measures."""
 
-import json
-
-import jax
 import numpy as np
 import pytest
 
 from sparsejax import studies
-from sparsejax.reproduce import main
 from sparsejax.studies import thesis_dense, thesis_grid
 from sparsejax.studies.thesis_grid import KINDS, base, critical
+from tests.studies.making import DIGITS, made
 
-TINY = {"data.name": "digits", "data.train_examples": 100, "data.test_examples": 100, "training.epochs": 1,
-        "training.batch_size": 50, "devices.carrier": "jit"}  # fmt: skip
+TINY = {**DIGITS, "data.train_examples": 100, "data.test_examples": 100, "training.epochs": 1,
+        "training.batch_size": 50}  # fmt: skip
 _AS_OTHERS = ("thesis/fig3_8", "thesis/fig3_10", "thesis/fig3_11")
 NAMES = [name for name in studies.STUDIES if name.startswith(("thesis/fig3", "thesis/table3"))]
 
@@ -25,16 +22,13 @@ def tiny(monkeypatch):
     monkeypatch.setattr(thesis_dense, "SIZES", (8,))
     kind = KINDS["relu1"]._replace(penalties={"small": (0.0, 0.008)})
     monkeypatch.setattr(thesis_grid, "KINDS", {"relu1": kind})
-    with jax.numpy_dtype_promotion("standard"):  # Optax's Adam relies on it
-        yield
 
 
 @pytest.mark.slow
 def test_more_seeds_are_added_to_those_that_are_there(tiny, tmp_path, capsys):
     outcomes = []
     for seeds in ("1", "2"):
-        assert main(["thesis/fig3_1", "--out", str(tmp_path), "--seeds", seeds]) == 0
-        outcomes.append(json.loads((tmp_path / "thesis/fig3_1.json").read_text()))
+        outcomes.append(made("thesis/fig3_1", tmp_path, "--seeds", seeds))
     assert [outcome["seeds"] for outcome in outcomes] == [[0], [0, 1]]
     one, two = (outcome["ours"]["accuracy (%)"]["8 units"] for outcome in outcomes)
     assert one["median"][0] in (two["min"][0], two["max"][0]), "the first network is still there"
@@ -43,7 +37,7 @@ def test_more_seeds_are_added_to_those_that_are_there(tiny, tmp_path, capsys):
     assert runs == ["0", "1"], "the first seed was not trained again"
     assert outcomes[0]["paper"]["accuracy of a dead network (%)"] == 11.35
     capsys.readouterr()
-    assert main(["thesis/table3_1", "--out", str(tmp_path), "--seeds", "2"]) == 0
+    made("thesis/table3_1", tmp_path, "--seeds", "2")
     assert "going on" not in capsys.readouterr().out, "the table takes what the figure has trained"
 
 
@@ -62,8 +56,7 @@ def invented(config, folder, name, penalties, seeds):
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in _AS_OTHERS])
 def test_every_figure_and_the_table_leave_a_picture_and_the_thesis_numbers(monkeypatch, tmp_path, name):
     monkeypatch.setattr(thesis_grid, "penalised", invented)
-    assert main([name, "--out", str(tmp_path)]) == 0
-    numbers = json.loads((tmp_path / f"{name}.json").read_text())
+    numbers = made(name, tmp_path)
     assert numbers["paper"].keys() <= numbers["ours"].keys()
     assert numbers["ours"]["penalty"][0] == 0 and numbers["seeds"] == [0, 1, 2]
     assert (tmp_path / f"{name}.png").stat().st_size > 5000

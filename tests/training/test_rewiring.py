@@ -1,6 +1,7 @@
 """Training that rewires: when it is due, by as much as asked, the same on every number of devices."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import pytest
 from sparsejax.data.resident import Batch
 from sparsejax.errors import ConfigError
 from sparsejax.hyper import hyper_of
-from sparsejax.models import SparseMLP
+from sparsejax.models import SparseCNN, SparseMLP
 from sparsejax.training.config import TrainingConfig
 from sparsejax.training.devices import Placement, carry
 from sparsejax.training.objectives import cross_entropy
@@ -20,20 +21,23 @@ from sparsejax.training.step import make_step
 
 MODEL = SparseMLP(hidden=(20,), k=(8,), density=0.25)
 CONFIG = TrainingConfig(epochs=4, batch_size=8, learning_rate=0.1, momentum=0.9, rewire_every=2, rewire_fraction=0.5)
+SET, RIGL = (dataclasses.replace(CONFIG, rewiring=rewiring) for rewiring in ("set", "rigl"))
+both = pytest.mark.parametrize("config", [SET, RIGL], ids=["set", "rigl"])
 CONNECTIONS = 16  # a quarter of 64 inputs
 
 
-def states(rewiring, carrier="jit", steps=2):
+IMAGES = np.random.default_rng(0).normal(size=(8, 8, 8, 1)).astype(np.float32)
+LABELS = np.random.default_rng(1).integers(0, 10, 8).astype(np.int32)
+
+
+@functools.cache
+def states(config, carrier="jit", model=MODEL, steps=2):
     """Returns the network before and after every step, on one device or on two."""
-    config = dataclasses.replace(CONFIG, rewiring=rewiring)
-    hyper = {"model": hyper_of(MODEL), "training": hyper_of(config)}
-    rng = np.random.default_rng(0)
-    images, labels = rng.normal(size=(8, 8, 8, 1)).astype(np.float32), rng.integers(0, 10, 8).astype(np.int32)
-    mesh = None
+    hyper, mesh = {"model": hyper_of(model), "training": hyper_of(config)}, None
     if carrier == "shard_map":
         mesh = jax.make_mesh((1, 2), ("member", "data"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
     placement = Placement(carrier, mesh, None)
-    step = make_step(MODEL, cross_entropy, config, 4, axis_name=placement.axis_name)
+    step = make_step(model, cross_entropy, config, 4, axis_name=placement.axis_name)
 
     def share(state, batch):
         first = 0 if mesh is None else 4 * jax.lax.axis_index("data")
@@ -41,23 +45,26 @@ def states(rewiring, carrier="jit", steps=2):
         cut = [jax.lax.dynamic_slice_in_dim(array, first, size) for array in batch]
         return step(state, Batch(*cut), hyper)[0]
 
-    run = carry(share, placement)
-    state = jax.tree.map(
-        lambda leaf: leaf[None], init_state(MODEL, config, hyper, jnp.int32(3), jnp.zeros((1, 8, 8, 1)))
-    )
-    passed = [state]
+    run, passed = carry(share, placement), [untrained(model)]
     for _ in range(steps):
-        passed.append(run(passed[-1], (jnp.asarray(images), jnp.asarray(labels), jnp.arange(8))))
+        passed.append(run(passed[-1], (IMAGES, LABELS, np.arange(8))))
     return passed
+
+
+@functools.cache
+def untrained(model):
+    hyper = {"model": hyper_of(model), "training": hyper_of(SET)}
+    state = jax.jit(lambda: init_state(model, SET, hyper, jnp.int32(3), IMAGES[:1]))()
+    return jax.tree.map(lambda leaf: leaf[None], state)
 
 
 def mask(state):
     return np.asarray(state.variables.state["hidden1"]["mask"][0])
 
 
-@pytest.mark.parametrize("rewiring", ["set", "rigl"])
-def test_masks_move_when_it_is_due_and_keep_their_counts(rewiring):
-    before, first, second = states(rewiring)
+@both
+def test_masks_move_when_it_is_due_and_keep_their_counts(config):
+    before, first, second = states(config)
     np.testing.assert_array_equal(mask(first), mask(before))
     moved = (mask(second) & ~mask(before)).sum(0)
     assert (mask(second).sum(0) == CONNECTIONS).all()
@@ -74,40 +81,52 @@ def test_masks_move_when_it_is_due_and_keep_their_counts(rewiring):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rewiring", ["set", "rigl"])
-def test_two_devices_rewire_as_one_does(rewiring):
-    one, two = states(rewiring)[-1], states(rewiring, "shard_map")[-1]
+@both
+def test_two_devices_rewire_as_one_does(config):
+    one, two = states(config)[-1], states(config, "shard_map")[-1]
     np.testing.assert_array_equal(mask(one), mask(two))
-    np.testing.assert_allclose(one.variables.params["hidden1"]["kernel"], two.variables.params["hidden1"]["kernel"],
-                               rtol=1e-4, atol=1e-6)  # fmt: skip
+    kernels = (state.variables.params["hidden1"]["kernel"] for state in (one, two))
+    np.testing.assert_allclose(*kernels, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_convolutions_are_rewired_by_gradients_in_bfloat16():
+    model = SparseCNN(
+        channels=(4,), conv_k=(5,), conv_density=(0.5,), kernel_size=3, hidden=10, hidden_k=3, density=0.5
+    )
+    config = dataclasses.replace(RIGL, precision="bfloat16", rewire_every=1)
+    before, after = (state.variables for state in states(config, model=model, steps=1))
+    for name in ("conv1", "hidden"):
+        old, new = (np.asarray(variables.state[name]["mask"][0]) for variables in (before, after))
+        counts = (mask.reshape(-1, mask.shape[-1]).sum(0) for mask in (old, new))
+        np.testing.assert_array_equal(*counts)
+        assert (new & ~old).any() and after.params[name]["kernel"].dtype == jnp.float32
 
 
 def test_rigl_grows_where_a_finite_difference_says():
     """The gradient to a masked weight is that of connecting it, which the masked forward pass itself cannot see."""
-    before, _ = states("rigl", steps=1)
-    variables = jax.tree.map(lambda leaf: leaf[0], before.variables)
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(8, 64)), jnp.float32)
+    variables = jax.tree.map(lambda leaf: leaf[0], untrained(MODEL).variables)
+    x = IMAGES.reshape(8, 64)
 
+    @jax.jit
+    @jax.value_and_grad
     def output(step, at):
-        probe = jnp.zeros((64, 20)).at[at].set(step)
+        probe = jnp.zeros((64, 20)).at[at[0], at[1]].set(step)
         state = {**variables.state, "hidden1": {**variables.state["hidden1"], "probe": probe}}
         return jnp.sum(MODEL.apply(variables._replace(state=state), x).prediction ** 2)
 
-    masked = [tuple(at) for at in np.argwhere(~mask(before))[:40]]
-    gradients = np.array([float(jax.grad(output)(0.0, at)) for at in masked[:5]])
-    differences = np.array([float(output(1e-3, at) - output(-1e-3, at)) / 2e-3 for at in masked[:5]])
-    np.testing.assert_allclose(gradients, differences, atol=5e-3)
+    masked = np.argwhere(~mask(untrained(MODEL)))[:5]
+    values = np.array([[output(np.float32(step), at)[0] for step in (1e-3, -1e-3)] for at in masked])
+    gradients = np.array([output(np.float32(0), at)[1] for at in masked])
+    np.testing.assert_allclose(gradients, (values[:, 0] - values[:, 1]) / 2e-3, atol=5e-3)
     assert np.abs(gradients).max() > 1e-3
 
 
 def test_the_fraction_of_rigl_falls_and_that_of_set_stays():
     hyper = {"rewire_fraction": jnp.float32(0.4)}
-    rigl = dataclasses.replace(CONFIG, rewiring="rigl")
-    values = [float(rewire_fraction(rigl, hyper, jnp.float32(done))) for done in (0, 0.375, 0.75, 1)]
+    values = [float(rewire_fraction(RIGL, hyper, jnp.float32(done))) for done in (0, 0.375, 0.75, 1)]
     np.testing.assert_allclose(values, [0.4, 0.2, 0, 0], atol=1e-7)
-    assert float(rewire_fraction(dataclasses.replace(CONFIG, rewiring="set"), hyper, jnp.float32(0.9))) == np.float32(
-        0.4
-    )
+    assert float(rewire_fraction(SET, hyper, jnp.float32(0.9))) == np.float32(0.4)
 
 
 def test_fields_outside_their_range_are_refused():

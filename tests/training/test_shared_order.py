@@ -1,6 +1,7 @@
 """Networks that see the same batches: each is as it would be alone, and their first layers are one product."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -26,27 +27,40 @@ BASE = Config(
 )
 
 
+@jax.jit
+def order_of(key):
+    return epoch_order(key, jnp.int32(0), EXAMPLES, BATCH)
+
+
 @pytest.fixture(scope="module")
 def data() -> Resident:
     rng = np.random.default_rng(0)
     images = jnp.asarray(rng.integers(0, 256, (EXAMPLES, 6, 6, 1), np.uint8))
     labels = jnp.asarray(rng.integers(0, 10, EXAMPLES, np.int32))
-    batches = epoch_order(jax.random.key(3), jnp.int32(0), EXAMPLES, BATCH)
-    return Resident(images, labels, jnp.zeros((1, 1, 1, 1)), jnp.ones((1, 1, 1, 1)), batches)
+    return Resident(images, labels, jnp.zeros((1, 1, 1, 1)), jnp.ones((1, 1, 1, 1)), order_of(jax.random.key(3)))
+
+
+@jax.jit
+@jax.vmap
+def untrained(hyper, seed):
+    return init_state(BASE.model, BASE.training, hyper, seed, jnp.zeros((1, 6, 6, 1)))
 
 
 def grid(points):
-    """Returns hyperparameters and states of networks, one for each (weight, seed)."""
+    """Returns states and hyperparameters of networks, one for each (weight, seed)."""
     hyper = stack_hyper([dataclasses.replace(BASE, objective=ObjectiveConfig(l1=weight)) for weight, _ in points])
-    seeds = jnp.asarray([seed for _, seed in points])
-    state = jax.vmap(lambda h, s: init_state(BASE.model, BASE.training, h, s, jnp.zeros((1, 6, 6, 1))))(hyper, seeds)
-    return state, hyper
+    return untrained(hyper, np.asarray([seed for _, seed in points])), hyper
 
 
-def chunk(length=EXAMPLES // BATCH):
+@functools.cache
+def chunk():
     return make_chunk(
-        BASE.model, objective_of(BASE.objective), BASE.training, examples=EXAMPLES, batch_size=BATCH, length=length
-    )
+        BASE.model, objective_of(BASE.objective), BASE.training, examples=EXAMPLES, batch_size=BATCH,
+        length=EXAMPLES // BATCH,
+    )  # fmt: skip
+
+
+program = jax.jit(lambda *arguments: jax.vmap(chunk(), in_axes=(0, 0, None))(*arguments))
 
 
 @pytest.mark.slow
@@ -56,7 +70,7 @@ def test_each_network_is_as_it_would_be_alone(data, at_once):
     placement = place(DevicesConfig(carrier="jit", members_at_once=at_once), len(points), {BATCH}, sharing=10**9)
     together, _ = carry(chunk(), placement)(*grid(points), data)
     for i, point in enumerate(points):
-        alone, _ = jax.jit(jax.vmap(chunk(), in_axes=(0, 0, None)))(*grid([point]), data)
+        alone, _ = program(*grid([point]), data)
         for a, b in zip(*(jax.tree.leaves(state.variables) for state in (together, alone)), strict=True):
             np.testing.assert_allclose(a[i], b[0], rtol=1e-5, atol=1e-6)
     kernels = np.asarray(together.variables.params["hidden1"]["kernel"])
@@ -66,8 +80,7 @@ def test_each_network_is_as_it_would_be_alone(data, at_once):
 def test_the_same_batches_come_from_the_order_that_is_given(data):
     """A network whose own order is the one given is trained to the same weights."""
     state, hyper = grid([(0.1, 3)])
-    order = epoch_order(jax.random.fold_in(state.key[0], ORDER), jnp.int32(0), EXAMPLES, BATCH)
-    program = jax.jit(jax.vmap(chunk(), in_axes=(0, 0, None)))
+    order = order_of(jax.random.fold_in(state.key[0], ORDER))
     given, _ = program(state, hyper, data._replace(batches=order))
     own, _ = program(state, hyper, data._replace(batches=None))
     other, _ = program(state, hyper, data)
