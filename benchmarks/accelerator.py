@@ -4,6 +4,7 @@ On a CPU it measures nothing. PyTorch works on the same GPU, in a process of its
 takes three quarters of a GPU's memory: where PyTorch needs more than the rest, set XLA_PYTHON_CLIENT_PREALLOCATE=false.
 """
 
+import functools
 import os
 import sys
 from collections.abc import Callable
@@ -20,14 +21,13 @@ from benchmarks.peers import Twin
 from benchmarks.rows import Report, Row, row, table
 from benchmarks.timing import Run, Timing, compiled, in_scan, round_robin, trained
 from sparsejax import configs
+from sparsejax.configuration import as_arrays
 from sparsejax.data.resident import Resident, steps_per_epoch
 from sparsejax.functional import BoostState, gpu_rows, k_winners, top_k
-from sparsejax.hyper import hyper_of
 from sparsejax.models import TopKAutoencoder
 from sparsejax.training.config import Config, DataConfig, ObjectiveConfig, TrainingConfig
-from sparsejax.training.objectives import objective_of
 from sparsejax.training.state import init_state
-from sparsejax.training.step import chunk_length, make_chunk
+from sparsejax.training.step import chunk_length
 
 GROUP = "accelerator"
 SELECTIONS = ((4096, 10_000, 1000), (4096, 65_536, 64))
@@ -205,13 +205,11 @@ def _grids(peers: Peers, remarks: list[str]) -> list[Row]:
 
 def _trained(config: Config, data: Resident, batch: int, length: int) -> Run:
     """Returns a run of training steps as `launch` takes them: resident bytes, one compiled scan."""
-    hyper = jax.tree.map(jnp.asarray, hyper_of(config))
-    example = jnp.zeros((1, *data.images.shape[1:]))
-    state = jax.jit(lambda hyper: init_state(config.model, config.training, hyper, jnp.int32(0), example))(hyper)
-    chunk = make_chunk(config.model, objective_of(config.objective), config.training, examples=len(data.labels),
-                       batch_size=batch, length=length)  # fmt: skip
-    program = jax.jit(chunk, donate_argnums=0).lower(state, hyper, data).compile()
-    return trained(program, state, hyper, data, steps=length)
+    config = as_arrays(config)
+    state = jax.jit(init_state)(config, jnp.zeros((1, *data.images.shape[1:])))
+    function = functools.partial(chunk, examples=len(data.labels), batch_size=batch, length=length)
+    program = jax.jit(function, donate_argnums=0).lower(state, config, data).compile()
+    return trained(program, state, config, data, steps=length)
 
 
 def _times(timing: Timing, count: float) -> Timing:

@@ -17,6 +17,7 @@ from benchmarks.peers import Twin
 from benchmarks.rows import Report, Row, row
 from benchmarks.timing import Timing
 from sparsejax import configs
+from sparsejax.configuration import replaced
 from sparsejax.data import load
 from sparsejax.evaluation.attacks import apgd, apgd_targeted, fab_targeted, fmn, pgd, square
 from sparsejax.evaluation.attacks.ensemble import Attack, by_target, ensemble, survivors_of
@@ -24,7 +25,6 @@ from sparsejax.evaluation.attacks.geometry import Norm, length
 from sparsejax.experiment import Experiment, run
 from sparsejax.functional import unit_norm
 from sparsejax.models import HebbianVGG, Variables
-from sparsejax.training.config import replaced
 from sparsejax.training.run_folder import RunFolder
 
 GROUP = "attacks"

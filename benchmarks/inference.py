@@ -68,9 +68,9 @@ def _answered(twin: Twin | None, name: str, model: SparseNetwork, batch: int, re
 
 def _relu(model: SparseNetwork) -> SparseNetwork:
     if isinstance(model, SparseMLP):
-        return dataclasses.replace(model, k=(None,) * len(model.hidden), density=1.0)
+        return dataclasses.replace(model, k=(None,) * len(model.hidden), density=None)
     assert isinstance(model, SparseCNN)
-    return dataclasses.replace(model, conv_k=(None,) * len(model.channels), hidden_k=None, density=1.0)
+    return dataclasses.replace(model, conv_k=(None,) * len(model.channels), hidden_k=None, density=None)
 
 
 def _crossing(batch: int, density: float) -> Row:

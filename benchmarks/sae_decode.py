@@ -1,5 +1,6 @@
 """Group "sae_decode": codes of few winners decoded by their rows alone, with gradients, and in a Top-K autoencoder."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 from unittest import mock
@@ -11,14 +12,13 @@ import numpy as np
 from benchmarks.peers import Twin
 from benchmarks.rows import Report, Row, row
 from benchmarks.timing import Run, compiled, refilled, round_robin, trained
+from sparsejax.configuration import as_arrays
 from sparsejax.data.resident import Resident
 from sparsejax.functional import Compact, compact, decode, spread
-from sparsejax.hyper import hyper_of
 from sparsejax.models import TopKAutoencoder
 from sparsejax.training.config import Config, DataConfig, ObjectiveConfig, TrainingConfig
-from sparsejax.training.objectives import reconstruction
 from sparsejax.training.state import init_state
-from sparsejax.training.step import make_chunk
+from sparsejax.training.step import chunk
 
 GROUP = "sae_decode"
 SHAPES = (
@@ -134,12 +134,12 @@ def _step(batch: int, inputs: int, units: int, k: int) -> Run:
     training = TrainingConfig(batch_size=batch, optimizer="adam", learning_rate=1e-3)
     config = Config(TopKAutoencoder(hidden=units, k=k), DataConfig(normalise=False), training,
                     objective=ObjectiveConfig("reconstruction"))  # fmt: skip
-    hyper = jax.tree.map(jnp.asarray, hyper_of(config))
+    config = as_arrays(config)
     images = np.random.default_rng(0).integers(0, 256, (EXAMPLES, *shape), np.uint8)
     data = Resident(
         jnp.asarray(images), jnp.zeros(EXAMPLES, jnp.int32), jnp.zeros((1, 1, 1, 1)), jnp.ones((1, 1, 1, 1))
     )
-    chunk = make_chunk(config.model, reconstruction, training, examples=EXAMPLES, batch_size=batch, length=steps)
-    state = init_state(config.model, training, hyper, jnp.int32(0), jnp.zeros((1, *shape)))
-    program = jax.jit(chunk, donate_argnums=0).lower(state, hyper, data).compile()
-    return trained(program, state, hyper, data, steps=steps)
+    function = functools.partial(chunk, examples=EXAMPLES, batch_size=batch, length=steps)
+    state = init_state(config, jnp.zeros((1, *shape)))
+    program = jax.jit(function, donate_argnums=0).lower(state, config, data).compile()
+    return trained(program, state, config, data, steps=steps)

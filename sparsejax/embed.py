@@ -29,7 +29,6 @@ def _run(arguments: list[str]) -> int:
     from sparsejax.data.sources import latents_destination
     from sparsejax.evaluation.latents import make_embedding
     from sparsejax.files import write_whole
-    from sparsejax.hyper import hyper_of
     from sparsejax.task import load_data
     from sparsejax.trained import check_same_data, config_of
     from sparsejax.training.restore import recorded, trained
@@ -50,13 +49,13 @@ def _run(arguments: list[str]) -> int:
         raise ConfigError(f"The network in {folder.path} has no layer {options.layer!r}; it has {', '.join(layers)}.")
     check_same_data(folder, run_of, dataset)
     state = jax.tree.map(lambda leaf: leaf[member], trained(folder, networks, dataset))
-    hyper, epoch = hyper_of(config), state.epoch.astype(np.float32)
+    model = config.model.at(state.epoch.astype(np.float32), state.step)
 
     def embedded(split: Split) -> Split:
         size = len(split.labels)
-        embed = make_embedding(config.model, options.layer, examples=size, batch_size=config.evaluation.batch_size)
+        embed = make_embedding(options.layer, examples=size, batch_size=config.evaluation.batch_size)
         data = resident(dataset, split, normalise=config.data.normalise)
-        return Split(np.asarray(jax.jit(embed)(state.variables, hyper, epoch, data)), split.labels)
+        return Split(np.asarray(jax.jit(embed)(model, state.variables, data)), split.labels)
 
     train, test = embedded(dataset.train), embedded(dataset.test)
     provenance = {

@@ -8,13 +8,12 @@ from typing import Any, NamedTuple
 
 import jax
 
+from sparsejax.configuration import differing_fields, stack
 from sparsejax.data.dataset import Dataset
 from sparsejax.data.resident import resident
 from sparsejax.errors import ConfigError
 from sparsejax.evaluation.report import summary
 from sparsejax.figures.run import write_figures
-from sparsejax.functional import crop_and_flip
-from sparsejax.hyper import stack_hyper, static_fields
 from sparsejax.measuring import Measuring
 from sparsejax.models.base import Variables
 from sparsejax.task import batch_sizes, count_parameters, load_data
@@ -22,10 +21,7 @@ from sparsejax.training import checkpoints, loop, processes
 from sparsejax.training.config import Config
 from sparsejax.training.devices import gathered_members, place, put_members, put_shared
 from sparsejax.training.log import MetricsLog, Terminal
-from sparsejax.training.objectives import objective_of
 from sparsejax.training.run_folder import RunFolder, describe
-
-AUGMENTATIONS = {"none": None, "crop_flip": crop_and_flip}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,10 +36,8 @@ class Experiment:
     points: tuple[dict[str, Any], ...]
 
     def __post_init__(self):
-        first = static_fields(self.configs[0])
         for config in self.configs[1:]:
-            other = static_fields(config)
-            differing = [name for name in first if first[name] != other.get(name) and name != "training.seed"]
+            differing = differing_fields(self.configs[0], config)
             if differing:
                 raise ConfigError(
                     f"{', '.join(differing)} changes the shape of the program, so its values cannot share one; a sweep "
@@ -115,22 +109,19 @@ def _run(
 
     processes.first_does(claim)
     first, networks = processes.is_first(), len(experiment.configs)
-    hyper = put_members(stack_hyper(experiment.configs), placement)
-    objective, normalise, streaming = objective_of(config.objective), config.data.normalise, config.data.streaming
+    stacked = put_members(stack(experiment.configs), placement)
+    normalise, streaming = config.data.normalise, config.data.streaming
     train = resident(dataset, dataset.train, normalise=normalise, on_device=not streaming)
     train = train if streaming else put_shared(train, placement)
-    job = loop.Job(
-        config.model, objective, config.training, placement, hyper, train, config.data.balanced,
-        AUGMENTATIONS[config.data.augment], jax.tree.leaves(hyper)[0].shape[0] - networks, streaming,
-    )  # fmt: skip
+    job = loop.Job(stacked, placement, train, jax.tree.leaves(stacked)[0].shape[0] - networks)
     test = put_shared(resident(dataset, dataset.test, normalise=normalise), placement)
-    measuring = Measuring(experiment.configs, dataset, placement, hyper, test)
+    measuring = Measuring(experiment.configs, dataset, placement, stacked, test)
 
     with (
         processes.termination() as asked_to_stop,  # outside: a second signal must not cut short what is being saved
         checkpoints.opened(folder.checkpoints, keep=config.training.keep_checkpoints) as saved,
     ):
-        progress = loop.start(job, experiment.seeds)
+        progress = loop.start(stacked, placement, loop.example_of(train))
         like = jax.eval_shape(lambda tree: jax.tree.map(lambda leaf: leaf[:networks], tree), progress)
         restored = saved.restore(like, resume_step)
         if restored is not None:

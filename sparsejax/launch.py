@@ -167,13 +167,15 @@ def _members(
     name: str, base: "Config", overrides: Sequence[str], sweeps: Sequence[str], seeds: int
 ) -> list[tuple["Config", dict[str, Any]]]:
     """Returns configuration and swept values of every network: each point of the grid with each seed."""
+    from sparsejax.configuration import field_of, replaced
+
     grid = [[(field, value) for value in values] for field, values in map(_parse_sweep, sweeps)]
     members = []
     for point in itertools.product(*grid):
         added = [word for field, value in point for word in (f"--{field.replace('_', '-')}", value)]
         config = _overridden(name, base, added) if added else base
-        values = {field: _field(config, field) for field, _ in point}
-        members += [(_seeded(config, config.training.seed + i), values) for i in range(seeds)]
+        values = {field: field_of(config, field) for field, _ in point}
+        members += [(replaced(config, {"training.seed": config.training.seed + i}), values) for i in range(seeds)]
     return members
 
 
@@ -198,18 +200,6 @@ def _parse_sweep(text: str) -> tuple[str, list[str]]:
     if count < 1:
         raise ConfigError(f"--sweep {text!r} is an empty range; {expected}.")
     return field, [f"{start + i * step:.10g}" for i in range(count)]
-
-
-def _field(config: Any, path: str) -> Any:
-    for name in path.split("."):
-        config = getattr(config, name)
-    return config
-
-
-def _seeded(config: "Config", seed: int) -> "Config":
-    import dataclasses
-
-    return dataclasses.replace(config, training=dataclasses.replace(config.training, seed=seed))
 
 
 def _closing_lines(result: dict[str, Any], folder: Path) -> list[str]:

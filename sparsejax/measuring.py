@@ -16,13 +16,12 @@ from sparsejax.evaluation.implicit import implicit_measures
 from sparsejax.evaluation.products import count_products, products_report
 from sparsejax.evaluation.report import layer_report, noise_report
 from sparsejax.evaluation.tracking import layer_measures
-from sparsejax.hyper import Hyper
 from sparsejax.models.base import Variables
 from sparsejax.training.config import Config
-from sparsejax.training.devices import Placement, carry, gathered_members
+from sparsejax.training.devices import Placement, gathered_members, transform
 from sparsejax.training.loop import Progress
 from sparsejax.training.members import over_members
-from sparsejax.training.objectives import OBJECTIVES, objective_of
+from sparsejax.training.objectives import OBJECTIVES
 
 
 class Final(NamedTuple):
@@ -36,36 +35,39 @@ class Final(NamedTuple):
 class Measuring:
     """Evaluations of networks of one shape, each compiled for their devices when it is first needed."""
 
-    def __init__(self, configs: Sequence[Config], dataset: Dataset, placement: Placement, hyper: Hyper, test: Resident):
-        self._configs, self._dataset, self._hyper, self._test = configs, dataset, hyper, test
-        self._examples = len(dataset.test.labels)
-        config, objective = configs[0], objective_of(configs[0].objective)
+    def __init__(
+        self, configs: Sequence[Config], dataset: Dataset, placement: Placement, stacked: Config, test: Resident
+    ):
+        self._configs, self._dataset, self._stacked, self._test = configs, dataset, stacked, test
+        self._examples, config = len(dataset.test.labels), configs[0]
+        thresholds = {layer.name: layer.threshold for layer in config.model.layers(dataset.train.images.shape[1:])}
         sizes: dict[str, Any] = {
             "examples": self._examples, "batch_size": config.evaluation.batch_size,
             "seed": config.evaluation.noise_seed, "axis_name": placement.axis_name, "shards": placement.shards,
         }  # fmt: skip
         self._scored = {
-            units: carry(make_evaluation(config.model, objective, units=units, **sizes), placement)
-            for units in (False, True)
+            units: transform(make_evaluation(thresholds, units=units, **sizes), placement) for units in (False, True)
         }
         self._layers = jax.jit(jax.vmap(lambda variables, counts: layer_measures(variables, counts, self._examples)))
         classifier = config.objective.kind == "classification"
         # Noise is for answers to pixels or clips.
         noise = config.evaluation.noise and classifier and test.images.dtype in (jnp.uint8, jnp.int16)
-        detail = make_detail(config.model, classes=dataset.classes, classifier=classifier, **sizes)
-        self._noise = carry(make_noise_evaluation(config.model, **sizes), placement) if noise else None
-        self._detail = carry(detail, placement) if config.evaluation.detail else None
+        detail = make_detail(thresholds, classes=dataset.classes, classifier=classifier, **sizes)
+        self._noise = transform(make_noise_evaluation(**sizes), placement) if noise else None
+        self._detail = transform(detail, placement) if config.evaluation.detail else None
         # One network after another: an implicit term takes a matrix over all pairs of units.
         tracked = config.evaluation.implicit_examples is not None
         self._implicit = jax.jit(over_members(self._implicit_of_member, 1)) if tracked else None
 
     def after_epoch(self, variables: Variables, epoch: jax.Array) -> dict[str, jax.Array]:
         """Returns the scores, and what else is asked for, of every network `[members]`."""
-        counts = self._scored[self._configs[0].evaluation.track](variables, self._hyper, epoch, self._test)
+        counts = self._scored[self._configs[0].evaluation.track](variables, self._stacked, epoch, self._test)
         scores = {f"test_{name}": total / self._examples for name, total in sorted(counts.sums.items())}
         if self._configs[0].evaluation.track:
             scores |= self._layers(variables, counts)
-        return scores if self._implicit is None else scores | self._implicit(variables, self._hyper, epoch, self._test)
+        return (
+            scores if self._implicit is None else scores | self._implicit(variables, self._stacked, epoch, self._test)
+        )
 
     def in_the_end(self, progress: Progress, points: Sequence[dict[str, Any]]) -> Final:
         """Describes every network as it is after the last epoch and, under "best", as it was after its best one.
@@ -81,7 +83,7 @@ class Measuring:
             return gathered_members(tree, networks)
 
         def of(measure: Any, variables: Variables, epoch: jax.Array) -> Any:
-            return numbers(measure(variables, self._hyper, epoch, self._test))
+            return numbers(measure(variables, self._stacked, epoch, self._test))
 
         counts = of(self._scored[True], state.variables, epoch)
         detail = None if self._detail is None else of(self._detail, state.variables, epoch)
@@ -124,11 +126,9 @@ class Measuring:
             score = round(score * self._examples) / self._examples  # whole examples, without float32's error
         return {"epoch": epoch, f"test_{objective.best}": score}
 
-    def _implicit_of_member(self, variables: Variables, hyper: Hyper, epoch: jax.Array, data: Resident) -> Any:
-        config = self._configs[0]
-        hyper = config.model.scheduled(hyper["model"], epoch=epoch, step=jnp.int32(0))
+    def _implicit_of_member(self, variables: Variables, config: Config, epoch: jax.Array, data: Resident) -> Any:
         x = normalised(data, data.images[: config.evaluation.implicit_examples])
-        return implicit_measures(variables, hyper, x)
+        return implicit_measures(variables, config.model.at(epoch, jnp.int32(0)), x)
 
 
 def _unit_arrays(variables: Variables, counts: Counts) -> dict[str, np.ndarray]:

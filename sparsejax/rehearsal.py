@@ -11,14 +11,13 @@ import numpy as np
 from jax.sharding import NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
+from sparsejax.configuration import stack
 from sparsejax.data.resident import Resident, resident
 from sparsejax.errors import ConfigError
-from sparsejax.experiment import AUGMENTATIONS, Experiment
-from sparsejax.hyper import stack_hyper
+from sparsejax.experiment import Experiment
 from sparsejax.task import batch_sizes, count_parameters, load_data
 from sparsejax.training import loop
 from sparsejax.training.devices import Placement, place
-from sparsejax.training.objectives import objective_of
 
 _COLLECTIVE = re.compile(r" (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
 
@@ -78,16 +77,12 @@ def rehearse(experiment: Experiment, topology: str) -> Rehearsal:
     )
     networks = len(experiment.configs)
     rows = -(-networks // placement.member_devices) * placement.member_devices
-    hyper = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype), stack_hyper(experiment.configs)
+    stacked = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype), stack(experiment.configs)
     )
     train: Resident = laid(split, P())
-    job = loop.Job(
-        config.model, objective_of(config.objective), config.training, placement, hyper, train,
-        config.data.balanced, AUGMENTATIONS[config.data.augment], rows - networks,
-    )  # fmt: skip
-    seeds = jax.ShapeDtypeStruct((rows,), np.int32)
-    progress = jax.eval_shape(lambda hyper, seeds: loop.start(job._replace(hyper=hyper), seeds), hyper, seeds)
+    job = loop.Job(stacked, placement, train, rows - networks)
+    progress = jax.eval_shape(lambda config: loop.start(config, placement, loop.example_of(split)), stacked)
     data = train
     if config.training.order_seed is not None:
         length = loop.chunk_length(loop.steps_per_epoch(job.examples, config.training.batch_size))
@@ -96,7 +91,7 @@ def rehearse(experiment: Experiment, topology: str) -> Rehearsal:
     chunk, _ = loop.compiled_chunk(job, config.training.batch_size)
     started = time.perf_counter()
     try:
-        compiled = chunk.lower(laid(progress.state, P("member")), laid(hyper, P("member")), data).compile()
+        compiled = chunk.lower(laid(progress.state, P("member")), laid(stacked, P("member")), data).compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

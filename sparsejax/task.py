@@ -1,8 +1,6 @@
 """What a configuration trains on: its data, and whether network, objective and data fit each other."""
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from sparsejax import data
 from sparsejax.data.dataset import Dataset
@@ -10,11 +8,13 @@ from sparsejax.data.resident import steps_per_epoch
 from sparsejax.data.speech import SPEECH
 from sparsejax.data.text import TEXTS, load_text, windows
 from sparsejax.errors import ConfigError
-from sparsejax.models.gpt import GPT
-from sparsejax.models.noisy import NoisyNetwork
-from sparsejax.models.speech import SpeechCNN
-from sparsejax.models.top_k_autoencoder import TopKAutoencoder
 from sparsejax.training.config import Config
+from sparsejax.training.loop import example_of
+
+_READ = {
+    "images": ("images", "vectors"), "vectors": ("vectors", "images"), "windows": ("tokens",), "clips": ("clips",),
+}  # fmt: skip
+"""Kind of data -> what a network may read; images and vectors are both arrays of numbers, which a network flattens."""
 
 
 def load_data(config: Config, networks: int = 1) -> Dataset:
@@ -58,55 +58,39 @@ def load_data(config: Config, networks: int = 1) -> Dataset:
 
 def count_parameters(config: Config, dataset: Dataset) -> int:
     """Counts the parameters of a network on these data, without drawing it."""
-    shape, dtype = dataset.train.images.shape[1:], dataset.train.images.dtype
-    example = jnp.zeros((1, *shape), jnp.int32 if dtype == np.int32 else jnp.float32)
-    variables = jax.eval_shape(config.model.init, jax.random.key(0), example)
+    variables = jax.eval_shape(config.model.init, jax.random.key(0), example_of(dataset.train))
     return sum(leaf.size for leaf in jax.tree.leaves(variables.params))
 
 
 def _check_task(config: Config, dataset: Dataset) -> None:
-    """Refuses a network whose outputs do not fit the task and the data."""
-    text, language = config.data.name in TEXTS, config.objective.kind == "next_token"
-    if isinstance(config.model, GPT) or text or language:
-        if not (isinstance(config.model, GPT) and text and language):
-            raise ConfigError(
-                f"A {type(config.model).__name__} on {dataset.name} with objective.kind {config.objective.kind} cannot "
-                "be; texts, the model GPT and the objective next_token go together."
-            )
-        if config.model.vocabulary < dataset.classes:
-            raise ConfigError(
-                f"model.vocabulary is {config.model.vocabulary}, but {dataset.name} has {dataset.classes} different "
-                f"tokens; take --model.vocabulary {dataset.classes}, or a smaller data.vocabulary."
-            )
-        if config.evaluation.detail:
-            raise ConfigError("evaluation.detail is True, but windows of a text have no classes; take False.")
-        return
-    known = isinstance(config.model, NoisyNetwork) and config.model.has_implicit_terms
-    if config.evaluation.implicit_examples is not None and not known:
+    """Refuses a network whose inputs or outputs do not fit the task and the data."""
+    model, kind = config.model, config.objective.kind
+    name, reads = type(model).__name__, _READ[dataset.kind]
+    if model.inputs not in reads:
+        raise ConfigError(
+            f"A {name} reads {model.inputs}, but {dataset.name} has {dataset.kind}; take a network that reads "
+            f"{' or '.join(reads)}, or other data."
+        )
+    if (model.task or kind) != kind or (kind == "next_token") != (dataset.kind == "windows"):
+        raise ConfigError(
+            f"objective.kind is {kind}, but a {name} is for {model.task or kind} and {dataset.name} has "
+            f"{dataset.kind}; take --objective.kind {model.task or 'next_token'}, or another network or data set."
+        )
+    if config.evaluation.detail and dataset.kind == "windows":
+        raise ConfigError("evaluation.detail is True, but windows of a text have no classes; take False.")
+    if config.evaluation.implicit_examples is not None and not getattr(model, "has_implicit_terms", False):
         raise ConfigError(
             f"evaluation.implicit_examples is {config.evaluation.implicit_examples}, but the implicit terms are known "
             "in closed form for a plain ReLU autoencoder under gaussian noise on its input only; take None."
         )
-    if isinstance(config.model, SpeechCNN) != (config.data.name in SPEECH):
-        raise ConfigError(
-            f"A {type(config.model).__name__} on {dataset.name} cannot be; spoken words ({', '.join(SPEECH)}) and the "
-            "model SpeechCNN go together."
-        )
-    classes = config.model.classes
-    if isinstance(config.model, TopKAutoencoder) and config.objective.kind == "classification":
-        raise ConfigError(
-            "objective.kind is classification, but a TopKAutoencoder classifies nothing; take reconstruction."
-        )
-    if config.objective.kind == "reconstruction" and classes is not None:
-        raise ConfigError(
-            f"objective.kind is reconstruction, but model.classes is {classes}; take a network "
-            "with model.classes None, such as a DenseNetwork, whose outputs are as many as its inputs."
-        )
-    if config.objective.kind == "classification" and (classes is None or classes < dataset.classes):
-        raise ConfigError(
-            f"model.classes is {config.model.classes}, but {dataset.name} has {dataset.classes} classes; take "
-            f"--model.classes {dataset.classes}."
-        )
+    example = example_of(dataset.train)
+    output = jax.eval_shape(lambda x: model.apply(model.init(jax.random.key(0), x), x), example)
+    outputs, wanted = output.prediction.shape[-1], example[0].size if kind == "reconstruction" else dataset.classes
+    if outputs != wanted if kind == "reconstruction" else outputs < wanted:
+        what = {"classification": "classes", "reconstruction": "numbers in an example", "next_token": "tokens"}[kind]
+        field = "vocabulary" if kind == "next_token" else "classes"
+        way_out = f"take --model.{field} {wanted}" if hasattr(model, field) else "give the network as many outputs"
+        raise ConfigError(f"The network has {outputs} outputs, but {dataset.name} has {wanted} {what}; {way_out}.")
 
 
 def batch_sizes(config: Config) -> set[int]:

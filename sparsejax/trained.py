@@ -8,7 +8,6 @@ import jax.numpy as jnp
 
 from sparsejax.data.dataset import Dataset
 from sparsejax.errors import ConfigError, RunFolderError
-from sparsejax.hyper import Hyper, hyper_of
 from sparsejax.models.base import Model, Variables
 from sparsejax.task import load_data
 from sparsejax.training.config import Config
@@ -17,11 +16,10 @@ from sparsejax.training.run_folder import RunFolder
 
 
 class TrainedNetwork(NamedTuple):
-    """A network, its variables, the traced fields in force after training, and the data it was trained on."""
+    """A network as it is after training, its schedules evaluated; its variables; the data it was trained on."""
 
     model: Model
     variables: Variables
-    hyper: Hyper
     dataset: Dataset
 
     @property
@@ -49,8 +47,8 @@ def load_network(run: str | Path, member: int = 0) -> TrainedNetwork:
     dataset = load_data(config)
     check_same_data(folder, run_of, dataset)
     state = jax.tree.map(lambda leaf: leaf[member], trained(folder, run_of.configs, dataset))
-    hyper = config.model.scheduled(hyper_of(config).get("model", {}), epoch=state.epoch, step=jnp.int32(0))
-    return TrainedNetwork(config.model, state.variables, hyper, dataset)
+    model = config.model.at(state.epoch.astype(jnp.float32), state.step)
+    return TrainedNetwork(model, state.variables, dataset)
 
 
 def config_of(folder: RunFolder, run_of: Recorded, member: int) -> Config:

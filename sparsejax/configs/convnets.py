@@ -28,7 +28,7 @@ def convnet(data: Literal["mnist", "cifar10"], layers: int, kernel: int) -> Conf
             pool=1,
             hidden=64,
             hidden_k=None,
-            density=1.0,
+            density=None,
             boost_strength=0.0,
         ),
         DataConfig(data, normalise=False, train_examples=50_000),

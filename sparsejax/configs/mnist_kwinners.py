@@ -34,7 +34,7 @@ def mnist_sparse_cnn1() -> Config:
 def mnist_dense_cnn1() -> Config:
     """Dense CNN-1: one convolution and a dense hidden layer, ReLU."""
     return Config(
-        SparseCNN(channels=(30,), conv_k=(None,), hidden=1000, hidden_k=None, density=1.0, boost_strength=0.0),
+        SparseCNN(channels=(30,), conv_k=(None,), hidden=1000, hidden_k=None, density=None, boost_strength=0.0),
         _DATA,
         TrainingConfig(epochs=15, learning_rate=0.01, momentum=0.9, lr_decay=0.8),
     )
@@ -43,7 +43,7 @@ def mnist_dense_cnn1() -> Config:
 def mnist_dense_cnn2() -> Config:
     """Dense CNN-2: two convolutions and a dense hidden layer, ReLU."""
     return Config(
-        SparseCNN(channels=(30, 30), conv_k=(None, None), hidden=1000, hidden_k=None, density=1.0, boost_strength=0.0),
+        SparseCNN(channels=(30, 30), conv_k=(None, None), hidden=1000, hidden_k=None, density=None, boost_strength=0.0),
         _DATA,
         TrainingConfig(epochs=15, learning_rate=0.01, momentum=0.9, lr_decay=0.8),
     )
@@ -61,7 +61,7 @@ def mnist_dense_cnn2_sp3() -> Config:
 def mnist_sparse_cnn2_d3() -> Config:
     """Sparse CNN-2 D3: sparse convolutions, then a dense hidden layer with ReLU."""
     return Config(
-        SparseCNN(channels=(32, 64), conv_k=(400, 300), hidden=1000, hidden_k=None, density=1.0),
+        SparseCNN(channels=(32, 64), conv_k=(400, 300), hidden=1000, hidden_k=None, density=None),
         _DATA,
         TrainingConfig(epochs=10, learning_rate=0.01, momentum=0.9, lr_decay=0.8),
     )
@@ -70,7 +70,7 @@ def mnist_sparse_cnn2_d3() -> Config:
 def mnist_sparse_cnn2_w1() -> Config:
     """Sparse CNN-2 W1: k-winners everywhere, dense weights."""
     return Config(
-        SparseCNN(channels=(32, 64), conv_k=(400, 300), hidden=700, hidden_k=100, density=1.0),
+        SparseCNN(channels=(32, 64), conv_k=(400, 300), hidden=700, hidden_k=100, density=None),
         _DATA,
         TrainingConfig(epochs=10, learning_rate=0.01, momentum=0.9, lr_decay=0.8),
     )

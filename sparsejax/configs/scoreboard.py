@@ -31,7 +31,7 @@ def networks(
     second = (first - 4) // 2
     units = (channels[0] * first**2, channels[1] * second**2, hidden)
     conv1, conv2, last = (max(1, round(density * n)) for density, n in zip(_DENSITY, units, strict=True))
-    plain: dict[str, Any] = {"channels": channels, "hidden": hidden, "density": 1.0, "boost_strength": 0.0}
+    plain: dict[str, Any] = {"channels": channels, "hidden": hidden, "density": None, "boost_strength": 0.0}
     relu: dict[str, Any] = {**plain, "conv_k": (None, None), "hidden_k": None}
     winners: dict[str, Any] = {**plain, "conv_k": (conv1, conv2), "hidden_k": last}
     competing = HebbianVGG(

@@ -25,7 +25,7 @@ def _sparse(hidden: int, density: float, *, part: int = 1) -> SpeechCNN:
 def _dense(*, part: int = 1, dropout: float | None = None) -> SpeechCNN:
     """Returns ReLU and dense weights."""
     return SpeechCNN(channels=(64 // part, 64 // part), conv_k=(None, None), hidden=1000 // part, hidden_k=None,
-                     density=1.0, boost_strength=0.0, classes=12, batch_norm=True, dropout=dropout)  # fmt: skip
+                     density=None, boost_strength=0.0, classes=12, batch_norm=True, dropout=dropout)  # fmt: skip
 
 
 def _slow(epochs: int) -> TrainingConfig:

@@ -1,6 +1,6 @@
 """Loss, accuracy, noise accuracy and the use of units, over a whole split inside one compiled call."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -10,9 +10,9 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from sparsejax.data.resident import Batch, Resident, normalised
 from sparsejax.functional import example_keys, pixel_noise, white_noise_blend
-from sparsejax.hyper import Hyper
-from sparsejax.models.base import Model, Variables
-from sparsejax.training.objectives import Objective
+from sparsejax.models.base import Variables
+from sparsejax.training.config import Config
+from sparsejax.training.objectives import OBJECTIVES
 
 NOISE_LEVELS = tuple(level / 20 for level in range(11))
 """Fractions of pixels replaced, or shares of white noise in a waveform (Ahmad & Scheinkman, 2019, section 4)."""
@@ -33,8 +33,7 @@ class Counts(NamedTuple):
 
 
 def make_evaluation(
-    model: Model,
-    objective: Objective,
+    thresholds: Mapping[str, float],
     *,
     examples: int,
     batch_size: int,
@@ -43,11 +42,10 @@ def make_evaluation(
     axis_name: str | None = None,
     shards: int = 1,
 ):
-    """Returns `evaluate(variables, hyper, epoch, data) -> Counts` of one network.
+    """Returns `evaluate(variables, config, epoch, data) -> Counts` of one network.
 
     Args:
-      model: the network.
-      objective: what each example is scored by.
+      thresholds: hidden layer -> a unit counts as active beyond this.
       examples: size of the split.
       batch_size: examples at a time, over all shards; rounded up to a multiple of them.
       units: also count how often each unit is active, which takes half as long again.
@@ -56,15 +54,13 @@ def make_evaluation(
       shards: their number.
     """
 
-    def evaluate(variables: Variables, hyper: Hyper, epoch: Float[Array, ""], data: Resident) -> Counts:
-        hyper = model.scheduled(hyper.get("model", {}), epoch=epoch, step=jnp.int32(0))
-        with jax.ensure_compile_time_eval():  # what layers say are plain numbers, within a traced function too
-            thresholds = {layer.name: layer.threshold for layer in model.layers(data.images.shape[1:])}
+    def evaluate(variables: Variables, config: Config, epoch: Float[Array, ""], data: Resident) -> Counts:
+        model, objective = config.model.at(epoch, jnp.int32(0)), OBJECTIVES[config.objective.kind]
 
         def counts_of(rows, counted):
             images = normalised(data, data.images[rows])
             keys = example_keys(jax.random.key(seed), rows)
-            output = model.apply(variables, images, key=keys, train=False, hyper=hyper)
+            output = model.apply(variables, images, key=keys, train=False)
             scores = objective.score(output, Batch(images, data.labels[rows], rows))
             sums = {name: jnp.sum(jnp.where(counted, values, 0.0)) for name, values in scores.items()}
             density, active, k = {}, {}, {}
@@ -83,23 +79,21 @@ def make_evaluation(
     return evaluate
 
 
-def make_noise_evaluation(
-    model: Model, *, examples: int, batch_size: int, seed: int, axis_name: str | None = None, shards: int = 1
-):
-    """Returns `evaluate(variables, hyper, epoch, data) -> correct [11]`, the correct answers at every noise level.
+def make_noise_evaluation(*, examples: int, batch_size: int, seed: int, axis_name: str | None = None, shards: int = 1):
+    """Returns `evaluate(variables, config, epoch, data) -> correct [11]`, the correct answers at every noise level.
 
     The noise depends on the seed, the level and the image alone. Other arguments as in `make_evaluation`.
     """
 
-    def evaluate(variables: Variables, hyper: Hyper, epoch: Float[Array, ""], data: Resident) -> Int[Array, "levels"]:
-        hyper = model.scheduled(hyper.get("model", {}), epoch=epoch, step=jnp.int32(0))
+    def evaluate(variables: Variables, config: Config, epoch: Float[Array, ""], data: Resident) -> Int[Array, "levels"]:
+        model = config.model.at(epoch, jnp.int32(0))
 
         def correct_at(level, index):
             key = jax.random.fold_in(jax.random.key(seed), index)
 
             def counts_of(rows, counted):
                 noisy = corrupted(example_keys(key, rows), data, data.images[rows], level)
-                output = model.apply(variables, noisy, train=False, hyper=hyper)
+                output = model.apply(variables, noisy, train=False)
                 hits = (jnp.argmax(output.prediction, axis=-1) == data.labels[rows]) & counted
                 return jnp.sum(hits.astype(jnp.int32))
 

@@ -1,5 +1,6 @@
 """What is measured of a network beyond the usual, when asked for: its mistakes by class, and how sparse its code is."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -19,8 +20,8 @@ from sparsejax.functional import (
     precision,
     recall,
 )
-from sparsejax.hyper import Hyper
-from sparsejax.models.base import Model, Variables
+from sparsejax.models.base import Variables
+from sparsejax.training.config import Config
 
 EDGES = (2.0 ** np.linspace(-20, 20, 81)).astype(np.float32)
 """Between which the sizes of activations are counted: two to an octave, from 1e-6 to 1e6."""
@@ -45,7 +46,7 @@ class Detail(NamedTuple):
 
 
 def make_detail(
-    model: Model,
+    thresholds: Mapping[str, float],
     *,
     classes: int,
     classifier: bool,
@@ -55,24 +56,22 @@ def make_detail(
     axis_name: str | None = None,
     shards: int = 1,
 ):
-    """Returns `measure(variables, hyper, epoch, data) -> Detail` of one network, in one pass over a split.
+    """Returns `measure(variables, config, epoch, data) -> Detail` of one network, in one pass over a split.
 
     Args:
-      model: the network.
+      thresholds: as in `make_evaluation`.
       classes: labels run from 0 to classes - 1.
       classifier: whether its prediction is a class; otherwise there is no confusion.
       examples, batch_size, seed, axis_name, shards: as in `make_evaluation`.
     """
 
-    def measure(variables: Variables, hyper: Hyper, epoch: Float[Array, ""], data: Resident) -> Detail:
-        hyper = model.scheduled(hyper.get("model", {}), epoch=epoch, step=jnp.int32(0))
-        with jax.ensure_compile_time_eval():
-            thresholds = {layer.name: layer.threshold for layer in model.layers(data.images.shape[1:])}
+    def measure(variables: Variables, config: Config, epoch: Float[Array, ""], data: Resident) -> Detail:
+        model = config.model.at(epoch, jnp.int32(0))
 
         def detail_of(rows, counted):
             keys = example_keys(jax.random.key(seed), rows)
             images, labels = normalised(data, data.images[rows]), data.labels[rows]
-            output = model.apply(variables, images, key=keys, train=False, hyper=hyper)
+            output = model.apply(variables, images, key=keys, train=False)
             confusion = None
             if classifier:
                 guess = jnp.argmax(output.prediction, axis=-1)

@@ -4,12 +4,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from sparsejax.functional import implicit_terms
-from sparsejax.hyper import Hyper
 from sparsejax.models.base import Variables
+from sparsejax.models.noisy import NoisyNetwork
 
 
 def implicit_measures(
-    variables: Variables, hyper: Hyper, x: Float[Array, "batch *shape"]
+    variables: Variables, model: NoisyNetwork, x: Float[Array, "batch *shape"]
 ) -> dict[str, Float[Array, ""]]:
     """Returns what noise on the input adds to the mean squared error of a plain ReLU autoencoder, in its three parts.
 
@@ -17,8 +17,8 @@ def implicit_measures(
     expected loss with noise less the loss without.
 
     Args:
-      variables: a `NoisyNetwork`, of one member.
-      hyper: the hyperparameters of the model in force, of which `sigma` counts.
+      variables: the network.
+      model: as it is now; its `sigma` is that of the noise.
       x: clean inputs `[batch, ...]`.
 
     References:
@@ -31,6 +31,6 @@ def implicit_measures(
         encoder_bias=jnp.broadcast_to(hidden.get("bias", 0.0), hidden["kernel"].shape[-1:]),
         decoder=output["kernel"],
         decoder_bias=output["bias"],
-        sigma=hyper["sigma"],
+        sigma=model.sigma,
     )
     return {f"implicit/{name}": jnp.mean(term) / clean.shape[-1] for name, term in terms._asdict().items()}

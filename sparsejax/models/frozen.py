@@ -12,9 +12,8 @@ from jaxtyping import Array, Float
 from sparsejax.errors import ConfigError
 from sparsejax.functional import boost, compact_top_k, decode, inference_k, k_winners, k_winners_2d, max_pool2d
 from sparsejax.functional.compact import gathering_pays
-from sparsejax.hyper import Hyper, hyper_of
 from sparsejax.models import blocks
-from sparsejax.models.base import Variables, merged
+from sparsejax.models.base import Variables
 from sparsejax.models.network import SparseNetwork
 
 _WORTH = 2**17
@@ -33,28 +32,24 @@ class Frozen:
     layers: dict[str, dict[str, Any]]
     boost_strength: Float[Array, ""]
     k: tuple[int | None, ...] = dataclasses.field(metadata={"static": True})
-    model: SparseNetwork = dataclasses.field(metadata={"static": True})
+    model: SparseNetwork
 
 
-def freeze(
-    model: SparseNetwork, variables: Variables, example_shape: tuple[int, ...], *, hyper: Hyper | None = None
-) -> Frozen:
+def freeze(model: SparseNetwork, variables: Variables, example_shape: tuple[int, ...]) -> Frozen:
     """Makes a trained network ready to answer.
 
     Masks are multiplied into the weights once, batch norm is folded into them, and k at inference becomes a number.
 
     Args:
-      model: the network.
+      model: the network; `model.at(epoch, step)` is what it is after training.
       variables: as training left them.
       example_shape: of one example, `[H, W, C]` or `[n]`.
-      hyper: the traced fields in force, instead of the model's own; `model.scheduled` gives those of an epoch.
 
     Returns:
       What `predict` takes. It answers as `model.apply` does when it does not train, up to rounding.
 
     Raises:
       ConfigError: the model is no SparseNetwork, or does not fit the example.
-      ValueError: hyper names an unknown field.
 
     References:
       Ahmad & Scheinkman, How Can We Be So Dense?, 2019, section 4.3, for the products that sparsity saves.
@@ -64,14 +59,13 @@ def freeze(
             f"model is a {type(model).__name__}; expected a network of k-winners, such as SparseMLP or SparseCNN. "
             "Others answer by `model.apply(variables, x).prediction`."
         )
-    hyper = merged(model, hyper, hyper_of(model))
     k, stages = [], model.stages(example_shape)
-    for stage, winners in zip(stages, model.winners(hyper), strict=True):
+    for stage in stages:
         units = model.competitors(stage)
-        k.append(None if winners is None else int(inference_k(winners, hyper["k_inference_factor"], units)))
+        k.append(None if stage.k is None else int(inference_k(stage.k, model.k_inference_factor, units)))
     names = [*(stage.name for stage in stages), "output"]
     layers = {name: _folded(variables.params[name], variables.state[name]) for name in names}
-    return Frozen(layers, jnp.asarray(hyper["boost_strength"], jnp.float32), tuple(k), model)
+    return Frozen(layers, jnp.asarray(model.boost_strength, jnp.float32), tuple(k), model)
 
 
 def _folded(params: blocks.Params, state: blocks.State) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsejax import configs
+from sparsejax.configuration import replaced
 from sparsejax.data import load
 from sparsejax.evaluation.accuracy import NOISE_LEVELS
 from sparsejax.figures.activity import image_grid
@@ -21,7 +22,7 @@ from sparsejax.figures.noise import noise_curve
 from sparsejax.functional import example_keys, pixel_noise
 from sparsejax.studies.networks import trained_members
 from sparsejax.studies.study import Outcome, Scale, Study, chosen_seeds
-from sparsejax.training.config import Config, replaced
+from sparsejax.training.config import Config
 
 _SOURCE = "Ahmad & Scheinkman, How Can We Be So Dense? The Benefits of Using Highly Sparse Representations, 2019, "
 # Test accuracy in per cent and noise score, each with its standard deviation over ten seeds.

@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 
 from sparsejax import configs
+from sparsejax.configuration import replaced
 from sparsejax.figures.heat import heat_maps
 from sparsejax.studies.networks import train
 from sparsejax.studies.study import Outcome, Scale, Study
-from sparsejax.training.config import Config, replaced
+from sparsejax.training.config import Config
 
 WINNERS = {"small": (20, 100, 300), "paper": (10, 30, 100, 300, 600)}
 DENSITIES = {"small": (0.05, 0.3, 0.9), "paper": (0.02, 0.1, 0.3, 0.6, 0.95)}

@@ -13,6 +13,7 @@ import numpy as np
 
 from sparsejax import configs
 from sparsejax.configs.hebbian import narrow
+from sparsejax.configuration import replaced
 from sparsejax.evaluation.attacks.geometry import Norm
 from sparsejax.evaluation.responses import channel_ratio, signal_to_noise
 from sparsejax.figures.blocks import by_block
@@ -22,7 +23,7 @@ from sparsejax.models import HebbianVGG, Variables
 from sparsejax.studies.attacked import kept_report, test_pixels
 from sparsejax.studies.networks import Trained, train
 from sparsejax.studies.study import Outcome, Scale, Study, chosen_seeds
-from sparsejax.training.config import Config, replaced
+from sparsejax.training.config import Config
 
 _SOURCE = "Cekic et al., Neuro-Inspired Deep Neural Networks with Sparse, Strong Activations, 2022, "
 SEEDS = tuple(range(2022, 2027))

@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sparsejax.configuration import replaced
 from sparsejax.data import load
 from sparsejax.figures.activity import activity_against_noise, implicit_bars, terms_along_training
 from sparsejax.functional import implicit_terms
 from sparsejax.studies.networks import Trained, train
 from sparsejax.studies.noise_activity import base, grid
 from sparsejax.studies.study import Outcome, Scale, Study
-from sparsejax.training.config import replaced
 
 _SOURCE = "Bricken et al., Emergence of Sparse Representations from Noise, ICML 2023, "
 _SIGMAS = (0.05, 0.1, 0.3, 0.8)

@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sparsejax.configuration import replaced
 from sparsejax.experiment import Experiment, Finished, run
 from sparsejax.figures.curves import Curve, curves_of
 from sparsejax.models.base import Variables
-from sparsejax.training.config import Config, DevicesConfig, replaced
+from sparsejax.training.config import Config, DevicesConfig
 from sparsejax.training.devices import share_of_cores
 from sparsejax.training.log import read_metrics
 from sparsejax.training.run_folder import RunFolder, finite

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from sparsejax import configs
+from sparsejax.configuration import replaced
 from sparsejax.data.latents import HOW_TO_MAKE
 from sparsejax.data.sources import found_latents
 from sparsejax.figures.activity import activity_against_noise, along_training, gathering
 from sparsejax.figures.table import table
 from sparsejax.studies.networks import Trained, train
 from sparsejax.studies.study import Outcome, Scale, Study, spearman
-from sparsejax.training.config import Config, replaced
+from sparsejax.training.config import Config
 
 SIGMAS = (0.0, 0.05, 0.1, 0.3, 0.8, 1.5, 3.0, 10.0)
 GATHERED = (0.0, 0.3, 0.8, 1.5)  # noise levels that figure 3 shows

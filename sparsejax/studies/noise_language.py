@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 
 from sparsejax import configs
+from sparsejax.configuration import replaced
 from sparsejax.figures.activity import activity_against_noise
 from sparsejax.models import GPT
 from sparsejax.studies.networks import train
 from sparsejax.studies.study import Outcome, Scale, Study, spearman
-from sparsejax.training.config import Config, replaced
+from sparsejax.training.config import Config
 
 SIGMAS = (0.0, 0.1, 0.3, 0.8, 1.5, 3.0)
 # Mean active fractions of the MLPs of the paper's GPT, read from its data.

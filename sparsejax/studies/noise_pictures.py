@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from sparsejax.configuration import replaced
 from sparsejax.data import load
 from sparsejax.figures.activity import image_grid
 from sparsejax.studies import noise_activity
 from sparsejax.studies.networks import Trained
 from sparsejax.studies.noise_activity import base, grid
 from sparsejax.studies.study import Outcome, Scale, Study
-from sparsejax.training.config import replaced
 
 _SOURCE = "Bricken et al., Noise Transforms Feed-Forward Networks into Sparse Coding Networks, 2022, "
 _SEEDS = [10]

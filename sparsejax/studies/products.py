@@ -6,6 +6,7 @@ what is too much cancels in the ratio. For the hidden layer of the Super-Sparse 
 a dense layer of 1,000, it does not: 53 times fewer products become 35.
 """
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sparsejax.configuration import as_arrays
 from sparsejax.data.resident import Resident
 from sparsejax.evaluation.accuracy import Counts, make_evaluation
 from sparsejax.evaluation.products import Products, count_products, dense_products
 from sparsejax.figures.table import table
-from sparsejax.hyper import hyper_of
 from sparsejax.models import SparseCNN
 from sparsejax.studies.study import Outcome, Scale, Study
-from sparsejax.training.objectives import cross_entropy
+from sparsejax.training.config import Config
 
 _SEED = 42
 IMAGE = (32, 32, 1)
 EXAMPLES = {"small": 128, "paper": 2552}
 _COMMON: dict[str, Any] = {"channels": (64, 64), "classes": 12, "batch_norm": True}
-_DENSE: dict[str, Any] = {"density": 1.0, "boost_strength": 0.0, "conv_k": (None, None), "hidden_k": None}
+_DENSE: dict[str, Any] = {"density": None, "boost_strength": 0.0, "conv_k": (None, None), "hidden_k": None}
 # Table 3; k = k/n of the units after pooling: 9.5 % of 12,544 is 1,200 in the authors' code, 12.5 % of 1,600 is 200.
 _SPARSE: dict[str, Any] = {"conv_k": (1200, 200), "hidden_k": 100}
 NETWORKS = {
@@ -71,12 +72,14 @@ def counted(network: SparseCNN, *, examples: int) -> tuple[dict[str, Products], 
     moments = (jnp.full((1, 1, 1, 1), value, jnp.float32) for value in (128 / 255, 40 / 255))
     data = Resident(jnp.asarray(images), jnp.zeros(examples, jnp.int32), *moments)
     variables = network.init(jax.random.key(_SEED), jnp.zeros((1, *IMAGE)))
-    evaluate = jax.jit(make_evaluation(network, cross_entropy, examples=examples, batch_size=64, units=True))
+    layers = network.layers(IMAGE)
+    evaluate = jax.jit(make_evaluation({layer.name: layer.threshold for layer in layers}, examples=examples,
+                                       batch_size=64, units=True))  # fmt: skip
 
     def with_factor(factor: float) -> dict[str, Products]:
-        hyper = {"model": {**hyper_of(network), "k_inference_factor": np.float32(factor)}}
-        counts: Counts = evaluate(variables, hyper, jnp.float32(0), data)
-        return count_products(network.layers(IMAGE), variables, counts, examples)
+        config = as_arrays(Config(dataclasses.replace(network, k_inference_factor=factor)))
+        counts: Counts = evaluate(variables, config, jnp.float32(0), data)
+        return count_products(layers, variables, counts, examples)
 
     return with_factor(1.0), with_factor(network.k_inference_factor)
 

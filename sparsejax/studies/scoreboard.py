@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sparsejax.configs.scoreboard import DataName, networks
+from sparsejax.configuration import replaced
 from sparsejax.evaluation.attacks.geometry import Norm
 from sparsejax.figures.scoreboard import Column, scoreboard
 from sparsejax.studies.attacked import kept_report, test_pixels
 from sparsejax.studies.networks import train
 from sparsejax.studies.study import Outcome, Scale, Study, chosen_seeds
-from sparsejax.training.config import Config, replaced
+from sparsejax.training.config import Config
 
 SEEDS = tuple(range(5))
 ATTACKS = {"fgsm": "FGSM", "pgd": "PGD", "apgd_ce": "APGD\nCE", "apgd_t": "APGD\nT", "fab_t": "FAB\nT",

@@ -11,13 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsejax import configs
+from sparsejax.configuration import replaced
 from sparsejax.data import load
 from sparsejax.figures.activity import image_grid
 from sparsejax.figures.penalty import against_penalty, against_sparsity
 from sparsejax.studies.networks import train, trained_members
 from sparsejax.studies.study import Outcome, Scale, Study, chosen_seeds
 from sparsejax.studies.thesis_grid import SEEDS
-from sparsejax.training.config import Config, replaced
+from sparsejax.training.config import Config
 
 _SOURCE = "Sparse Coding in Deep Neural Networks and the Visual System (thesis), "
 _SMALL_SEEDS = 2

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsejax.configs.convnets import KERNELS, convnet
+from sparsejax.configuration import replaced
 from sparsejax.data import load
 from sparsejax.figures.activity import image_grid
 from sparsejax.figures.filters import tile_panels
@@ -25,7 +26,7 @@ from sparsejax.figures.penalty import against_penalty
 from sparsejax.studies.networks import Trained, train, trained_members
 from sparsejax.studies.study import Outcome, Scale, Study, chosen_seeds
 from sparsejax.studies.thesis_grid import SEEDS, critical
-from sparsejax.training.config import Config, replaced
+from sparsejax.training.config import Config
 
 _SOURCE = "Sparse Coding in Deep Neural Networks and the Visual System (thesis), "
 _SMALL_SEEDS = 2

@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsejax import configs
+from sparsejax.configuration import replaced
 from sparsejax.data import load
 from sparsejax.figures.histograms import Histogram, histograms
 from sparsejax.studies.networks import Trained, train
 from sparsejax.studies.study import Outcome, Scale, Study
-from sparsejax.training.config import Config, replaced
+from sparsejax.training.config import Config
 
 _SOURCE = "Sparse Coding in Deep Neural Networks and the Visual System (thesis), "
 PENALTIES = tuple(round(0.008 * i, 3) for i in range(16))

@@ -12,11 +12,12 @@ from typing import NamedTuple
 import numpy as np
 
 from sparsejax import configs
+from sparsejax.configuration import replaced
 from sparsejax.figures.curves import curves_of
 from sparsejax.models import DenseNetwork
 from sparsejax.studies.networks import Member, trained_members
 from sparsejax.studies.study import Scale, chosen_seeds
-from sparsejax.training.config import Config, replaced
+from sparsejax.training.config import Config
 from sparsejax.training.log import read_metrics
 from sparsejax.training.run_folder import RunFolder
 

@@ -1,23 +1,13 @@
 """What a run is made of: the configuration's dataclasses, validated before anything is compiled."""
 
-import dataclasses
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
+from sparsejax.configuration import configuration, traced
 from sparsejax.errors import ConfigError
-from sparsejax.hyper import traced
-from sparsejax.models.conv_mixer import ConvMixer
-from sparsejax.models.dense import DenseNetwork
-from sparsejax.models.gpt import GPT
-from sparsejax.models.hebbian_vgg import HebbianVGG
-from sparsejax.models.mlp import SparseMLP
-from sparsejax.models.noisy import NoisyNetwork
-from sparsejax.models.sparse_cnn import SparseCNN
-from sparsejax.models.speech import SpeechCNN
-from sparsejax.models.top_k_autoencoder import TopKAutoencoder
+from sparsejax.models.base import Model
 
 
-@dataclasses.dataclass(frozen=True)
+@configuration(kw_only=False)
 class DataConfig:
     """Which data, and from where."""
 
@@ -52,7 +42,7 @@ class DataConfig:
     """Scale pixels to mean 0 and standard deviation 1 over the training set; otherwise they lie in [0, 1]."""
 
 
-@dataclasses.dataclass(frozen=True)
+@configuration(kw_only=False)
 class ObjectiveConfig:
     """What is minimised."""
 
@@ -71,7 +61,8 @@ class ObjectiveConfig:
     per_unit: bool = False
     """Divide the penalties by the number of penalised units, so that a weight means the same for any size."""
 
-    def __post_init__(self):
+    def check(self) -> None:
+        """Raise a ConfigError that names a field out of range."""
         for name in ("l1", "l2", "cauchy", "gaussian"):
             weight = getattr(self, name)
             if weight is not None and not weight >= 0:
@@ -80,11 +71,11 @@ class ObjectiveConfig:
             raise ConfigError("objective.penalised is (); expected None for all hidden layers, or some names.")
 
 
-@dataclasses.dataclass(frozen=True)
+@configuration(kw_only=False)
 class TrainingConfig:
     """How a network is trained."""
 
-    seed: int = 42
+    seed: int = traced(42)
     """Seed of the weights, the masks and the order of the examples."""
     order_seed: int | None = None
     """Seed of the order of the examples, the same for all networks of a grid, which then share their batches: many
@@ -130,7 +121,8 @@ class TrainingConfig:
     keep_checkpoints: int = 2
     """Latest checkpoints kept, besides the best one."""
 
-    def __post_init__(self):
+    def check(self) -> None:
+        """Raise a ConfigError that names a field out of range."""
         positive = ("epochs", "batch_size", "first_epoch_batch_size", "learning_rate", "clip_norm", "lr_decay_every",
                     "warmup_epochs", "rewire_every", "checkpoint_every", "keep_checkpoints")  # fmt: skip
         for name in positive:
@@ -166,7 +158,7 @@ class TrainingConfig:
         return self.first_epoch_batch_size if epoch == 0 and self.first_epoch_batch_size else self.batch_size
 
 
-@dataclasses.dataclass(frozen=True)
+@configuration(kw_only=False)
 class EvaluationConfig:
     """What is measured on the test set."""
 
@@ -183,14 +175,15 @@ class EvaluationConfig:
     implicit_examples: int | None = None
     """After every epoch also log the implicit loss terms of the noise over so many test examples; None for not."""
 
-    def __post_init__(self):
+    def check(self) -> None:
+        """Raise a ConfigError that names a field out of range."""
         for name in ("batch_size", "implicit_examples"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"evaluation.{name} is {value}; expected a positive number.")
 
 
-@dataclasses.dataclass(frozen=True)
+@configuration(kw_only=False)
 class DevicesConfig:
     """How the work is spread."""
 
@@ -204,7 +197,8 @@ class DevicesConfig:
     """Networks computed side by side on a device; None for all, but on a CPU for 1, or for as many small ones as fit
     its cache if they share their batches."""
 
-    def __post_init__(self):
+    def check(self) -> None:
+        """Raise a ConfigError that names a field out of range."""
         for name in ("data", "member", "members_at_once"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -218,31 +212,19 @@ class DevicesConfig:
         return spread * (self.data or 1)
 
 
-@dataclasses.dataclass(frozen=True)
+@configuration(kw_only=False)
 class Config:
     """One experiment."""
 
-    model: (
-        SparseCNN | SpeechCNN | SparseMLP | DenseNetwork | NoisyNetwork | TopKAutoencoder | GPT | ConvMixer | HebbianVGG
-    )
+    model: Model = traced()
     """The network."""
-    data: DataConfig = DataConfig()
+    data: DataConfig = traced(DataConfig())
     """The data."""
-    training: TrainingConfig = TrainingConfig()
+    training: TrainingConfig = traced(TrainingConfig())
     """The training."""
-    evaluation: EvaluationConfig = EvaluationConfig()
+    evaluation: EvaluationConfig = traced(EvaluationConfig())
     """The evaluation."""
-    devices: DevicesConfig = DevicesConfig()
+    devices: DevicesConfig = traced(DevicesConfig())
     """The devices."""
-    objective: ObjectiveConfig = ObjectiveConfig()
+    objective: ObjectiveConfig = traced(ObjectiveConfig())
     """What is minimised."""
-
-
-def replaced(config: Any, changes: Mapping[str, Any]) -> Any:
-    """Returns a configuration with some fields, named like `model.sigma`, set to other values."""
-    for path, value in changes.items():
-        name, _, rest = path.partition(".")
-        config = dataclasses.replace(
-            config, **{name: replaced(getattr(config, name), {rest: value}) if rest else value}
-        )
-    return config

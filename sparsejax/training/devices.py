@@ -1,4 +1,4 @@
-"""How a pure function of (networks, ..., shared data) is carried by one device or by a mesh of them."""
+"""How a pure function of (networks, ..., shared data) runs on one device or on a mesh of them."""
 
 import contextlib
 import os
@@ -149,7 +149,7 @@ def share_of_cores(members: int, cores: int) -> int:
     return -(-members // -(-members // most))  # fewer, if they need no more turns
 
 
-def carry(function: Callable[..., Any], placement: Placement, *, donate: bool = False) -> Callable[..., Any]:
+def transform(function: Callable[..., Any], placement: Placement, *, donate: bool = False) -> Callable[..., Any]:
     """Compiles `function(*per_member, shared)` of one network for many networks on the placement's devices.
 
     Every argument but the last has a leading member axis; the last is shared by all. The function is called with the

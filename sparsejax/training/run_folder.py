@@ -1,6 +1,5 @@
 """The run folder: what is in it, whose it is, and whether a command may go on in it."""
 
-import dataclasses
 import io
 import json
 import math
@@ -19,9 +18,10 @@ import jax
 import numpy as np
 
 from sparsejax import __version__
-from sparsejax.errors import RunFolderError
+from sparsejax.errors import ConfigError, RunFolderError
 from sparsejax.files import write_whole
 from sparsejax.training.config import Config
+from sparsejax.training.schema import VERSION, from_json, to_json
 
 try:
     import fcntl
@@ -135,9 +135,11 @@ class RunFolder:
     def _compare(self, description: Mapping[str, Any]) -> None:
         try:
             earlier = json.loads(self.config.read_text(encoding="utf-8"))
-            before, now = _flat(earlier["config"]), _flat(json.loads(json.dumps(finite(description["config"]))))
+            before = from_json(earlier["config"], earlier.get("schema", 1))
+            before, now = (_flat(json.loads(json.dumps(finite(fields))))
+                           for fields in (to_json(before), description["config"]))  # fmt: skip
             before |= {"seeds": earlier["seeds"], "points": earlier["points"], "data": earlier["data"]["fingerprint"]}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
             raise RunFolderError(
                 f"{self.config} cannot be read ({error!r}), so it is unknown what run {self.path} holds. Name a new "
                 "folder with --out."
@@ -164,8 +166,9 @@ def describe(
 ) -> dict[str, Any]:
     """Returns what `config.json` records of a run."""
     return {
+        "schema": VERSION,
         "name": name,
-        "config": dataclasses.asdict(config),
+        "config": to_json(config),
         "seeds": seeds,
         "points": list(points),
         "data": data,
