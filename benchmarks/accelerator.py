@@ -23,7 +23,8 @@ from benchmarks.timing import Run, Timing, compiled, in_scan, round_robin, train
 from sparsejax import configs
 from sparsejax.configuration import as_arrays
 from sparsejax.data.resident import Resident, steps_per_epoch
-from sparsejax.functional import BoostState, gpu_rows, k_winners, top_k
+from sparsejax.functional import BoostState, k_winners, top_k
+from sparsejax.functional.kernels import gpu as gpu_rows
 from sparsejax.models import TopKAutoencoder
 from sparsejax.training.config import Config, DataConfig, ObjectiveConfig, TrainingConfig
 from sparsejax.training.state import init_state

@@ -36,7 +36,7 @@ _TRAINED = {
     "data.test_examples": 1_000,
     "training.epochs": 3,
     "training.lr_decay_at": None,
-    "devices.carrier": "jit",  # one network: a core each has nothing for the other to do
+    "devices.transform": "jit",  # one network: a core each has nothing for the other to do
 }
 
 

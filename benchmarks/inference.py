@@ -10,8 +10,9 @@ import numpy as np
 from benchmarks.peers import Twin
 from benchmarks.rows import Report, Row, row
 from benchmarks.timing import Run, compiled, round_robin
-from sparsejax.functional import compact
-from sparsejax.models import SparseCNN, SparseMLP, SparseNetwork, freeze, frozen, predict
+from sparsejax.functional import sparse_code as compact
+from sparsejax.models import SparseCNN, SparseMLP, SparseNetwork, freeze, predict
+from sparsejax.models import inference as frozen
 
 GROUP = "inference"
 BATCHES = (1, 4, 16, 64)

@@ -15,8 +15,8 @@ from benchmarks.peers import Twin
 from benchmarks.rows import Report, Row, row
 from benchmarks.timing import Run, compiled, in_scan, round_robin, trained
 from sparsejax.configuration import as_arrays
-from sparsejax.functional import BoostState, boost, k_winners, k_winners_2d, spread, top_k
-from sparsejax.functional.compact import Compact
+from sparsejax.functional import BoostState, boost, k_winners, k_winners_2d, to_dense, top_k
+from sparsejax.functional.sparse_code import SparseCode
 from sparsejax.models import NoisyNetwork, SparseMLP
 from sparsejax.training.config import Config, TrainingConfig
 from sparsejax.training.state import init_state
@@ -75,7 +75,7 @@ def _layer(twin: Twin | None, shape: tuple[int, ...], k: int, remarks: list[str]
         flat = x.reshape(len(x), -1)
         rank = boost(x, state, k / x[0].size, BOOST).reshape(flat.shape)
         indices = lax.top_k(lax.stop_gradient(rank), k)[1]
-        return spread(Compact(jnp.take_along_axis(flat, indices, 1), indices), flat.shape[1]).reshape(x.shape)
+        return to_dense(SparseCode(jnp.take_along_axis(flat, indices, 1), indices), flat.shape[1]).reshape(x.shape)
 
     layers = {
         "ours": lambda x: ours(x, state, k=k, boost_strength=BOOST),

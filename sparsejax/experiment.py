@@ -12,12 +12,12 @@ from sparsejax.configuration import differing_fields, stack
 from sparsejax.data.dataset import Dataset
 from sparsejax.data.resident import resident
 from sparsejax.errors import ConfigError
+from sparsejax.evaluation.evaluator import Evaluator
 from sparsejax.evaluation.report import summary
 from sparsejax.figures.run import write_figures
-from sparsejax.measuring import Measuring
 from sparsejax.models.base import Variables
-from sparsejax.task import batch_sizes, count_parameters, load_data
 from sparsejax.training import checkpoints, loop, processes
+from sparsejax.training.checks import batch_sizes, count_parameters, load_data
 from sparsejax.training.config import Config
 from sparsejax.training.devices import gathered_members, place, put_members, put_shared
 from sparsejax.training.log import MetricsLog, Terminal
@@ -115,7 +115,7 @@ def _run(
     train = train if streaming else put_shared(train, placement)
     job = loop.Job(stacked, placement, train, jax.tree.leaves(stacked)[0].shape[0] - networks)
     test = put_shared(resident(dataset, dataset.test, normalise=normalise), placement)
-    measuring = Measuring(experiment.configs, dataset, placement, stacked, test)
+    measuring = Evaluator(experiment.configs, dataset, placement, stacked, test)
 
     with (
         processes.termination() as asked_to_stop,  # outside: a second signal must not cut short what is being saved
@@ -196,7 +196,7 @@ def _headline(experiment: Experiment, dataset: Dataset, placement, step: int) ->
     lines = [
         f"{experiment.name}: {networks} network{'s' if networks > 1 else ''} on {dataset.name} ({dataset.source}; "
         f"{len(dataset.train.labels):,} training, {len(dataset.test.labels):,} test {dataset.kind}), "
-        f"{devices} {jax.default_backend()} device{'s' if devices > 1 else ''}, {placement.carrier}"
+        f"{devices} {jax.default_backend()} device{'s' if devices > 1 else ''}, {placement.transform}"
     ]
     if step:
         lines.append(f"going on from the checkpoint of step {step:,}")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from sparsejax.data.dataset import Dataset
 from sparsejax.errors import ConfigError, RunFolderError
 from sparsejax.models.base import Model, Variables
-from sparsejax.task import load_data
+from sparsejax.training.checks import load_data
 from sparsejax.training.config import Config
 from sparsejax.training.restore import Recorded, recorded, trained
 from sparsejax.training.run_folder import RunFolder

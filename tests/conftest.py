@@ -18,7 +18,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
 
-import jax  # noqa: E402
+import jax
 
 # Before anything uses JAX: devices cannot be added once a backend has started.
 jax.config.update("jax_num_cpu_devices", 8)

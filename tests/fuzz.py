@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 from scipy.io import savemat
 
-from sparsejax import configs, errors, experiment, launch
+from sparsejax import configs, errors, experiment
+from sparsejax.commands import train as launch
 from sparsejax.data.arrays import read_arrays
 from sparsejax.data.cifar import read_cifar_batch
 from sparsejax.data.dataset import Split
@@ -153,7 +154,7 @@ def fuzz_commands(cases: int, where: Path, rng: random.Random) -> dict[int, int]
     train = experiment.run
 
     def checked(trained, folder, **options):  # all that is done before anything is compiled, then no more
-        from sparsejax.task import load_data
+        from sparsejax.training.checks import load_data
 
         load_data(trained.config, len(trained.configs))
         raise errors.RunFolderError("All was understood; a real run would begin here, and write its folder.")

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import page as speed
-from sparsejax import configs, errors, experiment, launch, rehearsal, studies
+from sparsejax import configs, errors, experiment, studies
+from sparsejax.commands import rehearse as rehearsal
+from sparsejax.commands import train as launch
 from tests.command import ROOT, SMALL
 from tests.command import launch as launched
 

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from sparsejax import configs
+from sparsejax.commands.train import main
 from sparsejax.errors import CheckpointError, Interrupted, RunFolderError
 from sparsejax.experiment import Experiment, run
-from sparsejax.launch import main
 from sparsejax.training import checkpoints, step
 from sparsejax.training.config import replaced
 from sparsejax.training.run_folder import RunFolder
@@ -69,8 +69,8 @@ def test_a_checkpoint_whose_files_are_damaged_is_refused_and_the_one_before_serv
         largest.unlink()
     else:
         largest.write_bytes(b"" if fault == "empty" else largest.read_bytes()[: largest.stat().st_size // 2])
-    assert main([*RUN, "--devices.carrier", "jit", "--out", str(folder)]) == 1
-    assert main([*RUN, "--devices.carrier", "jit", "--out", str(folder), "--resume-step", str(steps[-2])]) == 0
+    assert main([*RUN, "--devices.transform", "jit", "--out", str(folder)]) == 1
+    assert main([*RUN, "--devices.transform", "jit", "--out", str(folder), "--resume-step", str(steps[-2])]) == 0
     assert_same_run(folder, uninterrupted)
 
 
@@ -120,7 +120,7 @@ def test_what_fails_in_orbax_besides_is_not_printed_and_what_fails_elsewhere_is(
 
 @pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(tmp_path, capsys):
-    rate = ["--training.learning-rate", "1e18", "--training.optimizer", "sgd", "--devices.carrier", "jit"]
+    rate = ["--training.learning-rate", "1e18", "--training.optimizer", "sgd", "--devices.transform", "jit"]
     few = ["--config", "digits_mlp", "--data.train-examples", "200", "--data.test-examples", "60", "--training.epochs",
            "3", "--out", str(tmp_path / "run")]  # fmt: skip
     assert main([*few, *rate]) == 1
@@ -142,7 +142,7 @@ def test_steps_that_are_not_finite_are_left_out_if_asked(monkeypatch, tmp_path):
     monkeypatch.setattr(step, "total_loss", total)
     config = replaced(configs.get("digits_mlp"), {
         "training.on_nan": "skip", "training.epochs": 3, "data.train_examples": 200, "data.test_examples": 60,
-        "devices.carrier": "jit",
+        "devices.transform": "jit",
     })  # fmt: skip
     finished = run(Experiment("x", (config,), ({},)), RunFolder(tmp_path / "run"))
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
@@ -159,9 +159,9 @@ def test_a_grid_on_eight_devices_is_that_of_one(tmp_path):
         "model.dropout": 0.2, "model.sigma": 0.1, "evaluation.noise": False,
     })  # fmt: skip
     results = {}
-    for carrier in ("jit", "auto"):
-        members = tuple(replaced(base, {"training.seed": seed, "devices.carrier": carrier}) for seed in range(64))
-        results[carrier] = run(Experiment("grid", members, ({},) * 64), RunFolder(tmp_path / carrier))
+    for transform in ("jit", "auto"):
+        members = tuple(replaced(base, {"training.seed": seed, "devices.transform": transform}) for seed in range(64))
+        results[transform] = run(Experiment("grid", members, ({},) * 64), RunFolder(tmp_path / transform))
     one, eight = results["jit"].result["members"], results["auto"].result["members"]
     assert len(one) == len(eight) == 64 and [member["seed"] for member in eight] == list(range(64))
     same = sum(a["test_accuracy"] == b["test_accuracy"] for a, b in zip(one, eight, strict=True))

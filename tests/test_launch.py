@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from sparsejax import configs
+from sparsejax.commands.train import _parse_sweep, main
 from sparsejax.configs import CONFIGS
 from sparsejax.errors import ConfigError
-from sparsejax.launch import _parse_sweep, main
 from sparsejax.models import SparseCNN
 from tests.command import SMALL, launch, started
 
@@ -172,7 +172,7 @@ def test_without_data_and_network_mnist_falls_back_on_digits_and_says_so(tmp_pat
         (["--config", "digits_mlp", "--seeds", "0"], "--seeds is 0"),
         (["--config", "digits_mlp", "--seeds", "x"], "x"),
         (["--training.epochs", "3"], "Name a configuration with --config"),
-        (["--config", "digits_mlp", "--devices.data", "64", "--devices.carrier", "shard_map",
+        (["--config", "digits_mlp", "--devices.data", "64", "--devices.transform", "shard_map",
           "--training.batch-size", "64"], "take fewer"),
     ],
 )  # fmt: skip
@@ -202,7 +202,7 @@ def test_an_unknown_name_is_refused_before_jax_is_imported(tmp_path):
 def test_help_names_every_field():
     process = launch("--config", "mnist_kwinners", "--help")
     assert process.returncode == 0
-    for word in ("--training.learning-rate", "--model.boost-strength", "--data.source", "--devices.carrier",
+    for word in ("--training.learning-rate", "--model.boost-strength", "--data.source", "--devices.transform",
                  "Fraction of non-zero weights", "default: 0.3", "--seeds", "--sweep"):  # fmt: skip
         assert word in process.stdout
     assert launch("--help").returncode == 0

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from sparsejax import configs
-from sparsejax.launch import main as in_process
-from sparsejax.reproduce import main
-from sparsejax.studies import dense_speech
+from sparsejax.commands.reproduce import main
+from sparsejax.commands.train import main as in_process
+from sparsejax.studies.dense import speech as dense_speech
 from sparsejax.training.config import replaced
 from tests.command import launch
 from tests.data.test_speech import write_clip
@@ -78,7 +78,7 @@ def test_table_2_has_the_papers_numbers_beside_ours(tmp_path, library, monkeypat
             config = configs.get(f"speech_{name}")
             # The winners first, as fewer of them always fit.
             winners = {"model.conv_k": (100, 20), "model.hidden_k": 5} if config.model.hidden_k is not None else {}
-            rows[label] = replaced(config, {**winners, **SMALL, "devices.carrier": "jit"})
+            rows[label] = replaced(config, {**winners, **SMALL, "devices.transform": "jit"})
         return rows
 
     monkeypatch.setattr(dense_speech, "networks", networks)

@@ -11,7 +11,6 @@ from flax import nnx as flax_nnx
 from sparsejax import linen, nnx
 
 
-
 class LinenNet(flax_linen.Module):
     @flax_linen.compact
     def __call__(self, x, *, train):

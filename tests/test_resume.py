@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from sparsejax.launch import main
+from sparsejax.commands.train import main
 from sparsejax.training import checkpoints
 from tests.command import launch
 from tests.kill_campaign import RUN, assert_same_run, killed
@@ -39,7 +39,7 @@ def test_stopped_within_an_epoch_it_goes_on_from_there(uninterrupted, tmp_path, 
 
     monkeypatch.setattr(checkpoints.Checkpoints, "save", save_and_stop)
     # Tests have eight devices; the run to compare with had one, and other sums round otherwise.
-    arguments = [*RUN, "--devices.carrier", "jit", "--training.checkpoint-every", "5", "--out", str(folder)]
+    arguments = [*RUN, "--devices.transform", "jit", "--training.checkpoint-every", "5", "--out", str(folder)]
     assert main(arguments) == 130
     assert saves[-1] % 25 != 0, "the checkpoint should lie within an epoch"
     monkeypatch.undo()

@@ -42,7 +42,7 @@ CONFIGS: dict[str, tuple[str, str]] = {
     "latent_noise": ("noise", "the paper's latent autoencoder: 10,000 units, CIFAR-10's latents, 800 epochs"),
     "mnist_top_k_autoencoder": ("latents", "50 of 1,000 units represent a digit; only winners' rows are touched"),
     "latent_top_k_autoencoder": ("latents", "100 of 10,000 units represent one of CIFAR-10's latents"),
-    "cifar_conv_mixer": ("latents", "ConvMixer-256/8 on CIFAR-10, whose latents sparsejax.embed makes"),
+    "cifar_conv_mixer": ("latents", "ConvMixer-256/8 on CIFAR-10, whose latents `sparsejax embed` makes"),
     "cifar_conv_mixer_small": ("latents", "a shallow one: minutes on two cores"),
     "mnist_convnet": ("convnets", "two 7 x 7 convolutions, activity penalised; --sweep objective.l1=0,0.001,0.002"),
     "cifar_convnet": ("convnets", "the same on CIFAR-10"),

@@ -1,6 +1,6 @@
 """ConvMixers on CIFAR-10, whose pooled features are latents, and Top-K autoencoders that learn from them.
 
-`python -m sparsejax.embed --run RUN_FOLDER` makes the latents of a trained one. The images are not augmented.
+`sparsejax embed --run RUN_FOLDER` makes the latents of a trained one. The images are not augmented.
 """
 
 from sparsejax.models import ConvMixer, TopKAutoencoder

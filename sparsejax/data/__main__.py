@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from sparsejax.data.download import download_mnist
 from sparsejax.data.folders import tfds_folder
+from sparsejax.data.inventory import survey, table
 from sparsejax.data.sources import load_mnist
-from sparsejax.data.survey import survey, table
 from sparsejax.data.tfds_source import is_prepared, prepare_tfds
 from sparsejax.errors import ConfigError, DataDamagedError, DataMissingError
 

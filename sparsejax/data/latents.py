@@ -15,7 +15,7 @@ LATENTS_FILE = Path("cifar10-latents", "latents.npz")
 """Where it lies in $SPARSEJAX_DATA or in the user's cache."""
 HOW_TO_MAKE = (
     "Make them: python -m sparsejax.launch --config cifar_conv_mixer_small --out runs/conv_mixer (minutes on two "
-    "cores; cifar_conv_mixer on an accelerator), then python -m sparsejax.embed --run runs/conv_mixer"
+    "cores; cifar_conv_mixer on an accelerator), then sparsejax embed --run runs/conv_mixer"
 )
 
 

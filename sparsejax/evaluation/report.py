@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from sparsejax.evaluation.accuracy import NOISE_LEVELS, Counts
-from sparsejax.evaluation.products import count_products, products_report
+from sparsejax.evaluation.macs import count_macs, macs_report
 from sparsejax.evaluation.tracking import layer_measures
 from sparsejax.functional import duty_entropy, max_entropy
 from sparsejax.models.base import Layer, Variables
@@ -23,11 +23,11 @@ def layer_report(layers: list[Layer], variables: Variables, counts: Counts, exam
     Returns:
       Per layer: `units`, `k` and `k_inference` (null without winners), `active_fraction` and `active_spread` (mean and
       standard deviation over the examples of the output's density), `dead_units` (never active on the test set), means
-      and spreads of biases and key norms as in `layer_measures`, the products of one example as `products_report` has
+      and spreads of biases and key norms as in `layer_measures`, the products of one example as `macs_report` has
       them and, for k-winners, `duty_entropy` and `max_entropy` in bits, from the duty cycles of training.
     """
     report, measures = {}, layer_measures(variables, counts, examples)
-    products = count_products(layers, variables, counts, examples)
+    products = count_macs(layers, variables, counts, examples)
     for layer in layers:
         active = np.asarray(counts.active[layer.name])
         entry: dict[str, Any] = {
@@ -41,7 +41,7 @@ def layer_report(layers: list[Layer], variables: Variables, counts: Counts, exam
         entry |= {name: float(measures[f"{name}/{layer.name}"]) for name in _WEIGHTS
                   if f"{name}/{layer.name}" in measures}  # fmt: skip
         if layer.name in products:
-            entry |= products_report([products[layer.name]])
+            entry |= macs_report([products[layer.name]])
         if layer.positions > 1:
             per_channel = active.reshape(layer.positions, -1).sum(0)
             entry |= {"channels": per_channel.size, "dead_channels": int((per_channel == 0).sum())}

@@ -1,6 +1,6 @@
 """Pure functions on arrays: what other JAX code imports. They need jax, numpy and jaxtyping, nothing else."""
 
-from sparsejax.functional.compact import Compact, compact_top_k, decode, encode_top_k, spread
+from sparsejax.functional.augmentation import crop_and_flip
 from sparsejax.functional.convolution import conv2d, depthwise_conv2d, max_pool2d
 from sparsejax.functional.hebbian import (
     adaptive_threshold,
@@ -10,8 +10,6 @@ from sparsejax.functional.hebbian import (
     mean_threshold,
     unit_norm,
 )
-from sparsejax.functional.images import crop_and_flip
-from sparsejax.functional.implicit import ImplicitTerms, implicit_terms, implicit_terms_smooth
 from sparsejax.functional.initializers import uniform_fan_in
 from sparsejax.functional.kwinners import (
     BoostState,
@@ -22,6 +20,7 @@ from sparsejax.functional.kwinners import (
     k_winners_2d,
     update_boost_state,
 )
+from sparsejax.functional.lateral import explain_away, inhibitory_interneuron
 from sparsejax.functional.learned_k import (
     k_schedule,
     reinforce_loss,
@@ -30,7 +29,7 @@ from sparsejax.functional.learned_k import (
     top_k_subtract,
     update_reinforce_baseline,
 )
-from sparsejax.functional.masks import connections_per_unit, sparse_mask
+from sparsejax.functional.masks import connections_per_unit, rewire, sparse_mask
 from sparsejax.functional.measures import (
     activation_frequency,
     active_counts,
@@ -58,15 +57,15 @@ from sparsejax.functional.noise import (
     salt_and_pepper,
     white_noise_blend,
 )
+from sparsejax.functional.noise_terms import ImplicitTerms, implicit_terms, implicit_terms_smooth
 from sparsejax.functional.penalties import cauchy, gaussian, l1, l2
-from sparsejax.functional.recurrent import explain_away, inhibitory_interneuron
-from sparsejax.functional.rewiring import rewire
 from sparsejax.functional.selection import kth_largest, top_k, winners
+from sparsejax.functional.sparse_code import SparseCode, decode, encode_top_k, sparse_top_k, to_dense
 from sparsejax.functional.spectral import mel_filters, mel_power, mel_spectrogram, power_to_db, stft_power
 
 __all__ = [
     "BoostState",
-    "Compact",
+    "SparseCode",
     "ImplicitTerms",
     "activation_frequency",
     "active_counts",
@@ -78,7 +77,7 @@ __all__ = [
     "binary_entropy",
     "boost",
     "cauchy",
-    "compact_top_k",
+    "sparse_top_k",
     "confusion_matrix",
     "connections_per_unit",
     "conv2d",
@@ -127,7 +126,7 @@ __all__ = [
     "sampled_k",
     "soft_top_k",
     "sparse_mask",
-    "spread",
+    "to_dense",
     "stft_power",
     "top_k",
     "top_k_subtract",

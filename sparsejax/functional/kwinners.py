@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from sparsejax.functional.compact import Compact
 from sparsejax.functional.selection import Ties, keep
+from sparsejax.functional.sparse_code import SparseCode
 
 
 class BoostState(NamedTuple):
@@ -146,7 +146,7 @@ def boost(
 
 def update_boost_state(
     state: BoostState,
-    y: Float[Array, "*batch units"] | Compact,
+    y: Float[Array, "*batch units"] | SparseCode,
     *,
     period: int = 1000,
     axis_name: str | None = None,
@@ -185,9 +185,9 @@ def update_boost_state(
     return BoostState(duty_cycle, samples)
 
 
-def _wins(units: int, y: Array | Compact) -> tuple[Float[Array, "units"], Float[Array, ""]]:
+def _wins(units: int, y: Array | SparseCode) -> tuple[Float[Array, "units"], Float[Array, ""]]:
     """Returns how often each unit won, and the number of examples."""
-    if isinstance(y, Compact):
+    if isinstance(y, SparseCode):
         fired = lax.stop_gradient(y.values > 0).astype(jnp.float32)
         count = jnp.zeros(units, jnp.float32).at[y.indices.reshape(-1)].add(fired.reshape(-1))
         return count, jnp.asarray(fired.size // fired.shape[-1], jnp.float32)

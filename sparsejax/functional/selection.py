@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Num
 
-from sparsejax.functional import gpu_rows
+from sparsejax.functional.kernels import gpu as gpu_rows
 from sparsejax.functional.threshold import ordered_key, threshold
 
 Ties = Literal["all", "first"]

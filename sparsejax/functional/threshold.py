@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Int, Num
 
-from sparsejax.functional import tpu_blocks
+from sparsejax.functional.kernels import tpu as tpu_blocks
 
 _HALVED = 80_000
 """From so many keys on, searching their halves is faster than searching them whole: fewer bytes, more passes."""

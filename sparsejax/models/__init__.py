@@ -3,9 +3,9 @@
 from sparsejax.models.base import Layer, Model, Output, Variables
 from sparsejax.models.conv_mixer import ConvMixer
 from sparsejax.models.dense import DenseNetwork
-from sparsejax.models.frozen import Frozen, freeze, predict
 from sparsejax.models.gpt import GPT
 from sparsejax.models.hebbian_vgg import HebbianVGG
+from sparsejax.models.inference import Frozen, freeze, predict
 from sparsejax.models.mlp import SparseMLP
 from sparsejax.models.network import SparseNetwork
 from sparsejax.models.noisy import NoisyNetwork

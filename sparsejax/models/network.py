@@ -16,8 +16,8 @@ from sparsejax.models.base import Layer, Model, Output, Variables, expect
 
 
 class Stage(NamedTuple):
-    """One hidden layer: the shape of its kernel, `[inputs, units]` or `[H, W, inputs, filters]`, its winners (None for
-    ReLU), its fraction of non-zero weights (None for dense ones), and for a convolution the positions of its feature map
+    """One hidden layer: the shape of its kernel, `[inputs, units]` or `[H, W, inputs, filters]`; its winners (None for
+    ReLU); its fraction of non-zero weights (None for dense ones); for a convolution the positions of its feature map
     after the pooling, the height and width of what it sees, and those of the windows it is pooled over.
     """
 

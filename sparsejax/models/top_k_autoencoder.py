@@ -12,7 +12,7 @@ from sparsejax.functional import (
     decode,
     encode_top_k,
     init_boost_state,
-    spread,
+    to_dense,
     uniform_fan_in,
     update_boost_state,
 )
@@ -70,14 +70,14 @@ class TopKAutoencoder(Model):
         train: bool = False,
         axis_name: str | None = None,
     ) -> Output:
-        """Returns reconstructions `[batch, inputs]` and the code, spread out: `[batch, hidden]`.
+        """Returns reconstructions `[batch, inputs]` and the code, to_dense out: `[batch, hidden]`.
 
         Args:
           variables: as `init` made them.
           x: inputs `[batch, ...]`.
           key: not needed, for nothing is random.
           train: count who wins.
-          axis_name: mesh axis the batch is spread over, for the count.
+          axis_name: mesh axis the batch is to_dense over, for the count.
 
         """
         state = variables.state["hidden"]["boost"]
@@ -89,7 +89,7 @@ class TopKAutoencoder(Model):
         if train:
             state = update_boost_state(state, code, period=self.duty_period, axis_name=axis_name)
         # Spread out only where somebody looks at it: training without a penalty leaves it away.
-        return Output(prediction, {"hidden": {"boost": state}}, {"hidden": spread(code, self.hidden)})
+        return Output(prediction, {"hidden": {"boost": state}}, {"hidden": to_dense(code, self.hidden)})
 
     def layers(self, example_shape: tuple[int, ...]) -> list[Layer]:
         """Describes the code for reports."""

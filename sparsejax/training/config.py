@@ -187,7 +187,7 @@ class EvaluationConfig:
 class DevicesConfig:
     """How the work is spread."""
 
-    carrier: Literal["auto", "jit", "shard_map", "pmap"] = "auto"
+    transform: Literal["auto", "jit", "shard_map", "pmap"] = "auto"
     """How the step is run; auto is jit on one device and shard_map on several."""
     data: int | None = None
     """Devices each batch is spread over; None for all that members leave."""
@@ -203,12 +203,14 @@ class DevicesConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"devices.{name} is {value}; expected 1 or more.")
-        if self.carrier == "pmap" and (self.member or 1) > 1:
-            raise ConfigError("devices.carrier pmap spreads batches only; take devices.member 1 or carrier shard_map.")
+        if self.transform == "pmap" and (self.member or 1) > 1:
+            raise ConfigError(
+                "devices.transform pmap spreads batches only; take devices.member 1 or transform shard_map."
+            )
 
     def wanted(self, members: int) -> int:
         """Returns how many devices so many networks can use."""
-        spread = 1 if self.carrier in ("jit", "pmap") else self.member or members
+        spread = 1 if self.transform in ("jit", "pmap") else self.member or members
         return spread * (self.data or 1)
 
 

@@ -44,8 +44,8 @@ class Progress(NamedTuple):
 class Job(NamedTuple):
     """What stays fixed while networks are trained.
 
-    `config` is the stack of their configurations, laid on the devices of `placement`; it may have `padding` more members
-    than there are networks: copies of the last one that fill up the devices.
+    `config` is the stack of their configurations, laid on the devices of `placement`; it may have `padding` members
+    too many: copies of the last one that fill up the devices.
     """
 
     config: Config

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from sparsejax.functional.rewiring import rewire
+from sparsejax.functional.masks import rewire
 from sparsejax.models.base import Variables
 from sparsejax.training.config import TrainingConfig
 

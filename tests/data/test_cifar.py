@@ -11,7 +11,7 @@ import pytest
 
 from sparsejax.data import load
 from sparsejax.data.cifar import CIFAR10_FILES, CIFAR10_FOLDER, read_cifar10_folder, read_cifar_batch
-from sparsejax.data.survey import survey
+from sparsejax.data.inventory import survey
 from sparsejax.errors import ConfigError, DataDamagedError, DataMissingError
 
 ROWS = 6

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from sparsejax.data import Dataset, Split, load
+from sparsejax.data.inventory import survey
 from sparsejax.data.latents import LATENTS_FILE, latents_bytes, read_latents
 from sparsejax.data.resident import normalised, resident
 from sparsejax.data.sources import found_latents, latents_destination
-from sparsejax.data.survey import survey
 from sparsejax.errors import ConfigError, DataDamagedError, DataMissingError
 
 
@@ -123,7 +123,7 @@ def test_a_broken_file_is_refused_and_says_what_to_do(latents_file: Path, spoil:
     spoil(latents_file)
     with pytest.raises(DataDamagedError, match=said) as caught:
         read_latents(latents_file)
-    assert str(latents_file) in str(caught.value) and "sparsejax.embed" in str(caught.value)
+    assert str(latents_file) in str(caught.value) and "sparsejax.commands.embed" in str(caught.value)
 
 
 def test_survey(latents_file: Path, monkeypatch: pytest.MonkeyPatch):

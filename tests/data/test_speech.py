@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from sparsejax.data import load
+from sparsejax.data.inventory import survey
 from sparsejax.data.resident import epoch_order, normalised, resident
 from sparsejax.data.speech import DIGITS, SAMPLES, load_speech, part_of, read_speech
-from sparsejax.data.survey import survey
 from sparsejax.errors import ConfigError, DataDamagedError, DataMissingError
 from tests.data.test_wav import wav_bytes
 

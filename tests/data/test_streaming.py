@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from sparsejax import configs, data
+from sparsejax.commands.train import main
 from sparsejax.data.dataset import Split
 from sparsejax.data.streaming import read_chunks
 from sparsejax.errors import DataDamagedError, DataMissingError
-from sparsejax.launch import main
 from tests.command import ROOT, environment
 from tests.test_processes import assert_close, finished, several
 
@@ -58,8 +58,8 @@ def _result(folder: Path, *arguments: str) -> dict:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
-    [["--devices.carrier", "jit"], ["--devices.data", "4"], ["--devices.carrier", "pmap", "--devices.data", "2"],
-     ["--training.order-seed", "3", "--seeds", "2", "--devices.carrier", "jit", "--data.balanced"]],
+    [["--devices.transform", "jit"], ["--devices.data", "4"], ["--devices.transform", "pmap", "--devices.data", "2"],
+     ["--training.order-seed", "3", "--seeds", "2", "--devices.transform", "jit", "--data.balanced"]],
     ids=["one device", "four devices", "pmap", "two networks of one order"],
 )  # fmt: skip
 def test_streamed_data_give_the_numbers_of_resident_data(folder, tmp_path, arguments):
@@ -75,7 +75,7 @@ def test_streamed_data_give_the_numbers_of_resident_data(folder, tmp_path, argum
 def test_stopped_within_an_epoch_the_stream_goes_on_from_there(folder, tmp_path, monkeypatch):
     from sparsejax.training import checkpoints
 
-    arguments = ["--devices.carrier", "jit", "--data.streaming", "--training.checkpoint-every", "2"]
+    arguments = ["--devices.transform", "jit", "--data.streaming", "--training.checkpoint-every", "2"]
     whole = _result(tmp_path / "whole", *arguments)
     save, saves = checkpoints.Checkpoints.save, []
 
@@ -99,7 +99,7 @@ def test_every_process_reads_its_own_rows(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("tests.test_processes.environment", lambda: settings)
     assert str(ROOT) in settings["PYTHONPATH"]
     finished(several(2, 2, *FEW, "--data.streaming", "--out", tmp_path / "two"))
-    assert main([*FEW, "--devices.carrier", "jit", "--out", str(tmp_path / "one")]) == 0
+    assert main([*FEW, "--devices.transform", "jit", "--out", str(tmp_path / "one")]) == 0
     assert_close(tmp_path / "two", tmp_path / "one")
 
 

@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sparsejax.hyper import hyper_of
 
 from sparsejax import data
 from sparsejax.data.resident import resident
 from sparsejax.evaluation.accuracy import NOISE_LEVELS, make_evaluation, make_noise_evaluation
 from sparsejax.evaluation.report import layer_report, noise_report, summary
 from sparsejax.functional import example_keys, pixel_noise
-from sparsejax.hyper import hyper_of
 from sparsejax.models import SparseMLP
 from sparsejax.training.objectives import cross_entropy
 

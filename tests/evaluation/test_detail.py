@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sparsejax.hyper import hyper_of
 
 from sparsejax import configs, data
 from sparsejax.data.resident import resident
 from sparsejax.errors import ConfigError
 from sparsejax.evaluation.detail import EDGES, NORMS, detail_report, make_detail, weight_histograms
 from sparsejax.experiment import Experiment, run
-from sparsejax.hyper import hyper_of
 from sparsejax.models import SparseCNN
 from sparsejax.training.config import replaced
 from sparsejax.training.run_folder import RunFolder
@@ -79,7 +79,7 @@ def test_weights_are_counted_in_symmetric_bins():
 
 def _few(name: str):
     few = {"data.train_examples": 100, "data.test_examples": 40, "training.epochs": 1, "training.batch_size": 25}
-    measured = {"evaluation.detail": True, "evaluation.noise": False, "devices.carrier": "jit"}
+    measured = {"evaluation.detail": True, "evaluation.noise": False, "devices.transform": "jit"}
     return replaced(configs.get(name), few | measured)
 
 

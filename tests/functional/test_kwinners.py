@@ -11,11 +11,11 @@ from hypothesis.extra import numpy as hnp
 from sparsejax.functional import (
     BoostState,
     boost,
-    compact_top_k,
     inference_k,
     init_boost_state,
     k_winners,
     k_winners_2d,
+    sparse_top_k,
     top_k,
     update_boost_state,
 )
@@ -162,7 +162,7 @@ def test_winners_kept_by_themselves_count_the_same(fresh_key):
     state = BoostState(jnp.linspace(0, 1, 20), jnp.float32(30))
     jax.tree.map(
         lambda ours, dense: np.testing.assert_allclose(ours, dense, rtol=1e-6),
-        update_boost_state(state, compact_top_k(x, 4), period=40),
+        update_boost_state(state, sparse_top_k(x, 4), period=40),
         update_boost_state(state, top_k(x, 4, ties="first"), period=40),
     )
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from jax import lax
 from jax.sharding import PartitionSpec as P
+from sparsejax.hyper import stack_hyper
 
 from sparsejax.data.dataset import Dataset, Split
 from sparsejax.data.resident import resident
 from sparsejax.errors import ConfigError
-from sparsejax.hyper import stack_hyper
 from sparsejax.models import ConvMixer, Variables
 from sparsejax.training.config import Config, DevicesConfig, TrainingConfig
 from sparsejax.training.devices import carry, place, put_members, put_shared
@@ -150,8 +150,8 @@ def erf_can_be_spread() -> bool:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not erf_can_be_spread(), reason="this JAX cannot differentiate erf under shard_map")
-@pytest.mark.parametrize("carrier", ["shard_map", "pmap"])
-def test_many_devices_train_the_network_that_one_trains(carrier):
+@pytest.mark.parametrize("transform", ["shard_map", "pmap"])
+def test_many_devices_train_the_network_that_one_trains(transform):
     model = dataclasses.replace(MODEL, depth=1)
     rng = np.random.default_rng(0)
     split = Split(rng.integers(0, 256, (32, 8, 8, 3), np.uint8), rng.integers(0, 4, 32).astype(np.int32))
@@ -159,7 +159,7 @@ def test_many_devices_train_the_network_that_one_trains(carrier):
     # Plain SGD: Adam would hide a gradient of the wrong scale.
     config = Config(model, training=TrainingConfig(epochs=2, batch_size=16, learning_rate=0.1))
     results = []
-    for devices in (DevicesConfig("jit"), DevicesConfig(carrier, data=2)):
+    for devices in (DevicesConfig("jit"), DevicesConfig(transform, data=2)):
         placement = place(devices, 1, {16})
         hyper = put_members(stack_hyper([config]), placement)
         data = put_shared(resident(dataset, dataset.train), placement)

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from sparsejax.hyper import hyper_of, stack_hyper
 
 from sparsejax.errors import ConfigError
 from sparsejax.functional import example_keys
-from sparsejax.hyper import hyper_of, stack_hyper
 from sparsejax.models.gpt import GPT, next_token_loss
 
 SMALL = GPT(vocabulary=11, context=12, blocks=2, width=16, heads=4, sigma=0.5)

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sparsejax.hyper import hyper_of, static_fields
 
 from sparsejax.functional import BoostState, add_noise, example_keys
-from sparsejax.hyper import hyper_of, static_fields
 from sparsejax.models import SparseCNN, SparseMLP, Variables
 
 CNN = SparseCNN(channels=(4, 6), conv_k=(20, 6), hidden=30, hidden_k=5, kernel_size=3, conv_density=(0.6, 0.5))

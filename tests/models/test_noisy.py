@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from sparsejax.hyper import hyper_of
 
 from sparsejax.data.resident import Batch
 from sparsejax.errors import ConfigError
 from sparsejax.functional import add_noise, annealed, example_keys, l1
-from sparsejax.hyper import hyper_of
 from sparsejax.models import NoisyNetwork
 from sparsejax.models.base import Variables
 from sparsejax.training.config import Config, ObjectiveConfig, TrainingConfig

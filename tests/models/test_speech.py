@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sparsejax.hyper import hyper_of
 
 from sparsejax import configs
 from sparsejax.data import Dataset, Split
@@ -13,7 +14,6 @@ from sparsejax.data.resident import resident
 from sparsejax.errors import ConfigError
 from sparsejax.evaluation.accuracy import NOISE_LEVELS, make_noise_evaluation
 from sparsejax.functional import example_keys, mel_spectrogram, white_noise_blend
-from sparsejax.hyper import hyper_of
 from sparsejax.models import SparseCNN, SpeechCNN
 
 SIZES = {"channels": (3, 4), "conv_k": (60, 20), "hidden": 12, "hidden_k": 3, "classes": 4, "batch_norm": True}

@@ -9,19 +9,17 @@ import numpy as np
 import pytest
 
 from sparsejax import configs, studies
+from sparsejax.commands.reproduce import main
 from sparsejax.data import Split
 from sparsejax.data.latents import LATENTS_FILE, latents_bytes
-from sparsejax.reproduce import main
-from sparsejax.studies import (
-    dense_mnist,
-    implicit_terms,
-    matching,
-    noise_activity,
-    noise_language,
-    noise_pictures,
-    products,
-)
-from sparsejax.studies import grid as grid_study
+from sparsejax.studies.dense import grid as grid_study
+from sparsejax.studies.dense import macs as products
+from sparsejax.studies.dense import matching
+from sparsejax.studies.dense import mnist as dense_mnist
+from sparsejax.studies.noise import activity as noise_activity
+from sparsejax.studies.noise import language as noise_language
+from sparsejax.studies.noise import pictures as noise_pictures
+from sparsejax.studies.noise import terms as implicit_terms
 from sparsejax.studies.study import Outcome, spearman
 from sparsejax.training.config import replaced
 
@@ -36,7 +34,7 @@ def tiny(monkeypatch):
         config = replaced(
             whole(scale, **settings),
             {"data.name": "digits", "data.train_examples": 300, "data.test_examples": 100, "training.epochs": 3,
-             "training.batch_size": 50, "devices.carrier": "jit"},
+             "training.batch_size": 50, "devices.transform": "jit"},
         )  # fmt: skip
         annealed = config.model.anneal_after is not None
         return replaced(config, {"model.anneal_after": 1.0, "model.anneal_epochs": 1.0} if annealed else {})
@@ -51,7 +49,7 @@ def tiny(monkeypatch):
     monkeypatch.setattr(implicit_terms, "_UNITS", 20)
     monkeypatch.setattr(noise_pictures, "STAGES", {"small": (1, 2), "paper": (3, 4)})
     short = {"data.name": "digits", "training.epochs": 2, "data.train_examples": 200, "data.test_examples": 100}
-    monkeypatch.setattr(dense_mnist, "_SHORT", short | {"devices.carrier": "jit"})
+    monkeypatch.setattr(dense_mnist, "_SHORT", short | {"devices.transform": "jit"})
     table = {name: dense_mnist.TABLE1[name] for name in ("Sparse CNN-2", "Dense CNN-1")}
     monkeypatch.setattr(dense_mnist, "TABLE1", table)
     monkeypatch.setattr(dense_mnist, "_FIG5", tuple(table))
@@ -69,7 +67,7 @@ def _few_digits(config):
     return replaced(
         config,
         {"data.train_examples": 100, "data.test_examples": 30, "training.epochs": 1, "training.batch_size": 25,
-         "training.first_epoch_batch_size": None, "devices.carrier": "jit", "model.conv_k": (20, 10),
+         "training.first_epoch_batch_size": None, "devices.transform": "jit", "model.conv_k": (20, 10),
          "model.channels": (2, 3), "model.hidden_k": 10, "model.hidden": 40},
     )  # fmt: skip
 
@@ -105,7 +103,7 @@ def test_the_language_model_is_told_before_and_after_its_noise_is_removed(monkey
     monkeypatch.setenv("SPARSEJAX_DATA", str(folder.parent))
     small = {"data.vocabulary": 10, "data.length": 16, "data.train_examples": 160, "data.test_examples": 20,
              "model.vocabulary": 10, "model.context": 16, "model.width": 16, "training.epochs": 2,
-             "model.noise_off_step": 10, "devices.carrier": "jit"}  # fmt: skip
+             "model.noise_off_step": 10, "devices.transform": "jit"}  # fmt: skip
     whole = noise_language.base
     monkeypatch.setattr(noise_language, "base", lambda scale: replaced(whole(scale), small))
     monkeypatch.setattr(noise_language, "SIGMAS", (0.0, 3.0))
@@ -229,7 +227,7 @@ def test_what_gathers_is_shown_on_latents_where_there_are_some(tiny, monkeypatch
 @pytest.mark.slow
 def test_a_row_of_the_table_is_made_by_itself(monkeypatch, tmp_path):
     short = {"data.name": "digits", "training.epochs": 1, "data.train_examples": 200, "data.test_examples": 100}
-    monkeypatch.setattr(dense_mnist, "_SHORT", short | {"devices.carrier": "jit"})
+    monkeypatch.setattr(dense_mnist, "_SHORT", short | {"devices.transform": "jit"})
     assert main(["dense/sparse_cnn2", "--out", str(tmp_path)]) == 0
     numbers = json.loads((tmp_path / "dense/sparse_cnn2.json").read_text())
     assert list(numbers["paper"]) == list(numbers["ours"]) == ["Sparse CNN-2"]
@@ -272,7 +270,7 @@ def test_latents_are_compared_when_they_are_there_and_said_to_be_left_out_when_n
         ours = noise_activity.STUDIES["noise/fig7b"].make(scale, tmp_path).ours
         assert ("left_out" in ours) == (found is None)
         if found is None:
-            assert "python -m sparsejax.embed" in ours["left_out"]["latents"]
+            assert "python -m sparsejax.commands.embed" in ours["left_out"]["latents"]
     assert [list(variants) for variants in asked] == [["MNIST", "CIFAR-10"], ["MNIST", "CIFAR-10", "latents"]]
     latents = asked[1]["latents"]
     assert latents.data.name == "cifar10_latents"

@@ -6,18 +6,18 @@ import jax
 import matplotlib.image
 import numpy as np
 import pytest
+from sparsejax.studies.scoreboard.study.figure import Column, scoreboard
+from sparsejax.studies.scoreboard.study.study import study as study
 
+from sparsejax.commands.reproduce import main
 from sparsejax.configs.scoreboard import networks
 from sparsejax.data import load
 from sparsejax.evaluation.robustness import robustness_report
-from sparsejax.figures.scoreboard import Column, scoreboard
-from sparsejax.reproduce import main
 from sparsejax.studies import attacked
-from sparsejax.studies import scoreboard as study
 from sparsejax.training.config import replaced
 
 _FEW = {"data.name": "digits", "data.train_examples": 100, "data.test_examples": 20, "training.epochs": 1,
-        "training.batch_size": 25, "devices.carrier": "jit"}  # fmt: skip
+        "training.batch_size": 25, "devices.transform": "jit"}  # fmt: skip
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from sparsejax.reproduce import main
-from sparsejax.studies import sparse_codes
+from sparsejax.commands.reproduce import main
+from sparsejax.studies.thesis import sparsenet as sparse_codes
 
 
 @pytest.mark.slow

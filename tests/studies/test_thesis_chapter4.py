@@ -7,14 +7,16 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from sparsejax.commands.reproduce import main
 from sparsejax.configs.convnets import convnet
 from sparsejax.data import load
-from sparsejax.reproduce import main
-from sparsejax.studies import thesis_autoencoders, thesis_convnets, thesis_distributions
+from sparsejax.studies.thesis import autoencoders as thesis_autoencoders
+from sparsejax.studies.thesis import convnets as thesis_convnets
+from sparsejax.studies.thesis import distributions as thesis_distributions
 from sparsejax.training.config import replaced
 
 _FEW = {"data.name": "digits", "data.train_examples": 50, "data.test_examples": 20, "training.epochs": 1,
-        "training.batch_size": 25, "devices.carrier": "jit"}  # fmt: skip
+        "training.batch_size": 25, "devices.transform": "jit"}  # fmt: skip
 
 
 @pytest.fixture

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from sparsejax import studies
-from sparsejax.reproduce import main
-from sparsejax.studies import thesis_dense, thesis_grid
-from sparsejax.studies.thesis_grid import KINDS, base, critical
+from sparsejax.commands.reproduce import main
+from sparsejax.studies.thesis import dense as thesis_dense
+from sparsejax.studies.thesis import grid as thesis_grid
+from sparsejax.studies.thesis.grid import KINDS, base, critical
 
 TINY = {"data.name": "digits", "data.train_examples": 100, "data.test_examples": 100, "training.epochs": 1,
-        "training.batch_size": 50, "devices.carrier": "jit"}  # fmt: skip
+        "training.batch_size": 50, "devices.transform": "jit"}  # fmt: skip
 _AS_OTHERS = ("thesis/fig3_8", "thesis/fig3_10", "thesis/fig3_11")
 NAMES = [name for name in studies.STUDIES if name.startswith(("thesis/fig3", "thesis/table3"))]
 

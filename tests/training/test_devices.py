@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sparsejax.hyper import hyper_of, stack_hyper
 
 from sparsejax.data.dataset import Dataset, Split
 from sparsejax.data.resident import resident
 from sparsejax.errors import ConfigError
 from sparsejax.evaluation.accuracy import make_evaluation, make_noise_evaluation
-from sparsejax.hyper import hyper_of, stack_hyper
 from sparsejax.models import SparseCNN, SparseMLP
 from sparsejax.training.config import Config, DevicesConfig, TrainingConfig
 from sparsejax.training.devices import carry, place, put_members, put_shared, share_of_cores
@@ -82,9 +82,9 @@ def train_on_one(dataset):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("carrier", "count"), [("shard_map", 8), ("pmap", 8), ("shard_map", 2)])
-def test_many_devices_train_the_network_that_one_trains(dataset, train_on_one, carrier, count):
-    networks, metrics = trainer(dataset, DevicesConfig(carrier, data=count))([CONFIG])
+@pytest.mark.parametrize(("transform", "count"), [("shard_map", 8), ("pmap", 8), ("shard_map", 2)])
+def test_many_devices_train_the_network_that_one_trains(dataset, train_on_one, transform, count):
+    networks, metrics = trainer(dataset, DevicesConfig(transform, data=count))([CONFIG])
     expected_networks, expected_metrics = train_on_one([CONFIG])
     assert_close(networks, expected_networks)
     assert_close(metrics, expected_metrics)
@@ -104,12 +104,12 @@ def test_training_moves_the_network_and_its_duty_cycles(dataset, train_on_one):
 def test_networks_are_spread_first_and_their_batches_over_the_rest():
     def shape(members, batches=frozenset({16}), **fields):
         placement = place(DevicesConfig(**fields), members, set(batches))
-        return placement.carrier, None if placement.mesh is None else tuple(placement.mesh.shape.values())
+        return placement.transform, None if placement.mesh is None else tuple(placement.mesh.shape.values())
 
     assert shape(1) == ("shard_map", (1, 8)) and shape(2) == ("shard_map", (2, 4))
     assert shape(64) == ("shard_map", (8, 1)) and shape(3) == ("shard_map", (3, 2))
     assert shape(64, data=4) == ("shard_map", (2, 4)) and shape(5, member=1) == ("shard_map", (1, 8))
-    assert shape(4, carrier="pmap", data=8) == ("pmap", (1, 8)) and shape(4, carrier="jit") == ("jit", None)
+    assert shape(4, transform="pmap", data=8) == ("pmap", (1, 8)) and shape(4, transform="jit") == ("jit", None)
     assert shape(1, {15}) == ("shard_map", (1, 5)) and shape(1, {7 * 9 * 11}) == ("shard_map", (1, 7))
 
 
@@ -122,9 +122,9 @@ def test_what_is_asked_for_says_how_many_devices_are_wanted():
     def wanted(**fields):
         return DevicesConfig(**fields).wanted(3)
 
-    assert wanted() == wanted(data=1) == wanted(carrier="shard_map") == wanted(members_at_once=1) == 3
-    assert wanted(member=1) == wanted(carrier="jit") == wanted(carrier="pmap") == 1
-    assert wanted(data=2) == 6 and wanted(member=2, data=2) == 4 and wanted(carrier="pmap", data=4) == 4
+    assert wanted() == wanted(data=1) == wanted(transform="shard_map") == wanted(members_at_once=1) == 3
+    assert wanted(member=1) == wanted(transform="jit") == wanted(transform="pmap") == 1
+    assert wanted(data=2) == 6 and wanted(member=2, data=2) == 4 and wanted(transform="pmap", data=4) == 4
 
 
 @pytest.mark.slow
@@ -162,13 +162,13 @@ def test_a_grid_trains_each_network_as_if_alone(dataset, train_on_one, devices):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("carrier", ["shard_map", "pmap"])
-def test_evaluation_on_many_devices_counts_the_same(dataset, carrier):
+@pytest.mark.parametrize("transform", ["shard_map", "pmap"])
+def test_evaluation_on_many_devices_counts_the_same(dataset, transform):
     hyper = stack_hyper([CONFIG])
     variables = jax.tree.map(lambda leaf: leaf[None], MODEL.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1))))
     epoch = jnp.ones(1)
     counts = []
-    for devices in (DevicesConfig("jit"), DevicesConfig(carrier, data=8)):
+    for devices in (DevicesConfig("jit"), DevicesConfig(transform, data=8)):
         placement = place(devices, 1, {16})
         test = put_shared(resident(dataset, dataset.test), placement)
         spread = {"axis_name": placement.axis_name, "shards": placement.shards, "examples": 50, "batch_size": 20}

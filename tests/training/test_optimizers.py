@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from sparsejax.hyper import hyper_of
 
 from sparsejax.data.resident import epoch_order, steps_per_epoch
 from sparsejax.errors import ConfigError
-from sparsejax.hyper import hyper_of
 from sparsejax.training.config import TrainingConfig
 from sparsejax.training.loop import examples_done
 from sparsejax.training.optimizers import learning_rate, optimizer

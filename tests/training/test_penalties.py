@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sparsejax.hyper import hyper_of, static_fields
 
 from sparsejax import configs
 from sparsejax.data.resident import Batch
 from sparsejax.errors import ConfigError
-from sparsejax.hyper import hyper_of, static_fields
 from sparsejax.models.base import Output
-from sparsejax.task import load_data
+from sparsejax.training.checks import load_data
 from sparsejax.training.config import ObjectiveConfig, replaced
 from sparsejax.training.objectives import objective_of, total_loss
 

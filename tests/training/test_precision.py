@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sparsejax.hyper import hyper_of
 
 from sparsejax.data.resident import Batch
-from sparsejax.hyper import hyper_of
 from sparsejax.models import (
     ConvMixer,
     DenseNetwork,

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sparsejax.hyper import hyper_of
 
 from sparsejax.data.resident import Batch
 from sparsejax.errors import ConfigError
-from sparsejax.hyper import hyper_of
 from sparsejax.models import SparseMLP
 from sparsejax.training.config import TrainingConfig
 from sparsejax.training.devices import Placement, carry
@@ -23,16 +23,16 @@ CONFIG = TrainingConfig(epochs=4, batch_size=8, learning_rate=0.1, momentum=0.9,
 CONNECTIONS = 16  # a quarter of 64 inputs
 
 
-def states(rewiring, carrier="jit", steps=2):
+def states(rewiring, transform="jit", steps=2):
     """Returns the network before and after every step, on one device or on two."""
     config = dataclasses.replace(CONFIG, rewiring=rewiring)
     hyper = {"model": hyper_of(MODEL), "training": hyper_of(config)}
     rng = np.random.default_rng(0)
     images, labels = rng.normal(size=(8, 8, 8, 1)).astype(np.float32), rng.integers(0, 10, 8).astype(np.int32)
     mesh = None
-    if carrier == "shard_map":
+    if transform == "shard_map":
         mesh = jax.make_mesh((1, 2), ("member", "data"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
-    placement = Placement(carrier, mesh, None)
+    placement = Placement(transform, mesh, None)
     step = make_step(MODEL, cross_entropy, config, 4, axis_name=placement.axis_name)
 
     def share(state, batch):

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sparsejax.hyper import stack_hyper
 
 from sparsejax.data.resident import Resident, epoch_order
 from sparsejax.errors import ConfigError
-from sparsejax.hyper import stack_hyper
 from sparsejax.models import DenseNetwork
 from sparsejax.training.config import Config, DataConfig, DevicesConfig, ObjectiveConfig, TrainingConfig
 from sparsejax.training.devices import carry, place
@@ -53,7 +53,7 @@ def chunk(length=EXAMPLES // BATCH):
 @pytest.mark.parametrize("at_once", [1, 2, None])
 def test_each_network_is_as_it_would_be_alone(data, at_once):
     points = [(0.0, 0), (0.3, 0), (0.0, 1), (0.3, 1)]
-    placement = place(DevicesConfig(carrier="jit", members_at_once=at_once), len(points), {BATCH}, sharing=10**9)
+    placement = place(DevicesConfig(transform="jit", members_at_once=at_once), len(points), {BATCH}, sharing=10**9)
     together, _ = carry(chunk(), placement)(*grid(points), data)
     for i, point in enumerate(points):
         alone, _ = jax.jit(jax.vmap(chunk(), in_axes=(0, 0, None)))(*grid([point]), data)
@@ -97,8 +97,8 @@ def test_the_first_layers_of_all_networks_are_one_product(data):
 
 def test_small_networks_that_share_batches_are_computed_side_by_side():
     for sharing, members in ((None, 1), (6_370, 30), (25_450, 10), (203_530, 1), (10**7, 1)):
-        assert place(DevicesConfig(carrier="jit"), 60, {BATCH}, sharing=sharing).members_at_once == members
-    assert place(DevicesConfig(carrier="jit", members_at_once=7), 60, {BATCH}, sharing=10).members_at_once == 7
+        assert place(DevicesConfig(transform="jit"), 60, {BATCH}, sharing=sharing).members_at_once == members
+    assert place(DevicesConfig(transform="jit", members_at_once=7), 60, {BATCH}, sharing=10).members_at_once == 7
 
 
 def test_an_order_needs_a_seed_that_there_can_be():

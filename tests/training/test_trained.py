@@ -1,0 +1,48 @@
+"""From a run's folder to answers: the network that comes back is the one that the run measured."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sparsejax.commands import train as launch
+from sparsejax.data.resident import normalised, resident
+from sparsejax.errors import ConfigError, RunFolderError
+from sparsejax.models import SparseNetwork, freeze, predict
+from sparsejax.trained import load_network
+
+RUN = ["--config", "digits_mlp", "--sweep", "model.boost_strength=0.0,2.0", "--training.epochs", "2",
+       "--devices.transform", "jit"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("trained") / "run"
+    with jax.numpy_dtype_promotion("standard"):
+        assert launch.main([*RUN, "--out", str(path)]) == 0
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("member", [0, 1])
+def test_a_frozen_network_is_as_accurate_as_its_run_says(folder, member):
+    network = load_network(folder, member)
+    assert network.hyper["boost_strength"] == pytest.approx(2.0 * member * 0.85**2)
+    assert isinstance(network.model, SparseNetwork)
+    frozen = freeze(network.model, network.variables, network.example_shape, hyper=network.hyper)
+    data = resident(network.dataset, network.dataset.test)
+    answers = jax.jit(predict)(frozen, normalised(data, data.images))
+    accuracy = float(jnp.mean(jnp.argmax(answers, -1) == data.labels))
+    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))["members"][member]
+    assert accuracy == pytest.approx(result["test_accuracy"], abs=0.6 / len(data.labels))
+    by_apply = network.model.apply(network.variables, normalised(data, data.images), hyper=network.hyper)
+    np.testing.assert_allclose(answers, by_apply.prediction, rtol=1e-3, atol=1e-4)
+
+
+def test_what_is_not_there_is_refused(folder, tmp_path):
+    with pytest.raises(ConfigError, match="member is 2; expected a number from 0 to 1"):
+        load_network(folder, 2)
+    with pytest.raises(RunFolderError, match="is not a run folder"):
+        load_network(tmp_path)
