@@ -1,8 +1,8 @@
 """Random changes to examples that leave their class as it is, keyed by example: images, and clips of sound.
 
-Of the changes to clips, each draws an amount for every example and, with probability 1 - `probability`, leaves the example as it is. They follow
-the preprocessing of Ahmad & Scheinkman (How Can We Be So Dense?, 2019, section 4.2): `amplitude` and `speed` change the
-waveform, `stretch` and `shift` its STFT.
+Of the changes to clips, each draws an amount for every example and, with probability 1 - `probability`, leaves the
+example as it is. They follow the preprocessing of Ahmad & Scheinkman (How Can We Be So Dense?, 2019, section 4.2):
+`amplitude` and `speed` change the waveform, `stretch` and `shift` its STFT.
 """
 
 import jax

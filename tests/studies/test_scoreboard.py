@@ -6,8 +6,8 @@ import jax
 import matplotlib.image
 import numpy as np
 import pytest
-from sparsejax.studies.scoreboard.study.figure import Column, scoreboard
-from sparsejax.studies.scoreboard.study.study import study as study
+from sparsejax.studies.scoreboard.figure import Column, scoreboard
+from sparsejax.studies.scoreboard.study import study as study
 
 from sparsejax.commands.reproduce import main
 from sparsejax.configs.scoreboard import networks

@@ -16,7 +16,7 @@ from sparsejax.configuration import replaced
 from sparsejax.evaluation.attacks.geometry import Norm
 from sparsejax.studies.attacked import kept_report, test_pixels
 from sparsejax.studies.networks import train
-from sparsejax.studies.scoreboard.study.figure import Column, scoreboard
+from sparsejax.studies.scoreboard.figure import Column, scoreboard
 from sparsejax.studies.study import Outcome, Scale, Study, chosen_seeds
 from sparsejax.training.config import Config
 
