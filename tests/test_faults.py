@@ -16,10 +16,10 @@ import pytest
 
 from sparsejax import configs
 from sparsejax.commands.train import main
+from sparsejax.configuration import replaced
 from sparsejax.errors import CheckpointError, Interrupted, RunFolderError
 from sparsejax.experiment import Experiment, run
 from sparsejax.training import checkpoints, step
-from sparsejax.training.config import replaced
 from sparsejax.training.run_folder import RunFolder
 from tests.command import ROOT, environment, launch, started
 from tests.kill_campaign import RUN, assert_same_run

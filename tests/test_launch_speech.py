@@ -8,8 +8,8 @@ import pytest
 from sparsejax import configs
 from sparsejax.commands.reproduce import main
 from sparsejax.commands.train import main as in_process
+from sparsejax.configuration import replaced
 from sparsejax.studies.dense import speech as dense_speech
-from sparsejax.training.config import replaced
 from tests.command import launch
 from tests.data.test_speech import write_clip
 

@@ -7,8 +7,9 @@ moved and mirrored (the paper's conclusion says without augmentation). `*_small`
 import dataclasses
 from typing import Any
 
+from sparsejax.configuration import replaced
 from sparsejax.models import HebbianVGG
-from sparsejax.training.config import Config, DataConfig, EvaluationConfig, TrainingConfig, replaced
+from sparsejax.training.config import Config, DataConfig, EvaluationConfig, TrainingConfig
 
 _STANDARD: dict[str, Any] = {"hebbian": 0, "alphas": ()}
 _NARROW = (16, 16, 0, 32, 32, 0, 64, 64, 0, 64, 0)

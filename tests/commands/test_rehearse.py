@@ -9,10 +9,10 @@ from jax.sharding import SingleDeviceSharding
 
 from sparsejax import configs
 from sparsejax.commands.rehearse import _chips, lines_of, rehearse
+from sparsejax.configuration import replaced
 from sparsejax.errors import ConfigError
 from sparsejax.experiment import Experiment
 from sparsejax.functional import winners
-from sparsejax.training.config import replaced
 from tests.command import SMALL, launch
 
 INSTALLED = importlib.util.find_spec("libtpu") is not None

@@ -10,12 +10,12 @@ import pytest
 from sparsejax.hyper import hyper_of
 
 from sparsejax import configs, data
+from sparsejax.configuration import replaced
 from sparsejax.data.resident import resident
 from sparsejax.errors import ConfigError
 from sparsejax.evaluation.detail import EDGES, NORMS, detail_report, make_detail, weight_histograms
 from sparsejax.experiment import Experiment, run
 from sparsejax.models import SparseCNN
-from sparsejax.training.config import replaced
 from sparsejax.training.run_folder import RunFolder
 
 MODEL = SparseCNN(channels=(3,), conv_k=(None,), kernel_size=11, pool=1, hidden=20, hidden_k=None, density=1.0)

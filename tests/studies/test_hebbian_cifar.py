@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from sparsejax.commands.reproduce import main
+from sparsejax.configuration import replaced
 from sparsejax.data import load
 from sparsejax.evaluation.robustness import robustness_report
 from sparsejax.studies import attacked
 from sparsejax.studies.hebbian import cifar as hebbian_cifar
-from sparsejax.training.config import replaced
 
 _FEW = {"data.name": "digits", "data.train_examples": 100, "data.test_examples": 20, "training.epochs": 1,
         "training.batch_size": 25, "training.lr_decay_at": None, "devices.transform": "jit"}  # fmt: skip

@@ -10,6 +10,7 @@ import pytest
 
 from sparsejax import configs, studies
 from sparsejax.commands.reproduce import main
+from sparsejax.configuration import replaced
 from sparsejax.data import Split
 from sparsejax.data.latents import LATENTS_FILE, latents_bytes
 from sparsejax.studies.dense import grid as grid_study
@@ -21,7 +22,6 @@ from sparsejax.studies.noise import language as noise_language
 from sparsejax.studies.noise import pictures as noise_pictures
 from sparsejax.studies.noise import terms as implicit_terms
 from sparsejax.studies.study import Outcome, spearman
-from sparsejax.training.config import replaced
 
 
 @pytest.fixture

@@ -6,15 +6,15 @@ import jax
 import matplotlib.image
 import numpy as np
 import pytest
-from sparsejax.studies.scoreboard.figure import Column, scoreboard
-from sparsejax.studies.scoreboard.study import study as study
 
 from sparsejax.commands.reproduce import main
 from sparsejax.configs.scoreboard import networks
+from sparsejax.configuration import replaced
 from sparsejax.data import load
 from sparsejax.evaluation.robustness import robustness_report
 from sparsejax.studies import attacked
-from sparsejax.training.config import replaced
+from sparsejax.studies.scoreboard.figure import Column, scoreboard
+from sparsejax.studies.scoreboard.study import study as study
 
 _FEW = {"data.name": "digits", "data.train_examples": 100, "data.test_examples": 20, "training.epochs": 1,
         "training.batch_size": 25, "devices.transform": "jit"}  # fmt: skip

@@ -9,11 +9,11 @@ import pytest
 
 from sparsejax.commands.reproduce import main
 from sparsejax.configs.convnets import convnet
+from sparsejax.configuration import replaced
 from sparsejax.data import load
 from sparsejax.studies.thesis import autoencoders as thesis_autoencoders
 from sparsejax.studies.thesis import convnets as thesis_convnets
 from sparsejax.studies.thesis import distributions as thesis_distributions
-from sparsejax.training.config import replaced
 
 _FEW = {"data.name": "digits", "data.train_examples": 50, "data.test_examples": 20, "training.epochs": 1,
         "training.batch_size": 25, "devices.transform": "jit"}  # fmt: skip

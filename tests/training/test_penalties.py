@@ -7,11 +7,12 @@ import pytest
 from sparsejax.hyper import hyper_of, static_fields
 
 from sparsejax import configs
+from sparsejax.configuration import replaced
 from sparsejax.data.resident import Batch
 from sparsejax.errors import ConfigError
 from sparsejax.models.base import Output
 from sparsejax.training.checks import load_data
-from sparsejax.training.config import ObjectiveConfig, replaced
+from sparsejax.training.config import ObjectiveConfig
 from sparsejax.training.objectives import objective_of, total_loss
 
 COSTS = {
