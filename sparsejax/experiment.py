@@ -17,10 +17,11 @@ from sparsejax.evaluation.report import summary
 from sparsejax.figures.run import write_figures
 from sparsejax.models.base import Variables
 from sparsejax.training import checkpoints, loop, processes
-from sparsejax.training.checks import batch_sizes, count_parameters, load_data
+from sparsejax.training.checks import batch_sizes, check_data, count_parameters, load_data
 from sparsejax.training.config import Config
 from sparsejax.training.devices import gathered_members, place, put_members, put_shared
 from sparsejax.training.log import MetricsLog, Terminal
+from sparsejax.training.restore import describe_inputs
 from sparsejax.training.run_folder import RunFolder, describe
 
 
@@ -63,12 +64,20 @@ class Finished(NamedTuple):
     variables: Variables
 
 
-def run(experiment: Experiment, folder: RunFolder, *, fresh: bool = False, resume_step: int | None = None) -> Finished:
-    """Trains, or goes on training, and writes the run folder.
+def run(
+    experiment: Experiment,
+    folder: RunFolder,
+    *,
+    dataset: Dataset | None = None,
+    fresh: bool = False,
+    resume_step: int | None = None,
+) -> Finished:
+    """Trains, or resumes training, and writes the run folder.
 
     Args:
       experiment: the networks.
-      folder: where; a folder that holds the same run is gone on with.
+      folder: where; a folder that holds the same run is resumed.
+      dataset: the data; None to load what the configuration names.
       fresh: throw away what the folder holds of an earlier run.
       resume_step: go on from this checkpoint rather than from the latest.
 
@@ -82,15 +91,21 @@ def run(experiment: Experiment, folder: RunFolder, *, fresh: bool = False, resum
       Interrupted: the run was asked to stop (SIGTERM), and has saved where it stands.
     """
     with contextlib.ExitStack() as hold:
-        return _run(experiment, folder, fresh, resume_step, hold)
+        return _run(experiment, folder, dataset, fresh, resume_step, hold)
 
 
 def _run(
-    experiment: Experiment, folder: RunFolder, fresh: bool, resume_step: int | None, hold: contextlib.ExitStack
+    experiment: Experiment,
+    folder: RunFolder,
+    dataset: Dataset | None,
+    fresh: bool,
+    resume_step: int | None,
+    hold: contextlib.ExitStack,
 ) -> Finished:
     started = time.perf_counter()
     config = experiment.config
-    dataset = load_data(config, len(experiment.configs))
+    dataset = load_data(config) if dataset is None else dataset
+    check_data(config, dataset, len(experiment.configs))
     for other in experiment.configs[1:]:  # a swept k or density, too, has to fit
         other.model.layers(dataset.train.images.shape[1:])
     parameters = count_parameters(config, dataset) if config.training.order_seed is not None else None
@@ -186,6 +201,7 @@ def _origin(dataset: Dataset) -> dict[str, Any]:
         "train": len(dataset.train.labels),
         "test": len(dataset.test.labels),
         "fingerprint": dataset.fingerprint,
+        **describe_inputs(dataset),
     }
 
 

@@ -63,15 +63,14 @@ def _report(words: list[str]) -> None:
     options = parser.parse_args(words)
 
     from sparsejax.figures.run import write_figures
-    from sparsejax.training.checks import load_data
     from sparsejax.training.restore import recorded, trained
     from sparsejax.training.run_folder import RunFolder
 
     folder = RunFolder(Path(options.run))
-    networks = recorded(folder).configs
+    run_of = recorded(folder)
     result = _result(folder.path)
     with folder.held():
-        state = trained(folder, networks, load_data(networks[0]))
+        state = trained(folder, run_of)
         for path in write_figures(folder, result, state.variables):
             print(path)
 
@@ -82,6 +81,8 @@ def _compare(words: list[str]) -> None:
     parser.add_argument("--out", metavar="FILE", help="also draw their curves into this PNG file")
     options = parser.parse_args(words)
     paths = [Path(run) for run in options.runs]
+    from sparsejax.runs import compared
+
     results = {_name(path, paths): _result(path) for path in paths}
 
     from rich.console import Console
@@ -99,29 +100,6 @@ def _compare(words: list[str]) -> None:
 
 _MEASURES = ("networks", "accuracy (%)", "best (%)", "loss", "noise score (%)", "active (%)", "dead", "fewer products",
              "seconds")  # fmt: skip
-
-
-def compared(result: dict[str, Any]) -> dict[str, str]:
-    """Returns what a table says of a run, by measure: means over its networks, with their standard deviation."""
-    several = len(result["members"]) > 1
-
-    def said(name: str, factor: float, form: str, entry: dict[str, Any] = result) -> str:
-        spread = f" ± {factor * entry[name + '_std']:{form}}" if several and name + "_std" in entry else ""
-        return f"{factor * entry[name]:{form}}{spread}"
-
-    layers = result["layers"].values()
-    row = {"networks": str(len(result["members"])), "seconds": f"{result['training_seconds']:,.0f}"}
-    if "test_accuracy" in result:
-        row |= {"accuracy (%)": said("test_accuracy", 100, ".2f"), "best (%)": said("test_accuracy", 100, ".2f",
-                                                                                    result["best"])}  # fmt: skip
-    row["loss"] = said("test_loss", 1, ".4f")
-    if "noise_score" in result:
-        row["noise score (%)"] = said("noise_score", 100 / result["noise_score_max"], ".2f")
-    row["active (%)"] = ", ".join(f"{100 * layer['active_fraction']:.1f}" for layer in layers)
-    row["dead"] = ", ".join(f"{layer['dead_units']:g}" for layer in layers)
-    if result.get("products_ratio"):
-        row["fewer products"] = f"{result['products_ratio']:.1f} ×"
-    return row
 
 
 def _drawn(runs: dict[str, Path], out: Path) -> Path:

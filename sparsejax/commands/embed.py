@@ -29,14 +29,13 @@ def _run(arguments: list[str]) -> int:
     from sparsejax.data.sources import latents_destination
     from sparsejax.evaluation.latents import make_embedding
     from sparsejax.files import write_whole
-    from sparsejax.trained import check_same_data, config_of
     from sparsejax.training.checks import load_data
-    from sparsejax.training.restore import recorded, trained
+    from sparsejax.training.restore import check_same_data, config_of, recorded, trained
     from sparsejax.training.run_folder import RunFolder, environment
 
     folder, member = RunFolder(Path(options.run)), options.member
     run_of = recorded(folder)
-    description, networks = run_of
+    description = run_of.description
     config = config_of(folder, run_of, member)
     if options.out is None and config.data.name != "cifar10":
         raise ConfigError(f"{folder.path} is of {config.data.name}, not of cifar10; name the file to write with --out.")
@@ -48,7 +47,7 @@ def _run(arguments: list[str]) -> int:
     if options.layer not in layers:
         raise ConfigError(f"The network in {folder.path} has no layer {options.layer!r}; it has {', '.join(layers)}.")
     check_same_data(folder, run_of, dataset)
-    state = jax.tree.map(lambda leaf: leaf[member], trained(folder, networks, dataset))
+    state = jax.tree.map(lambda leaf: leaf[member], trained(folder, run_of))
     model = config.model.at(state.epoch.astype(np.float32), state.step)
 
     def embedded(split: Split) -> Split:

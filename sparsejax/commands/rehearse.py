@@ -16,7 +16,7 @@ from sparsejax.data.resident import Resident, resident
 from sparsejax.errors import ConfigError
 from sparsejax.experiment import Experiment
 from sparsejax.training import loop
-from sparsejax.training.checks import batch_sizes, count_parameters, load_data
+from sparsejax.training.checks import batch_sizes, check_data, count_parameters, load_data
 from sparsejax.training.devices import Placement, place
 
 _COLLECTIVE = re.compile(r" (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
@@ -62,7 +62,8 @@ def rehearse(experiment: Experiment, topology: str) -> Rehearsal:
         what = "data.streaming True" if config.data.streaming else "devices.transform pmap"
         raise ConfigError(f"{what} cannot be rehearsed; leave it out for the rehearsal.")
     chips = _chips(topology)
-    dataset = load_data(config, len(experiment.configs))
+    dataset = load_data(config)
+    check_data(config, dataset, len(experiment.configs))
     parameters = count_parameters(config, dataset) if config.training.order_seed is not None else None
     sizes = batch_sizes(config)
     placement = place(config.devices, len(experiment.configs), sizes, sharing=parameters, devices=chips)

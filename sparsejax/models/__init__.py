@@ -1,5 +1,6 @@
-"""Networks: frozen dataclasses of hyperparameters with pure `init` and `apply`."""
+"""Networks: configurations with pure `init` and `apply`. `configuration` and `traced` make your own."""
 
+from sparsejax.configuration import configuration, traced
 from sparsejax.models.base import Layer, Model, Output, Variables
 from sparsejax.models.conv_mixer import ConvMixer
 from sparsejax.models.dense import DenseNetwork
@@ -29,6 +30,8 @@ __all__ = [
     "SpeechCNN",
     "TopKAutoencoder",
     "Variables",
+    "configuration",
     "freeze",
     "predict",
+    "traced",
 ]

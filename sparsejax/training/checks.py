@@ -17,11 +17,10 @@ _READ = {
 """Kind of data -> what a network may read; images and vectors are both arrays of numbers, which a network flattens."""
 
 
-def load_data(config: Config, networks: int = 1) -> Dataset:
-    """Loads the configured data and checks that so many networks, and their batches, fit it.
+def load_data(config: Config) -> Dataset:
+    """Loads the configured data.
 
     Raises:
-      ConfigError: they do not fit.
       DataMissingError, DataDamagedError: the data cannot be had.
     """
     if config.data.name in TEXTS:
@@ -32,10 +31,18 @@ def load_data(config: Config, networks: int = 1) -> Dataset:
         dataset = data.load(config.data.name, config.data.source, **wanted)
     else:
         dataset = data.load(config.data.name, config.data.source)
-    dataset = dataset.limited(config.data.train_examples, config.data.test_examples)
+    return dataset.limited(config.data.train_examples, config.data.test_examples)
+
+
+def check_data(config: Config, dataset: Dataset, networks: int = 1) -> None:
+    """Refuses data that so many networks, or their batches, do not fit.
+
+    Raises:
+      ConfigError: they do not fit.
+    """
     for batch_size in sorted(batch_sizes(config)):
         steps_per_epoch(len(dataset.train.labels), batch_size)
-    if config.data.augment != "none" and (dataset.train.images.ndim != 4 or config.data.name in SPEECH):
+    if config.data.augment != "none" and dataset.kind != "images":
         raise ConfigError(
             f"data.augment is {config.data.augment}, but {dataset.name} has no images to move and mirror; take none."
         )
@@ -53,7 +60,6 @@ def load_data(config: Config, networks: int = 1) -> Dataset:
             f"objective.penalised names {', '.join(unknown)}, but the hidden layers of this network are "
             f"{', '.join(layer.name for layer in layers)}; take some of them, or None for all."
         )
-    return dataset
 
 
 def count_parameters(config: Config, dataset: Dataset) -> int:

@@ -85,10 +85,14 @@ def start(config: Config, placement: Placement, example: Any) -> Progress:
     return transform(init, placement)(config, example)
 
 
+def example(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Returns an input of zeros `[1, ...]`, of the type that a network is given of data of that shape and type."""
+    return np.zeros((1, *shape), np.int32 if dtype == np.int32 else np.float32)
+
+
 def example_of(data: Resident | Split) -> np.ndarray:
     """Returns an input of zeros `[1, ...]`, of the shape and type that a network is given."""
-    tokens = data.images.dtype == np.int32
-    return np.zeros((1, *data.images.shape[1:]), np.int32 if tokens else np.float32)
+    return example(data.images.shape[1:], data.images.dtype)
 
 
 def train(

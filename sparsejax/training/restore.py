@@ -1,14 +1,20 @@
-"""A trained network back from its run folder."""
+"""Networks back from a run folder, without the data they were trained on."""
 
+import dataclasses
 import json
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from sparsejax.configuration import stack
 from sparsejax.data.dataset import Dataset
+from sparsejax.data.resident import Resident, normalised
 from sparsejax.errors import CheckpointError, ConfigError, RunFolderError
+from sparsejax.models.base import Model, Variables
 from sparsejax.training import checkpoints, loop
+from sparsejax.training.checks import load_data
 from sparsejax.training.config import Config, DevicesConfig
 from sparsejax.training.devices import place
 from sparsejax.training.run_folder import RunFolder
@@ -21,6 +27,64 @@ class Recorded(NamedTuple):
 
     description: dict[str, Any]
     configs: tuple[Config, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedNetwork:
+    """A network as it is after training.
+
+    Attributes:
+      model: the network, its schedules evaluated at the end of training.
+      variables: its parameters and state.
+      mean, std: of training pixels in [0, 1], one per channel; what the network sees is (pixels - mean) / std.
+      example_shape: shape of one example.
+      batch_size: examples that `predict` and `activations` compute at a time.
+    """
+
+    model: Model
+    variables: Variables
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    example_shape: tuple[int, ...]
+    batch_size: int = 250
+
+    def predict(self, x: Any) -> np.ndarray:
+        """Return predictions `[examples, ...]`: logits, reconstructions or logits of next tokens.
+
+        Args:
+          x: examples `[examples, ...]` as their data set holds them: images uint8, or float32 that are normalised
+            already; vectors float32; clips int16; tokens int32.
+
+        Raises:
+          ConfigError: an example has another shape than the network was trained on.
+        """
+        return self._over(x, lambda output: output.prediction)
+
+    def activations(self, x: Any) -> dict[str, np.ndarray]:
+        """Return the output of every hidden layer `[examples, ...]` by name; arguments and errors as in `predict`."""
+        return self._over(x, lambda output: output.activations)
+
+    def _over(self, x: Any, of: Any) -> Any:
+        x = np.asarray(x)
+        if x.shape[1:] != self.example_shape:
+            raise ConfigError(
+                f"Examples have shape {x.shape[1:]}, but the network was trained on {self.example_shape}; give "
+                f"[examples, {', '.join(map(str, self.example_shape))}]."
+            )
+        parts = [_forward(self.model, self.variables, self._data(x[i : i + self.batch_size]), of)
+                 for i in range(0, len(x), self.batch_size)]  # fmt: skip
+        return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+
+    def _data(self, x: np.ndarray) -> Resident:
+        mean, std = (jnp.asarray(values, jnp.float32).reshape(1, 1, 1, -1) for values in (self.mean, self.std))
+        return Resident(jnp.asarray(x), jnp.zeros(len(x), jnp.int32), mean, std)
+
+
+def _forward(model: Model, variables: Variables, data: Resident, of: Any) -> Any:
+    def answer(model: Model, variables: Variables, data: Resident) -> Any:
+        return of(model.apply(variables, normalised(data, data.images)))
+
+    return jax.device_get(jax.jit(answer)(model, variables, data))
 
 
 def recorded(folder: RunFolder) -> Recorded:
@@ -42,24 +106,84 @@ def recorded(folder: RunFolder) -> Recorded:
         ) from None
 
 
-def trained(folder: RunFolder, configs: tuple[Config, ...], dataset: Dataset) -> TrainState:
-    """Returns all networks of a run, on one device, as they are in its newest checkpoint.
+def load_network(folder: RunFolder, member: int = 0) -> TrainedNetwork:
+    """Reads a network from the newest checkpoint of a run; its data are not needed.
 
     Args:
-      folder: the run's.
-      configs: as `recorded` says.
-      dataset: what they were trained on; only the shape of an example matters.
+      folder: the run's folder.
+      member: which of its networks.
+
+    Raises:
+      ConfigError: there is no such network.
+      RunFolderError: there is no run.
+      CheckpointError: it has no checkpoint yet, or a damaged one.
+    """
+    run_of = recorded(folder)
+    config = config_of(folder, run_of, member)
+    state = jax.tree.map(lambda leaf: leaf[member], trained(folder, run_of))
+    model = config.model.at(state.epoch.astype(jnp.float32), state.step)
+    shape, _, mean, std = _inputs(run_of)
+    return TrainedNetwork(model, state.variables, mean, std, shape, config.evaluation.batch_size)
+
+
+def trained(folder: RunFolder, run_of: Recorded) -> TrainState:
+    """Returns all networks of a run, on one device, as they are in its newest checkpoint.
 
     Raises:
       CheckpointError: there is none yet, or it is damaged.
     """
-    config, placement = configs[0], place(DevicesConfig("jit"), len(configs), set())
-    example = loop.example_of(dataset.train)
+    configs, placement = run_of.configs, place(DevicesConfig("jit"), len(run_of.configs), set())
+    shape, dtype, *_ = _inputs(run_of)
+    example = loop.example(shape, dtype)
     untrained = jax.eval_shape(lambda config: loop.start(config, placement, example), stack(configs))
     restored = None
     if folder.checkpoints.is_dir():  # opening it would make it
-        with checkpoints.opened(folder.checkpoints, keep=config.training.keep_checkpoints) as saved:
+        with checkpoints.opened(folder.checkpoints, keep=configs[0].training.keep_checkpoints) as saved:
             restored = saved.restore(untrained)
     if restored is None:
         raise CheckpointError(f"There is no checkpoint in {folder.checkpoints}; train the network for an epoch first.")
-    return jax.tree.map(jax.numpy.asarray, restored.tree.state)
+    return jax.tree.map(jnp.asarray, restored.tree.state)
+
+
+def config_of(folder: RunFolder, run_of: Recorded, member: int) -> Config:
+    """Returns the configuration of one of a run's networks.
+
+    Raises:
+      ConfigError: there is no such network.
+    """
+    if not 0 <= member < len(run_of.configs):
+        raise ConfigError(
+            f"member is {member}; expected a number from 0 to {len(run_of.configs) - 1}, the networks in {folder.path}."
+        )
+    return run_of.configs[member]
+
+
+def check_same_data(folder: RunFolder, run_of: Recorded, dataset: Dataset) -> None:
+    """Refuses data that a run was not trained on.
+
+    Raises:
+      RunFolderError: the data differ.
+    """
+    origin = run_of.description["data"]
+    if dataset.fingerprint != origin["fingerprint"]:
+        raise RunFolderError(
+            f"The network in {folder.path} was trained on {origin['name']} from {origin['source']}, but other data is "
+            f"found now: {dataset.name} from {dataset.source}. Let SPARSEJAX_DATA name the folder it named then."
+        )
+
+
+def _inputs(run_of: Recorded) -> tuple[tuple[int, ...], str, tuple[float, ...], tuple[float, ...]]:
+    """Returns shape and type of an example, and the moments that pixels are normalised by."""
+    origin, config = run_of.description["data"], run_of.configs[0]
+    if "shape" not in origin:  # written by version 0.1, which did not record them
+        dataset = load_data(config)
+        origin = describe_inputs(dataset)
+    moments = (origin["mean"], origin["std"]) if config.data.normalise else ((0.0,), (1.0,))
+    return tuple(origin["shape"]), origin["dtype"], *map(tuple, moments)
+
+
+def describe_inputs(dataset: Dataset) -> dict[str, Any]:
+    """Returns what a network needs to know of its data to be loaded and used without them."""
+    images = dataset.train.images
+    return {"shape": list(images.shape[1:]), "dtype": images.dtype.name, "mean": list(dataset.mean),
+            "std": list(dataset.std), "classes": dataset.classes}  # fmt: skip

@@ -15,6 +15,10 @@ VERSION = 2
 """Of the files that are written. 1: version 0.1, without the names of classes; dense weights had density 1.0."""
 
 
+_RENAMED = {"devices": {"carrier": "transform"}}
+"""Fields that version 1 called otherwise, by part."""
+
+
 def to_json(config: Config) -> dict[str, Any]:
     """Return the fields of a configuration by name, with the class of the network under `model.class`."""
     fields = dataclasses.asdict(config)
@@ -33,6 +37,8 @@ def from_json(fields: Mapping[str, Any], version: int) -> Config:
       ConfigError: a field is unknown, or the network's class is not there.
     """
     fields = copy.deepcopy(dict(fields))
+    for part, names in _RENAMED.items() if version == 1 else ():
+        fields[part] = {names.get(name, name): value for name, value in fields[part].items()}
     if version > VERSION:
         raise ConfigError(
             f"it has schema {version}, and this version of sparsejax reads up to {VERSION}; install a newer one"
