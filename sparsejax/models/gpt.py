@@ -1,5 +1,6 @@
 """A small GPT: a causal transformer with noise in front of its MLPs."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal
 

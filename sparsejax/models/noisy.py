@@ -1,5 +1,6 @@
 """One hidden layer that learns under noise: the autoencoder and classifier of "Noise Transforms ... Networks"."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any, Literal
