@@ -12,7 +12,7 @@ from sparsejax import configs
 from sparsejax.configuration import field_of, replaced
 from sparsejax.data.dataset import Dataset
 from sparsejax.errors import ConfigError
-from sparsejax.experiment import Experiment, run
+from sparsejax.experiment import Experiment, members_of, run
 from sparsejax.models.base import Model
 from sparsejax.runs import Run, compared
 from sparsejax.training.config import Config, DataConfig, ObjectiveConfig
@@ -96,24 +96,6 @@ def compare(*runs: str | Path | Run) -> dict[str, dict[str, str]]:
     """
     found = [run if isinstance(run, Run) else Run(run) for run in runs]
     return {str(run.folder.path): compared(run.result) for run in found}
-
-
-def members_of(
-    config: Config, points: Sequence[Mapping[str, Any]], seeds: int
-) -> tuple[tuple[Config, ...], tuple[dict[str, Any], ...]]:
-    """Return the configuration of every network, and what each was swept to: each point with each seed.
-
-    Raises:
-      ConfigError: seeds is not positive.
-    """
-    if seeds < 1:
-        raise ConfigError(f"seeds is {seeds}; expected how many networks to train, 1 or more.")
-    members = [
-        (replaced(config, {**point, "training.seed": config.training.seed + i}), dict(point))
-        for point in points for i in range(seeds)
-    ]  # fmt: skip
-    made, swept = zip(*members, strict=True)
-    return made, swept
 
 
 def config_from_file(path: str | Path) -> Config:

@@ -4,11 +4,12 @@ import contextlib
 import dataclasses
 import json
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 
-from sparsejax.configuration import differing_fields, stack
+from sparsejax.configuration import differing_fields, replaced, stack
 from sparsejax.data.dataset import Dataset
 from sparsejax.data.resident import resident
 from sparsejax.errors import ConfigError
@@ -55,6 +56,24 @@ class Experiment:
     def seeds(self) -> list[int]:
         """Seeds of all networks."""
         return [config.training.seed for config in self.configs]
+
+
+def members_of(
+    config: Config, points: Sequence[Mapping[str, Any]], seeds: int
+) -> tuple[tuple[Config, ...], tuple[dict[str, Any], ...]]:
+    """Return the configuration of every network, and what each was swept to: each point with each seed.
+
+    Raises:
+      ConfigError: seeds is not positive.
+    """
+    if seeds < 1:
+        raise ConfigError(f"seeds is {seeds}; expected how many networks to train, 1 or more.")
+    members = [
+        (replaced(config, {**point, "training.seed": config.training.seed + i}), dict(point))
+        for point in points for i in range(seeds)
+    ]  # fmt: skip
+    made, swept = zip(*members, strict=True)
+    return made, swept
 
 
 class Finished(NamedTuple):

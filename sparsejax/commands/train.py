@@ -18,6 +18,8 @@ from sparsejax.errors import ConfigError
 if TYPE_CHECKING:
     from sparsejax.training.config import Config
 
+    Members = tuple[tuple[Config, ...], tuple[dict[str, Any], ...]]
+
 _DESCRIPTION = """Train a named experiment. Every field of a configuration can be overridden, e.g.
 --training.epochs 3; --config NAME --help lists them all. The same command on the same folder
 goes on where it was stopped."""
@@ -57,15 +59,22 @@ def _run(arguments: list[str]) -> int:
             raise ConfigError(f"Name a configuration with --config; there are: {', '.join(configs.CONFIGS)}.")
         _parser().print_help()
         return 0
-    if options.config not in configs.CONFIGS:
+    is_file = options.config.endswith(".py")
+    if not is_file and options.config not in configs.CONFIGS:
         configs.get(options.config)  # says which come close, before anything heavy is imported
     if options.seeds < 1:
         raise ConfigError(f"--seeds is {options.seeds}; expected how many networks to train, 1 or more.")
-    base = _overridden(options.config, configs.get(options.config), overrides)
-    members = _members(options.config, base, overrides, options.sweep, options.seeds)
+    if is_file:
+        from sparsejax.api import config_from_file
+
+        given, name = config_from_file(options.config), Path(options.config).stem
+    else:
+        given, name = configs.get(options.config), options.config
+    base = _overridden(options.config, given, overrides)
+    members = _members(options.config, base, options.sweep, options.seeds)
 
     if options.rehearse is not None:
-        return _rehearsed(options.config, members, options.rehearse)
+        return _rehearsed(name, members, options.rehearse)
     settings = (options.coordinator, options.processes, options.process)
     if options.distributed or any(setting is not None for setting in settings):
         from sparsejax.training import processes
@@ -74,13 +83,13 @@ def _run(arguments: list[str]) -> int:
     else:
         from sparsejax.training.devices import use_cores
 
-        use_cores(base.devices.wanted(len(members)))
+        use_cores(base.devices.wanted(len(members[0])))
     from sparsejax.experiment import Experiment, run
     from sparsejax.training.processes import is_first
     from sparsejax.training.run_folder import RunFolder
 
-    folder = RunFolder(Path(options.out or f"runs/{options.config}"))
-    experiment = Experiment(options.config, *map(tuple, zip(*members, strict=True)))
+    folder = RunFolder(Path(options.out or f"runs/{name}"))
+    experiment = Experiment(name, *members)
     result, _ = run(experiment, folder, fresh=options.fresh, resume_step=options.resume_step)
     if is_first():
         for line in _closing_lines(result, folder.path):
@@ -88,7 +97,7 @@ def _run(arguments: list[str]) -> int:
     return 0
 
 
-def _rehearsed(name: str, members: Sequence[tuple["Config", dict[str, Any]]], topology: str) -> int:
+def _rehearsed(name: str, members: "Members", topology: str) -> int:
     """Says what the training would take of a TPU, and trains nothing."""
     import jax
 
@@ -96,7 +105,7 @@ def _rehearsed(name: str, members: Sequence[tuple["Config", dict[str, Any]]], to
     from sparsejax.commands.rehearse import lines_of, rehearse
     from sparsejax.experiment import Experiment
 
-    experiment = Experiment(name, *map(tuple, zip(*members, strict=True)))
+    experiment = Experiment(name, *members)
     for line in lines_of(rehearse(experiment, topology), experiment, topology):
         print(line)
     return 0
@@ -106,7 +115,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m sparsejax.launch", description=_DESCRIPTION, add_help=False, allow_abbrev=False
     )
-    parser.add_argument("--config", metavar="NAME", help="the experiment; --list shows all")
+    parser.add_argument(
+        "--config", metavar="NAME", help="the experiment, or a Python file that defines `config`; --list shows all"
+    )
     parser.add_argument("--out", metavar="DIR", help="run folder (default: runs/NAME)")
     parser.add_argument("--seeds", type=_whole, default=1, metavar="N", help="train N networks, of successive seeds")
     parser.add_argument(
@@ -163,20 +174,18 @@ def _overridden(name: str, config: "Config", overrides: Sequence[str]) -> "Confi
         raise
 
 
-def _members(
-    name: str, base: "Config", overrides: Sequence[str], sweeps: Sequence[str], seeds: int
-) -> list[tuple["Config", dict[str, Any]]]:
+def _members(name: str, base: "Config", sweeps: Sequence[str], seeds: int) -> "Members":
     """Returns configuration and swept values of every network: each point of the grid with each seed."""
-    from sparsejax.configuration import field_of, replaced
+    from sparsejax.configuration import field_of
+    from sparsejax.experiment import members_of
 
     grid = [[(field, value) for value in values] for field, values in map(_parse_sweep, sweeps)]
-    members = []
+    points = []
     for point in itertools.product(*grid):
-        added = [word for field, value in point for word in (f"--{field.replace('_', '-')}", value)]
-        config = _overridden(name, base, added) if added else base
-        values = {field: field_of(config, field) for field, _ in point}
-        members += [(replaced(config, {"training.seed": config.training.seed + i}), values) for i in range(seeds)]
-    return members
+        words = [word for field, value in point for word in (f"--{field.replace('_', '-')}", value)]
+        config = _overridden(name, base, words) if words else base
+        points.append({field: field_of(config, field) for field, _ in point})
+    return members_of(base, points, seeds)
 
 
 def _parse_sweep(text: str) -> tuple[str, list[str]]:

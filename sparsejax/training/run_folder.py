@@ -65,7 +65,8 @@ class RunFolder:
                 f"The run folder {self.path} cannot be written: {error.strerror or error}. Name another with --out."
             ) from None
         if self.config.exists():
-            self._compare(description)
+            if self._compare(description):
+                self.write(self.config, description)
             return True
         self._refuse_other_things()
         self.write(self.config, description)
@@ -132,13 +133,16 @@ class RunFolder:
                 "or new folder with --out."
             )
 
-    def _compare(self, description: Mapping[str, Any]) -> None:
+    def _compare(self, description: Mapping[str, Any]) -> bool:
+        """Refuses a run of another configuration; returns whether this one has more epochs than that one."""
         try:
             earlier = json.loads(self.config.read_text(encoding="utf-8"))
             before = from_json(earlier["config"], earlier.get("schema", 1))
             before, now = (_flat(json.loads(json.dumps(finite(fields))))
                            for fields in (to_json(before), description["config"]))  # fmt: skip
-            before |= {"seeds": earlier["seeds"], "points": earlier["points"], "data": earlier["data"]["fingerprint"]}
+            before |= {"seeds": earlier["seeds"], "points": earlier["points"]}
+            data = {"was": earlier["data"], "now": description["data"]}
+            same_data = data["was"]["fingerprint"] == data["now"]["fingerprint"]
         except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
             raise RunFolderError(
                 f"{self.config} cannot be read ({error!r}), so it is unknown what run {self.path} holds. Name a new "
@@ -147,18 +151,23 @@ class RunFolder:
         now |= {
             "seeds": description["seeds"],
             "points": json.loads(json.dumps(description["points"])),
-            "data": description["data"]["fingerprint"],
         }
+        longer = now["training.epochs"] > before["training.epochs"]
+        if longer:
+            before["training.epochs"] = now["training.epochs"]
         differing = [
             f"{name} (was {before.get(name)}, now {now.get(name)})"
             for name in sorted(before.keys() | now.keys())
             if before.get(name) != now.get(name) and not name.startswith(_FREE_FIELDS)
         ]
+        if not same_data:
+            differing.append(f"data (was {_in_words(data['was'])}, now {_in_words(data['now'])})")
         if differing:
             raise RunFolderError(
                 f"{self.path} holds a run of another configuration; these differ: {'; '.join(differing)}. Give the "
-                "same options to go on with it, another --out for a new run, or --fresh to replace it."
+                "same options to resume it, another --out for a new run, or --fresh to replace it."
             )
+        return longer
 
 
 def describe(
@@ -216,6 +225,12 @@ def finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def _in_words(data: Mapping[str, Any]) -> str:
+    """Returns what data are, for a person to tell them from others."""
+    counts = f"{data.get('train', '?')} training and {data.get('test', '?')} test {data.get('kind', 'examples')}"
+    return f"{data.get('name', '?')} from {data.get('source', '?')}, {counts}, contents {data['fingerprint'][:8]}"
 
 
 def _version(package: str) -> str | None:
