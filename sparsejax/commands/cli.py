@@ -54,7 +54,7 @@ def _list(words: list[str]) -> None:
     _parser("list").parse_args(words)
     for title, table in (("Experiments", configs.CONFIGS), ("Studies", studies.STUDIES)):
         width = max(map(len, table))
-        print(f"{title}:", *(f"  {name:<{width}}  {about}" for name, (_, about) in table.items()), sep="\n")
+        print(f"{title}:", *(f"  {name:<{width}}  {about}" for name, about in table.items()), sep="\n")
 
 
 def _report(words: list[str]) -> None:

@@ -32,7 +32,7 @@ def _run(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if options.list:
         width = max(map(len, studies.STUDIES))
-        for name, (_, summary) in studies.STUDIES.items():
+        for name, summary in studies.STUDIES.items():
             print(f"{name:<{width}}  {summary}")
         return 0
     if options.name is None:

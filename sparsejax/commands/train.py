@@ -51,7 +51,7 @@ def _run(arguments: list[str]) -> int:
     options, overrides = _parser().parse_known_args(arguments)
     if options.list:
         width = max(map(len, configs.CONFIGS))
-        for name, (_, summary) in configs.CONFIGS.items():
+        for name, summary in configs.CONFIGS.items():
             print(f"{name:<{width}}  {summary}")
         return 0
     if options.config is None:

@@ -47,6 +47,10 @@ def _grid(scale: Scale, folder: Path) -> Outcome:
     return Outcome(figure, ours, {}, list(seeds))
 
 
+SUMMARIES = {
+    "dense/grid": "accuracy, noise score and entropy over k, density and boost strength",
+}
+
 STUDIES: dict[str, Study] = {
     "dense/grid": Study("Ahmad & Scheinkman, How Can We Be So Dense?, 2019, section 3, Sparse CNN-2 varied", _grid)
 }

@@ -129,6 +129,10 @@ def _times(ratio: float | None) -> str:
     return "" if ratio is None else f"{ratio:.1f}×"
 
 
+SUMMARIES = {
+    "dense/products": "how many products sparse weights and activations save",
+}
+
 STUDIES: dict[str, Study] = {
     "dense/products": Study("Ahmad & Scheinkman, How Can We Be So Dense?, 2019, section 4.3", _products),
 }

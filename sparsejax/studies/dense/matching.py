@@ -172,6 +172,11 @@ def _curves(names: Sequence[str], predicted: np.ndarray, observed: np.ndarray, p
     return curves
 
 
+SUMMARIES = {
+    "dense/fig2": "how often random binary vectors match, counted and drawn",
+    "dense/fig3": "how often random scalar vectors match, counted and drawn",
+}
+
 STUDIES: dict[str, Study] = {
     "dense/fig2": Study(_SOURCE + "Fig. 2", _fig2),
     "dense/fig3": Study(_SOURCE + "Fig. 3", _fig3),

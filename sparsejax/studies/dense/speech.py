@@ -77,6 +77,10 @@ def _data(folder: Path) -> dict[str, Any]:
     return {name: result["data"][name] for name in ("name", "notice", "train", "test", "fingerprint")}
 
 
+SUMMARIES = {
+    "dense/table2": "spoken words: test accuracy and noise score of the four networks; --seeds N",
+}
+
 STUDIES: dict[str, Study] = {
     "dense/table2": Study(
         "Ahmad & Scheinkman, How Can We Be So Dense?, 2019, Table 2",

@@ -167,6 +167,15 @@ def _fig5(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
     return Outcome(figure, ours, {"HaH is farther in every norm": True}, list(chosen))
 
 
+SUMMARIES = {
+    "hah/table1": "accuracy, clean, noisy and attacked, standard and HaH networks; --seeds N",
+    "hah/table2": "the same of the ablations; --seeds N",
+    "hah/fig2": "how sparse the channels of the first blocks are; --seeds N",
+    "hah/fig3": "signal to noise at every block; --seeds N",
+    "hah/fig4": "accuracy against Gaussian noise; --seeds N",
+    "hah/fig5": "distance of the nearest mistake in four norms; --seeds N",
+}
+
 STUDIES: dict[str, Study] = {
     "hah/table1": Study(_SOURCE + "Table 1", lambda s, f, seeds=None: _table(_PAIR, s, f, seeds), len(SEEDS)),
     "hah/table2": Study(

@@ -274,6 +274,23 @@ def _table1(scale: Scale, folder: Path) -> Outcome:
     return Outcome(table(head, rows), ours, paper, list(_SEEDS[scale]))
 
 
+SUMMARIES = {
+    "noise/fig2": "activity along training, for each noise level",
+    "noise/fig3": "winners, biases and key norms gather under noise",
+    "noise/fig6": "activity while the noise is taken away, reconstruction",
+    "noise/fig6b": "activity while the noise is taken away, classification",
+    "noise/fig7a": "activity against noise, for several numbers of units",
+    "noise/fig7b": "activity against noise, on several data sets",
+    "noise/fig7c": "activity against Gaussian and Laplace noise",
+    "noise/fig7d": "activity against noise, reconstruction and classification",
+    "noise/fig11": "explaining away is sparser than plain ReLU",
+    "noise/fig12": "dead units while the noise is taken away, reconstruction",
+    "noise/fig13": "dead units while the noise is taken away, classification",
+    "noise/fig14": "GELU units become sparse, too",
+    "noise/fig15": "sigmoid units become sparse, too",
+    "noise/table1": "reconstruction error of the ways to compete",
+}
+
 STUDIES: dict[str, Study] = {
     "noise/fig2": Study(_SOURCE + "Fig. 2", _fig2),
     "noise/fig3": Study(_SOURCE + "Fig. 3", _fig3),

@@ -52,6 +52,10 @@ def _language(scale: Scale, folder: Path) -> Outcome:
     return Outcome(figure, ours, {"active_fraction": list(PAPER)}, list(SEEDS[scale]))
 
 
+SUMMARIES = {
+    "noise/gpt": "activity and perplexity of a small GPT",
+}
+
 STUDIES: dict[str, Study] = {
     "noise/gpt": Study(
         "Bricken et al., Noise Transforms Feed-Forward Networks into Sparse Coding Networks, 2022, Fig. 7d",

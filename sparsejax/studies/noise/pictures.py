@@ -127,6 +127,14 @@ def _centred(fields: np.ndarray) -> float:
     return float(np.mean(top / energy.sum(1).clip(1e-12)))
 
 
+SUMMARIES = {
+    "noise/fig4": "reconstructions of noisy images",
+    "noise/fig5": "receptive fields of the most active units, sigma 0.8",
+    "noise/fig8": "receptive fields for each noise level",
+    "noise/fig9": "the noisy images whose receptive fields are shown",
+    "noise/fig10": "receptive fields as training goes on",
+}
+
 STUDIES: dict[str, Study] = {
     "noise/fig4": Study(_SOURCE + "Fig. 4", _fig4),
     "noise/fig5": Study(_SOURCE + "Fig. 5", _fig5),

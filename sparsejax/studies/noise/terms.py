@@ -98,6 +98,12 @@ def _along(scale: Scale, folder: Path) -> Outcome:
     return Outcome(figure, ours, {}, [base(scale).training.seed])
 
 
+SUMMARIES = {
+    "emergence/terms": "the three loss terms that noise adds, before and after training",
+    "emergence/along": "the three loss terms that noise adds, along training",
+    "emergence/trained": "trained on the terms instead of the noise",
+}
+
 STUDIES: dict[str, Study] = {
     "emergence/terms": Study(_SOURCE + "the three terms", _terms),
     "emergence/along": Study(_SOURCE + "the three terms along training", _along),

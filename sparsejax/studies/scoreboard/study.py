@@ -129,6 +129,10 @@ def _said(radius: float) -> str:
     return f"{radius:g}" if radius >= 0.05 else f"{round(255 * radius)}/255"
 
 
+SUMMARIES = {
+    "scoreboard": "every way to be sparse, one shape, noise and attacks: one table; --seeds N",
+}
+
 STUDIES: dict[str, Study] = {
     "scoreboard": Study("None of the papers: their networks, of one shape, in one table", _scoreboard, len(SEEDS)),
 }

@@ -142,6 +142,13 @@ def _fig4_17(scale: Scale, folder: Path) -> Outcome:
     return Outcome(figure, ours, paper, [SEEDS[0]])
 
 
+SUMMARIES = {
+    "thesis/fig4_14": "error of autoencoders against the activity penalty; --seeds N",
+    "thesis/fig4_15": "active units of autoencoders, layer by layer; --seeds N",
+    "thesis/fig4_16": "error of autoencoders against their sparsity; --seeds N",
+    "thesis/fig4_17": "a digit reconstructed by autoencoders with more and more penalty",
+}
+
 STUDIES: dict[str, Study] = {
     "thesis/fig4_14": Study(_SOURCE + "Fig. 4.14", _fig4_14, len(SEEDS)),
     "thesis/fig4_15": Study(_SOURCE + "Fig. 4.15", _fig4_15, len(SEEDS)),

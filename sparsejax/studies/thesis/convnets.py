@@ -256,6 +256,22 @@ def _studies() -> Mapping[str, Study]:
     }
 
 
+SUMMARIES = {
+    "thesis/fig4_1": "accuracy of convnets on MNIST against the activity penalty; --seeds N",
+    "thesis/fig4_2": "active units of two convolutions, MNIST; --seeds N",
+    "thesis/fig4_3": "active units of three convolutions, MNIST; --seeds N",
+    "thesis/fig4_4": "feature maps of a digit, without and with the penalty",
+    "thesis/fig4_5": "the digit of these feature maps",
+    "thesis/fig4_6": "kernels on MNIST, without and with the penalty",
+    "thesis/fig4_7": "how the first kernels' weights are spread, without and with the penalty",
+    "thesis/fig4_8": "accuracy of convnets on CIFAR-10 against the activity penalty; --seeds N",
+    "thesis/fig4_9": "active units of two convolutions, CIFAR-10; --seeds N",
+    "thesis/fig4_10": "active units of three convolutions, CIFAR-10; --seeds N",
+    "thesis/fig4_11": "feature maps of a truck, without and with the penalty",
+    "thesis/fig4_12": "the truck of these feature maps",
+    "thesis/fig4_13": "kernels on CIFAR-10, without and with the penalty",
+}
+
 STUDIES: dict[str, Study] = {
     f"thesis/fig{number}": study._replace(source=_SOURCE + study.source) for number, study in _studies().items()
 }

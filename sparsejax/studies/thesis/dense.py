@@ -230,6 +230,23 @@ def _by_layer(name: str, scale: Scale, folder: Path, seeds: int | None = None) -
                                          dict.fromkeys(panels, 1.0)})  # fmt: skip
 
 
+SUMMARIES = {
+    "thesis/fig3_1": "accuracy against the penalty on the activity, five sizes; --seeds N",
+    "thesis/fig3_2": "active units of an image against the penalty; --seeds N",
+    "thesis/fig3_3": "how often each of 64 units is active, for four penalties",
+    "thesis/fig3_4": "how often each of 64 units is active for every digit",
+    "thesis/fig3_5": "summed activity of an image against the penalty; --seeds N",
+    "thesis/fig3_6": "summed activity along training; --seeds N",
+    "thesis/fig3_7": "accuracy times Gini index, and the best penalty; --seeds N",
+    "thesis/fig3_8": "accuracy against the penalty, sigmoid units; --seeds N",
+    "thesis/fig3_9": "Gini index against the penalty, sigmoid units; --seeds N",
+    "thesis/fig3_10": "accuracy against the penalty, two hidden layers; --seeds N",
+    "thesis/fig3_11": "active units of each of two layers; --seeds N",
+    "thesis/fig3_12": "accuracy against the penalty, three hidden layers; --seeds N",
+    "thesis/fig3_13": "active units of each of three layers; --seeds N",
+    "thesis/table3_1": "summed activity without a penalty; --seeds N",
+}
+
 STUDIES: dict[str, Study] = {
     f"thesis/{name}": Study(_SOURCE + said, make, seeds=len(SEEDS))
     for name, said, make in (

@@ -86,6 +86,13 @@ def _weights(activation: Activation, scale: Scale, folder: Path) -> Outcome:
     return Outcome(figure, ours, {"penalised weights lie lower": True}, [0])
 
 
+SUMMARIES = {
+    "thesis/figA_1": "how activations are spread, ReLU, for each penalty",
+    "thesis/figA_2": "how activations are spread, sigmoid, for each penalty",
+    "thesis/figA_3": "how weights are spread, ReLU, for each penalty",
+    "thesis/figA_4": "how weights are spread, sigmoid, for each penalty",
+}
+
 STUDIES: dict[str, Study] = {
     "thesis/figA_1": Study(_SOURCE + "Fig. A.1", functools.partial(_activations, "relu")),
     "thesis/figA_2": Study(_SOURCE + "Fig. A.2", functools.partial(_activations, "sigmoid")),

@@ -95,6 +95,10 @@ def _sparsenet(scale: Scale, folder: Path) -> Outcome:
     return Outcome(basis_functions(atoms, r2, np.asarray(reference.r2), good=GOOD), ours, {}, [seed])
 
 
+SUMMARIES = {
+    "thesis/sparsenet": "basis functions that Sparsenet learns from photographs, and Gabor fits",
+}
+
 STUDIES: dict[str, Study] = {
     "thesis/sparsenet": Study(
         "the thesis' section 1.3.1, after Olshausen & Field, Emergence of simple-cell receptive field properties by "
