@@ -1,4 +1,4 @@
-"""Group "accelerator": what is to be measured on a GPU or TPU when one is at hand, in about six minutes of its time.
+"""What is to be measured on a GPU or TPU when one is at hand, in about six minutes of its time.
 
 On a CPU it measures nothing. PyTorch works on the same GPU, in a process of its own; beside a TPU it has the CPU. JAX
 takes three quarters of a GPU's memory: where PyTorch needs more than the rest, set XLA_PYTHON_CLIENT_PREALLOCATE=false.

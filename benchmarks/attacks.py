@@ -1,4 +1,4 @@
-"""Group "attacks": robust accuracy and time beside torchattacks and adv-lib, on one network and the same images."""
+"""Robust accuracy and time beside torchattacks and adv-lib, on one network and the same images."""
 
 import functools
 import json

@@ -1,4 +1,4 @@
-"""Group "autoencoder": a training step of a noisy autoencoder inside the scan, and the memory it takes."""
+"""A training step of a noisy autoencoder inside the scan, and the memory it takes."""
 
 import resource
 

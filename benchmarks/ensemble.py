@@ -1,4 +1,4 @@
-"""Group "ensemble": a grid of small penalised networks in one program, beside PyTorch training each by itself."""
+"""A grid of small penalised networks in one program, beside PyTorch training each by itself."""
 
 import functools
 

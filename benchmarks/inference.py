@@ -1,4 +1,4 @@
-"""Group "inference": answers of a trained network, frozen, beside itself unfrozen, a dense network and PyTorch."""
+"""Answers of a trained network, frozen, beside itself unfrozen, a dense network and PyTorch."""
 
 import dataclasses
 from unittest import mock

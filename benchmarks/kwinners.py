@@ -1,4 +1,4 @@
-"""Group "kwinners": a k-winners layer, forward and backward, and how its cost grows with units, winners and batch."""
+"""A k-winners layer, forward and backward, and how its cost grows with units, winners and batch."""
 
 import functools
 import itertools

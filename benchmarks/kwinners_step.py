@@ -1,4 +1,4 @@
-"""Group "kwinners_step": a training step of the paper's Sparse CNN-2, inside the scan that training runs."""
+"""A training step of the paper's Sparse CNN-2, inside the scan that training runs."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""Group "sae_decode": codes of few winners decoded by their rows alone, with gradients, and in a Top-K autoencoder."""
+"""Codes of few winners decoded by their rows alone, with gradients, and in a Top-K autoencoder."""
 
 import functools
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Group "scaling": the training step on 1 to 8 devices, each with as large a batch, and an estimate for Cloud TPU.
+"""The training step on 1 to 8 devices, each with as large a batch, and an estimate for Cloud TPU.
 
 Devices of a CPU share its cores, and one alone uses them all: more of them have no more to compute with. So each row
 sets them beside one device with the same batch, and the ratio tells what spreading the batch costs: adding up the

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 def _configs(tree: ast.Module, module: str) -> Iterator[tuple[str, str]]:
     for node in tree.body:
-        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and not ast.unparse(node.args):
-            if node.returns is not None and ast.unparse(node.returns) == "Config":
-                yield node.name, summary_of(node)
+        public = isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and not ast.unparse(node.args)
+        if public and node.returns is not None and ast.unparse(node.returns) == "Config":
+            yield node.name, summary_of(node)
 
 
 CONFIGS = Registry("sparsejax.configs", "configuration", _configs)
