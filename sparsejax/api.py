@@ -26,6 +26,7 @@ def train(
     out: str | Path | None = None,
     seeds: int = 1,
     sweep: Mapping[str, Sequence[Any]] | None = None,
+    measures: Sequence[Any] = (),
     fresh: bool = False,
     **overrides: Any,
 ) -> Run:
@@ -39,6 +40,7 @@ def train(
       out: the run folder; by default `runs/NAME`. The same call on the same folder resumes the run.
       seeds: networks of successive seeds for every point of the sweep.
       sweep: field -> values; one network is trained for each combination, all in one compiled program.
+      measures: names, which take the place of those that the configuration names, and objects to measure with besides.
       fresh: replace an earlier run in the folder.
       **overrides: fields by their dotted names, `**{"training.epochs": 2}`, or by a bare name that is unique,
         `epochs=2`.
@@ -73,7 +75,10 @@ def train(
         for values in itertools.product(*(sweep or {}).values())
     ]
     points = [{path_of(config, name): value for name, value in point.items()} for point in points]
-    experiment = Experiment(name, *members_of(config, points, seeds))
+    if names := tuple(measure for measure in measures if isinstance(measure, str)):
+        config = replaced(config, {"evaluation.measures": names})
+    own = tuple(measure for measure in measures if not isinstance(measure, str))
+    experiment = Experiment(name, *members_of(config, points, seeds), own)
     folder = RunFolder(Path(out or f"runs/{name}"))
     run(experiment, folder, dataset=dataset, fresh=fresh)
     return Run(folder.path)

@@ -14,6 +14,7 @@ from sparsejax.data.dataset import Dataset
 from sparsejax.data.resident import resident
 from sparsejax.errors import ConfigError
 from sparsejax.evaluation.evaluator import Evaluator
+from sparsejax.evaluation.measure import chosen_measures
 from sparsejax.evaluation.report import summary
 from sparsejax.figures.run import write_figures
 from sparsejax.models.base import Variables
@@ -30,12 +31,14 @@ from sparsejax.training.run_folder import RunFolder, describe
 class Experiment:
     """Networks to be trained together: one configuration each, alike but for traced fields and the seed.
 
-    `points` names what each was swept to, e.g. `{"model.boost_strength": 1.0}`; empty without a sweep.
+    `points` names what each was swept to, e.g. `{"model.boost_strength": 1.0}`; empty without a sweep. `measures` are
+    objects to measure with besides those that the configuration names.
     """
 
     name: str
     configs: tuple[Config, ...]
     points: tuple[dict[str, Any], ...]
+    measures: tuple[Any, ...] = ()
 
     def __post_init__(self):
         for config in self.configs[1:]:
@@ -127,6 +130,7 @@ def _run(
     check_data(config, dataset, len(experiment.configs))
     for other in experiment.configs[1:]:  # a swept k or density, too, has to fit
         other.model.layers(dataset.train.images.shape[1:])
+    measures = chosen_measures(config, dataset, experiment.measures)
     parameters = count_parameters(config, dataset) if config.training.order_seed is not None else None
     placement = place(config.devices, len(experiment.configs), batch_sizes(config), sharing=parameters)
     description = describe(
@@ -149,7 +153,7 @@ def _run(
     train = train if streaming else put_shared(train, placement)
     job = loop.Job(stacked, placement, train, jax.tree.leaves(stacked)[0].shape[0] - networks)
     test = put_shared(resident(dataset, dataset.test, normalise=normalise), placement)
-    measuring = Evaluator(experiment.configs, dataset, placement, stacked, test)
+    measuring = Evaluator(experiment.configs, dataset, placement, stacked, test, measures)
 
     with (
         processes.termination() as asked_to_stop,  # outside: a second signal must not cut short what is being saved
@@ -196,16 +200,16 @@ def _run(
         "notice": dataset.notice,
         "training_seconds": round(training_seconds, 2),
         "seconds": round(time.perf_counter() - started, 2),
+        "measures": [measure.name for measure in measures],
         "members": final.members,
         **{name: description[name] for name in ("command", "versions", "device", "data", "config")},
     }
 
     def write() -> None:
-        folder.write_arrays(folder.units, final.units)
-        if final.detail is not None:
-            folder.write_arrays(folder.detail, final.detail)
+        for file, arrays in final.arrays.items():
+            folder.write_arrays(folder.path / file, arrays)
         folder.write(folder.result, result)
-        write_figures(folder, result, variables)
+        write_figures(folder, result, variables, measures)
 
     processes.first_does(write)
     return Finished(result, variables)

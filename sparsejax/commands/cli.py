@@ -62,6 +62,7 @@ def _report(words: list[str]) -> None:
     parser.add_argument("run", metavar="RUN", help="a run folder")
     options = parser.parse_args(words)
 
+    from sparsejax.evaluation.measure import measures_of
     from sparsejax.figures.run import write_figures
     from sparsejax.training.restore import recorded, trained
     from sparsejax.training.run_folder import RunFolder
@@ -71,7 +72,7 @@ def _report(words: list[str]) -> None:
     result = _result(folder.path)
     with folder.held():
         state = trained(folder, run_of)
-        for path in write_figures(folder, result, state.variables):
+        for path in write_figures(folder, result, state.variables, measures_of(result)):
             print(path)
 
 

@@ -239,10 +239,10 @@ def _closing_lines(result: dict[str, Any], folder: Path) -> list[str]:
             if layer.get("max_entropy") else ""
         )  # fmt: skip
         fewer = f", {layer['products_ratio']:.1f} times fewer products" if layer.get("products_ratio") else ""
-        lines.append(
-            f"{name:<14} {layer['units']:g} units{winners}: {layer['active_fraction']:.1%} active, "
-            f"{layer['dead_units']:.0f} never{entropy}{fewer}"
+        active = (
+            f": {layer['active_fraction']:.1%} active, {layer['dead_units']:.0f} never" if "dead_units" in layer else ""
         )
+        lines.append(f"{name:<14} {layer['units']:g} units{winners}{active}{entropy}{fewer}")
     if result["notice"]:
         lines.append(f"NOTE: {result['notice']}")
     lines.append(f"{result['seconds']:.0f} s; figures and report: {folder}/report.html")

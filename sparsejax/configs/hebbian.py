@@ -9,7 +9,7 @@ from typing import Any
 
 from sparsejax.configuration import replaced
 from sparsejax.models import HebbianVGG
-from sparsejax.training.config import Config, DataConfig, EvaluationConfig, TrainingConfig
+from sparsejax.training.config import CLEAN_MEASURES, Config, DataConfig, EvaluationConfig, TrainingConfig
 
 _STANDARD: dict[str, Any] = {"hebbian": 0, "alphas": ()}
 _NARROW = (16, 16, 0, 32, 32, 0, 64, 64, 0, 64, 0)
@@ -19,7 +19,7 @@ def _vgg(**model: Any) -> Config:
     training = TrainingConfig(epochs=100, batch_size=128, optimizer="adam", learning_rate=1e-3, schedule="step",
                               lr_decay=0.1, lr_decay_at=(60, 80), seed=2022)  # fmt: skip
     data = DataConfig("cifar10", augment="crop_flip")
-    return Config(HebbianVGG(**model), data, training, EvaluationConfig(batch_size=100, noise=False))
+    return Config(HebbianVGG(**model), data, training, EvaluationConfig(batch_size=100, measures=CLEAN_MEASURES))
 
 
 def narrow(config: Config) -> Config:

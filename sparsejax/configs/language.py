@@ -5,9 +5,16 @@ batch and learning rate are choices. The noise is swept: `--sweep model.sigma=0,
 """
 
 from sparsejax.models import GPT
-from sparsejax.training.config import Config, DataConfig, EvaluationConfig, ObjectiveConfig, TrainingConfig
+from sparsejax.training.config import (
+    CLEAN_MEASURES,
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    ObjectiveConfig,
+    TrainingConfig,
+)
 
-_EVALUATION = EvaluationConfig(batch_size=32, noise=False, track=True)
+_EVALUATION = EvaluationConfig(batch_size=32, measures=CLEAN_MEASURES, track=("activity", "weights"))
 _TASK = ObjectiveConfig("next_token")
 
 

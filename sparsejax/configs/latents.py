@@ -4,10 +4,17 @@
 """
 
 from sparsejax.models import ConvMixer, TopKAutoencoder
-from sparsejax.training.config import Config, DataConfig, EvaluationConfig, ObjectiveConfig, TrainingConfig
+from sparsejax.training.config import (
+    CLEAN_MEASURES,
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    ObjectiveConfig,
+    TrainingConfig,
+)
 
 _DATA = DataConfig("cifar10")
-_EVALUATION = EvaluationConfig(noise=False)
+_EVALUATION = EvaluationConfig(measures=CLEAN_MEASURES)
 
 
 def cifar_conv_mixer() -> Config:
@@ -32,7 +39,7 @@ def cifar_conv_mixer_small() -> Config:
 
 def _top_k(data: DataConfig, hidden: int, k: int, epochs: int) -> Config:
     training = TrainingConfig(epochs=epochs, batch_size=128, optimizer="adam", learning_rate=1e-3, schedule="cosine")
-    evaluation = EvaluationConfig(batch_size=500, noise=False, track=True)
+    evaluation = EvaluationConfig(batch_size=500, measures=CLEAN_MEASURES, track=("activity", "weights"))
     network = TopKAutoencoder(hidden=hidden, k=k, boost_strength=2.0)
     return Config(network, data, training, evaluation, objective=ObjectiveConfig("reconstruction"))
 

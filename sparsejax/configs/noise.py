@@ -9,9 +9,16 @@ import dataclasses
 from typing import Any
 
 from sparsejax.models import NoisyNetwork
-from sparsejax.training.config import Config, DataConfig, EvaluationConfig, ObjectiveConfig, TrainingConfig
+from sparsejax.training.config import (
+    CLEAN_MEASURES,
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    ObjectiveConfig,
+    TrainingConfig,
+)
 
-_EVALUATION = EvaluationConfig(batch_size=500, noise=False, track=True)
+_EVALUATION = EvaluationConfig(batch_size=500, measures=CLEAN_MEASURES, track=("activity", "weights"))
 _PIXELS = DataConfig("mnist", normalise=False)
 _SMALL = TrainingConfig(
     epochs=20, batch_size=128, optimizer="adam", learning_rate=1e-3, warmup_epochs=2.0, clip_norm=1.0, seed=10

@@ -8,7 +8,14 @@ mechanism has the strength of its own paper where that carries over to the shape
 from typing import Any, Literal
 
 from sparsejax.models import HebbianVGG, SparseCNN
-from sparsejax.training.config import Config, DataConfig, EvaluationConfig, ObjectiveConfig, TrainingConfig
+from sparsejax.training.config import (
+    DEFAULT_MEASURES,
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    ObjectiveConfig,
+    TrainingConfig,
+)
 
 DataName = Literal["mnist", "cifar10"]
 _DENSITY = (0.1, 0.3, 0.15)
@@ -41,7 +48,7 @@ def networks(
 
     def config(model: Any, **objective: Any) -> Config:
         training = TrainingConfig(epochs=epochs, optimizer="adam", learning_rate=1e-3, lr_decay=0.8, seed=0)
-        evaluation = EvaluationConfig(detail=True)
+        evaluation = EvaluationConfig(measures=(*DEFAULT_MEASURES, "detail"))
         return Config(model, DataConfig(data), training, evaluation, objective=ObjectiveConfig(**objective))
 
     return {

@@ -8,14 +8,21 @@ same batches. Sizes and depth: `--model.hidden 256`, `--model.hidden 64 64`.
 import dataclasses
 
 from sparsejax.models import DenseNetwork
-from sparsejax.training.config import Config, DataConfig, EvaluationConfig, ObjectiveConfig, TrainingConfig
+from sparsejax.training.config import (
+    CLEAN_MEASURES,
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    ObjectiveConfig,
+    TrainingConfig,
+)
 
 _DATA = DataConfig("mnist", normalise=False, train_examples=50_000)
 _TRAINING = TrainingConfig(
     epochs=15, batch_size=100, optimizer="adam", learning_rate=1e-3, schedule="constant", seed=0, order_seed=0,
     keep_checkpoints=1,
 )  # fmt: skip
-_EVALUATION = EvaluationConfig(batch_size=500, noise=False)
+_EVALUATION = EvaluationConfig(batch_size=500, measures=CLEAN_MEASURES)
 
 
 def mnist_l1_mlp() -> Config:

@@ -1,7 +1,7 @@
-"""What is measured of a run's networks on the test set: after every epoch, and in the end."""
+"""What is measured of a run's networks on the test set: after every epoch, and at the end."""
 
-import math
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,115 +9,125 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsejax.data.dataset import Dataset
-from sparsejax.data.resident import Resident, normalised
-from sparsejax.evaluation.accuracy import Counts, make_evaluation, make_noise_evaluation
-from sparsejax.evaluation.detail import detail_arrays, detail_report, make_detail
-from sparsejax.evaluation.macs import count_macs, macs_report
-from sparsejax.evaluation.noise_terms import implicit_measures
-from sparsejax.evaluation.report import layer_report, noise_report
-from sparsejax.evaluation.tracking import layer_measures
+from sparsejax.data.resident import Resident
+from sparsejax.evaluation.measure import Measure, has_tracked, numbers_of, setting_of
+from sparsejax.evaluation.report import merge
+from sparsejax.evaluation.split import make_evaluation
 from sparsejax.models.base import Variables
 from sparsejax.training.config import Config
 from sparsejax.training.devices import Placement, gathered_members, transform
 from sparsejax.training.loop import Progress
-from sparsejax.training.members import over_members
 from sparsejax.training.objectives import OBJECTIVES
 
 
 class Final(NamedTuple):
-    """What `result.json` says of each network, and the arrays of `units.npz` and `detail.npz`."""
+    """What `result.json` says of each network, and arrays of all of them, by the file that they are written to."""
 
     members: list[dict[str, Any]]
-    units: dict[str, np.ndarray]
-    detail: dict[str, np.ndarray] | None
+    arrays: dict[str, dict[str, np.ndarray]]
 
 
 class Evaluator:
-    """Evaluations of networks of one shape, each compiled for their devices when it is first needed."""
+    """Evaluations of networks of one shape, compiled for their devices when they are first needed.
+
+    One compiled pass over the test set makes all measures at the end of training, another one those that are tracked.
+    """
 
     def __init__(
-        self, configs: Sequence[Config], dataset: Dataset, placement: Placement, stacked: Config, test: Resident
+        self,
+        configs: Sequence[Config],
+        dataset: Dataset,
+        placement: Placement,
+        stacked: Config,
+        test: Resident,
+        measures: Sequence[Measure],
     ):
         self._configs, self._dataset, self._stacked, self._test = configs, dataset, stacked, test
-        self._examples, config = len(dataset.test.labels), configs[0]
-        thresholds = {layer.name: layer.threshold for layer in config.model.layers(dataset.train.images.shape[1:])}
-        sizes: dict[str, Any] = {
-            "examples": self._examples, "batch_size": config.evaluation.batch_size,
-            "seed": config.evaluation.noise_seed, "axis_name": placement.axis_name, "shards": placement.shards,
-        }  # fmt: skip
-        self._scored = {
-            units: transform(make_evaluation(thresholds, units=units, **sizes), placement) for units in (False, True)
-        }
-        self._layers = jax.jit(jax.vmap(lambda variables, counts: layer_measures(variables, counts, self._examples)))
-        classifier = config.objective.kind == "classification"
-        # Noise is for answers to pixels or clips.
-        noise = config.evaluation.noise and classifier and test.images.dtype in (jnp.uint8, jnp.int16)
-        detail = make_detail(thresholds, classes=dataset.classes, classifier=classifier, **sizes)
-        self._noise = transform(make_noise_evaluation(**sizes), placement) if noise else None
-        self._detail = transform(detail, placement) if config.evaluation.detail else None
-        # One network after another: an implicit term takes a matrix over all pairs of units.
-        tracked = config.evaluation.implicit_examples is not None
-        self._implicit = jax.jit(over_members(self._implicit_of_member, 1)) if tracked else None
+        self._examples, track = len(dataset.test.labels), {"accuracy", *configs[0].evaluation.track}
+        self._tracked = tuple(measure.name for measure in measures if measure.name in track)
+        self._measures = _bound(measures, configs[0], dataset)
+        self._evaluate = functools.cache(functools.partial(self._compiled, placement))
+        own = {name: measure for name, measure in self._measures.items() if has_tracked(measure)}
 
-    def after_epoch(self, variables: Variables, epoch: jax.Array) -> dict[str, jax.Array]:
-        """Returns the scores, and what else is asked for, of every network `[members]`."""
-        counts = self._scored[self._configs[0].evaluation.track](variables, self._stacked, epoch, self._test)
-        scores = {f"test_{name}": total / self._examples for name, total in sorted(counts.sums.items())}
-        if self._configs[0].evaluation.track:
-            scores |= self._layers(variables, counts)
-        return (
-            scores if self._implicit is None else scores | self._implicit(variables, self._stacked, epoch, self._test)
-        )
+        def tracked(variables: Variables, sums: dict[str, Any]) -> dict[str, jax.Array]:
+            numbers: dict[str, jax.Array] = {}
+            for name in filter(own.__contains__, self._tracked):
+                numbers |= own[name].tracked(variables, sums[name])
+            return numbers
+
+        self._numbers = jax.jit(jax.vmap(tracked))
+
+    def after_epoch(self, variables: Variables, epoch: jax.Array) -> dict[str, Any]:
+        """Return the scores, and what else is tracked, of every network `[members]`."""
+        sums = self._evaluate(self._tracked)(variables, self._stacked, epoch, self._test)
+        scores = self._numbers(variables, sums)
+        rest = {name: sums[name] for name in self._tracked if not has_tracked(self._measures[name])}
+        if rest:
+            gathered = gathered_members(rest, len(self._configs))
+            networks = [_reports(measures, gathered, i) for i, measures in enumerate(self._each(rest))]
+            numbers = [numbers_of(functools.reduce(merge, reports, {})) for reports in networks]
+            scores |= {name: np.array([of_one[name] for of_one in numbers]) for name in numbers[0]}
+        return scores
 
     def in_the_end(self, progress: Progress, points: Sequence[dict[str, Any]]) -> Final:
-        """Describes every network as it is after the last epoch and, under "best", as it was after its best one.
+        """Describe every network as it is after the last epoch and, under "best", as it was after its best one.
 
         Args:
           progress: the networks.
           points: what each was swept to.
         """
-        (state, best), networks = progress, len(self._configs)
-        epoch = state.epoch.astype(jnp.float32)
+        (state, best), networks, names = progress, len(self._configs), tuple(self._measures)
 
-        def numbers(tree: Any) -> Any:
-            return gathered_members(tree, networks)
+        def sums_of(variables: Variables, epoch: jax.Array) -> dict[str, Any]:
+            sums = self._evaluate(names)(variables, self._stacked, epoch.astype(jnp.float32), self._test)
+            return gathered_members(sums, networks)
 
-        def of(measure: Any, variables: Variables, epoch: jax.Array) -> Any:
-            return numbers(measure(variables, self._stacked, epoch, self._test))
-
-        counts = of(self._scored[True], state.variables, epoch)
-        detail = None if self._detail is None else of(self._detail, state.variables, epoch)
-        correct = None  # [rule, member, level]
-        if self._noise is not None:
-            last = of(self._noise, state.variables, epoch)
-            same = np.array_equal(*numbers((best.epoch, state.epoch)))
-            correct = last if same else of(self._noise, best.variables, best.epoch.astype(jnp.float32))
-            correct = np.stack([last, correct])
-        trained, epochs, best = numbers((state.variables, state.epoch, best._replace(variables=None)))
+        last = at_best = sums_of(state.variables, state.epoch)
+        same = np.array_equal(*gathered_members((best.epoch, state.epoch), networks))
+        if not same and any(measure.at_best for measure in self._measures.values()):
+            at_best = sums_of(best.variables, best.epoch)
+        trained, epochs, best = gathered_members(
+            (state.variables, state.epoch, best._replace(variables=None)), networks
+        )
         members = []
-        for i, point in enumerate(points):
-            variables, one = jax.tree.map(lambda leaf, i=i: leaf[i], (trained, counts))
-            member = self._described(i, variables, one) | {"epoch": int(epochs[i])}
-            member = {"seed": self._configs[i].training.seed, **point, **member}
-            member["best"] = self._best(int(best.epoch[i]), float(best.score[i]))
-            if detail is not None:
-                classes, codes = detail_report(jax.tree.map(lambda leaf, i=i: leaf[i], detail))
-                member |= classes
-                member["layers"] = {name: entry | codes[name] for name, entry in member["layers"].items()}
-            if correct is not None:
-                member |= noise_report(correct[0, i], self._examples)
-                member["best"] |= noise_report(correct[1, i], self._examples)
+        for i, (point, measures) in enumerate(zip(points, self._each(self._measures, trained), strict=True)):
+            layers = next(iter(measures.values())).setting.layers
+            described = {layer.name: {"units": layer.units, "k": layer.k, "k_inference": layer.k_inference}
+                         for layer in layers}  # fmt: skip
+            member = {"seed": self._configs[i].training.seed, **point, "layers": described}
+            member = functools.reduce(merge, _reports(measures, last, i), member) | {"epoch": int(epochs[i])}
+            kept = {name: measure for name, measure in measures.items() if measure.at_best}
+            member["best"] = functools.reduce(
+                merge, _reports(kept, at_best, i), self._best(int(best.epoch[i]), float(best.score[i]))
+            )
             members.append(member)
-        return Final(members, _unit_arrays(trained, counts), detail and detail_arrays(detail, trained))
+        arrays = {}
+        for name, measure in _bound(self._measures.values(), self._configs[0], self._dataset, trained).items():
+            if made := measure.arrays(last[name]):
+                arrays[measure.file or f"arrays/{name}.npz"] = made
+        return Final(members, arrays)
 
-    def _described(self, place: int, variables: Variables, counts: Counts) -> dict[str, Any]:
-        layers = self._configs[place].model.layers(self._dataset.train.images.shape[1:])
-        figures = {f"test_{name}": float(total) / self._examples for name, total in sorted(counts.sums.items())}
-        if self._configs[place].objective.kind == "next_token":
-            figures["test_perplexity"] = math.exp(figures["test_loss"])
-        products = count_macs(layers, variables, counts, self._examples)
-        reports = layer_report(layers, variables, counts, self._examples)
-        return figures | {"layers": reports} | macs_report(list(products.values()))
+    def _compiled(self, placement: Placement, names: tuple[str, ...]) -> Callable[..., dict[str, Any]]:
+        """Return the pass over the test set that makes these measures."""
+        settings = self._configs[0].evaluation
+        evaluate = make_evaluation(
+            [self._measures[name] for name in names],
+            examples=self._examples,
+            batch_size=settings.batch_size,
+            seed=settings.noise_seed,
+            axis_name=placement.axis_name,
+            shards=placement.shards,
+        )
+        return transform(evaluate, placement)
+
+    def _each(self, names: Any, trained: Variables | None = None) -> list[dict[str, Measure]]:
+        """Return the named measures for every network."""
+        chosen = [self._measures[name] for name in names]
+        variables = [None if trained is None else jax.tree.map(lambda leaf, i=i: leaf[i], trained)
+                     for i in range(len(self._configs))]  # fmt: skip
+        return [
+            _bound(chosen, config, self._dataset, one) for config, one in zip(self._configs, variables, strict=True)
+        ]
 
     def _best(self, epoch: int, score: float) -> dict[str, Any]:
         objective = OBJECTIVES[self._configs[0].objective.kind]
@@ -126,16 +136,12 @@ class Evaluator:
             score = round(score * self._examples) / self._examples  # whole examples, without float32's error
         return {"epoch": epoch, f"test_{objective.best}": score}
 
-    def _implicit_of_member(self, variables: Variables, config: Config, epoch: jax.Array, data: Resident) -> Any:
-        x = normalised(data, data.images[: config.evaluation.implicit_examples])
-        return implicit_measures(variables, config.model.at(epoch, jnp.int32(0)), x)
+
+def _bound(measures: Any, config: Config, dataset: Dataset, variables: Variables | None = None) -> dict[str, Measure]:
+    setting = setting_of(config, dataset, variables)
+    return {measure.name: measure.bind(setting) for measure in measures}
 
 
-def _unit_arrays(variables: Variables, counts: Counts) -> dict[str, np.ndarray]:
-    """Returns per network and layer how often each unit was active, for how many examples k units were, and biases."""
-    arrays = {}
-    for layer in counts.active:
-        arrays |= {f"{layer}.active": counts.active[layer], f"{layer}.k": counts.k[layer]}
-        if "bias" in variables.params.get(layer, {}):
-            arrays[f"{layer}.bias"] = np.asarray(variables.params[layer]["bias"])
-    return arrays
+def _reports(measures: dict[str, Measure], sums: dict[str, Any], member: int) -> list[dict[str, Any]]:
+    """Return what measures say of one network, from the sums of all."""
+    return [measure.report(jax.tree.map(lambda leaf: leaf[member], sums[name])) for name, measure in measures.items()]

@@ -82,13 +82,6 @@ def _check_task(config: Config, dataset: Dataset) -> None:
             f"objective.kind is {kind}, but a {name} is for {model.task or kind} and {dataset.name} has "
             f"{dataset.kind}; take --objective.kind {model.task or 'next_token'}, or another network or data set."
         )
-    if config.evaluation.detail and dataset.kind == "windows":
-        raise ConfigError("evaluation.detail is True, but windows of a text have no classes; take False.")
-    if config.evaluation.implicit_examples is not None and not getattr(model, "has_implicit_terms", False):
-        raise ConfigError(
-            f"evaluation.implicit_examples is {config.evaluation.implicit_examples}, but the implicit terms are known "
-            "in closed form for a plain ReLU autoencoder under gaussian noise on its input only; take None."
-        )
     example = example_of(dataset.train)
     output = jax.eval_shape(lambda x: model.apply(model.init(jax.random.key(0), x), x), example)
     outputs, wanted = output.prediction.shape[-1], example[0].size if kind == "reconstruction" else dataset.classes

@@ -158,28 +158,31 @@ class TrainingConfig:
         return self.first_epoch_batch_size if epoch == 0 and self.first_epoch_batch_size else self.batch_size
 
 
+CLEAN_MEASURES = ("accuracy", "activity", "weights", "macs")
+"""Measures on the test examples as they are."""
+DEFAULT_MEASURES = (*CLEAN_MEASURES, "noise_score")
+
+
 @configuration(kw_only=False)
 class EvaluationConfig:
     """What is measured on the test set."""
 
     batch_size: int = 250
     """Examples at a time."""
-    noise: bool = True
-    """Measure the noise score of the last and of the best network (classifiers only)."""
+    measures: tuple[str, ...] = DEFAULT_MEASURES
+    """Measures of the trained network, by name; of the default ones those that fit the network and the data."""
+    track: tuple[str, ...] = ()
+    """Measures that are also made and logged after every epoch, besides the accuracy."""
     noise_seed: int = 0
     """Seed of the noise: the same for all networks, so that they are compared on the same images."""
-    track: bool = False
-    """After every epoch also log how the hidden layers are used and how their weights and biases are spread."""
-    detail: bool = False
-    """At the end also measure mistakes by class, and how sparse and for which classes the hidden layers are active."""
-    implicit_examples: int | None = None
-    """After every epoch also log the implicit loss terms of the noise over so many test examples; None for not."""
+    implicit_examples: int = 200
+    """Test examples that the implicit terms are taken over."""
 
     def check(self) -> None:
         """Raise a ConfigError that names a field out of range."""
         for name in ("batch_size", "implicit_examples"):
             value = getattr(self, name)
-            if value is not None and value < 1:
+            if value < 1:
                 raise ConfigError(f"evaluation.{name} is {value}; expected a positive number.")
 
 

@@ -43,6 +43,7 @@ class RunFolder:
         self.result = self.path / "result.json"
         self.units = self.path / "units.npz"
         self.detail = self.path / "detail.npz"
+        self.arrays = self.path / "arrays"
         self.checkpoints = self.path / "checkpoints"
         self.tensorboard = self.path / "tensorboard"
         self.figures = self.path / "figures"
@@ -105,7 +106,7 @@ class RunFolder:
 
     def discard(self) -> None:
         """Deletes what an earlier run left; other files in the folder stay, and then `claim` refuses it."""
-        for path in (self.checkpoints, self.tensorboard, self.figures):
+        for path in (self.checkpoints, self.tensorboard, self.figures, self.arrays):
             shutil.rmtree(path, ignore_errors=True)
         for path in (self.config, self.metrics, self.result, self.units, self.detail, self.report):
             path.unlink(missing_ok=True)

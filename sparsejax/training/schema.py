@@ -9,7 +9,7 @@ from typing import Any
 from sparsejax.configuration import replaced
 from sparsejax.errors import ConfigError
 from sparsejax.models.base import Model
-from sparsejax.training.config import Config
+from sparsejax.training.config import CLEAN_MEASURES, DEFAULT_MEASURES, Config
 
 VERSION = 2
 """Of the files that are written. 1: version 0.1, without the names of classes; dense weights had density 1.0."""
@@ -47,6 +47,8 @@ def from_json(fields: Mapping[str, Any], version: int) -> Config:
     cls = _class_named(model.pop("class")) if "class" in model else _class_with(set(model))
     if version == 1 and model.get("density") == 1.0:
         model["density"] = None
+    if version == 1:
+        fields["evaluation"] = _measures_of(fields.get("evaluation", {}))
     parts = {field.name: field.default for field in dataclasses.fields(Config) if field.name != "model"}
     unknown = sorted(fields.keys() - parts.keys())
     if unknown:
@@ -65,6 +67,18 @@ def members_from_json(description: Mapping[str, Any]) -> tuple[Config, ...]:
         replaced(config, {name: _plain(value) for name, value in point.items()} | {"training.seed": seed})
         for seed, point in zip(seeds, points, strict=True)
     )
+
+
+def _measures_of(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of an evaluation with measures by name, which version 1 had switches for."""
+    fields = dict(evaluation)
+    noise, track, detail, examples = (
+        fields.pop(name, default)
+        for name, default in (("noise", True), ("track", False), ("detail", False), ("implicit_examples", None))
+    )
+    fields["measures"] = (*(DEFAULT_MEASURES if noise else CLEAN_MEASURES), *["detail"] * detail)
+    fields["track"] = (*["activity", "weights"] * track, *["implicit_terms"] * (examples is not None))
+    return fields if examples is None else fields | {"implicit_examples": examples}
 
 
 def _made(cls: type, fields: Mapping[str, Any], prefix: str) -> Any:

@@ -16,8 +16,9 @@ import numpy as np
 
 from sparsejax.configuration import as_arrays
 from sparsejax.data.resident import Resident
-from sparsejax.evaluation.accuracy import Counts, make_evaluation
-from sparsejax.evaluation.macs import Products, count_macs, dense_macs
+from sparsejax.evaluation.measure import MEASURES, Setting
+from sparsejax.evaluation.measures.macs import Products, count_macs, dense_macs
+from sparsejax.evaluation.split import make_evaluation
 from sparsejax.figures.table import table
 from sparsejax.models import SparseCNN
 from sparsejax.studies.study import Outcome, Scale, Study
@@ -29,7 +30,7 @@ EXAMPLES = {"small": 128, "paper": 2552}
 _COMMON: dict[str, Any] = {"channels": (64, 64), "classes": 12, "batch_norm": True}
 _DENSE: dict[str, Any] = {"density": None, "boost_strength": 0.0, "conv_k": (None, None), "hidden_k": None}
 # Table 3; k = k/n of the units after pooling: 9.5 % of 12,544 is 1,200 in the authors' code, 12.5 % of 1,600 is 200.
-_SPARSE: dict[str, Any] = {"conv_k": (1200, 200), "hidden_k": 100}
+_SPARSE: dict[str, Any] = {"conv_k": (1200, 200), "hidden_k": 100, "k_inference_factor": 1.5}
 NETWORKS = {
     "Dense CNN-2": SparseCNN(hidden=1000, **_DENSE, **_COMMON),
     "Sparse CNN-2": SparseCNN(hidden=1000, density=0.4, **_SPARSE, **_COMMON),
@@ -73,12 +74,12 @@ def counted(network: SparseCNN, *, examples: int) -> tuple[dict[str, Products], 
     data = Resident(jnp.asarray(images), jnp.zeros(examples, jnp.int32), *moments)
     variables = network.init(jax.random.key(_SEED), jnp.zeros((1, *IMAGE)))
     layers = network.layers(IMAGE)
-    evaluate = jax.jit(make_evaluation({layer.name: layer.threshold for layer in layers}, examples=examples,
-                                       batch_size=64, units=True))  # fmt: skip
+    measure = MEASURES["macs"].bind(Setting(Config(network), tuple(layers), examples, 12, "images", images.dtype))
+    evaluate = jax.jit(make_evaluation([measure], examples=examples, batch_size=64))
 
     def with_factor(factor: float) -> dict[str, Products]:
         config = as_arrays(Config(dataclasses.replace(network, k_inference_factor=factor)))
-        counts: Counts = evaluate(variables, config, jnp.float32(0), data)
+        counts = evaluate(variables, config, jnp.float32(0), data)["macs"]
         return count_macs(layers, variables, counts, examples)
 
     return with_factor(1.0), with_factor(network.k_inference_factor)

@@ -15,7 +15,7 @@ import numpy as np
 from sparsejax import configs
 from sparsejax.configuration import replaced
 from sparsejax.data import load
-from sparsejax.evaluation.accuracy import NOISE_LEVELS
+from sparsejax.evaluation.measures.noise_score import NOISE_LEVELS
 from sparsejax.figures.activity import image_grid
 from sparsejax.figures.comparison import beside_paper
 from sparsejax.figures.noise import noise_curve

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sparsejax import configs
-from sparsejax.evaluation.accuracy import NOISE_LEVELS
+from sparsejax.evaluation.measures.noise_score import NOISE_LEVELS
 from sparsejax.figures.noise import noise_curve
 from sparsejax.studies.dense.mnist import SEEDS, both_rules
 from sparsejax.studies.networks import trained_members

@@ -21,7 +21,8 @@ _UNITS = 256
 
 def _noisy(scale: Scale, folder: Path) -> Trained:
     """Trains under noise, its terms watched: networks that all studies here look at."""
-    config = replaced(base(scale, hidden=_UNITS), {"evaluation.implicit_examples": 200})
+    config = base(scale, hidden=_UNITS)
+    config = replaced(config, {"evaluation.track": (*config.evaluation.track, "implicit_terms")})
     return grid(config, scale, folder, "noise", _SIGMAS)
 
 

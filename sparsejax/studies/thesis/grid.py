@@ -104,7 +104,8 @@ def penalised(config: Config, folder: Path, name: str, penalties: Sequence[float
       which a unit was active; of training, `epochs [points]` and the penalised activity `l1_along [penalties, seeds,
       points]`.
     """
-    config, fields = replaced(config, {"evaluation.detail": True}), {"objective.l1": penalties}
+    config = replaced(config, {"evaluation.measures": (*config.evaluation.measures, "detail")})
+    fields = {"objective.l1": penalties}
     members = trained_members(config, folder, name, seeds=seeds, fields=fields, together=_TOGETHER, same_order=True)
     layers = list(members[0][0].result["layers"])
     runs = {member.run.path: member.run for member in members[0]}  # a run has all penalties of its seeds

@@ -6,13 +6,45 @@ another pass over the examples.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Int
 
-from sparsejax.evaluation.accuracy import Counts
-from sparsejax.models.base import Layer, Variables, kernel_of
+from sparsejax.evaluation.measure import EvaluationBatch, Measure, register_measure
+from sparsejax.evaluation.measures.activity import active_units
+from sparsejax.figures.drawing import Column
+from sparsejax.models.base import Layer, Model, Variables, kernel_of
+
+
+@register_measure("macs", place=40)
+class Macs(Measure):
+    """Products of a weight and an input that are both non-zero, for one example, layer by layer."""
+
+    def of_batch(self, model: Model, variables: Variables, batch: EvaluationBatch) -> dict[str, Int[Array, "units"]]:
+        """Count how often each unit is active."""
+        units = active_units(batch, self.setting)
+        return {name: jnp.sum(on.astype(jnp.int32), axis=0) for name, on in units.items()}
+
+    def report(self, sums: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """Return the numbers of `macs_report` for the network and every layer, where they can be counted."""
+        if self.setting.variables is None:
+            return {}
+        products = count_macs(self.setting.layers, self.setting.variables, sums, self.setting.examples)
+        layers = {layer: macs_report([of_layer]) for layer, of_layer in products.items() if layer in sums}
+        return macs_report(list(products.values())) | {"layers": layers}
+
+    def columns(self, result: Mapping[str, Any]) -> list[Column]:
+        """Return the products that are not zero, and how many times fewer they are than all."""
+        if not any(layer.get("products_ratio") for layer in (result.get("layers") or {}).values()):
+            return []
+        said = (
+            "Non-zero products are those of a weight and an input that are both not zero, for one image, and how many "
+            f"times fewer they are than all; with the output layer {_products(result)}."
+        )
+        return [Column("Non-zero products", _products, said)]
 
 
 class Products(NamedTuple):
@@ -62,7 +94,9 @@ def dense_macs(inputs: tuple[int, ...], weights: tuple[int, ...]) -> int:
     return positions * math.prod(weights)
 
 
-def count_macs(layers: Sequence[Layer], variables: Variables, counts: Counts, examples: int) -> dict[str, Products]:
+def count_macs(
+    layers: Sequence[Layer], variables: Variables, counts: Mapping[str, np.ndarray], examples: int
+) -> dict[str, Products]:
     """Counts the products of every layer over a test set, that of the output included.
 
     The first layer sees the image, whose pixels all count as non-zero.
@@ -70,7 +104,7 @@ def count_macs(layers: Sequence[Layer], variables: Variables, counts: Counts, ex
     Args:
       layers: the hidden ones, as the model describes them.
       variables: of one network.
-      counts: its evaluation, with units.
+      counts: how often each unit of a layer was active, by layer.
       examples: size of the test set.
 
     Returns:
@@ -88,7 +122,7 @@ def count_macs(layers: Sequence[Layer], variables: Variables, counts: Counts, ex
         if padding:
             seen = np.pad(seen, ((padding, padding), (padding, padding), (0, 0)))
         products[name] = Products(nonzero_products(seen, connected) / examples, dense_macs(seen.shape, kernel.shape))
-        active = np.asarray(counts.active[name]) if name in counts.active else None
+        active = np.asarray(counts[name]) if name in counts else None
     return products
 
 
@@ -99,3 +133,10 @@ def macs_report(products: Sequence[Products]) -> dict[str, Any]:
     nonzero, dense = (sum(numbers) for numbers in zip(*products, strict=True))
     ratio = dense / nonzero if nonzero else None
     return {"products": nonzero, "products_dense": dense, "products_ratio": ratio}
+
+
+def _products(entry: Mapping[str, Any]) -> str:
+    """Write a number of products, and how many times fewer they are than in a dense layer."""
+    if not entry.get("products_ratio"):
+        return "–"
+    return f"{entry['products']:,.0f} ({entry['products_ratio']:.1f}× fewer)"
