@@ -24,9 +24,9 @@ def _run(arguments: list[str]) -> int:
     import numpy as np
 
     from sparsejax.data.dataset import Split
-    from sparsejax.data.latents import latents_bytes
+    from sparsejax.data.folders import download_folder
+    from sparsejax.data.latents import LATENTS_FILE, latents_bytes
     from sparsejax.data.resident import resident
-    from sparsejax.data.sources import latents_destination
     from sparsejax.evaluation.latents import make_embedding
     from sparsejax.files import write_whole
     from sparsejax.training.checks import load_data
@@ -39,9 +39,9 @@ def _run(arguments: list[str]) -> int:
     config = config_of(folder, run_of, member)
     if options.out is None and config.data.name != "cifar10":
         raise ConfigError(f"{folder.path} is of {config.data.name}, not of cifar10; name the file to write with --out.")
-    out = latents_destination() if options.out is None else Path(options.out).absolute()
+    out = download_folder(LATENTS_FILE) if options.out is None else Path(options.out).absolute()
     dataset = load_data(config)
-    if dataset.kind == "windows":
+    if dataset.kind == "tokens":
         raise ConfigError(f"{folder.path} is of a text, {dataset.name}; latents are made of images and vectors only.")
     layers = [layer.name for layer in config.model.layers(dataset.train.images.shape[1:])]
     if options.layer not in layers:

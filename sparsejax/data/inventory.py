@@ -1,16 +1,13 @@
 """What data is there: the table that python -m sparsejax.data list prints."""
 
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from sparsejax.data.cifar import CIFAR10_FILES, CIFAR10_FOLDER, found_batches
-from sparsejax.data.folders import data_root, download_folder, tfds_folder, user_cache
-from sparsejax.data.idx import MNIST_FILES, found_files
-from sparsejax.data.latents import LATENTS_FILE
-from sparsejax.data.sources import DEBIAN_FASHION, cifar10_cache, latents_cache
-from sparsejax.data.speech import SPEECH
-from sparsejax.data.tfds_source import BUILDERS
+from sparsejax.data.folders import data_root, tfds_folder
+from sparsejax.data.registry import DATA, Entry
+from sparsejax.data.tfds_source import prepared_names
 
 
 class Place(NamedTuple):
@@ -29,83 +26,58 @@ def survey() -> list[Place]:
     Raises:
       DataMissingError: $SPARSEJAX_DATA names no folder.
     """
-    root = data_root()
-    places = [
-        _idx_place("mnist", "files", root and root / "mnist"),
-        _idx_place("mnist", "download", user_cache()),
-        _idx_place("fashion_mnist", "files", root and root / "fashion_mnist"),
-        _idx_place("fashion_mnist", "files", DEBIAN_FASHION),
-        *(_tfds_place(name, tfds_folder()) for name in BUILDERS),
-        _cifar_place(root and root / CIFAR10_FOLDER),
-        _cifar_place(cifar10_cache()),
-        _latents_place(root and root / LATENTS_FILE),
-        _latents_place(latents_cache()),
-        *(
-            _speech_place(name, folder)
-            for name in SPEECH
-            for folder in (root and root / name, user_cache().parent / name)
-        ),
-        _digits_place(),
-    ]
-    return sorted(places, key=lambda place: place.name != "mnist")  # mnist first, else as listed
+    places = [place for entry in DATA.values() for place in _places(entry)]
+    others = sorted(set(prepared_names(tfds_folder())) - {entry.tfds for entry in DATA.values()})
+    return [*places, *(_tfds_place(f"tfds/{name}", name) for name in others)]
 
 
 def table(places: list[Place]) -> str:
-    """Writes places as lines in columns, and where a download would go."""
+    """Writes places as lines in columns, and what can be downloaded."""
     rows = [("data set", "source", "state", "size", "path")]
     for place in places:
-        size = f"{place.size / 1e6:.1f} MB" if place.found else ""
+        size = f"{place.size / 1e6:.1f} MB" if place.size else ""
         where = str(place.path) if place.path else "$SPARSEJAX_DATA is not set"
         rows.append((place.name, place.source, place.found or "not there", size, where))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    where = f"MNIST would be downloaded to {download_folder()} (python -m sparsejax.data download)."
-    return "\n".join([*lines, where])
+    sizes = ", ".join(f"{name} ({entry.download.size})" for name, entry in DATA.items() if entry.download)
+    return "\n".join([*lines, f"To download one: python -m sparsejax.data download NAME, of {sizes}."])
 
 
-def _idx_place(name: str, source: str, folder: Path | None) -> Place:
-    """Looks for the four idx files."""
-    return _files_place(name, source, folder, found_files(folder) if folder else {}, len(MNIST_FILES))
+def _places(entry: Entry) -> Iterator[Place]:
+    """Looks at every place of one data set."""
+    if not entry.place:
+        yield _made_place(entry)
+        return
+    if data_root() is None:
+        yield Place(entry.name, "files", None, "", 0)
+    for source, path in entry.places():
+        files = entry.files(path)
+        there = [file for file in files.values() if file is not None]
+        inside = [file for part in there for file in ([part] if part.is_file() else part.rglob("*")) if file.is_file()]
+        found = "there" if len(there) == len(files) else f"{len(there)} of {len(files)} files" if there else ""
+        if entry.kind == "clips" and found:
+            found = f"{sum(file.suffix == '.wav' and file.parent.name[:1] not in '_.' for file in inside):,} clips"
+        yield Place(entry.name, source, path, found, sum(file.stat().st_size for file in inside))
+    if entry.tfds:
+        yield _tfds_place(entry.name, entry.tfds)
 
 
-def _cifar_place(folder: Path | None) -> Place:
-    """Looks for the six pickles."""
-    return _files_place("cifar10", "files", folder, found_batches(folder) if folder else {}, len(CIFAR10_FILES))
-
-
-def _latents_place(path: Path | None) -> Place:
-    """Looks for the file of CIFAR-10's latents."""
-    files = {path.name: path} if path and path.is_file() else {}
-    return _files_place("cifar10_latents", "files", path, files, 1)
-
-
-def _speech_place(name: str, folder: Path | None) -> Place:
-    """Counts the clips."""
-    clips = [*folder.glob("*.wav"), *folder.glob("[!_.]*/*.wav")] if folder else []
-    found = f"{len(clips):,} clips" if clips else ""
-    return Place(name, "files", folder, found, sum(path.stat().st_size for path in clips))
-
-
-def _files_place(name: str, source: str, folder: Path | None, files: dict[str, Path], count: int) -> Place:
-    """Says how many of a data set's files there are, and their bytes."""
-    partly = f"{len(files)} of {count} files" if files else ""
-    found = "there" if len(files) == count else partly
-    return Place(name, source, folder, found, sum(path.stat().st_size for path in files.values()))
-
-
-def _tfds_place(name: str, folder: Path) -> Place:
+def _tfds_place(name: str, prepared: str) -> Place:
     """Looks for a prepared TFDS folder, without importing TFDS."""
-    infos = sorted((folder / name).glob("*/dataset_info.json"))
-    path = infos[-1].parent if infos else folder / name
+    infos = sorted((tfds_folder() / prepared).glob("*/dataset_info.json"))
+    path = infos[-1].parent if infos else tfds_folder() / prepared
     size = sum(file.stat().st_size for file in path.iterdir()) if infos else 0
     return Place(name, "tfds", path, "there" if infos else "", size)
 
 
-def _digits_place() -> Place:
-    """Looks for scikit-learn's digits, without importing it."""
+def _made_place(entry: Entry) -> Place:
+    """Looks for the file of what a function makes: scikit-learn's digits, without importing it, or the user's own."""
+    if entry.location != "digits":
+        return Place(entry.name, entry.location, Path(entry.read.__code__.co_filename), "there", 0)
     spec = importlib.util.find_spec("sklearn")
     if spec is None or spec.origin is None:
-        return Place("digits", "digits", Path("scikit-learn (not installed)"), "", 0)
+        return Place(entry.name, "digits", Path("scikit-learn (not installed)"), "", 0)
     path = Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz"
     size = path.stat().st_size if path.is_file() else 0
-    return Place("digits", "digits", path, "there" if size else "", size)
+    return Place(entry.name, "digits", path, "there" if size else "", size)

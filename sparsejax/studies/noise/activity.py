@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from sparsejax import configs
+from sparsejax import configs, data
 from sparsejax.configuration import replaced
 from sparsejax.data.latents import HOW_TO_MAKE
-from sparsejax.data.sources import found_latents
 from sparsejax.figures.activity import activity_against_noise, along_training, gathering
 from sparsejax.figures.table import table
 from sparsejax.studies.networks import Trained, train
@@ -141,7 +140,7 @@ def _fig2(scale: Scale, folder: Path) -> Outcome:
 
 
 def _fig3(scale: Scale, folder: Path) -> Outcome:
-    on_latents = scale == "paper" or found_latents() is not None
+    on_latents = scale == "paper" or data.entry("cifar10_latents").found() is not None
     if on_latents and scale == "small":
         sigmas, trained = GATHERED, grid(embedded(), scale, folder, "embedded", GATHERED)
     else:
@@ -179,7 +178,7 @@ def _relative_spread(values: np.ndarray) -> list[float]:
 def _annealed(scale: Scale, folder: Path, name: str, task: str, what: str) -> Outcome:
     """Trains networks whose noise is held for a while and taken away over as long."""
     sigmas = (0.0, 0.1, 0.3, 0.8, 1.5, 3.0)
-    on_latents = scale == "paper" or (task == "mnist_noise" and found_latents() is not None)
+    on_latents = scale == "paper" or (task == "mnist_noise" and data.entry("cifar10_latents").found() is not None)
     if on_latents and scale == "small":
         epochs, hold = 300, 120.0
         config, name = embedded(epochs, anneal_after=hold, anneal_epochs=hold), f"{name} embedded"
@@ -217,7 +216,7 @@ def _fig7b(scale: Scale, folder: Path) -> Outcome:
         "MNIST": replaced(base(scale), {"data.name": "mnist"}),
         "CIFAR-10": replaced(base(scale), {"data.name": "cifar10"}),
     }
-    said = _LEFT_OUT if found_latents() is None else {}
+    said = _LEFT_OUT if data.entry("cifar10_latents").found() is None else {}
     if not said:
         latents = replaced(base(scale), {"data.name": "cifar10_latents"})
         variants["latents"] = ablated(scale) if scale == "paper" else latents
