@@ -5,14 +5,12 @@ import jax
 from sparsejax import data
 from sparsejax.data.dataset import Dataset
 from sparsejax.data.resident import steps_per_epoch
-from sparsejax.data.speech import SPEECH
-from sparsejax.data.text import TEXTS, load_text, windows
 from sparsejax.errors import ConfigError
 from sparsejax.training.config import Config
 from sparsejax.training.loop import example_of
 
 _READ = {
-    "images": ("images", "vectors"), "vectors": ("vectors", "images"), "windows": ("tokens",), "clips": ("clips",),
+    "images": ("images", "vectors"), "vectors": ("vectors", "images"), "tokens": ("tokens",), "clips": ("clips",),
 }  # fmt: skip
 """Kind of data -> what a network may read; images and vectors are both arrays of numbers, which a network flattens."""
 
@@ -21,17 +19,19 @@ def load_data(config: Config) -> Dataset:
     """Loads the configured data.
 
     Raises:
+      ConfigError: there are no such data.
       DataMissingError, DataDamagedError: the data cannot be had.
     """
-    if config.data.name in TEXTS:
-        text = load_text(config.data.name, unit=config.data.unit, vocabulary=config.data.vocabulary)
-        dataset = windows(text, config.data.length)
-    elif config.data.name in SPEECH:
-        wanted = {"words": config.data.words, "silence": config.data.silence, "held_out": config.data.held_out}
-        dataset = data.load(config.data.name, config.data.source, **wanted)
-    else:
-        dataset = data.load(config.data.name, config.data.source)
-    return dataset.limited(config.data.train_examples, config.data.test_examples)
+    wanted = config.data
+    options = {
+        name: getattr(wanted, name) for name in data.options_of(wanted.name, wanted.path) if hasattr(wanted, name)
+    }
+    dataset = data.load(wanted.name, wanted.source, path=wanted.path, **options)
+    if wanted.test_fraction is not None and "test_fraction" not in options:
+        raise ConfigError(
+            f"data.test_fraction is {wanted.test_fraction}, but {dataset.name} has a test set of its own; leave it out."
+        )
+    return dataset.limited(wanted.train_examples, wanted.test_examples)
 
 
 def check_data(config: Config, dataset: Dataset, networks: int = 1) -> None:
@@ -77,7 +77,7 @@ def _check_task(config: Config, dataset: Dataset) -> None:
             f"A {name} reads {model.inputs}, but {dataset.name} has {dataset.kind}; take a network that reads "
             f"{' or '.join(reads)}, or other data."
         )
-    if (model.task or kind) != kind or (kind == "next_token") != (dataset.kind == "windows"):
+    if (model.task or kind) != kind or (kind == "next_token") != (dataset.kind == "tokens"):
         raise ConfigError(
             f"objective.kind is {kind}, but a {name} is for {model.task or kind} and {dataset.name} has "
             f"{dataset.kind}; take --objective.kind {model.task or 'next_token'}, or another network or data set."

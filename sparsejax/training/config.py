@@ -11,11 +11,14 @@ from sparsejax.models.base import Model
 class DataConfig:
     """Which data, and from where."""
 
-    name: Literal["mnist", "fashion_mnist", "digits", "cifar10", "cifar10_latents", "wikitext-2", "wikitext-103",
-                  "tinyshakespeare", "speech_commands", "spoken_digits", "arrays"] = "mnist"  # fmt: skip
-    """Data set."""
+    name: str = "mnist"
+    """Data set; `python -m sparsejax.data list` shows all, and tfds/NAME is any of TFDS that is prepared."""
     source: Literal["auto", "files", "tfds", "download", "digits"] = "auto"
     """Where it comes from; auto tries files, TFDS and a download, and falls back on the bundled digits."""
+    path: str | None = None
+    """Read this file (.npz, .npy) or folder (arrays, or images by class) of your own instead."""
+    test_fraction: float | None = None
+    """Part of the examples to hold out as a test set, where a path or a TFDS data set has none."""
     train_examples: int | None = None
     """Use only the first so many training examples."""
     test_examples: int | None = None
@@ -40,6 +43,11 @@ class DataConfig:
     """Read the training examples from memory or disk batch by batch, rather than keep all on the devices."""
     normalise: bool = True
     """Scale pixels to mean 0 and standard deviation 1 over the training set; otherwise they lie in [0, 1]."""
+
+    def check(self) -> None:
+        """Raise a ConfigError that names a field out of range."""
+        if self.test_fraction is not None and not 0 < self.test_fraction < 1:
+            raise ConfigError(f"data.test_fraction is {self.test_fraction}; expected a number between 0 and 1.")
 
 
 @configuration(kw_only=False)
