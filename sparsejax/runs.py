@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sparsejax.errors import ConfigError, RunFolderError
+from sparsejax.evaluation.measure import measures_of
 from sparsejax.figures.curves import curves_of, training_curves
+from sparsejax.figures.words import several
 from sparsejax.training.config import Config
 from sparsejax.training.log import read_metrics
 from sparsejax.training.restore import TrainedNetwork, load_network, recorded, trained
@@ -135,22 +137,25 @@ def _member(variables: Any, member: int) -> Any:
 
 def compared(result: dict[str, Any]) -> dict[str, str]:
     """Returns what a table says of a run, by measure: means over its networks, with their standard deviation."""
-    several = len(result["members"]) > 1
+    several_networks, layers = len(result["members"]) > 1, result["layers"].values()
 
     def said(name: str, factor: float, form: str, entry: dict[str, Any] = result) -> str:
-        spread = f" ± {factor * entry[name + '_std']:{form}}" if several and name + "_std" in entry else ""
+        spread = f" ± {factor * entry[name + '_std']:{form}}" if several_networks and name + "_std" in entry else ""
         return f"{factor * entry[name]:{form}}{spread}"
 
-    layers = result["layers"].values()
-    row = {"networks": str(len(result["members"])), "seconds": f"{result['training_seconds']:,.0f}"}
+    row = {"networks": str(len(result["members"]))}
     if "test_accuracy" in result:
-        row |= {"accuracy (%)": said("test_accuracy", 100, ".2f"), "best (%)": said("test_accuracy", 100, ".2f",
-                                                                                    result["best"])}  # fmt: skip
+        row["accuracy (%)"] = said("test_accuracy", 100, ".2f")
+        row["best (%)"] = said("test_accuracy", 100, ".2f", result["best"])
     row["loss"] = said("test_loss", 1, ".4f")
     if "noise_score" in result:
         row["noise score (%)"] = said("noise_score", 100 / result["noise_score_max"], ".2f")
-    row["active (%)"] = ", ".join(f"{100 * layer['active_fraction']:.1f}" for layer in layers)
-    row["dead"] = ", ".join(f"{layer['dead_units']:g}" for layer in layers)
+    if all("dead_units" in layer for layer in layers):
+        row["active (%)"] = ", ".join(f"{100 * layer['active_fraction']:.1f}" for layer in layers)
+        row["dead"] = ", ".join(f"{layer['dead_units']:g}" for layer in layers)
     if result.get("products_ratio"):
         row["fewer products"] = f"{result['products_ratio']:.1f} ×"
-    return row
+    for shown in (shown for measure in measures_of(result) for shown in measure.rows(result)):
+        if shown.key not in ("test_accuracy", "test_loss", "noise_score"):
+            row[shown.label] = several([member[shown.key] for member in result["members"]], False, shown.form)
+    return row | {"seconds": f"{result['training_seconds']:,.0f}"}

@@ -91,16 +91,11 @@ def _compare(words: list[str]) -> None:
 
     rows = {name: compared(result) for name, result in results.items()}
     table = Table("", *(Column(name, justify="right", overflow="fold") for name in rows))
-    for measure in _MEASURES:
-        if any(measure in row for row in rows.values()):
-            table.add_row(measure, *(row.get(measure, "") for row in rows.values()))
+    for measure in dict.fromkeys(measure for row in rows.values() for measure in row):
+        table.add_row(measure, *(row.get(measure, "") for row in rows.values()))
     Console().print(table)
     if options.out:
         print(_drawn(dict(zip(results, paths, strict=True)), Path(options.out)))
-
-
-_MEASURES = ("networks", "accuracy (%)", "best (%)", "loss", "noise score (%)", "active (%)", "dead", "fewer products",
-             "seconds")  # fmt: skip
 
 
 def _drawn(runs: dict[str, Path], out: Path) -> Path:

@@ -139,9 +139,9 @@ def _layers(result: Mapping[str, Any], measures: Sequence[Part]) -> str:
     for name, layer in layers.items():
         k = "ReLU" if layer.get("k") is None else f"{count(layer['k'])} ({count(layer['k_inference'])})"
         rows.append([name, count(layer["units"]), k, *(column.cell(layer) for column in columns)])
-    said = [column.said for column in columns if column.said]
-    if any(layer.get("k") is not None for layer in layers.values()):
-        said.append("k winners are kept in training, and the number in brackets at inference.")
+    winners = any(layer.get("k") is not None for layer in layers.values())
+    said = ["k winners are kept in training, and the number in brackets at inference."] * winners
+    said += [column.said for column in columns if column.said]
     if len(result["members"]) > 1:
         said.append(f"Means over {len(result['members'])} networks.")
     head = ["Layer", "Units", "k (inference)", *(column.label for column in columns)]

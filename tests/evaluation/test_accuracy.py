@@ -4,17 +4,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sparsejax.hyper import hyper_of
 
 from sparsejax import data
+from sparsejax.configuration import as_arrays
 from sparsejax.data.resident import resident
-from sparsejax.evaluation.accuracy import NOISE_LEVELS, make_evaluation, make_noise_evaluation
-from sparsejax.evaluation.report import layer_report, noise_report, summary
+from sparsejax.evaluation.measure import MEASURES, setting_of
+from sparsejax.evaluation.measures.noise_score import NOISE_LEVELS
+from sparsejax.evaluation.report import summary
+from sparsejax.evaluation.split import make_evaluation
 from sparsejax.functional import example_keys, pixel_noise
 from sparsejax.models import SparseMLP
-from sparsejax.training.objectives import cross_entropy
+from sparsejax.training.config import Config, EvaluationConfig
 
-MODEL = SparseMLP(hidden=(30,), k=(6,))
+MODEL = SparseMLP(hidden=(30,), k=(6,), k_inference_factor=1.5)
+CONFIG = Config(MODEL, evaluation=EvaluationConfig(noise_seed=5))
 EXAMPLES = 45
 
 
@@ -22,19 +25,28 @@ EXAMPLES = 45
 def setting():
     dataset = data.load("digits").limited(None, EXAMPLES)
     variables = MODEL.init(jax.random.key(1), jnp.zeros((1, 28, 28, 1)))
-    return dataset, resident(dataset, dataset.test), variables, {"model": hyper_of(MODEL)}
+    return dataset, resident(dataset, dataset.test), variables
+
+
+def counted(setting, batch_size, *names):
+    """Returns measures bound to the network, and their sums."""
+    dataset, test, variables = setting
+    bound = setting_of(CONFIG, dataset, jax.tree.map(np.asarray, variables))
+    measures = {name: MEASURES[name].bind(bound) for name in names}
+    evaluate = jax.jit(make_evaluation(list(measures.values()), examples=EXAMPLES, batch_size=batch_size))
+    return measures, jax.tree.map(np.asarray, evaluate(variables, as_arrays(CONFIG), jnp.float32(0), test))
 
 
 @pytest.mark.parametrize("batch_size", [7, 45, 500])
 def test_counts_equal_those_of_one_pass(setting, batch_size):
-    dataset, test, variables, hyper = setting
-    evaluate = jax.jit(make_evaluation(MODEL, cross_entropy, examples=EXAMPLES, batch_size=batch_size, units=True))
-    counts = evaluate(variables, hyper, jnp.float32(0), test)
+    dataset, _, variables = setting
+    _, sums = counted(setting, batch_size, "accuracy", "activity")
+    scores, counts = sums["accuracy"], sums["activity"]
     images = (dataset.test.images / np.float32(255) - dataset.mean[0]) / dataset.std[0]
     output = MODEL.apply(variables, jnp.asarray(images, jnp.float32))
     log_p = np.asarray(jax.nn.log_softmax(output.prediction))
-    assert float(counts.sums["accuracy"]) == (log_p.argmax(-1) == dataset.test.labels).sum()
-    np.testing.assert_allclose(counts.sums["loss"], -log_p[np.arange(EXAMPLES), dataset.test.labels].sum(), rtol=1e-5)
+    assert float(scores["accuracy"]) == (log_p.argmax(-1) == dataset.test.labels).sum()
+    np.testing.assert_allclose(scores["loss"], -log_p[np.arange(EXAMPLES), dataset.test.labels].sum(), rtol=1e-5)
     on = np.asarray(output.activations["hidden1"]) != 0
     np.testing.assert_array_equal(counts.active["hidden1"], on.sum(0))
     np.testing.assert_array_equal(counts.k["hidden1"], np.bincount(on.sum(1), minlength=31))
@@ -44,9 +56,8 @@ def test_counts_equal_those_of_one_pass(setting, batch_size):
 @pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [7, 45])
 def test_noise_depends_on_seed_level_and_image_alone(setting, batch_size):
-    dataset, test, variables, hyper = setting
-    evaluate = jax.jit(make_noise_evaluation(MODEL, examples=EXAMPLES, batch_size=batch_size, seed=5))
-    correct = np.asarray(evaluate(variables, hyper, jnp.float32(0), test))
+    dataset, _, variables = setting
+    correct = counted(setting, batch_size, "noise_score")[1]["noise_score"]
     white = dataset.mean[0] + 2 * dataset.std[0]
     for index, level in enumerate(NOISE_LEVELS):
         keys = example_keys(jax.random.fold_in(jax.random.key(5), index), jnp.arange(EXAMPLES))
@@ -61,14 +72,9 @@ def test_noise_depends_on_seed_level_and_image_alone(setting, batch_size):
 
 
 def test_the_report_of_a_layer(setting):
-    _, test, variables, hyper = setting
-    counts = make_evaluation(MODEL, cross_entropy, examples=EXAMPLES, batch_size=45, units=True)(
-        variables, hyper, jnp.float32(0), test
-    )
-    entry = layer_report(MODEL.layers((28, 28, 1)), variables, counts, EXAMPLES)["hidden1"]
-    active = np.asarray(counts.active["hidden1"])
-    assert entry["units"] == 30
-    assert (entry["k"], entry["k_inference"]) == (6, 9)
+    measures, sums = counted(setting, 45, "activity")
+    entry = measures["activity"].report(sums["activity"])["layers"]["hidden1"]
+    active = np.asarray(sums["activity"].active["hidden1"])
     assert entry["active_fraction"] == pytest.approx(active.sum() / (30 * EXAMPLES))
     assert entry["active_fraction"] == pytest.approx(9 / 30)
     assert entry["dead_units"] == (active == 0).sum() > 0
@@ -77,7 +83,8 @@ def test_the_report_of_a_layer(setting):
 
 
 def test_a_summary_of_several_networks_is_their_mean_and_population_deviation():
-    reports = [noise_report(np.asarray(counts), 10) for counts in ([10] * 11, [8] * 11)]
+    setting = setting_of(CONFIG, data.load("digits").limited(None, 10))
+    reports = [MEASURES["noise_score"].bind(setting).report(np.array(counts)) for counts in ([10] * 11, [8] * 11)]
     members = [
         {"seed": i, "test_accuracy": accuracy, **report, "layers": {"a": {"units": 4, "k": None}},
          "best": {"epoch": i, "test_accuracy": accuracy, **report}}

@@ -4,16 +4,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sparsejax.hyper import hyper_of
 
 from sparsejax import data
+from sparsejax.configuration import as_arrays
 from sparsejax.data.resident import resident
-from sparsejax.evaluation.accuracy import make_evaluation
-from sparsejax.evaluation.macs import count_macs, dense_macs, macs_report, nonzero_products
+from sparsejax.evaluation.measure import MEASURES, setting_of
+from sparsejax.evaluation.measures.macs import count_macs, dense_macs, macs_report, nonzero_products
+from sparsejax.evaluation.split import make_evaluation
 from sparsejax.functional import conv2d
 from sparsejax.models import HebbianVGG, NoisyNetwork, SparseCNN, SparseMLP
 from sparsejax.studies.dense import macs as study
-from sparsejax.training.objectives import cross_entropy
+from sparsejax.training.config import Config
 
 EXAMPLES = 20
 
@@ -47,9 +48,9 @@ def test_a_networks_products_are_those_of_its_masks_and_activations(model):
     dataset = data.load("digits").limited(None, EXAMPLES)
     test = resident(dataset, dataset.test)
     variables = model.init(jax.random.key(1), jnp.zeros((1, 28, 28, 1)))
-    hyper = {"model": hyper_of(model)}
-    evaluate = make_evaluation(model, cross_entropy, examples=EXAMPLES, batch_size=7, units=True)
-    counts = jax.jit(evaluate)(variables, hyper, jnp.float32(0), test)
+    measure = MEASURES["macs"].bind(setting_of(Config(model), dataset))
+    evaluate = jax.jit(make_evaluation([measure], examples=EXAMPLES, batch_size=7))
+    counts = evaluate(variables, as_arrays(Config(model)), jnp.float32(0), test)["macs"]
     products = count_macs(model.layers((28, 28, 1)), variables, counts, EXAMPLES)
 
     images = (dataset.test.images / np.float32(255) - dataset.mean[0]) / dataset.std[0]

@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import shutil
 from pathlib import Path
 
 import jax
@@ -12,7 +13,7 @@ import pytest
 import sparsejax as sj
 from sparsejax import configs, data
 from sparsejax.commands import cli
-from sparsejax.configuration import as_arrays, replaced
+from sparsejax.configuration import as_arrays, replaced, stack
 from sparsejax.data.resident import resident
 from sparsejax.errors import ConfigError
 from sparsejax.evaluation.measure import MEASURES, as_measure, chosen_measures, measures_of, setting_of
@@ -21,9 +22,11 @@ from sparsejax.evaluation.split import make_evaluation
 from sparsejax.experiment import Experiment, run
 from sparsejax.figures.drawing import Drawing, Row
 from sparsejax.figures.histograms import Histogram, histograms
-from sparsejax.training.config import CLEAN_MEASURES, DEFAULT_MEASURES
+from sparsejax.training.config import CLEAN_MEASURES, DEFAULT_MEASURES, DevicesConfig
+from sparsejax.training.devices import gathered_members, place, put_members, put_shared, transform
 from sparsejax.training.run_folder import RunFolder
 from sparsejax.training.schema import from_json, to_json
+from tests.command import ROOT
 
 FEW = {"data.train_examples": 60, "data.test_examples": 45, "training.epochs": 1, "training.batch_size": 20,
        "training.first_epoch_batch_size": None, "evaluation.batch_size": 20, "devices.transform": "jit"}  # fmt: skip
@@ -125,6 +128,19 @@ class HalfBright(Measure):
 """
 
 
+def test_runs_of_version_1_are_drawn_again_without_the_measures_they_lack(tmp_path):
+    shutil.copytree(ROOT / "tests/runs_0_1/mlp", tmp_path / "mlp")
+    MEASURES.add("lead", as_measure(Lead(), "lead"), module=__name__)
+    try:
+        assert cli.main(["report", str(tmp_path / "mlp")]) == 0
+    finally:
+        del MEASURES._entries["lead"]
+    page = (tmp_path / "mlp/report.html").read_text()
+    assert "lead of the winner" not in page and all(words in page for words in ("noise score", "Dead units", "Entropy"))
+    figures = {path.stem for path in (tmp_path / "mlp/figures").iterdir()}
+    assert figures == {"training", "noise", "active_fraction", "duty_cycles", "filters"}
+
+
 def test_a_measure_from_a_users_file(tmp_path: Path):
     (tmp_path / "mine.py").write_text(FILE)
     runpy.run_path(str(tmp_path / "mine.py"), run_name="mine")
@@ -138,6 +154,29 @@ def test_a_measure_from_a_users_file(tmp_path: Path):
     runpy.run_path(str(tmp_path / "mine.py"), run_name="mine")  # the same file again replaces it
     with pytest.raises(ConfigError, match=r"'half_bright' of other has the name of one from mine"):
         runpy.run_path(str(tmp_path / "mine.py"), run_name="other")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["shard_map", "pmap"])
+def test_a_pass_over_several_devices_counts_the_same(kind):
+    dataset, config = data.load("digits").limited(None, 45), small()
+    measures = [measure.bind(setting_of(config, dataset)) for measure in chosen_measures(config, dataset)]
+    members = 1 if kind == "pmap" else 2
+    configs_of = [replaced(config, {"training.seed": seed}) for seed in range(members)]
+    keys = jax.random.split(jax.random.key(1), members)
+    variables = jax.vmap(lambda key: config.model.init(key, jnp.zeros((1, 28, 28, 1))))(keys)
+
+    def sums(devices):
+        placement = place(devices, members, {20})
+        spread = {"axis_name": placement.axis_name, "shards": placement.shards}
+        evaluate = transform(make_evaluation(measures, examples=45, batch_size=20, **spread), placement)
+        networks = put_members((variables, stack(configs_of), jnp.zeros(members)), placement)
+        return gathered_members(evaluate(*networks, put_shared(resident(dataset, dataset.test), placement)), members)
+
+    one = sums(DevicesConfig("jit"))
+    several = sums(DevicesConfig(kind, data=4))
+    for expected, found in zip(*map(jax.tree.leaves, (one, several)), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_activity_is_measured_as_evaluated_without_own_noise_and_on_noisy_images():

@@ -5,7 +5,6 @@ from sparsejax.evaluation.attacks.ensemble import auto_attack
 from sparsejax.evaluation.attacks.fab import fab_targeted
 from sparsejax.evaluation.attacks.fmn import Nearest, fmn
 from sparsejax.evaluation.attacks.pgd import Adversarial, fgsm, pgd
-from sparsejax.evaluation.attacks.registry import register_attack
 from sparsejax.evaluation.attacks.square import square
 
 __all__ = [
@@ -19,6 +18,5 @@ __all__ = [
     "fgsm",
     "fmn",
     "pgd",
-    "register_attack",
     "square",
 ]

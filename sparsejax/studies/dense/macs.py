@@ -51,7 +51,7 @@ def paper_products(network: SparseCNN, layer: str) -> int:
     units_before = before.shape[-1] * before.positions
     active = before.k or units_before
     if len(stage.shape) == 2:
-        weights = round(stage.density * stage.shape[0]) * stage.shape[1]
+        weights = round((stage.density or 1) * stage.shape[0]) * stage.shape[1]
         return active * weights * stage.shape[1]
     kh, kw, _, filters = stage.shape
     outputs = (stage.image[0] - kh + 1) * (stage.image[1] - kw + 1) * filters
