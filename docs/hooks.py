@@ -27,7 +27,8 @@ REFERENCE = {
     "functional": ("Functions", ["sparsejax.functional"]),
     "coding": ("Linear codes", ["sparsejax.coding"]),
     "layers": ("Flax layers", ["sparsejax.linen", "sparsejax.nnx"]),
-    "trained": ("Trained networks", ["sparsejax.models.frozen", "sparsejax.trained", "sparsejax.interop"]),
+    "trained": ("Trained networks", ["sparsejax.models.inference", "sparsejax.training.restore", "sparsejax.interop"]),
+    "measures": ("Measures", ["sparsejax.evaluation.measure"]),
     "robustness": ("Robustness", ["sparsejax.evaluation.robustness", "sparsejax.evaluation.attacks"]),
 }
 
