@@ -87,7 +87,7 @@ def start(config: Config, placement: Placement, example: Any) -> Progress:
 
 def example(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """Returns an input of zeros `[1, ...]`, of the type that a network is given of data of that shape and type."""
-    return np.zeros((1, *shape), np.int32 if dtype == np.int32 else np.float32)
+    return np.zeros((1, *shape), np.int32 if np.dtype(dtype) == np.int32 else np.float32)
 
 
 def example_of(data: Resident | Split) -> np.ndarray:
