@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import itertools
 import runpy
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -104,13 +105,15 @@ def compare(*runs: str | Path | Run) -> dict[str, dict[str, str]]:
 
 
 def config_from_file(path: str | Path) -> Config:
-    """Run a Python file and return the `Config` that it defines as `config`.
+    """Run a Python file and return the `Config` that it defines as `config`; it can import modules beside it.
 
     Raises:
       ConfigError: there is no such file, or it defines none.
     """
     if not Path(path).is_file():
         raise ConfigError(f"There is no file {path}; expected a Python file that defines `config`.")
+    if (folder := str(Path(path).absolute().parent)) not in sys.path:
+        sys.path.append(folder)
     found = runpy.run_path(str(path), run_name=Path(path).stem).get("config")
     if not isinstance(found, Config):
         raise ConfigError(f"{path} defines config as {found!r}; expected a sparsejax.Config, such as Config(model).")

@@ -58,7 +58,7 @@ def test_words_are_told_apart_and_scored_under_noise(tmp_path, library):
         (["--data.name", "digits"], 2, "SpeechCNN go together"),
         (["--data.words", "low", "loud"], 1, "no folder for loud"),
         (["--data.silence", -1], 2, "silence is -1"),
-        (["--data.name", "spoken_digits"], 1, "spoken_digits was looked for"),
+        (["--data.name", "spoken_digits"], 1, "The Free Spoken Digit Dataset was looked for"),
         (["--model.classes", 2], 2, "--model.classes 4"),
         (["--data.source", "tfds"], 2, "cannot come from the source 'tfds'"),
     ],

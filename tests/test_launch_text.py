@@ -63,4 +63,4 @@ def test_what_does_not_fit_is_refused(tmp_path, library, options, message):
 def test_a_missing_text_says_how_to_get_it(tmp_path):
     process = launch(*RUN, "--out", tmp_path / "run", SPARSEJAX_DATA=str(tmp_path), HOME=str(tmp_path))
     assert process.returncode == 1
-    assert "wikitext-2 was looked for" in process.stderr and "published at" in process.stderr
+    assert "WikiText-2 was looked for" in process.stderr and "write the lines of" in process.stderr

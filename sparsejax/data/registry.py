@@ -236,7 +236,7 @@ def obtain(found: Entry, read: Callable[..., Any], source: str, say: Say, option
     if found.download is None:
         raise DataMissingError(f"{_nowhere(found)}. {found.how}")
     try:
-        path = _downloaded(found, found.download, say, f"{_nowhere(found)}, and")
+        path = _downloaded(found, found.download, say, f"{_nowhere(found, last='')}, and")
     except DataMissingError as error:
         if not found.substitute:
             raise
@@ -278,10 +278,12 @@ def _downloaded(found: Entry, wanted: Download, say: Say, subject: str) -> Path:
     return folder
 
 
-def _nowhere(found: Entry) -> str:
+def _nowhere(found: Entry, last: str = "and ") -> str:
+    """Returns the beginning of a sentence on a data set that is in none of its places."""
     places = [f"$SPARSEJAX_DATA/{found.place}", str(user_cache() / found.place), *map(str, found.elsewhere)]
-    return (f"{found.title} was looked for in {', '.join(places[:-1])} and {places[-1]}, and is in "
-            f"{'neither' if len(places) == 2 else 'none of them'}")  # fmt: skip
+    where = f"{', '.join(places[:-1])} and {places[-1]}"
+    verdict = "neither" if len(places) == 2 else "none of them"
+    return f"{found.title[0].upper()}{found.title[1:]} was looked for in {where}, {last}is in {verdict}"
 
 
 add(

@@ -82,6 +82,11 @@ def _check_task(config: Config, dataset: Dataset) -> None:
             f"objective.kind is {kind}, but a {name} is for {model.task or kind} and {dataset.name} has "
             f"{dataset.kind}; take --objective.kind {model.task or 'next_token'}, or another network or data set."
         )
+    if kind == "classification" and not dataset.classes:
+        raise ConfigError(
+            f"objective.kind is classification, but {dataset.name} has no labels; give some, or take --objective.kind "
+            "reconstruction and a network for it."
+        )
     example = example_of(dataset.train)
     output = jax.eval_shape(lambda x: model.apply(model.init(jax.random.key(0), x), x), example)
     outputs, wanted = output.prediction.shape[-1], example[0].size if kind == "reconstruction" else dataset.classes

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsejax.configuration import stack
-from sparsejax.data.dataset import Dataset
+from sparsejax.data import Dataset, title
 from sparsejax.data.resident import Resident, normalised
+from sparsejax.data.speech import SAMPLES
 from sparsejax.errors import CheckpointError, ConfigError, RunFolderError
 from sparsejax.models.base import Model, Variables
 from sparsejax.training import checkpoints, loop
@@ -52,8 +53,8 @@ class TrainedNetwork:
         """Return predictions `[examples, ...]`: logits, reconstructions or logits of next tokens.
 
         Args:
-          x: examples `[examples, ...]` as their data set holds them: images uint8, or float32 that are normalised
-            already; vectors float32; clips int16; tokens int32.
+          x: examples `[examples, ...]` as their data set holds them: images uint8, or float32 in [0, 1];
+            vectors float32; clips int16; tokens int32.
 
         Raises:
           ConfigError: an example has another shape than the network was trained on.
@@ -167,8 +168,8 @@ def check_same_data(folder: RunFolder, run_of: Recorded, dataset: Dataset) -> No
     origin = run_of.description["data"]
     if dataset.fingerprint != origin["fingerprint"]:
         raise RunFolderError(
-            f"The network in {folder.path} was trained on {origin['name']} from {origin['source']}, but other data is "
-            f"found now: {dataset.name} from {dataset.source}. Let SPARSEJAX_DATA name the folder it named then."
+            f"The network in {folder.path} was trained on {title(origin['name'], origin['source'])}, but other data is "
+            f"found now: {title(dataset.name, dataset.source)}. Let SPARSEJAX_DATA name the folder it named then."
         )
 
 
@@ -176,8 +177,13 @@ def _inputs(run_of: Recorded) -> tuple[tuple[int, ...], str, tuple[float, ...], 
     """Returns shape and type of an example, and the moments that pixels are normalised by."""
     origin, config = run_of.description["data"], run_of.configs[0]
     if "shape" not in origin:  # written by version 0.1, which did not record them
-        dataset = load_data(config)
-        origin = describe_inputs(dataset)
+        unscaled = {"mean": (0.0,), "std": (1.0,)}
+        if origin.get("kind") == "windows":
+            origin = {"shape": (config.data.length,), "dtype": "int32", **unscaled}
+        elif origin.get("kind") == "clips":
+            origin = {"shape": (SAMPLES,), "dtype": "int16", **unscaled}
+        else:  # pixels are scaled by moments that only the data tell
+            origin = describe_inputs(load_data(config))
     moments = (origin["mean"], origin["std"]) if config.data.normalise else ((0.0,), (1.0,))
     return tuple(origin["shape"]), origin["dtype"], *map(tuple, moments)
 

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from sparsejax import __version__
+from sparsejax.data import title
 from sparsejax.errors import ConfigError, RunFolderError
 from sparsejax.files import write_whole
 from sparsejax.training.config import Config
@@ -231,7 +232,7 @@ def finite(value: Any) -> Any:
 def _in_words(data: Mapping[str, Any]) -> str:
     """Returns what data are, for a person to tell them from others."""
     counts = f"{data.get('train', '?')} training and {data.get('test', '?')} test {data.get('kind', 'examples')}"
-    return f"{data.get('name', '?')} from {data.get('source', '?')}, {counts}, contents {data['fingerprint'][:8]}"
+    return f"{title(data.get('name', '?'), data.get('source', '?'))}, {counts}, contents {data['fingerprint'][:8]}"
 
 
 def _version(package: str) -> str | None:

@@ -141,7 +141,7 @@ def test_what_cannot_be_done_is_said(mixer, tmp_path, capsys, options, status, s
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda told: told["data"].update(fingerprint="0"), "but other data is found now: digits from digits"),
+        (lambda told: told["data"].update(fingerprint="0"), "but other data is found now: the digits that scikit-learn ships"),
         (lambda told: told["config"]["model"].update(more=1), "of another version of sparsejax"),
         (lambda told: told["seeds"].pop(), "of another version of sparsejax"),
     ],

@@ -129,13 +129,14 @@ def test_a_users_own_folder_is_enough(tmp_path: Path):
     (tmp_path / "stripes.py").write_text(OWN)
     (tmp_path / "experiment.py").write_text(EXPERIMENT)
     code = (
-        "import sparsejax as sj, experiment\n"
-        "run = sj.train(experiment.config, out='run')\n"
+        "import sparsejax as sj\n"
+        f"run = sj.train({str(tmp_path / 'experiment.py')!r}, out='run')\n"
         "print(run.result['test_accuracy'], run.result['dataset'])\n"
         "print(sj.load('run').network().predict(sj.data.load('stripes').test.images).shape)"
     )
-    settings = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=settings)
+    (tmp_path / "elsewhere").mkdir()
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path / "elsewhere", env={**os.environ})
     assert done.returncode == 0, done.stderr
     accuracy, name = done.stdout.splitlines()[-2].split()
     assert float(accuracy) > 0.9 and name == "stripes" and done.stdout.splitlines()[-1] == "(100, 2)"
