@@ -43,8 +43,7 @@ def train(
       sweep: field -> values; one network is trained for each combination, all in one compiled program.
       measures: names, which take the place of those that the configuration names, and objects to measure with besides.
       fresh: replace an earlier run in the folder.
-      **overrides: fields by their dotted names, `**{"training.epochs": 2}`, or by a bare name that is unique,
-        `epochs=2`.
+      **overrides: fields by their dotted names, `**{"training.epochs": 2}`, or by a bare name, `epochs=2`.
 
     Returns:
       The finished run.
@@ -121,13 +120,16 @@ def config_from_file(path: str | Path) -> Config:
 
 
 def path_of(config: Config, name: str) -> str:
-    """Return the dotted name of a field, given that or its last part if only one field is called so.
+    """Return the dotted name of a field, given that or its last part.
+
+    Of several fields that end in the name, it is the one of the training: `batch_size` is `training.batch_size`.
 
     Raises:
       ConfigError: there is no such field, or several.
     """
     fields = list(_fields(config))
     found = [field for field in fields if name in (field, field.rpartition(".")[2])]
+    found = [field for field in found if field.startswith("training.")] or found
     if name in fields or len(found) == 1:
         return name if name in fields else found[0]
     if found:
