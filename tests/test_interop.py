@@ -70,7 +70,7 @@ def test_a_network_of_nupic_torch_answers_as_it_did(peer):
     variables = from_nupic(state_dict, model)
     output = model.apply(variables, images_of(case)[0], train=True)
     np.testing.assert_allclose(jax.nn.log_softmax(output.prediction), case["logprobs"][0], **TOLERANCE)
-    assert float(variables.state["hidden"]["boost"].samples) == model.duty_period
+    assert float(variables.state["hidden"]["boost"].samples) == model.period
     with pytest.raises(ConfigError, match=r"has no (output|fc).weight, which output is to be made of"):
         from_nupic({name: array for name, array in state_dict.items() if not name.startswith(("output", "fc"))}, model)
     bare = {name: array for name, array in state_dict.items() if not re.match(r"(output|fc)\.bias", name)}

@@ -81,13 +81,13 @@ def test_k_winners_of_both_equal_the_function_over_several_batches(kind):
         assert_states_equal(variables["boost"]["state"], state)
         y, in_state = train_nnx(in_state, x)
         np.testing.assert_array_equal(y, expected)
-        assert_states_equal(flax_nnx.merge(graph, in_state).boost.get_value(), state)
+        assert_states_equal(flax_nnx.merge(graph, in_state).boost, state)
     competitors = int(np.prod(SHAPES[kind][1:])) if kind == "images" else SHAPES[kind][-1]
     expected = reference(kind, x, state, min(6, competitors))
     np.testing.assert_array_equal(in_linen.apply(variables, x, train=False), expected)
     trained = flax_nnx.merge(graph, in_state)
     np.testing.assert_array_equal(trained(x, train=False), expected)
-    assert_states_equal(trained.boost.get_value(), state)
+    assert_states_equal(trained.boost, state)
 
 
 def test_the_call_may_give_a_traced_boost_strength():
@@ -102,7 +102,7 @@ def test_the_call_may_give_a_traced_boost_strength():
     )
     np.testing.assert_array_equal(apply(3.0)[0], expected)
     layer = nnx_layer("plain")
-    layer.boost.set_value(state)
+    layer.duty_cycle.set_value(state.duty_cycle)
     np.testing.assert_array_equal(layer(x, train=True, boost_strength=jnp.float32(3.0)), expected)
 
 
@@ -117,7 +117,7 @@ def test_the_gradients_are_those_of_the_function():
 
     def by_nnx(x):
         layer = nnx_layer("plain")
-        layer.boost.set_value(state)
+        layer.duty_cycle.set_value(state.duty_cycle)
         return jnp.sum(upstream * layer(x, train=True))
 
     assert np.count_nonzero(expected) == 4 * 8
@@ -154,7 +154,7 @@ def test_counts_are_summed_over_devices_in_both():
     by_linen, by_nnx, variables, in_state = sharded(variables, in_state, x)
     np.testing.assert_array_equal(by_linen, y)
     np.testing.assert_array_equal(by_nnx, y)
-    for new in (variables["boost"]["state"], flax_nnx.merge(graph, in_state).boost.get_value()):
+    for new in (variables["boost"]["state"], flax_nnx.merge(graph, in_state).boost):
         np.testing.assert_allclose(new.duty_cycle, expected.duty_cycle, rtol=1e-6)
         assert new.samples == 8
 

@@ -55,7 +55,7 @@ def networks(
         "ReLU": config(SparseCNN(**relu)),
         "noise": config(SparseCNN(**relu, sigma=0.5)),
         "L1": config(SparseCNN(**relu), l1=3e-4),
-        "Top-K": config(SparseCNN(**winners, k_inference_factor=1.0)),
-        "k-winners": config(SparseCNN(**{**winners, "boost_strength": 1.5, "density": 0.3})),
+        "Top-K": config(SparseCNN(**winners)),
+        "k-winners": config(SparseCNN(**{**winners, "boost_strength": 1.5, "density": 0.3, "k_inference_factor": 1.5})),
         "HaH": config(competing),
     }

@@ -19,7 +19,8 @@ _HERE = DataConfig("speech_commands", balanced=True)
 def _sparse(hidden: int, density: float, *, part: int = 1) -> SpeechCNN:
     """Returns k-winners everywhere; with `part` 2, half of all filters, units and winners."""
     return SpeechCNN(channels=(64 // part, 64 // part), conv_k=(1200 // part, 200 // part), hidden=hidden // part,
-                     hidden_k=100 // part, density=density, boost_decay=0.9, classes=12, batch_norm=True)  # fmt: skip
+                     hidden_k=100 // part, density=density, boost_decay=0.9, k_inference_factor=1.5, classes=12,
+                     batch_norm=True)  # fmt: skip
 
 
 def _dense(*, part: int = 1, dropout: float | None = None) -> SpeechCNN:

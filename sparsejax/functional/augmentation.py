@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, Num
 
+from sparsejax.functional.shards import on_shards
+
 Probability = float | Float[Array, ""]
 
 
@@ -211,6 +213,10 @@ def crop_and_flip(
         raise ValueError(f"images have shape {images.shape}; expected [batch, height, width, channels].")
     if pad < 0:
         raise ValueError(f"pad is {pad}; expected a number of pixels, 0 or more.")
+    return on_shards(_crop_and_flip, lead=1, rows={"keys": keys, "images": images}, shared={"pad": pad})
+
+
+def _crop_and_flip(keys: Array, images: Array, pad: int) -> Array:
     padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     height, width = images.shape[1:3]
 

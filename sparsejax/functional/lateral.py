@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -12,7 +13,7 @@ def explain_away(
     drive: Float[Array, "*batch units"],
     lateral: Float[Array, "units units"],
     *,
-    steps: int = 1,
+    steps: int | np.integer = 1,
     gamma: float | Float[Array, ""] = 1.0,
     zero_diagonal: bool = False,
     only_inhibitory: bool = False,
@@ -64,7 +65,7 @@ def inhibitory_interneuron(
     scatter: Float[Array, "units"],
     bias: Float[Array, ""] | None = None,
     *,
-    steps: int = 1,
+    steps: int | np.integer = 1,
     gamma: float | Float[Array, ""] = 1.0,
     rectified: bool = False,
 ) -> Float[Array, "*batch units"]:
@@ -107,8 +108,8 @@ def inhibitory_interneuron(
     return _settle(drive, inhibition, steps, gamma)
 
 
-def _settle(drive: Array, inhibition: Callable[[Array], Array], steps: int, gamma: float | Array) -> Array:
-    if not isinstance(steps, int) or steps < 0:
+def _settle(drive: Array, inhibition: Callable[[Array], Array], steps: int | np.integer, gamma: float | Array) -> Array:
+    if not isinstance(steps, (int, np.integer)) or steps < 0:
         raise ValueError(f"steps is {steps!r}; expected a whole number of updates, 0 (a plain ReLU layer) or more.")
     if isinstance(gamma, (int, float)) and not gamma >= 0:
         raise ValueError(f"gamma is {gamma}; expected the size of an update, 0 or more.")
@@ -117,5 +118,5 @@ def _settle(drive: Array, inhibition: Callable[[Array], Array], steps: int, gamm
     def step(mu, _):
         return mu + rate * (drive - inhibition(jax.nn.relu(mu)) - mu), None
 
-    mu, _ = lax.scan(step, drive, length=steps)
+    mu, _ = lax.scan(step, drive, length=int(steps))
     return jax.nn.relu(mu)

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Num
 
+from sparsejax.functional.shards import on_shards
+
 
 def l0(x: Float[Array, "*batch units"]) -> Int[Array, "*batch"]:
     """Counts the non-zero units of each example, of either sign.
@@ -116,6 +118,10 @@ def gini(x: Float[Array, "*batch units"]) -> Float[Array, "*batch"]:
       Hurley & Rickard, Comparing Measures of Sparsity, 2009; the thesis Sparse Coding in Deep Neural Networks and the
       Visual System, Eq. 1.18, which has no absolute values and so is right for activity of one sign only.
     """
+    return on_shards(_gini, lead=x.ndim - 1, rows={"x": x}, shared={})
+
+
+def _gini(x: Float[Array, "*batch units"]) -> Float[Array, "*batch"]:
     a, units = jnp.sort(_unit_scale(x), axis=-1), x.shape[-1]
     rank = 2 * jnp.arange(1, units + 1, dtype=jnp.float32) - units - 1
     total = jnp.sum(a, axis=-1)
@@ -206,8 +212,13 @@ def confusion_matrix(
     Returns:
       Counts, int32 `[classes, classes]`.
     """
-    ones = jnp.ones(labels.shape, jnp.int32) if counted is None else counted.astype(jnp.int32)
-    return jnp.zeros((classes, classes), jnp.int32).at[labels, predictions].add(ones, mode="drop")
+    ones = jnp.ones_like(labels, jnp.int32) if counted is None else counted.astype(jnp.int32)
+
+    def count(labels, predictions, ones):
+        return jnp.zeros((classes, classes), jnp.int32).at[labels, predictions].add(ones, mode="drop")
+
+    rows = {"labels": labels, "predictions": predictions, "ones": ones}
+    return on_shards(count, lead=1, rows=rows, shared={}, summed=True)
 
 
 def precision(confusion: Num[Array, "*batch classes classes"]) -> Float[Array, "*batch classes"]:
@@ -247,9 +258,13 @@ def active_counts(
     Returns:
       int32 `[classes, units]`.
     """
-    # A product with the labels' one-hot code is exact in float32 and many times as fast as a scatter.
-    member = jax.nn.one_hot(labels, classes, dtype=jnp.float32)
-    return (member.T @ active.astype(jnp.float32)).astype(jnp.int32)
+
+    def count(active, labels):
+        # A product with the labels' one-hot code is exact in float32 and many times as fast as a scatter.
+        member = jax.nn.one_hot(labels, classes, dtype=jnp.float32)
+        return (member.T @ active.astype(jnp.float32)).astype(jnp.int32)
+
+    return on_shards(count, lead=1, rows={"active": active, "labels": labels}, shared={}, summed=True)
 
 
 def activation_frequency(x: Float[Array, "batch units"], *, threshold: float = 0.0) -> Float[Array, "units"]:
@@ -278,9 +293,13 @@ def magnitude_counts(
     Returns:
       int32 `[edges + 1]`.
     """
-    place = jnp.searchsorted(edges, jnp.abs(x).astype(jnp.float32).ravel(), side="right")
-    ones = 1 if counted is None else jnp.broadcast_to(counted, x.shape).astype(jnp.int32).ravel()
-    return jnp.zeros(edges.shape[0] + 1, jnp.int32).at[place].add(ones)
+    ones = jnp.ones_like(x, jnp.int32) if counted is None else jnp.broadcast_to(counted, x.shape).astype(jnp.int32)
+
+    def count(x, ones, edges):
+        place = jnp.searchsorted(edges, jnp.abs(x).astype(jnp.float32).ravel(), side="right")
+        return jnp.zeros(edges.shape[0] + 1, jnp.int32).at[place].add(ones.ravel())
+
+    return on_shards(count, lead=x.ndim, rows={"x": x, "ones": ones}, shared={"edges": edges}, summed=True)
 
 
 def _unit_scale(x: Array) -> Float[Array, "*batch units"]:

@@ -12,10 +12,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, UInt
 
-from sparsejax.functional.selection import check_k, winners
+from sparsejax.functional.selection import as_count, winners
+from sparsejax.functional.shards import on_shards, vary_alike
 
 _SPARSE = 1 / 32
 """Up to this density gathering is faster than a dense product on a CPU: see benchmarks/sae_decode.py."""
@@ -25,19 +28,54 @@ _TOGETHER = 4
 """So many rows are gathered in one turn of a loop."""
 
 
-class SparseCode(NamedTuple):
-    """The winners of each row.
-
-    Attributes:
-      values: `[..., k]`.
-      indices: which of the n units they are, `[..., k]`, int32, each row in ascending order.
-    """
-
+class _Winners(NamedTuple):
     values: Float[Array, "*batch k"]
     indices: Int[Array, "*batch k"]
 
 
-def sparse_top_k(x: Float[Array, "*batch n"], k: int, *, rank: Float[Array, "*batch n"] | None = None) -> SparseCode:
+@jax.tree_util.register_pytree_node_class
+class SparseCode(_Winners):
+    """The winners of each row: a pair of arrays, and how many units they were chosen from.
+
+    Attributes:
+      values: `[..., k]`.
+      indices: which of the n units they are, `[..., k]`, int32, each row in ascending order.
+      units: n, a part of the structure rather than an array; None where it is not known.
+    """
+
+    units: int | None = None
+
+    def __new__(cls, values: Any, indices: Any, units: int | None = None) -> "SparseCode":
+        """Pairs the arrays; the number of units stands beside them."""
+        code = super().__new__(cls, values, indices)
+        code.units = units
+        return code
+
+    def to_dense(self, units: int | None = None) -> Float[Array, "*batch units"]:
+        """Returns the dense form `[..., units]`; the number of units is needed only where the code does not know it.
+
+        Raises:
+          ValueError: it is not known, or another one.
+        """
+        units = self.units if units is None else units
+        if units is None:
+            raise ValueError("This code does not know of how many units it is; give their number: code.to_dense(n).")
+        return to_dense(self, units)
+
+    def tree_flatten(self):
+        """Returns the arrays, and the number of units."""
+        return tuple(self), self.units
+
+    @classmethod
+    def tree_unflatten(cls, units, arrays):
+        """Returns the code of these arrays."""
+        values, indices = arrays
+        return cls(values, indices, units)
+
+
+def sparse_top_k(
+    x: Float[Array, "*batch n"], k: int | np.integer, *, rank: Float[Array, "*batch n"] | None = None
+) -> SparseCode:
     """Returns the k largest values of each row and where they are; of equal ones the first.
 
     The gradient goes to the winners. It is the sort-free selection of `top_k`, followed by a search in the counts of
@@ -57,9 +95,9 @@ def sparse_top_k(x: Float[Array, "*batch n"], k: int, *, rank: Float[Array, "*ba
     References:
       Makhzani & Frey, k-Sparse Autoencoders, 2013, section 2.
     """
-    _check_size(k, x.shape[-1])
-    indices = _places(winners(lax.stop_gradient(x if rank is None else rank), k, ties="first"), k)
-    return SparseCode(jnp.take_along_axis(x, indices, axis=-1), indices)
+    k = _as_size(k, x.shape[-1])
+    rank = lax.stop_gradient(x if rank is None else rank)
+    return on_shards(partial(_sparse_top_k, k=k), lead=x.ndim - 1, rows={"x": x, "rank": rank}, shared={})
 
 
 def to_dense(code: SparseCode, units: int) -> Float[Array, "*batch units"]:
@@ -71,12 +109,14 @@ def to_dense(code: SparseCode, units: int) -> Float[Array, "*batch units"]:
 
     Returns:
       Array `[..., units]`.
+
+    Raises:
+      ValueError: the code is of another number of units.
     """
-    k = code.values.shape[-1]
-    values, indices = code.values.reshape(-1, k), code.indices.reshape(-1, k)
-    rows = jnp.arange(len(values), dtype=jnp.int32)[:, None]
-    dense = jnp.zeros((len(values), units), values.dtype).at[rows, indices].set(values, unique_indices=True)
-    return dense.reshape(*code.values.shape[:-1], units)
+    if code.units not in (None, units):
+        raise ValueError(f"This is a code of {code.units} units, not of {units}; code.to_dense() knows their number.")
+    lead = code.values.ndim - 1
+    return on_shards(_to_dense, lead=lead, rows={"code": code}, shared={"units": units})
 
 
 def decode(code: SparseCode, kernel: Float[Array, "units outputs"]) -> Float[Array, "*batch outputs"]:
@@ -87,22 +127,39 @@ def decode(code: SparseCode, kernel: Float[Array, "units outputs"]) -> Float[Arr
 
     Args:
       code: values and indices `[..., k]`; the indices of a row differ.
-      kernel: `[units, outputs]`.
+      kernel: `[units, outputs]`, a row for each unit the winners were chosen from.
 
     Returns:
       Array `[..., outputs]`.
 
     Raises:
-      ValueError: values and indices differ in shape.
+      ValueError: values and indices differ in shape, or the kernel has another number of rows than the code has units
+        (of a code whose `units` are not known, fewer than an index needs, if that is not traced).
 
     References:
       Gao et al., Scaling and evaluating sparse autoencoders, 2024, appendix on sparse kernels.
     """
     if code.values.shape != code.indices.shape:
         raise ValueError(f"A code has values {code.values.shape} and indices {code.indices.shape}; expected the same.")
-    k = code.values.shape[-1]
-    flat = SparseCode(code.values.reshape(-1, k), code.indices.reshape(-1, k))
-    return _decode(*flat, kernel).reshape(*code.values.shape[:-1], kernel.shape[-1])
+    _check_kernel(code, kernel)
+    return on_shards(_decode_rows, lead=code.values.ndim - 1, rows={"code": code}, shared={"kernel": kernel})
+
+
+def _check_kernel(code: SparseCode, kernel: Array) -> None:
+    units = code.units
+    if units is None:
+        # A hand-made code: its indices say how many units there are at least.
+        traced = isinstance(code.indices, Tracer) or code.indices.size == 0
+        least = code.values.shape[-1] if traced else int(jnp.max(code.indices)) + 1
+        fits, expected = kernel.shape[0] >= least, f"at least {least}"
+    else:
+        fits, expected = kernel.shape[0] == units, str(units)
+    if not fits:
+        turned = " It seems to be transposed: give kernel.T." if kernel.shape[-1] == units else ""
+        raise ValueError(
+            f"The kernel has shape {kernel.shape}, but the code is of {expected} units; expected [units, outputs], a "
+            f"row for each unit.{turned}"
+        )
 
 
 def gathering_pays(density: float, batch: int | None = None) -> bool:
@@ -126,7 +183,7 @@ def encode_top_k(
     x: Float[Array, "*batch inputs"],
     kernel: Float[Array, "units inputs"],
     bias: Float[Array, "units"],
-    k: int,
+    k: int | np.integer,
     *,
     gain: Float[Array, "units"] | None = None,
 ) -> SparseCode:
@@ -146,27 +203,57 @@ def encode_top_k(
       SparseCode, `[..., k]`; where fewer than k units are positive, the others' values are 0.
 
     Raises:
-      ValueError: k is no int in [1, units].
+      ValueError: k is no int in [1, units], or the kernel does not fit the inputs.
 
     References:
       Makhzani & Frey, k-Sparse Autoencoders, 2013, section 2; Gao et al., Scaling and evaluating sparse autoencoders,
       2024, Eq. 4.
     """
-    _check_size(k, kernel.shape[0])
-    code: Any = _encode(x.reshape(-1, x.shape[-1]), kernel, bias, gain, k)
-    return SparseCode(*(part.reshape(*x.shape[:-1], k) for part in code))
+    if kernel.ndim != 2 or kernel.shape[1] != x.shape[-1]:
+        raise ValueError(
+            f"The kernel has shape {kernel.shape}, but x has {x.shape[-1]} inputs; expected [units, inputs], a row for "
+            "each unit (that of a dense layer, [inputs, units], is transposed)."
+        )
+    shared = {"kernel": kernel, "bias": bias, "gain": gain}
+    encode = partial(_encode_rows, k=_as_size(k, kernel.shape[0]))
+    return on_shards(encode, lead=x.ndim - 1, rows={"x": x}, shared=shared)
 
 
-def _check_size(k: int, units: int) -> None:
-    if not isinstance(k, int):
+def _as_size(k: int | np.integer, units: int) -> int:
+    if isinstance(k, (jax.Array, np.ndarray)):
         raise ValueError(f"k is {k!r}; expected an int, for it is the size of the result; top_k takes a traced one.")
-    check_k(k, units, least=1)
+    return int(as_count(k, (), units, least=1))
+
+
+def _sparse_top_k(x: Array, rank: Array, k: int) -> SparseCode:
+    indices = _places(winners(rank, k, ties="first"), k)
+    return SparseCode(jnp.take_along_axis(x, indices, axis=-1), indices, x.shape[-1])
+
+
+def _to_dense(code: SparseCode, units: int) -> Array:
+    k = code.values.shape[-1]
+    values, indices = code.values.reshape(-1, k), code.indices.reshape(-1, k)
+    rows = jnp.arange(len(values), dtype=jnp.int32)[:, None]
+    dense = jnp.zeros((len(values), units), values.dtype).at[rows, indices].set(values, unique_indices=True)
+    return dense.reshape(*code.values.shape[:-1], units)
+
+
+def _decode_rows(code: SparseCode, kernel: Array) -> Array:
+    k = code.values.shape[-1]
+    arguments = vary_alike(code.values.reshape(-1, k), code.indices.reshape(-1, k), kernel)
+    return _decode(*arguments).reshape(*code.values.shape[:-1], kernel.shape[-1])
+
+
+def _encode_rows(x: Array, kernel: Array, bias: Array, gain: Array | None, k: int) -> SparseCode:
+    code: Any = _encode(*vary_alike(x.reshape(-1, x.shape[-1]), kernel, bias, gain), k)
+    values, indices = (part.reshape(*x.shape[:-1], k) for part in code)
+    return SparseCode(values, indices, kernel.shape[0])
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _encode(x: Array, kernel: Array, bias: Array, gain: Array | None, k: int) -> tuple[Array, Array]:
     h = x @ kernel.T + bias[None]
-    values, indices = sparse_top_k(h, k, rank=None if gain is None else h * gain.astype(h.dtype)[None])
+    values, indices = _sparse_top_k(h, lax.stop_gradient(h if gain is None else h * gain.astype(h.dtype)[None]), k)
     return jax.nn.relu(values), indices
 
 
@@ -188,7 +275,7 @@ _encode.defvjp(_encode_forward, _encode_backward)
 @jax.custom_vjp
 def _decode(values: Array, indices: Array, kernel: Array) -> Array:
     def dense(values, indices, kernel):
-        return to_dense(SparseCode(values, indices), len(kernel)) @ kernel
+        return _to_dense(SparseCode(values, indices), len(kernel)) @ kernel
 
     pays = gathering_pays(indices.shape[-1] / len(kernel), len(values))
     return _sparse_or(dense, _rows_summed, pays, values, indices, kernel)
@@ -222,7 +309,7 @@ def _rows_added(values: Array, indices: Array, x: Array, kernel: Array) -> Array
     """Returns the gradient of a kernel: to each winner's row the input `x [batch, inputs]` times its value is added."""
 
     def dense(values, indices, x):
-        return (to_dense(SparseCode(values, indices), len(kernel)).T @ x).astype(kernel.dtype)
+        return (_to_dense(SparseCode(values, indices), len(kernel)).T @ x).astype(kernel.dtype)
 
     def scattered(values, indices, x):
         def add(rows, example):

@@ -12,6 +12,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Int, Num
 
 from sparsejax.functional.kernels import tpu as tpu_blocks
+from sparsejax.functional.shards import whole
 
 _HALVED = 80_000
 """From so many keys on, searching their halves is faster than searching them whole: fewer bytes, more passes."""
@@ -44,7 +45,9 @@ def ordered_key(x: Num[Array, "*shape"]) -> Int[Array, "*shape"]:
     return jnp.where(jnp.isnan(x), largest, key)
 
 
-def threshold(key: Int[Array, "*rows n"], k: Int[Array, ""]) -> tuple[Int[Array, "*rows"], Bool[Array, "*rows"]]:
+def threshold(
+    key: Int[Array, "*rows n"], k: Int[Array, ""] | Int[Array, "*rows"]
+) -> tuple[Int[Array, "*rows"], Bool[Array, "*rows"]]:
     """Returns a t per row with k keys at or above it, and whether it is exactly k; if not, t is the k-th key itself.
 
     A CPU stops as soon as every row is settled. So does a TPU, for as many rows at a time as its fast memory holds,
@@ -53,13 +56,13 @@ def threshold(key: Int[Array, "*rows n"], k: Int[Array, ""]) -> tuple[Int[Array,
 
     Args:
       key: int32 or int16, `[..., n]`.
-      k: rank, 1 <= k <= n; not checked.
+      k: rank, 1 <= k <= n, one or one for each row; not checked.
 
     Returns:
       The thresholds, of the dtype of key, and where no tie stands in the way.
     """
     k = jnp.broadcast_to(k, key.shape[:-1])
-    on_tpu = _by_blocks if tpu_blocks.usable(key.shape) else _by_bisection
+    on_tpu = _by_blocks if tpu_blocks.usable(key.shape) and whole(key) else _by_bisection
     return lax.platform_dependent(key, k, cpu=_by_bisection, tpu=on_tpu, default=_by_digits)
 
 

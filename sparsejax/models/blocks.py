@@ -98,7 +98,7 @@ def activate(
     x: Float[Array, "batch ..."],
     *,
     k: Int[Array, ""] | None,
-    k_factor: float | Array,
+    k_inference_factor: float | Array,
     boost_strength: float | Array,
     period: int,
     local: bool,
@@ -110,7 +110,7 @@ def activate(
     if k is None:
         return jax.nn.relu(x), state
     if not train:
-        k = inference_k(k, k_factor, x.shape[-1] if local or x.ndim == 2 else x[0].size)
+        k = inference_k(k, k_inference_factor, x.shape[-1] if local or x.ndim == 2 else x[0].size)
     if x.ndim == 2:
         y = k_winners(x, state["boost"], k=k, boost_strength=boost_strength, ties=ties)
     else:

@@ -44,15 +44,15 @@ class SparseNetwork(Model):
     """Beta of the boost, in the first epoch."""
     boost_decay: float = traced(0.85)
     """Factor on the boost strength after each epoch."""
-    k_inference_factor: float = traced(1.5)
-    """Factor on every k at inference."""
+    k_inference_factor: float = traced(1.0)
+    """Factor on every k at inference; 1.5 in the paper."""
     k_schedule: Literal["constant", "linear", "exponential"] = "constant"
     """How every k comes down to its value from k_start times it."""
     k_start: float = traced(1.0)
     """Factor on every k at first, with a schedule; all units at most."""
     k_epochs: float = traced(10.0)
     """Epochs it takes to come down."""
-    duty_period: int = 1000
+    period: int = 1000
     """Examples over which duty cycles are averaged."""
     local: bool = False
     """Let the channels of each position of a feature map compete (k is then out of the channels)."""
@@ -80,7 +80,7 @@ class SparseNetwork(Model):
         expect("model.k_inference_factor", self.k_inference_factor, "a positive factor", self.k_inference_factor > 0)
         expect("model.k_start", self.k_start, "a positive factor", self.k_start > 0)
         expect("model.k_epochs", self.k_epochs, "a positive number of epochs", self.k_epochs > 0)
-        expect("model.duty_period", self.duty_period, "a positive number of examples", self.duty_period > 0)
+        expect("model.period", self.period, "a positive number of examples", self.period > 0)
         expect(
             "model.sigma",
             self.sigma,
@@ -161,9 +161,9 @@ class SparseNetwork(Model):
                 layer,
                 x,
                 k=stage.k,
-                k_factor=self.k_inference_factor,
+                k_inference_factor=self.k_inference_factor,
                 boost_strength=self.boost_strength,
-                period=self.duty_period,
+                period=self.period,
                 local=self.local,
                 ties=self.ties,
                 train=train,

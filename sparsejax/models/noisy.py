@@ -274,7 +274,7 @@ class NoisyNetwork(Model):
             drawn, log_probability = sampled_k(
                 key, self.k_rate * params["k"]["mean"], jnp.exp(params["k"]["log_std"]), self.hidden
             )
-            return jax.vmap(top_k)(h, drawn), log_probability
+            return top_k(h, drawn), log_probability
         return h, None
 
 

@@ -10,8 +10,8 @@ from sparsejax.models.network import SparseNetwork, Stage
 class SparseCNN(SparseNetwork):
     """Convolutions, each followed by a 2 x 2 maximum and k-winners, then a hidden layer with sparse weights.
 
-    The defaults are the paper's Sparse CNN-2. With ReLU, dense weights and `pool` 1 it is a plain convolutional
-    network.
+    The defaults are the paper's Sparse CNN-2, but for its `k_inference_factor` of 1.5. With ReLU, dense weights and
+    `pool` 1 it is a plain convolutional network.
 
     References:
       Ahmad & Scheinkman, How Can We Be So Dense?, 2019, section 3.2 and Table 3.

@@ -12,7 +12,6 @@ from sparsejax.functional import (
     decode,
     encode_top_k,
     init_boost_state,
-    to_dense,
     uniform_fan_in,
     update_boost_state,
 )
@@ -37,8 +36,8 @@ class TopKAutoencoder(Model):
     k: int = 100
     """Units that represent an input."""
     boost_strength: float = traced(0.0)
-    """How much units that won seldom of late are favoured; without it most units of a large code never win."""
-    duty_period: int = 1000
+    """How much units that won seldom recently are favoured; without it most units of a large code never win."""
+    period: int = 1000
     """Examples over which it is averaged how often a unit wins."""
 
     @property
@@ -51,7 +50,7 @@ class TopKAutoencoder(Model):
         expect("model.hidden", self.hidden, "a positive number of units", self.hidden > 0)
         expect("model.k", self.k, f"a number of winners from 1 to {self.hidden}", 1 <= self.k <= self.hidden)
         expect("model.boost_strength", self.boost_strength, "0 or more", self.boost_strength >= 0)
-        expect("model.duty_period", self.duty_period, "a positive number of examples", self.duty_period > 0)
+        expect("model.period", self.period, "a positive number of examples", self.period > 0)
 
     def init(self, key: PRNGKeyArray, example: Float[Array, "batch *shape"]) -> Variables:
         """Draws a network for inputs `[batch, ...]`, which are flattened."""
@@ -70,14 +69,14 @@ class TopKAutoencoder(Model):
         train: bool = False,
         axis_name: str | None = None,
     ) -> Output:
-        """Returns reconstructions `[batch, inputs]` and the code, to_dense out: `[batch, hidden]`.
+        """Returns reconstructions `[batch, inputs]` and the code in its dense form, `[batch, hidden]`.
 
         Args:
           variables: as `init` made them.
           x: inputs `[batch, ...]`.
           key: not needed, for nothing is random.
           train: count who wins.
-          axis_name: mesh axis the batch is to_dense over, for the count.
+          axis_name: mesh axis the batch is spread over, for the count.
 
         """
         state = variables.state["hidden"]["boost"]
@@ -87,9 +86,9 @@ class TopKAutoencoder(Model):
         code = encode_top_k(x.reshape(x.shape[0], -1) - centre, encoder["rows"], encoder["bias"], self.k, gain=gain)
         prediction = decode(code, decoder["kernel"]) + centre
         if train:
-            state = update_boost_state(state, code, period=self.duty_period, axis_name=axis_name)
-        # Spread out only where somebody looks at it: training without a penalty leaves it away.
-        return Output(prediction, {"hidden": {"boost": state}}, {"hidden": to_dense(code, self.hidden)})
+            state = update_boost_state(state, code, period=self.period, axis_name=axis_name)
+        # Compiled only where somebody looks at the dense form: training without a penalty leaves it away.
+        return Output(prediction, {"hidden": {"boost": state}}, {"hidden": code.to_dense()})
 
     def layers(self, example_shape: tuple[int, ...]) -> list[Layer]:
         """Describes the code for reports."""

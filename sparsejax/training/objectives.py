@@ -9,7 +9,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from sparsejax.data.resident import Batch
-from sparsejax.functional import cauchy, gaussian, l1, l2, reinforce_loss
+from sparsejax.functional import penalties, reinforce_loss
 from sparsejax.models.base import Output
 from sparsejax.models.gpt import next_token_loss
 from sparsejax.training.config import ObjectiveConfig
@@ -51,7 +51,7 @@ next_token = Objective(
 """Negative log-likelihood of each next token in nats; its exponential is the perplexity."""
 
 OBJECTIVES = {"classification": cross_entropy, "reconstruction": reconstruction, "next_token": next_token}
-_PENALTIES = {"l1": l1, "l2": l2, "cauchy": cauchy, "gaussian": gaussian}
+_PENALTIES = {name: getattr(penalties, name) for name in ("l1", "l2", "cauchy", "gaussian")}
 
 
 def total_loss(

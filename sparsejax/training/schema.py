@@ -15,7 +15,7 @@ VERSION = 2
 """Of the files that are written. 1: version 0.1, without the names of classes; dense weights had density 1.0."""
 
 
-_RENAMED = {"devices": {"carrier": "transform"}}
+_RENAMED = {"devices": {"carrier": "transform"}, "model": {"duty_period": "period"}}
 """Fields that version 1 called otherwise, by part."""
 
 

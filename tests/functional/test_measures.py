@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sparsejax.functional import (
+from sparsejax.functional.measures import (
     activation_frequency,
     active_counts,
     active_fraction,

@@ -11,7 +11,8 @@ from sparsejax.hyper import hyper_of
 
 from sparsejax.data.resident import Batch
 from sparsejax.errors import ConfigError
-from sparsejax.functional import add_noise, annealed, example_keys, l1
+from sparsejax.functional import add_noise, annealed, example_keys
+from sparsejax.functional.penalties import l1
 from sparsejax.models import NoisyNetwork
 from sparsejax.models.base import Variables
 from sparsejax.training.config import Config, ObjectiveConfig, TrainingConfig

@@ -76,7 +76,7 @@ def test_layers_of_the_papers_sparse_cnn_2_are_described():
         ({"boost_strength": -1.0}, "model.boost_strength is -1.0"),
         ({"boost_decay": 1.1}, "model.boost_decay is 1.1"),
         ({"k_inference_factor": 0.0}, "model.k_inference_factor is 0.0"),
-        ({"duty_period": 0}, "model.duty_period is 0"),
+        ({"period": 0}, "model.period is 0"),
         ({"dropout": 1.0}, "model.dropout is 1.0"),
         ({"sigma": -0.1}, "model.sigma is -0.1; expected None or a standard deviation"),
         ({"kernel_size": 0}, r"model.kernel_size is 0"),

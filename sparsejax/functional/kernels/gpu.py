@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.experimental import pallas as pl
 from jaxtyping import Array, Bool, Float, Int, UInt
 
 from sparsejax.functional.threshold import bisect
@@ -75,6 +74,8 @@ def _kept_jvp(first, relu, interpret, primals, tangents):
 
 def _chosen(x, gain, k, first, relu, interpret):
     """Returns what is kept, and of each row the least key kept and the place of the last kept of those tied there."""
+    from jax.experimental import pallas as pl  # takes almost as long to import as JAX
+
     rows, n = x.shape
     operands = (x, k, jnp.arange(n, dtype=jnp.int32), *(() if gain is None else (gain,)))
     results = jax.eval_shape(lambda x, k: (x, k.astype(jnp.uint32), k), x, k)
@@ -99,6 +100,8 @@ def _chosen(x, gain, k, first, relu, interpret):
 
 
 def _kernel(first, relu, row, x, k, places, *others):
+    from jax.experimental import pallas as pl
+
     *gain, y, least, last = others
     n = x.shape[-1]
     width = _THREADS * (2 if n % 2 == 0 and n >= 2 * _THREADS else 1)  # two values lie side by side, if rows are even

@@ -5,8 +5,6 @@ import os
 from collections.abc import Callable
 
 import jax
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Int
 
 _HELD = 2**18
@@ -39,6 +37,9 @@ def by_blocks(
     Returns:
       The two numbers of each row, int32.
     """
+    from jax.experimental import pallas as pl  # takes almost as long to import as JAX
+    from jax.experimental.pallas import tpu as pltpu
+
     shape, rows, n = k.shape, k.size, values.shape[-1]
     block = min(rows, max(8, _HELD // n // 8 * 8))
     of_rows = pl.BlockSpec((block, 1), lambda i: (i, 0))

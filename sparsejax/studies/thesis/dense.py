@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsejax.figures.table import table
-from sparsejax.functional import gini_weighted_accuracy
+from sparsejax.functional.measures import gini_weighted_accuracy
 from sparsejax.studies.study import Outcome, Scale, Study, spearman
 from sparsejax.studies.thesis.grid import KINDS, SEEDS, SIZES, Grid, Measures, critical, over_seeds, trained_grid
 from sparsejax.studies.thesis.penalty_figure import against_penalty, along_epochs, firing, firing_by_class
