@@ -24,7 +24,10 @@ PAPERS = {
 }
 _BOARD_TITLE = "Every way to be sparse, side by side"
 REFERENCE = {
-    "functional": ("Functions", ["sparsejax.functional"]),
+    "functional": (
+        "Functions",
+        ["sparsejax.functional", "sparsejax.functional.penalties", "sparsejax.functional.measures"],
+    ),
     "coding": ("Linear codes", ["sparsejax.coding"]),
     "layers": ("Flax layers", ["sparsejax.linen", "sparsejax.nnx"]),
     "trained": ("Trained networks", ["sparsejax.models.inference", "sparsejax.training.restore", "sparsejax.interop"]),

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 MODULES = (
-    "sparsejax.functional", "sparsejax.coding", "sparsejax.evaluation.attacks", "sparsejax.evaluation.robustness",
+    "sparsejax.functional", "sparsejax.functional.measures", "sparsejax.functional.penalties", "sparsejax.coding",
+    "sparsejax.evaluation.attacks", "sparsejax.evaluation.robustness",
     "sparsejax.interop", "sparsejax.models.inference",
 )  # fmt: skip
 ELEMENTARY = frozenset({

@@ -228,7 +228,7 @@ def inference_k(k: Count, factor: float | Float[Array, ""], units: int) -> Int[A
       units: number of units that compete.
 
     Returns:
-      k at inference, int32, of the shape of k.
+      k at inference, int32 `[]`, or `[...]` as k.
 
     References:
       Ahmad & Scheinkman, How Can We Be So Dense?, 2019, section 3: "During inference we increase k by 50%"; the

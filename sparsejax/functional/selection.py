@@ -31,7 +31,7 @@ _CACHED = 2**20
 """So many values stay in a CPU's cache."""
 
 
-def kth_largest(x: Num[Array, "*shape"], k: Count, *, axis: int = -1) -> Num[Array, "..."]:
+def kth_largest(x: Num[Array, "*shape"], k: Count, *, axis: int | np.integer = -1) -> Num[Array, "..."]:
     """Returns the k-th largest value along an axis, exactly.
 
     NaN counts as the largest value of all, and -0 equals +0. The gradient goes to the units that hold the value,
@@ -53,7 +53,7 @@ def kth_largest(x: Num[Array, "*shape"], k: Count, *, axis: int = -1) -> Num[Arr
     return on_shards(_kth_largest, lead=x.ndim - 1, rows=rows, shared=shared)
 
 
-def top_k(x: Num[Array, "*shape"], k: Count, *, axis: int = -1, ties: Ties = "first") -> Num[Array, "*shape"]:
+def top_k(x: Num[Array, "*shape"], k: Count, *, axis: int | np.integer = -1, ties: Ties = "first") -> Num[Array, "*shape"]:
     """Keeps the k largest values along an axis and zeroes the rest.
 
     The gradient is 1 on the winners and 0 elsewhere.
