@@ -1,28 +1,24 @@
 """Command line: `python -m benchmarks [--group NAME] [--json FILE]`."""
 
 import argparse
-import difflib
-import importlib
+import ast
 import os
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-GROUPS = {
-    "accelerator": "on a GPU or TPU: selection beside a copy; a Top-K autoencoder, a CNN and grids beside PyTorch",
-    "attacks": "adversarial attacks beside torchattacks and adv-lib: how many images stand, and the time",
-    "autoencoder": "a training step of a noisy autoencoder beside PyTorch, and its memory by number of units",
-    "codes": "codes of 2,000 patches, lasso and OMP, beside scikit-learn, SPAMS and PyTorch at equal error",
-    "data": "batches from bytes to pixels, on the device and from the host, beside PyTorch with and without DataLoader",
-    "ensemble": "an epoch of a network of a grid of small networks beside a PyTorch loop for each, with two data paths",
-    "explain_away": "the loop in which units explain each other away, forward and backward, beside PyTorch",
-    "inference": "a trained network's answers to small batches beside its dense network and PyTorch",
-    "kwinners": "a k-winners layer, forward and backward, beside PyTorch and naive JAX, and what n, k and batch cost",
-    "kwinners_step": "a training step of the paper's Sparse CNN-2 beside dense networks, a naive port and PyTorch",
-    "sae_decode": "winners decoded by their rows beside dense products and PyTorch, and a Top-K autoencoder's step",
-    "scaling": "a training step on 1 to 8 devices of this machine, and an estimate for Cloud TPU",
-    "selection": "the k largest of each row beside lax.top_k, a sort, plain bisection and PyTorch",
-}
+from sparsejax.errors import ConfigError
+from sparsejax.registry import Registry, summary_of
+
+
+def _groups(tree: ast.Module, module: str) -> Iterator[tuple[str, str]]:
+    if any(isinstance(node, ast.FunctionDef) and node.name == "measure" for node in tree.body):
+        yield module.rpartition(".")[2], summary_of(tree)
+
+
+GROUPS = Registry("benchmarks", "group", _groups)
+"""Name -> what it measures: every file here that has a function `measure`."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,11 +34,12 @@ def main(argv: list[str] | None = None) -> int:
         print("\n".join(f"{name:<{width}}  {summary}" for name, summary in GROUPS.items()))
         return 0
     groups = arguments.group or list(GROUPS)
-    for name in groups:
-        if name not in GROUPS:
-            close = difflib.get_close_matches(name, GROUPS, n=1, cutoff=0) or list(GROUPS)
-            print(f"No group {name!r}; the closest is {close[0]!r}. All: {', '.join(GROUPS)}.", file=sys.stderr)
-            return 2
+    try:
+        for name in groups:
+            GROUPS.check(name)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
 
     # Imported this late, so that a wrong word is answered at once.
     from benchmarks import peers, rows, timing
@@ -55,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f"at most {most['gflop_per_s']:,.0f} GFLOP/s (matrix product), {most['gbyte_per_s']:,.0f} GB/s (copy)")
     for name in groups:
         with peers.twin(python) as twin:
-            report = importlib.import_module(f"benchmarks.{name}").measure(twin)
+            report = GROUPS.module(name).measure(twin)
             versions = rows.versions() | ({"torch": twin.version} if twin and twin.version else {})
         remarks = (*report.remarks, *(() if twin else (peers.HOW_TO_GET_IT,)), *rows.load_remark(load))
         report = rows.Report(report.rows, remarks)

@@ -1,9 +1,10 @@
-"""Group "accelerator": what is to be measured on a GPU or TPU when one is at hand, in about six minutes of its time.
+"""What is to be measured on a GPU or TPU when one is at hand, in about six minutes of its time.
 
 On a CPU it measures nothing. PyTorch works on the same GPU, in a process of its own; beside a TPU it has the CPU. JAX
 takes three quarters of a GPU's memory: where PyTorch needs more than the rest, set XLA_PYTHON_CLIENT_PREALLOCATE=false.
 """
 
+import functools
 import os
 import sys
 from collections.abc import Callable
@@ -20,14 +21,14 @@ from benchmarks.peers import Twin
 from benchmarks.rows import Report, Row, row, table
 from benchmarks.timing import Run, Timing, compiled, in_scan, round_robin, trained
 from sparsejax import configs
+from sparsejax.configuration import as_arrays
 from sparsejax.data.resident import Resident, steps_per_epoch
-from sparsejax.functional import BoostState, gpu_rows, k_winners, top_k
-from sparsejax.hyper import hyper_of
+from sparsejax.functional import BoostState, k_winners, top_k
+from sparsejax.functional.kernels import gpu as gpu_rows
 from sparsejax.models import TopKAutoencoder
 from sparsejax.training.config import Config, DataConfig, ObjectiveConfig, TrainingConfig
-from sparsejax.training.objectives import objective_of
 from sparsejax.training.state import init_state
-from sparsejax.training.step import chunk_length, make_chunk
+from sparsejax.training.step import chunk, chunk_length
 
 GROUP = "accelerator"
 SELECTIONS = ((4096, 10_000, 1000), (4096, 65_536, 64))
@@ -124,8 +125,10 @@ def _selections(peers: Peers, remarks: list[str]) -> list[Row]:
                  *(("top_k", other, None) for other in ("lax.top_k", "torch.topk", "torch.kthvalue")))  # fmt: skip
         rows += [row(GROUP, f"{ours} of {case}", timings[ours], peer, timings.get(peer), goal)
                  for ours, peer, goal in goals if ours in timings]  # fmt: skip
-    remarks.append("Selections are of float32 and write the winners, zeros elsewhere; ties are kept. A copy reads and "
-                   "writes each value once, so that a ratio of 0.5 is twice its time.")  # fmt: skip
+    remarks.append(
+        "Selections are of float32 and write the winners, zeros elsewhere; top_k keeps ties, k_winners exactly k. A "
+        "copy reads and writes each value once, so that a ratio of 0.5 is twice its time."
+    )
     return rows
 
 
@@ -205,13 +208,11 @@ def _grids(peers: Peers, remarks: list[str]) -> list[Row]:
 
 def _trained(config: Config, data: Resident, batch: int, length: int) -> Run:
     """Returns a run of training steps as `launch` takes them: resident bytes, one compiled scan."""
-    hyper = jax.tree.map(jnp.asarray, hyper_of(config))
-    example = jnp.zeros((1, *data.images.shape[1:]))
-    state = jax.jit(lambda hyper: init_state(config.model, config.training, hyper, jnp.int32(0), example))(hyper)
-    chunk = make_chunk(config.model, objective_of(config.objective), config.training, examples=len(data.labels),
-                       batch_size=batch, length=length)  # fmt: skip
-    program = jax.jit(chunk, donate_argnums=0).lower(state, hyper, data).compile()
-    return trained(program, state, hyper, data, steps=length)
+    config = as_arrays(config)
+    state = jax.jit(init_state)(config, jnp.zeros((1, *data.images.shape[1:])))
+    function = functools.partial(chunk, examples=len(data.labels), batch_size=batch, length=length)
+    program = jax.jit(function, donate_argnums=0).lower(state, config, data).compile()
+    return trained(program, state, config, data, steps=length)
 
 
 def _times(timing: Timing, count: float) -> Timing:

@@ -1,4 +1,4 @@
-"""Group "attacks": robust accuracy and time beside torchattacks and adv-lib, on one network and the same images."""
+"""Robust accuracy and time beside torchattacks and adv-lib, on one network and the same images."""
 
 import functools
 import json
@@ -17,6 +17,7 @@ from benchmarks.peers import Twin
 from benchmarks.rows import Report, Row, row
 from benchmarks.timing import Timing
 from sparsejax import configs
+from sparsejax.configuration import replaced
 from sparsejax.data import load
 from sparsejax.evaluation.attacks import apgd, apgd_targeted, fab_targeted, fmn, pgd, square
 from sparsejax.evaluation.attacks.ensemble import Attack, by_target, ensemble, survivors_of
@@ -24,7 +25,6 @@ from sparsejax.evaluation.attacks.geometry import Norm, length
 from sparsejax.experiment import Experiment, run
 from sparsejax.functional import unit_norm
 from sparsejax.models import HebbianVGG, Variables
-from sparsejax.training.config import replaced
 from sparsejax.training.run_folder import RunFolder
 
 GROUP = "attacks"
@@ -36,7 +36,7 @@ _TRAINED = {
     "data.test_examples": 1_000,
     "training.epochs": 3,
     "training.lr_decay_at": None,
-    "devices.carrier": "jit",  # one network: a core each has nothing for the other to do
+    "devices.transform": "jit",  # one network: a core each has nothing for the other to do
 }
 
 

@@ -1,5 +1,6 @@
-"""Group "autoencoder": a training step of a noisy autoencoder inside the scan, and the memory it takes."""
+"""A training step of a noisy autoencoder inside the scan, and the memory it takes."""
 
+import functools
 import resource
 
 import jax
@@ -9,12 +10,11 @@ from benchmarks.kwinners_step import EXAMPLES, synthetic_data
 from benchmarks.peers import Twin
 from benchmarks.rows import Report, row
 from benchmarks.timing import Run, round_robin, trained
-from sparsejax.hyper import hyper_of
+from sparsejax.configuration import as_arrays
 from sparsejax.models import NoisyNetwork
 from sparsejax.training.config import Config, DataConfig, ObjectiveConfig, TrainingConfig
-from sparsejax.training.objectives import reconstruction
 from sparsejax.training.state import init_state
-from sparsejax.training.step import make_chunk
+from sparsejax.training.step import chunk
 
 GROUP = "autoencoder"
 BATCH, STEPS = 128, 16
@@ -61,17 +61,17 @@ def _program(units: int, steps: int = STEPS):
     network = NoisyNetwork(hidden=units, sigma=0.3)
     objective = ObjectiveConfig("reconstruction")
     config = Config(network, DataConfig(normalise=False), training, objective=objective)
-    hyper = jax.tree.map(jnp.asarray, hyper_of(config))
-    chunk = make_chunk(config.model, reconstruction, training, examples=EXAMPLES, batch_size=BATCH, length=steps)
+    config = as_arrays(config)
+    function = functools.partial(chunk, examples=EXAMPLES, batch_size=BATCH, length=steps)
 
-    def init(seed):
-        return init_state(config.model, training, hyper, seed, jnp.zeros((1, 28, 28, 1)))
+    def init(config):
+        return init_state(config, jnp.zeros((1, 28, 28, 1)))
 
-    state = jax.eval_shape(init, jnp.int32(0))
-    return jax.jit(chunk, donate_argnums=0).lower(state, hyper, data), (init, hyper, data)
+    state = jax.eval_shape(init, config)
+    return jax.jit(function, donate_argnums=0).lower(state, config, data), (init, config, data)
 
 
 def _run(units: int, steps: int = STEPS) -> Run:
-    lowered, (init, hyper, data) = _program(units, steps)
-    program, state = lowered.compile(), jax.jit(init)(jnp.int32(0))
-    return trained(program, state, hyper, data, steps=steps)
+    lowered, (init, config, data) = _program(units, steps)
+    program, state = lowered.compile(), jax.jit(init)(config)
+    return trained(program, state, config, data, steps=steps)

@@ -1,4 +1,4 @@
-"""Group "codes": codes of 2,000 whitened patches, at equal error, beside scikit-learn, SPAMS and PyTorch."""
+"""Codes of 2,000 whitened patches, at equal error, beside scikit-learn, SPAMS and PyTorch."""
 
 import functools
 import importlib

@@ -1,4 +1,4 @@
-"""Group "data": batches from bytes to normalised pixels, kept on the device or read from the host, beside PyTorch."""
+"""Batches from bytes to normalised pixels, kept on the device or read from the host, beside PyTorch."""
 
 import time
 from collections.abc import Iterator

@@ -1,4 +1,6 @@
-"""Group "ensemble": a grid of small penalised networks in one program, beside PyTorch training each by itself."""
+"""A grid of small penalised networks in one program, beside PyTorch training each by itself."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -8,13 +10,11 @@ from benchmarks.peers import Twin
 from benchmarks.rows import Report, Row, row
 from benchmarks.timing import Run, Timing, round_robin, trained
 from sparsejax import configs
+from sparsejax.configuration import replaced, stack
 from sparsejax.data.resident import Resident, epoch_order
-from sparsejax.hyper import stack_hyper
-from sparsejax.training.config import replaced
-from sparsejax.training.devices import Placement, carry, place, put_members, put_shared
-from sparsejax.training.objectives import objective_of
+from sparsejax.training.devices import Placement, place, put_members, put_shared, transform
 from sparsejax.training.state import init_state
-from sparsejax.training.step import make_chunk
+from sparsejax.training.step import chunk
 
 GROUP = "ensemble"
 NETWORKS = ((8, 60), (32, 60), (64, 60), (128, 60), (128, 320), (256, 60))
@@ -82,17 +82,18 @@ def _data() -> Resident:
 def _grid(hidden: int, count: int, data: Resident) -> tuple[Run, Placement]:
     """Returns a run of the grid's chunk that gives the milliseconds of a network's epoch, and where it computes."""
     base = replaced(configs.get("mnist_l1_mlp"), {"model.hidden": (hidden,)})
-    networks = [replaced(base, {"objective.l1": PENALTIES[i % len(PENALTIES)]}) for i in range(count)]
-    hyper = stack_hyper(networks)
-    model, training = base.model, base.training
-    seeds = jnp.arange(count) // len(PENALTIES)
-    state = jax.vmap(lambda h, seed: init_state(model, training, h, seed, jnp.zeros((1, 28, 28, 1))))(hyper, seeds)
+    networks = [
+        replaced(base, {"objective.l1": PENALTIES[i % len(PENALTIES)], "training.seed": i // len(PENALTIES)})
+        for i in range(count)
+    ]
+    stacked = stack(networks)
+    state = jax.vmap(lambda config: init_state(config, jnp.zeros((1, 28, 28, 1))))(stacked)
     parameters = sum(leaf[0].size for leaf in jax.tree.leaves(state.variables.params))
     placement = place(base.devices, len(networks), {BATCH}, sharing=parameters)
-    chunk = make_chunk(model, objective_of(base.objective), training, examples=EXAMPLES, batch_size=BATCH, length=STEPS)
+    function = functools.partial(chunk, examples=EXAMPLES, batch_size=BATCH, length=STEPS)
     batches = epoch_order(jax.random.key(0), jnp.int32(0), EXAMPLES, BATCH)[:STEPS]
     data = put_shared(data._replace(batches=batches), placement)
-    state, hyper = put_members(state, placement), put_members(hyper, placement)
-    program = carry(chunk, placement, donate=True).lower(state, hyper, data).compile()
+    state, stacked = put_members(state, placement), put_members(stacked, placement)
+    program = transform(function, placement, donate=True).lower(state, stacked, data).compile()
     # Milliseconds of one network's epoch.
-    return trained(program, state, hyper, data, steps=STEPS * count * BATCH / EXAMPLES), placement
+    return trained(program, state, stacked, data, steps=STEPS * count * BATCH / EXAMPLES), placement

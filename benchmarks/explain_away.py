@@ -1,4 +1,4 @@
-"""Group "explain_away": the loop in which units explain each other away, forward and backward, beside PyTorch."""
+"""The loop in which units explain each other away, forward and backward, beside PyTorch."""
 
 import jax
 import jax.numpy as jnp

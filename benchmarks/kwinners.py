@@ -1,8 +1,9 @@
-"""Group "kwinners": a k-winners layer, forward and backward, and how its cost grows with units, winners and batch."""
+"""A k-winners layer, forward and backward, and how its cost grows with units, winners and batch."""
 
+import functools
 import itertools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +14,13 @@ from benchmarks.naive import threshold_by_top_k
 from benchmarks.peers import Twin
 from benchmarks.rows import Report, Row, row
 from benchmarks.timing import Run, compiled, in_scan, round_robin, trained
-from sparsejax.functional import BoostState, boost, k_winners, k_winners_2d, spread, top_k
-from sparsejax.functional.compact import Compact
-from sparsejax.hyper import hyper_of
+from sparsejax.configuration import as_arrays
+from sparsejax.functional import BoostState, boost, k_winners, k_winners_2d, to_dense, top_k
+from sparsejax.functional.sparse_code import SparseCode
 from sparsejax.models import NoisyNetwork, SparseMLP
-from sparsejax.training.config import Config, TrainingConfig
-from sparsejax.training.objectives import cross_entropy, reconstruction
+from sparsejax.training.config import Config, ObjectiveConfig, TrainingConfig
 from sparsejax.training.state import init_state
-from sparsejax.training.step import make_chunk
+from sparsejax.training.step import chunk
 
 GROUP = "kwinners"
 SHAPES = (((128, 10_000), 1_000), ((64, 1_500), 100), ((64, 12, 12, 64), 921))
@@ -75,7 +75,7 @@ def _layer(twin: Twin | None, shape: tuple[int, ...], k: int, remarks: list[str]
         flat = x.reshape(len(x), -1)
         rank = boost(x, state, k / x[0].size, BOOST).reshape(flat.shape)
         indices = lax.top_k(lax.stop_gradient(rank), k)[1]
-        return spread(Compact(jnp.take_along_axis(flat, indices, 1), indices), flat.shape[1]).reshape(x.shape)
+        return to_dense(SparseCode(jnp.take_along_axis(flat, indices, 1), indices), flat.shape[1]).reshape(x.shape)
 
     layers = {
         "ours": lambda x: ours(x, state, k=k, boost_strength=BOOST),
@@ -112,10 +112,10 @@ def _step(network: Literal["classifier", "autoencoder"], hidden: int) -> Row:
 
     def model(k: int | None) -> SparseMLP | NoisyNetwork:
         if network == "classifier":
-            return SparseMLP(hidden=(hidden,), k=(k,), density=1.0, dropout=None)
+            return SparseMLP(hidden=(hidden,), k=(k,), density=None, dropout=None)
         return NoisyNetwork(hidden=hidden, k=k, competition="none" if k is None else "top_k")
 
-    objective = cross_entropy if network == "classifier" else reconstruction
+    objective = ObjectiveConfig("classification" if network == "classifier" else "reconstruction")
     ways = {"ours": hidden // 10, "ReLU": None}
     timings = round_robin(
         {way: _placed_anew(model(k), objective) for way, k in ways.items()}, repetitions=45, warm_up=6
@@ -125,7 +125,7 @@ def _step(network: Literal["classifier", "autoencoder"], hidden: int) -> Row:
     return row(GROUP, case, timings["ours"], "ReLU instead", timings["ReLU"], 0.95)
 
 
-def _placed_anew(model: SparseMLP | NoisyNetwork, objective: Callable[..., Any], places: int = 3) -> Run:
+def _placed_anew(model: SparseMLP | NoisyNetwork, objective: ObjectiveConfig, places: int = 3) -> Run:
     """Returns a run of several steps, whose arrays lie elsewhere in memory from one run to the next.
 
     Where they lie alone made a step of 3,000 units up to seven parts in a hundred slower or faster.
@@ -133,11 +133,11 @@ def _placed_anew(model: SparseMLP | NoisyNetwork, objective: Callable[..., Any],
     runs = []
     for _ in range(places):
         data, training = synthetic_data(), TrainingConfig(batch_size=128, learning_rate=0.02)
-        hyper = jax.tree.map(jnp.asarray, hyper_of(Config(model, training=training)))
-        state = init_state(model, training, hyper, jnp.int32(0), jnp.zeros((1, 28, 28, 1)))
-        chunk = make_chunk(model, objective, training, examples=EXAMPLES, batch_size=128, length=12)
-        program = jax.jit(chunk, donate_argnums=0).lower(state, hyper, data).compile()
-        runs.append(trained(program, state, hyper, data, steps=12))
+        config = as_arrays(Config(model, training=training, objective=objective))
+        state = init_state(config, jnp.zeros((1, 28, 28, 1)))
+        function = functools.partial(chunk, examples=EXAMPLES, batch_size=128, length=12)
+        program = jax.jit(function, donate_argnums=0).lower(state, config, data).compile()
+        runs.append(trained(program, state, config, data, steps=12))
     turns = itertools.cycle(runs)
 
     def run() -> float:

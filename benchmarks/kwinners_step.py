@@ -1,7 +1,9 @@
-"""Group "kwinners_step": a training step of the paper's Sparse CNN-2, inside the scan that training runs."""
+"""A training step of the paper's Sparse CNN-2, inside the scan that training runs."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
+from typing import Any
 from unittest import mock
 
 import jax
@@ -12,15 +14,15 @@ from benchmarks import naive
 from benchmarks.peers import Twin
 from benchmarks.rows import Report, Row, row
 from benchmarks.timing import Run, Timing, compiled, in_scan, round_robin
+from sparsejax.configuration import as_arrays
 from sparsejax.data.resident import Batch, Resident, normalised
 from sparsejax.functional import conv2d, max_pool2d
-from sparsejax.hyper import hyper_of
 from sparsejax.models.sparse_cnn import SparseCNN
 from sparsejax.training.config import Config, TrainingConfig
-from sparsejax.training.devices import carry, place, put_members, put_shared
+from sparsejax.training.devices import place, put_members, put_shared, transform
 from sparsejax.training.objectives import cross_entropy
 from sparsejax.training.state import TrainState, init_state
-from sparsejax.training.step import make_chunk
+from sparsejax.training.step import chunk
 
 GROUP = "kwinners_step"
 EXAMPLES = 2048
@@ -28,7 +30,7 @@ MNIST = 60_000
 STEPS = {64: 8, 4: 128}  # batch size -> steps of a scan; they divide those of an epoch
 TARGETS = {64: 1 / 1.25, 4: 1.0}  # batch size -> least ratio to PyTorch
 SPARSE = SparseCNN()
-DENSE = SparseCNN(conv_k=(None, None), hidden_k=None, density=1.0)
+DENSE = SparseCNN(conv_k=(None, None), hidden_k=None, density=None)
 MASKED = dataclasses.replace(DENSE, density=SPARSE.density)
 WINNERS = dict(zip((4608, 1024, 700), (*SPARSE.conv_k, SPARSE.hidden_k), strict=True))
 
@@ -141,34 +143,33 @@ def _twins(twin: Twin | None, batch: int) -> dict[str, Run]:
     }
 
 
-def _setting(model: SparseCNN, batch: int) -> tuple[Config, dict, TrainState]:
-    config = Config(model, training=TrainingConfig(learning_rate=0.02, batch_size=batch))
-    hyper = jax.tree.map(jnp.asarray, hyper_of(config))
-    state = init_state(model, config.training, hyper, jnp.int32(0), jnp.zeros((1, 28, 28, 1)))
-    return config, hyper, state
+def _setting(model: SparseCNN, batch: int) -> tuple[Config, TrainState]:
+    config = as_arrays(Config(model, training=TrainingConfig(learning_rate=0.02, batch_size=batch)))
+    return config, init_state(config, jnp.zeros((1, 28, 28, 1)))
+
+
+def _function(batch: int) -> Callable[..., Any]:
+    return functools.partial(chunk, examples=EXAMPLES, batch_size=batch, length=STEPS[batch])
 
 
 def _chunk(model: SparseCNN, batch: int, data: Resident) -> Run:
-    config, hyper, state = _setting(model, batch)
-    steps = STEPS[batch]
-    chunk = make_chunk(model, cross_entropy, config.training, examples=EXAMPLES, batch_size=batch, length=steps)
-    return compiled(chunk, state, hyper, data, steps=steps)
+    config, state = _setting(model, batch)
+    return compiled(_function(batch), state, config, data, steps=STEPS[batch])
 
 
 def _side_by_side(batch: int, data: Resident) -> Run:
     """Returns a run of the step of one of as many networks as there are devices, the cores."""
-    config, hyper, state = _setting(SPARSE, batch)
+    config, state = _setting(SPARSE, batch)
     networks = jax.device_count()
     placement = place(config.devices, networks, {batch})
-    chunk = make_chunk(SPARSE, cross_entropy, config.training, examples=EXAMPLES, batch_size=batch, length=STEPS[batch])
-    each = jax.tree.map(lambda leaf: jnp.stack([leaf] * networks), (state, hyper))
+    each = jax.tree.map(lambda leaf: jnp.stack([leaf] * networks), (state, config))
     arguments = (*(put_members(tree, placement) for tree in each), put_shared(data, placement))
-    return compiled(carry(chunk, placement), *arguments, steps=STEPS[batch] * networks)
+    return compiled(transform(_function(batch), placement), *arguments, steps=STEPS[batch] * networks)
 
 
 def _parts(batch: int, data: Resident) -> dict[str, Run]:
     """Returns runs of the parts of a step: layers with their gradients, the update, the forward pass."""
-    _, hyper, state = _setting(SPARSE, batch)
+    _, state = _setting(SPARSE, batch)
     params = state.variables.params
     normal = np.random.default_rng(0).standard_normal
 
@@ -183,7 +184,7 @@ def _parts(batch: int, data: Resident) -> dict[str, Run]:
 
     def forward(images: jax.Array) -> jax.Array:
         batch_ = Batch(normalised(data, images), data.labels[:batch], jnp.arange(batch))
-        output = SPARSE.apply(state.variables, batch_.images, train=True, hyper=hyper["model"])
+        output = SPARSE.apply(state.variables, batch_.images, train=True)
         duty = [layer["boost"].duty_cycle.sum() for layer in output.state.values() if "boost" in layer]
         return jnp.mean(cross_entropy.score(output, batch_)["loss"]) + sum(duty)
 

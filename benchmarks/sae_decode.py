@@ -1,5 +1,6 @@
-"""Group "sae_decode": codes of few winners decoded by their rows alone, with gradients, and in a Top-K autoencoder."""
+"""Codes of few winners decoded by their rows alone, with gradients, and in a Top-K autoencoder."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 from unittest import mock
@@ -11,14 +12,14 @@ import numpy as np
 from benchmarks.peers import Twin
 from benchmarks.rows import Report, Row, row
 from benchmarks.timing import Run, compiled, refilled, round_robin, trained
+from sparsejax.configuration import as_arrays
 from sparsejax.data.resident import Resident
-from sparsejax.functional import Compact, compact, decode, spread
-from sparsejax.hyper import hyper_of
+from sparsejax.functional import SparseCode, decode, to_dense
+from sparsejax.functional import sparse_code as compact
 from sparsejax.models import TopKAutoencoder
 from sparsejax.training.config import Config, DataConfig, ObjectiveConfig, TrainingConfig
-from sparsejax.training.objectives import reconstruction
 from sparsejax.training.state import init_state
-from sparsejax.training.step import make_chunk
+from sparsejax.training.step import chunk
 
 GROUP = "sae_decode"
 SHAPES = (
@@ -102,26 +103,26 @@ def _stepped(twin: Twin | None, shape: tuple[int, int, int, int], remarks: list[
             row(GROUP, case, timings["ours"], "PyTorch", timings.get("PyTorch"), 1.5)]  # fmt: skip
 
 
-def _drawn(batch: int, outputs: int, units: int, k: int) -> tuple[Compact, jax.Array, jax.Array]:
+def _drawn(batch: int, outputs: int, units: int, k: int) -> tuple[SparseCode, jax.Array, jax.Array]:
     rng = np.random.default_rng(0)
     places = np.sort(np.stack([rng.choice(units, k, replace=False) for _ in range(batch)]), axis=-1)
     values, kernel, upstream = (jnp.asarray(rng.standard_normal(shape, np.float32))
                                 for shape in ((batch, k), (units, outputs), (batch, outputs)))  # fmt: skip
-    return Compact(values, jnp.asarray(places, jnp.int32)), kernel, upstream
+    return SparseCode(values, jnp.asarray(places, jnp.int32)), kernel, upstream
 
 
-def _dense(code: Compact, kernel: jax.Array) -> jax.Array:
-    return spread(code, len(kernel)) @ kernel
+def _dense(code: SparseCode, kernel: jax.Array) -> jax.Array:
+    return to_dense(code, len(kernel)) @ kernel
 
 
 def _call(
-    function: Callable[..., Any], code: Compact, kernel: Any, upstream: Any, gradients: Callable[..., Run] | None
+    function: Callable[..., Any], code: SparseCode, kernel: Any, upstream: Any, gradients: Callable[..., Run] | None
 ) -> Run:
     if gradients is None:
         return compiled(function, code, kernel, steps=1, calls=CALLS)
 
-    def both(code: Compact, kernel: jax.Array, upstream: jax.Array) -> Any:
-        way = lambda values, kernel: function(Compact(values, code.indices), kernel)  # noqa: E731
+    def both(code: SparseCode, kernel: jax.Array, upstream: jax.Array) -> Any:
+        way = lambda values, kernel: function(SparseCode(values, code.indices), kernel)  # noqa: E731
         output, pull = jax.vjp(way, code.values, kernel)
         return output, pull(upstream)
 
@@ -134,12 +135,12 @@ def _step(batch: int, inputs: int, units: int, k: int) -> Run:
     training = TrainingConfig(batch_size=batch, optimizer="adam", learning_rate=1e-3)
     config = Config(TopKAutoencoder(hidden=units, k=k), DataConfig(normalise=False), training,
                     objective=ObjectiveConfig("reconstruction"))  # fmt: skip
-    hyper = jax.tree.map(jnp.asarray, hyper_of(config))
+    config = as_arrays(config)
     images = np.random.default_rng(0).integers(0, 256, (EXAMPLES, *shape), np.uint8)
     data = Resident(
         jnp.asarray(images), jnp.zeros(EXAMPLES, jnp.int32), jnp.zeros((1, 1, 1, 1)), jnp.ones((1, 1, 1, 1))
     )
-    chunk = make_chunk(config.model, reconstruction, training, examples=EXAMPLES, batch_size=batch, length=steps)
-    state = init_state(config.model, training, hyper, jnp.int32(0), jnp.zeros((1, *shape)))
-    program = jax.jit(chunk, donate_argnums=0).lower(state, hyper, data).compile()
-    return trained(program, state, hyper, data, steps=steps)
+    function = functools.partial(chunk, examples=EXAMPLES, batch_size=batch, length=steps)
+    state = init_state(config, jnp.zeros((1, *shape)))
+    program = jax.jit(function, donate_argnums=0).lower(state, config, data).compile()
+    return trained(program, state, config, data, steps=steps)

@@ -1,4 +1,4 @@
-"""Group "scaling": the training step on 1 to 8 devices, each with as large a batch, and an estimate for Cloud TPU.
+"""The training step on 1 to 8 devices, each with as large a batch, and an estimate for Cloud TPU.
 
 Devices of a CPU share its cores, and one alone uses them all: more of them have no more to compute with. So each row
 sets them beside one device with the same batch, and the ratio tells what spreading the batch costs: adding up the
@@ -7,6 +7,7 @@ size of a step from XLA, and what a chip can do from the vendor's pages; it is t
 measurement.
 """
 
+import functools
 import json
 import os
 import subprocess
@@ -20,14 +21,13 @@ import numpy as np
 from benchmarks.peers import Twin
 from benchmarks.rows import Report, Row, row
 from benchmarks.timing import Timing, round_robin
+from sparsejax.configuration import stack
 from sparsejax.data.resident import Resident
-from sparsejax.hyper import stack_hyper
 from sparsejax.models import NoisyNetwork
 from sparsejax.training.config import Config, DataConfig, DevicesConfig, ObjectiveConfig, TrainingConfig
-from sparsejax.training.devices import carry, place, put_members, put_shared
-from sparsejax.training.loop import Job, start
-from sparsejax.training.objectives import reconstruction
-from sparsejax.training.step import make_chunk
+from sparsejax.training.devices import place, put_members, put_shared, transform
+from sparsejax.training.loop import example_of, start
+from sparsejax.training.step import chunk
 
 GROUP = "scaling"
 DEVICES = (1, 2, 4, 8)
@@ -85,8 +85,8 @@ def estimates() -> list[str]:
 
 def _cost() -> dict[str, float]:
     """Returns what XLA says of one device's step of the large network, compiled from shapes alone."""
-    chunk, state, hyper, data = _chunk(LARGE_UNITS, LARGE_BATCH, DevicesConfig("jit"), PIXELS, shapes=True)
-    analysis: Any = chunk.lower(state, hyper, data).compile().cost_analysis()
+    program, state, config, data = _chunk(LARGE_UNITS, LARGE_BATCH, DevicesConfig("jit"), PIXELS, shapes=True)
+    analysis: Any = program.lower(state, config, data).compile().cost_analysis()
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.variables.params))
     return {"flops": analysis["flops"], "bytes": analysis["bytes accessed"], "gradients": 4.0 * parameters}
 
@@ -104,14 +104,16 @@ def _chunk(units: int, batch: int, devices: DevicesConfig, pixels: int, *, shape
     data = Resident(
         jnp.asarray(images), jnp.zeros(examples, jnp.int32), jnp.zeros((1, 1, 1, 1)), jnp.ones((1, 1, 1, 1))
     )
-    data, hyper = put_shared(data, placement), put_members(stack_hyper([config]), placement)
-    job = Job(config.model, reconstruction, training, placement, hyper, data)
-    state = jax.eval_shape(lambda: start(job, [0]).state) if shapes else start(job, [0]).state
-    function = make_chunk(
-        config.model, reconstruction, training, examples=examples, batch_size=batch, length=steps,
-        axis_name=placement.axis_name, shards=placement.shards,
-    )  # fmt: skip
-    return carry(function, placement), state, hyper, data
+    data, stacked = put_shared(data, placement), put_members(stack([config]), placement)
+
+    def init():
+        return start(stacked, placement, example_of(data)).state
+
+    state = jax.eval_shape(init) if shapes else init()
+    function = functools.partial(
+        chunk, examples=examples, batch_size=batch, length=steps, axis_name=placement.axis_name, shards=placement.shards
+    )
+    return transform(function, placement), state, stacked, data
 
 
 def _in_a_process(devices: int, batch: int) -> Timing:
@@ -127,11 +129,11 @@ def main() -> None:
     import time
 
     devices = DevicesConfig("auto" if jax.device_count() > 1 else "jit")
-    program, state, hyper, data = _chunk(UNITS, int(sys.argv[1]), devices, 784, steps=STEPS)
+    program, state, config, data = _chunk(UNITS, int(sys.argv[1]), devices, 784, steps=STEPS)
 
     def run() -> float:
         started = time.perf_counter()
-        jax.block_until_ready(program(state, hyper, data))
+        jax.block_until_ready(program(state, config, data))
         return (time.perf_counter() - started) * 1e3 / STEPS
 
     print(json.dumps(round_robin({"step": run}, repetitions=9, warm_up=2)["step"]))

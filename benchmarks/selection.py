@@ -1,4 +1,4 @@
-"""Group "selection": the winners of each row, inside a scan as training uses them."""
+"""The winners of each row, inside a scan as training uses them."""
 
 from collections.abc import Callable
 

@@ -24,10 +24,14 @@ PAPERS = {
 }
 _BOARD_TITLE = "Every way to be sparse, side by side"
 REFERENCE = {
-    "functional": ("Functions", ["sparsejax.functional"]),
+    "functional": (
+        "Functions",
+        ["sparsejax.functional", "sparsejax.functional.penalties", "sparsejax.functional.measures"],
+    ),
     "coding": ("Linear codes", ["sparsejax.coding"]),
     "layers": ("Flax layers", ["sparsejax.linen", "sparsejax.nnx"]),
-    "trained": ("Trained networks", ["sparsejax.models.frozen", "sparsejax.trained", "sparsejax.interop"]),
+    "trained": ("Trained networks", ["sparsejax.models.inference", "sparsejax.training.restore", "sparsejax.interop"]),
+    "measures": ("Measures", ["sparsejax.evaluation.measure"]),
     "robustness": ("Robustness", ["sparsejax.evaluation.robustness", "sparsejax.evaluation.attacks"]),
 }
 
@@ -59,7 +63,7 @@ def _not_run(paper: str, run: set[str]) -> str:
     missing = [name for name in STUDIES if name.startswith(f"{paper}/") and name.removeprefix(f"{paper}/") not in run]
     if not missing:
         return ""
-    summaries = {name: STUDIES[name][1].replace("; --seeds N", "") for name in missing}
+    summaries = {name: STUDIES[name].replace("; --seeds N", "") for name in missing}
     rows = [f"| {_title(name)} | {said} | `python -m sparsejax.reproduce {name}` |" for name, said in summaries.items()]
     return "\n".join(["\n## Not run here yet\n", "| | | |", "|---|---|---|", *rows, ""])
 
@@ -77,7 +81,7 @@ def _order(path: Path) -> tuple[str, int, str]:
 
 def _section(name: str, path: Path, files: Files, config: MkDocsConfig) -> str:
     result = json.loads(path.read_text(encoding="utf-8"))
-    summary = STUDIES[name][1].replace("; --seeds N", "") if name in STUDIES else "many networks, one command"
+    summary = STUDIES[name].replace("; --seeds N", "") if name in STUDIES else "many networks, one command"
     lines = [f"\n## {_title(name)}: {summary}\n"]
     picture = path.with_suffix(".png")
     if picture.exists():

@@ -1,6 +1,53 @@
 """Sparse activations in JAX: pure functions, Flax adapters, networks and a trainer.
 
-Import what you need from `sparsejax.functional`, `sparsejax.linen`, `sparsejax.nnx` or `sparsejax.models`.
+`import sparsejax as sj` reaches everything; a part is imported when it is first used.
 """
 
-__version__ = "0.1.0"
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.2.0.dev0"
+
+_MODULES = ("coding", "configs", "data", "evaluation", "functional", "linen", "models", "nnx")
+_NAMES = {
+    "Config": "training.config",
+    "DataConfig": "training.config",
+    "DevicesConfig": "training.config",
+    "EvaluationConfig": "training.config",
+    "ObjectiveConfig": "training.config",
+    "TrainingConfig": "training.config",
+    "Run": "runs",
+    "compare": "api",
+    "load": "api",
+    "train": "api",
+}
+__all__ = [
+    "Config", "DataConfig", "DevicesConfig", "EvaluationConfig", "ObjectiveConfig", "Run", "TrainingConfig", "coding",
+    "compare", "configs", "data", "evaluation", "functional", "linen", "load", "models", "nnx", "train",
+]  # fmt: skip
+
+if TYPE_CHECKING:
+    from sparsejax import coding, configs, data, evaluation, functional, linen, models, nnx
+    from sparsejax.api import compare, load, train
+    from sparsejax.runs import Run
+    from sparsejax.training.config import (
+        Config,
+        DataConfig,
+        DevicesConfig,
+        EvaluationConfig,
+        ObjectiveConfig,
+        TrainingConfig,
+    )
+
+
+def __getattr__(name: str) -> Any:
+    """Import a part of the library when it is first used."""
+    if name in _MODULES:
+        return importlib.import_module(f"sparsejax.{name}")
+    if name in _NAMES:
+        return getattr(importlib.import_module(f"sparsejax.{_NAMES[name]}"), name)
+    raise AttributeError(f"module 'sparsejax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

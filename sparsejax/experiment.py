@@ -4,46 +4,45 @@ import contextlib
 import dataclasses
 import json
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 
-from sparsejax.data.dataset import Dataset
+from sparsejax.configuration import differing_fields, replaced, stack
+from sparsejax.data.dataset import Dataset, counted_as
 from sparsejax.data.resident import resident
 from sparsejax.errors import ConfigError
+from sparsejax.evaluation.evaluator import Evaluator
+from sparsejax.evaluation.measure import chosen_measures
 from sparsejax.evaluation.report import summary
 from sparsejax.figures.run import write_figures
-from sparsejax.functional import crop_and_flip
-from sparsejax.hyper import stack_hyper, static_fields
-from sparsejax.measuring import Measuring
 from sparsejax.models.base import Variables
-from sparsejax.task import batch_sizes, count_parameters, load_data
 from sparsejax.training import checkpoints, loop, processes
+from sparsejax.training.checks import batch_sizes, check_data, count_parameters, load_data
 from sparsejax.training.config import Config
 from sparsejax.training.devices import gathered_members, place, put_members, put_shared
 from sparsejax.training.log import MetricsLog, Terminal
-from sparsejax.training.objectives import objective_of
+from sparsejax.training.restore import describe_inputs
 from sparsejax.training.run_folder import RunFolder, describe
-
-AUGMENTATIONS = {"none": None, "crop_flip": crop_and_flip}
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
     """Networks to be trained together: one configuration each, alike but for traced fields and the seed.
 
-    `points` names what each was swept to, e.g. `{"model.boost_strength": 1.0}`; empty without a sweep.
+    `points` names what each was swept to, e.g. `{"model.boost_strength": 1.0}`; empty without a sweep. `measures` are
+    objects to measure with besides those that the configuration names.
     """
 
     name: str
     configs: tuple[Config, ...]
     points: tuple[dict[str, Any], ...]
+    measures: tuple[Any, ...] = ()
 
     def __post_init__(self):
-        first = static_fields(self.configs[0])
         for config in self.configs[1:]:
-            other = static_fields(config)
-            differing = [name for name in first if first[name] != other.get(name) and name != "training.seed"]
+            differing = differing_fields(self.configs[0], config)
             if differing:
                 raise ConfigError(
                     f"{', '.join(differing)} changes the shape of the program, so its values cannot share one; a sweep "
@@ -62,6 +61,24 @@ class Experiment:
         return [config.training.seed for config in self.configs]
 
 
+def members_of(
+    config: Config, points: Sequence[Mapping[str, Any]], seeds: int
+) -> tuple[tuple[Config, ...], tuple[dict[str, Any], ...]]:
+    """Return the configuration of every network, and what each was swept to: each point with each seed.
+
+    Raises:
+      ConfigError: seeds is not positive.
+    """
+    if seeds < 1:
+        raise ConfigError(f"seeds is {seeds}; expected how many networks to train, 1 or more.")
+    members = [
+        (replaced(config, {**point, "training.seed": config.training.seed + i}), dict(point))
+        for point in points for i in range(seeds)
+    ]  # fmt: skip
+    made, swept = zip(*members, strict=True)
+    return made, swept
+
+
 class Finished(NamedTuple):
     """What a run ends with: what `result.json` says, and the networks as arrays with a leading member axis."""
 
@@ -69,12 +86,20 @@ class Finished(NamedTuple):
     variables: Variables
 
 
-def run(experiment: Experiment, folder: RunFolder, *, fresh: bool = False, resume_step: int | None = None) -> Finished:
-    """Trains, or goes on training, and writes the run folder.
+def run(
+    experiment: Experiment,
+    folder: RunFolder,
+    *,
+    dataset: Dataset | None = None,
+    fresh: bool = False,
+    resume_step: int | None = None,
+) -> Finished:
+    """Trains, or resumes training, and writes the run folder.
 
     Args:
       experiment: the networks.
-      folder: where; a folder that holds the same run is gone on with.
+      folder: where; a folder that holds the same run is resumed.
+      dataset: the data; None to load what the configuration names.
       fresh: throw away what the folder holds of an earlier run.
       resume_step: go on from this checkpoint rather than from the latest.
 
@@ -88,17 +113,24 @@ def run(experiment: Experiment, folder: RunFolder, *, fresh: bool = False, resum
       Interrupted: the run was asked to stop (SIGTERM), and has saved where it stands.
     """
     with contextlib.ExitStack() as hold:
-        return _run(experiment, folder, fresh, resume_step, hold)
+        return _run(experiment, folder, dataset, fresh, resume_step, hold)
 
 
 def _run(
-    experiment: Experiment, folder: RunFolder, fresh: bool, resume_step: int | None, hold: contextlib.ExitStack
+    experiment: Experiment,
+    folder: RunFolder,
+    dataset: Dataset | None,
+    fresh: bool,
+    resume_step: int | None,
+    hold: contextlib.ExitStack,
 ) -> Finished:
     started = time.perf_counter()
     config = experiment.config
-    dataset = load_data(config, len(experiment.configs))
+    dataset = load_data(config) if dataset is None else dataset
+    check_data(config, dataset, len(experiment.configs))
     for other in experiment.configs[1:]:  # a swept k or density, too, has to fit
         other.model.layers(dataset.train.images.shape[1:])
+    measures = chosen_measures(config, dataset, experiment.measures)
     parameters = count_parameters(config, dataset) if config.training.order_seed is not None else None
     placement = place(config.devices, len(experiment.configs), batch_sizes(config), sharing=parameters)
     description = describe(
@@ -115,22 +147,19 @@ def _run(
 
     processes.first_does(claim)
     first, networks = processes.is_first(), len(experiment.configs)
-    hyper = put_members(stack_hyper(experiment.configs), placement)
-    objective, normalise, streaming = objective_of(config.objective), config.data.normalise, config.data.streaming
+    stacked = put_members(stack(experiment.configs), placement)
+    normalise, streaming = config.data.normalise, config.data.streaming
     train = resident(dataset, dataset.train, normalise=normalise, on_device=not streaming)
     train = train if streaming else put_shared(train, placement)
-    job = loop.Job(
-        config.model, objective, config.training, placement, hyper, train, config.data.balanced,
-        AUGMENTATIONS[config.data.augment], jax.tree.leaves(hyper)[0].shape[0] - networks, streaming,
-    )  # fmt: skip
+    job = loop.Job(stacked, placement, train, jax.tree.leaves(stacked)[0].shape[0] - networks)
     test = put_shared(resident(dataset, dataset.test, normalise=normalise), placement)
-    measuring = Measuring(experiment.configs, dataset, placement, hyper, test)
+    measuring = Evaluator(experiment.configs, dataset, placement, stacked, test, measures)
 
     with (
         processes.termination() as asked_to_stop,  # outside: a second signal must not cut short what is being saved
         checkpoints.opened(folder.checkpoints, keep=config.training.keep_checkpoints) as saved,
     ):
-        progress = loop.start(job, experiment.seeds)
+        progress = loop.start(stacked, placement, loop.example_of(train))
         like = jax.eval_shape(lambda tree: jax.tree.map(lambda leaf: leaf[:networks], tree), progress)
         restored = saved.restore(like, resume_step)
         if restored is not None:
@@ -171,16 +200,16 @@ def _run(
         "notice": dataset.notice,
         "training_seconds": round(training_seconds, 2),
         "seconds": round(time.perf_counter() - started, 2),
+        "measures": [measure.name for measure in measures],
         "members": final.members,
         **{name: description[name] for name in ("command", "versions", "device", "data", "config")},
     }
 
     def write() -> None:
-        folder.write_arrays(folder.units, final.units)
-        if final.detail is not None:
-            folder.write_arrays(folder.detail, final.detail)
+        for file, arrays in final.arrays.items():
+            folder.write_arrays(folder.path / file, arrays)
         folder.write(folder.result, result)
-        write_figures(folder, result, variables)
+        write_figures(folder, result, variables, measures)
 
     processes.first_does(write)
     return Finished(result, variables)
@@ -195,6 +224,7 @@ def _origin(dataset: Dataset) -> dict[str, Any]:
         "train": len(dataset.train.labels),
         "test": len(dataset.test.labels),
         "fingerprint": dataset.fingerprint,
+        **describe_inputs(dataset),
     }
 
 
@@ -204,8 +234,8 @@ def _headline(experiment: Experiment, dataset: Dataset, placement, step: int) ->
     devices = 1 if placement.mesh is None else placement.mesh.size
     lines = [
         f"{experiment.name}: {networks} network{'s' if networks > 1 else ''} on {dataset.name} ({dataset.source}; "
-        f"{len(dataset.train.labels):,} training, {len(dataset.test.labels):,} test {dataset.kind}), "
-        f"{devices} {jax.default_backend()} device{'s' if devices > 1 else ''}, {placement.carrier}"
+        f"{len(dataset.train.labels):,} training, {len(dataset.test.labels):,} test {counted_as(dataset.kind)}), "
+        f"{devices} {jax.default_backend()} device{'s' if devices > 1 else ''}, {placement.transform}"
     ]
     if step:
         lines.append(f"going on from the checkpoint of step {step:,}")

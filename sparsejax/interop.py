@@ -126,7 +126,7 @@ def from_nupic(
 ) -> Variables:
     """Converts the state dict of nupic.torch's MNISTSparseCNN, or of the k-winners paper's own code.
 
-    How many examples the duty cycles have seen is not in it; it is taken to be `model.duty_period` or more.
+    How many examples the duty cycles have seen is not in it; it is taken to be `model.period` or more.
 
     Args:
       state_dict: names -> arrays (`{name: tensor.numpy() for name, tensor in net.state_dict().items()}`).
@@ -160,7 +160,7 @@ def from_nupic(
             params[name]["kernel"] = np.where(own["mask"], params[name]["kernel"], np.float32(0))
         if "boost" in own:
             duty = _duty_cycle(state_dict, theirs)
-            own["boost"] = BoostState(jnp.asarray(duty), jnp.float32(model.duty_period))
+            own["boost"] = BoostState(jnp.asarray(duty), jnp.float32(model.period))
         state[name] = own
     found = Variables(params, state)
     for (path, ours), theirs in zip(jax.tree.leaves_with_path(like), jax.tree.leaves(found), strict=True):

@@ -7,12 +7,15 @@ In training, name what may change: `model.apply(variables, x, train=True, mutabl
 from collections.abc import Callable
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from sparsejax import functional
-from sparsejax.functional.masks import fan_in_of
-from sparsejax.functional.selection import Ties
+from sparsejax.functional.masks import check_kernel, fan_in_of
+from sparsejax.functional.selection import Count, Ties
 
 Initializer = Callable[..., Array]
 
@@ -22,7 +25,7 @@ class TopK(nn.Module):
 
     Attributes:
       k: number of winners.
-      ties: "all" keeps every unit tied at the threshold, "first" exactly k.
+      ties: "first" keeps exactly k, "all" every unit tied at the threshold.
 
     Examples:
       >>> TopK(k=1).apply({}, jnp.array([[1.0, 3.0, 2.0]]))
@@ -32,8 +35,8 @@ class TopK(nn.Module):
       Makhzani & Frey, k-Sparse Autoencoders, 2013, section 2.
     """
 
-    k: int
-    ties: Ties = "all"
+    k: int | np.integer
+    ties: Ties = "first"
 
     def __call__(self, x: Float[Array, "*batch units"]) -> Float[Array, "*batch units"]:
         """Maps activations `[..., units]` to their winners."""
@@ -49,9 +52,9 @@ class KWinners(nn.Module):
       k: winners per example in training.
       boost_strength: beta; 0 is plain Top-K. The call may give another, a traced one too (it decays by the epoch).
       period: number of examples over which duty cycles are averaged.
-      ties: "all" keeps every unit tied at the threshold, "first" exactly k.
+      ties: "first" keeps exactly k, "all" every unit tied at the threshold.
       relu: also zero the winners that are negative.
-      k_inference_factor: factor on k without `train`.
+      k_inference_factor: factor on k without `train`, 1.5 in the paper.
       axis_name: mesh axis the batch is spread over; counts are summed over it.
 
     Examples:
@@ -66,12 +69,12 @@ class KWinners(nn.Module):
       Ahmad & Scheinkman, How Can We Be So Dense?, 2019, section 3.
     """
 
-    k: int
+    k: int | np.integer
     boost_strength: float = 0.0
     period: int = 1000
-    ties: Ties = "all"
+    ties: Ties = "first"
     relu: bool = False
-    k_inference_factor: float = 1.5
+    k_inference_factor: float = 1.0
     axis_name: str | None = None
 
     @nn.compact
@@ -90,7 +93,7 @@ class KWinners(nn.Module):
         """Returns how many units the winners are chosen from."""
         return x.shape[-1]
 
-    def winners(self, x: Array, state: functional.BoostState, k: int | Array, boost_strength: float | Array) -> Array:
+    def winners(self, x: Array, state: functional.BoostState, k: Count, boost_strength: float | Array) -> Array:
         """Returns the winners of a state that is not changed."""
         return functional.k_winners(x, state, k=k, boost_strength=boost_strength, ties=self.ties, relu=self.relu)
 
@@ -110,7 +113,7 @@ class KWinners2d(KWinners):
         """Returns how many units the winners are chosen from."""
         return x.shape[-1] if self.local else x.shape[-3] * x.shape[-2] * x.shape[-1]
 
-    def winners(self, x: Array, state: functional.BoostState, k: int | Array, boost_strength: float | Array) -> Array:
+    def winners(self, x: Array, state: functional.BoostState, k: Count, boost_strength: float | Array) -> Array:
         """Returns the winners of a state that is not changed."""
         return functional.k_winners_2d(
             x, state, k=k, boost_strength=boost_strength, local=self.local, ties=self.ties, relu=self.relu
@@ -128,6 +131,8 @@ class SparseDense(nn.Module):
       density: fraction of non-zero weights of each unit, 0 < density <= 1; with 1 there is no mask.
       kernel_init: draws the weights; by default as PyTorch does, from the dense fan-in.
       bias_init: draws the biases; None for the same bound as the weights.
+      use_bias: have biases.
+      dtype: what to compute in, as of Flax's own layers; None for the type of inputs and weights together.
 
     Examples:
       >>> import jax
@@ -144,12 +149,13 @@ class SparseDense(nn.Module):
     density: float
     kernel_init: Initializer = functional.uniform_fan_in
     bias_init: Initializer | None = None
+    use_bias: bool = True
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch units"]:
         """Maps `[..., inputs]` to `[..., features]`."""
-        kernel, bias = _masked_weights(self, (x.shape[-1], self.features))
-        return x @ kernel + bias.reshape((1,) * (x.ndim - 1) + (-1,))
+        return _apply(self, jnp.matmul, x, (x.shape[-1], self.features))
 
 
 class SparseConv(nn.Module):
@@ -173,25 +179,30 @@ class SparseConv(nn.Module):
     density: float
     kernel_init: Initializer = functional.uniform_fan_in
     bias_init: Initializer | None = None
+    use_bias: bool = True
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch height width channels"]) -> Float[Array, "batch rows columns units"]:
         """Maps `[batch, H, W, C]` to `[batch, H - kh + 1, W - kw + 1, features]`."""
-        kernel, bias = _masked_weights(self, (*self.kernel_size, x.shape[-1], self.features))
-        return functional.conv2d(x, kernel) + bias.reshape(1, 1, 1, -1)
+        return _apply(self, functional.conv2d, x, (*self.kernel_size, x.shape[-1], self.features))
 
 
-def _masked_weights(layer: SparseDense | SparseConv, shape: tuple[int, ...]) -> tuple[Array, Array]:
-    """Declares kernel, bias and mask of a layer; returns the kernel as masked, and the bias."""
+def _apply(layer: SparseDense | SparseConv, product: Callable, x: Array, shape: tuple[int, ...]) -> Array:
+    """Declares kernel, bias and mask of a layer, and applies them."""
 
     def draw_mask():
         key = layer.make_rng("masks" if layer.has_rng("masks") else "params")
         return functional.sparse_mask(key, shape, layer.density)
 
+    if layer.has_variable("params", "kernel"):
+        check_kernel(layer.get_variable("params", "kernel").shape, shape)
     bias_init = layer.bias_init or (lambda key, units: functional.uniform_fan_in(key, units, fan_in=fan_in_of(shape)))
     kernel = layer.param("kernel", layer.kernel_init, shape)
-    bias = layer.param("bias", bias_init, shape[-1:])
-    if layer.density == 1:
-        return kernel, bias
-    mask = layer.variable("masks", "mask", draw_mask).value
-    return jnp.where(mask, kernel, jnp.zeros_like(kernel)), bias
+    bias = layer.param("bias", bias_init, shape[-1:]) if layer.use_bias else None
+    if layer.density != 1:
+        mask = layer.variable("masks", "mask", draw_mask).value
+        kernel = jnp.where(mask, kernel, jnp.zeros_like(kernel))
+    x, kernel, bias = promote_dtype(x, kernel, bias, dtype=layer.dtype)
+    y = product(x, kernel)
+    return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))

@@ -1,24 +1,28 @@
 """Flax NNX layers over `sparsejax.functional`: the same arrays, bit for bit, with the state kept in variables.
 
 Duty cycles are `Boost` variables and masks `Mask` variables, so that `nnx.split(model, nnx.Param, ...)` sets them apart
-from what is trained.
+from what is trained. Each variable is one array: `nnx.to_pure_dict` of a model's state has nothing but dictionaries and
+arrays, and `nnx.replace_by_pure_dict` restores it. `model.train()` and `model.eval()` set what the layers do.
 """
 
 from collections.abc import Callable
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from flax.nnx.nn.dtypes import promote_dtype
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from sparsejax import functional
-from sparsejax.functional.masks import fan_in_of
-from sparsejax.functional.selection import Ties
+from sparsejax.functional.masks import check_kernel, fan_in_of
+from sparsejax.functional.selection import Count, Ties
 
 Initializer = Callable[..., Array]
 
 
 class Boost(nnx.Variable):
-    """Holds the `functional.BoostState` of a k-winners layer."""
+    """Holds a part of the `functional.BoostState` of a k-winners layer."""
 
 
 class Mask(nnx.Variable):
@@ -30,7 +34,7 @@ class TopK(nnx.Module):
 
     Args:
       k: number of winners.
-      ties: "all" keeps every unit tied at the threshold, "first" exactly k.
+      ties: "first" keeps exactly k, "all" every unit tied at the threshold.
 
     Examples:
       >>> TopK(k=1)(jnp.array([[1.0, 3.0, 2.0]]))
@@ -40,7 +44,7 @@ class TopK(nnx.Module):
       Makhzani & Frey, k-Sparse Autoencoders, 2013, section 2.
     """
 
-    def __init__(self, k: int, *, ties: Ties = "all"):
+    def __init__(self, k: int | np.integer, *, ties: Ties = "first"):
         self.k = k
         self.ties: Ties = ties
 
@@ -52,22 +56,25 @@ class TopK(nnx.Module):
 class KWinners(nnx.Module):
     """Keeps the k most active units of each example, idle units being favoured: `functional.k_winners`.
 
-    The boost state is the variable `boost`; it changes only with `train=True`.
+    The boost state is the variables `duty_cycle` and `samples`; they change in training only. A layer trains until
+    `model.eval()` (or `nnx.view(model, use_running_average=True)`), and again after `model.train()`, as a batch norm
+    does; a call that says `train` comes first.
 
     Args:
       units: number of units; for `KWinners2d` the number of channels.
       k: winners per example in training.
       boost_strength: beta; 0 is plain Top-K. The call may give another, a traced one too (it decays by the epoch).
       period: number of examples over which duty cycles are averaged.
-      ties: "all" keeps every unit tied at the threshold, "first" exactly k.
+      ties: "first" keeps exactly k, "all" every unit tied at the threshold.
       relu: also zero the winners that are negative.
-      k_inference_factor: factor on k without `train`.
+      k_inference_factor: factor on k outside training, 1.5 in the paper.
       axis_name: mesh axis the batch is spread over; counts are summed over it.
+      use_running_average: do not train, which `model.eval()` sets.
 
     Examples:
       >>> layer = KWinners(3, k=1)
-      >>> y = layer(jnp.array([[1.0, 3.0, 2.0]]), train=True)
-      >>> layer.boost.get_value().duty_cycle
+      >>> y = layer(jnp.array([[1.0, 3.0, 2.0]]))
+      >>> layer.boost.duty_cycle
       Array([0., 1., 0.], dtype=float32)
 
     References:
@@ -78,36 +85,56 @@ class KWinners(nnx.Module):
         self,
         units: int,
         *,
-        k: int,
+        k: int | np.integer,
         boost_strength: float = 0.0,
         period: int = 1000,
-        ties: Ties = "all",
+        ties: Ties = "first",
         relu: bool = False,
-        k_inference_factor: float = 1.5,
+        k_inference_factor: float = 1.0,
         axis_name: str | None = None,
+        use_running_average: bool = False,
     ):
         self.k, self.boost_strength, self.period = k, boost_strength, period
         self.ties: Ties = ties
         self.relu = relu
         self.k_inference_factor, self.axis_name = k_inference_factor, axis_name
-        self.boost = Boost(functional.init_boost_state(units))
+        self.use_running_average = use_running_average
+        state = functional.init_boost_state(units)
+        self.duty_cycle, self.samples = Boost(state.duty_cycle), Boost(state.samples)
+
+    @property
+    def boost(self) -> functional.BoostState:
+        """The state that the variables hold."""
+        return functional.BoostState(self.duty_cycle.get_value(), self.samples.get_value())
+
+    def set_view(self, use_running_average: bool | None = None) -> None:
+        """Sets what `nnx.view` gives.
+
+        Args:
+          use_running_average: if True, the layer does not train: nothing is counted, and k is that of inference.
+        """
+        if use_running_average is not None:
+            self.use_running_average = use_running_average
 
     def __call__(
-        self, x: Float[Array, "*batch units"], *, train: bool, boost_strength: float | Array | None = None
+        self, x: Float[Array, "*batch units"], *, train: bool | None = None, boost_strength: float | Array | None = None
     ) -> Float[Array, "*batch units"]:
-        """Maps activations `[batch, units]` to their winners; with `train` it also counts them."""
-        state = self.boost.get_value()
+        """Maps activations `[batch, units]` to their winners; in training it also counts them."""
+        train = not self.use_running_average if train is None else train
+        state = self.boost
         k = self.k if train else functional.inference_k(self.k, self.k_inference_factor, self.competitors(x))
         y = self.winners(x, state, k, self.boost_strength if boost_strength is None else boost_strength)
         if train:
-            self.boost.set_value(functional.update_boost_state(state, y, period=self.period, axis_name=self.axis_name))
+            state = functional.update_boost_state(state, y, period=self.period, axis_name=self.axis_name)
+            self.duty_cycle.set_value(state.duty_cycle)
+            self.samples.set_value(state.samples)
         return y
 
     def competitors(self, x: Array) -> int:
         """Returns how many units the winners are chosen from."""
         return x.shape[-1]
 
-    def winners(self, x: Array, state: functional.BoostState, k: int | Array, boost_strength: float | Array) -> Array:
+    def winners(self, x: Array, state: functional.BoostState, k: Count, boost_strength: float | Array) -> Array:
         """Returns the winners of a state that is not changed."""
         return functional.k_winners(x, state, k=k, boost_strength=boost_strength, ties=self.ties, relu=self.relu)
 
@@ -131,7 +158,7 @@ class KWinners2d(KWinners):
         """Returns how many units the winners are chosen from."""
         return x.shape[-1] if self.local else x.shape[-3] * x.shape[-2] * x.shape[-1]
 
-    def winners(self, x: Array, state: functional.BoostState, k: int | Array, boost_strength: float | Array) -> Array:
+    def winners(self, x: Array, state: functional.BoostState, k: Count, boost_strength: float | Array) -> Array:
         """Returns the winners of a state that is not changed."""
         return functional.k_winners_2d(
             x, state, k=k, boost_strength=boost_strength, local=self.local, ties=self.ties, relu=self.relu
@@ -150,6 +177,8 @@ class SparseDense(nnx.Module):
       rngs: the stream "params" draws weights, biases and mask.
       kernel_init: draws the weights; by default as PyTorch does, from the dense fan-in.
       bias_init: draws the biases; None for the same bound as the weights.
+      use_bias: have biases.
+      dtype: what to compute in, as of Flax's own layers; None for the type of inputs and weights together.
 
     Examples:
       >>> layer = SparseDense(10, 4, density=0.3, rngs=nnx.Rngs(0))
@@ -160,8 +189,9 @@ class SparseDense(nnx.Module):
       Ahmad & Scheinkman, How Can We Be So Dense?, 2019, section 3.
     """
 
+    shape: tuple[int, ...]
     kernel: nnx.Param
-    bias: nnx.Param
+    bias: nnx.Param | None
     mask: Mask | None
 
     def __init__(
@@ -173,12 +203,15 @@ class SparseDense(nnx.Module):
         rngs: nnx.Rngs,
         kernel_init: Initializer = functional.uniform_fan_in,
         bias_init: Initializer | None = None,
+        use_bias: bool = True,
+        dtype: DTypeLike | None = None,
     ):
-        _init_weights(self, (inputs, features), density, rngs, kernel_init, bias_init)
+        self.dtype = dtype
+        _init_weights(self, (inputs, features), density, rngs, kernel_init, bias_init, use_bias)
 
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch units"]:
         """Maps `[..., inputs]` to `[..., features]`."""
-        return x @ _masked(self) + self.bias.get_value().reshape((1,) * (x.ndim - 1) + (-1,))
+        return _apply(self, jnp.matmul, x)
 
 
 class SparseConv(nnx.Module):
@@ -193,15 +226,18 @@ class SparseConv(nnx.Module):
       density: fraction of non-zero weights of each filter.
       rngs: the stream "params" draws weights, biases and mask.
       kernel_init: as in `SparseDense`.
-      bias_init: as in `SparseDense`.
+      bias_init: as in `SparseDense`, and so the rest.
+      use_bias: have biases.
+      dtype: what to compute in.
 
     Examples:
       >>> SparseConv(2, 4, (3, 3), density=0.5, rngs=nnx.Rngs(0))(jnp.ones((2, 8, 8, 2))).shape
       (2, 6, 6, 4)
     """
 
+    shape: tuple[int, ...]
     kernel: nnx.Param
-    bias: nnx.Param
+    bias: nnx.Param | None
     mask: Mask | None
 
     def __init__(
@@ -214,21 +250,31 @@ class SparseConv(nnx.Module):
         rngs: nnx.Rngs,
         kernel_init: Initializer = functional.uniform_fan_in,
         bias_init: Initializer | None = None,
+        use_bias: bool = True,
+        dtype: DTypeLike | None = None,
     ):
-        _init_weights(self, (*kernel_size, inputs, features), density, rngs, kernel_init, bias_init)
+        self.dtype = dtype
+        _init_weights(self, (*kernel_size, inputs, features), density, rngs, kernel_init, bias_init, use_bias)
 
     def __call__(self, x: Float[Array, "batch height width channels"]) -> Float[Array, "batch rows columns units"]:
         """Maps `[batch, H, W, C]` to `[batch, H - kh + 1, W - kw + 1, features]`."""
-        return functional.conv2d(x, _masked(self)) + self.bias.get_value().reshape(1, 1, 1, -1)
+        return _apply(self, functional.conv2d, x)
 
 
-def _init_weights(layer, shape, density, rngs, kernel_init, bias_init) -> None:
+def _init_weights(layer, shape, density, rngs, kernel_init, bias_init, use_bias) -> None:
     bias_init = bias_init or (lambda key, units: functional.uniform_fan_in(key, units, fan_in=fan_in_of(shape)))
+    layer.shape = shape
     layer.kernel = nnx.Param(kernel_init(rngs.params(), shape))
-    layer.bias = nnx.Param(bias_init(rngs.params(), shape[-1:]))
+    layer.bias = nnx.Param(bias_init(rngs.params(), shape[-1:])) if use_bias else None
     layer.mask = None if density == 1 else Mask(functional.sparse_mask(rngs.params(), shape, density))
 
 
-def _masked(layer: SparseDense | SparseConv) -> Array:
+def _apply(layer: SparseDense | SparseConv, product: Callable, x: Array) -> Array:
     kernel = layer.kernel.get_value()
-    return kernel if layer.mask is None else jnp.where(layer.mask.get_value(), kernel, jnp.zeros_like(kernel))
+    check_kernel(kernel.shape, layer.shape)
+    if layer.mask is not None:
+        kernel = jnp.where(layer.mask.get_value(), kernel, jnp.zeros_like(kernel))
+    bias = None if layer.bias is None else layer.bias.get_value()
+    x, kernel, bias = promote_dtype((x, kernel, bias), dtype=layer.dtype)
+    y = product(x, kernel)
+    return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))

@@ -18,14 +18,17 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
 
-import jax  # noqa: E402
-import jaxtyping  # noqa: E402
+import jax
+import jaxtyping
+from jax._src import compiler
 
 # Calls of these packages are checked against their annotations. Not by the option of jaxtyping's plugin, which cuts a
 # checker with arguments at a wrong comma; `is_pep484_tower` lets an int pass for a float, as Python's typing does.
 jaxtyping.install_import_hook(
     ["sparsejax.functional", "sparsejax.coding"], "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 )
+
+from tests.command import quick_options  # noqa: E402
 
 # Before anything uses JAX: devices cannot be added once a backend has started.
 jax.config.update("jax_num_cpu_devices", 8)
@@ -35,6 +38,18 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Compiling takes longer than hypothesis' deadline; shapes are fixed, so each property compiles once.
 hypothesis.settings.register_profile("sparsejax", deadline=None, max_examples=40, derandomize=True)
 hypothesis.settings.load_profile("sparsejax")
+
+
+_compile_options = compiler.get_compile_options
+
+
+def _quick_compile_options(*args, env_options_overrides=None, **kwargs):
+    """Adds options that halve the time of a quick compilation; they are part of the persistent cache's key."""
+    quick = quick_options() if jax.config.read("jax_disable_most_optimizations") else {}
+    return _compile_options(*args, env_options_overrides={**quick, **(env_options_overrides or {})}, **kwargs)
+
+
+compiler.get_compile_options = _quick_compile_options
 
 
 def pytest_addoption(parser):

@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 from scipy.io import savemat
 
-from sparsejax import configs, errors, experiment, launch
+from sparsejax import configs, errors, experiment
+from sparsejax.commands import train as launch
 from sparsejax.data.arrays import read_arrays
 from sparsejax.data.cifar import read_cifar_batch
 from sparsejax.data.dataset import Split
@@ -139,7 +140,7 @@ _WORDS = [
     "training.seed=1:9:2", "model.density=0.1,0.3", "model.density=", "=", "a=b=c", "training.epochs=1,2", "::", "nan",
     "inf", "-1", "0", "3", "1e400", "0.5", "None", "True", "(", "()", "(1, 2)", "8 8", "💥", "\x00", "", " ",
     "a" * 3000, "--training.epochs=2", "--model.hidden.0", "--training.seed", "99999999999999999999",
-    "--objective.l1", "--evaluation.noise",
+    "--objective.l1", "--evaluation.measures", "accuracy",
 ]  # fmt: skip
 
 
@@ -153,9 +154,9 @@ def fuzz_commands(cases: int, where: Path, rng: random.Random) -> dict[int, int]
     train = experiment.run
 
     def checked(trained, folder, **options):  # all that is done before anything is compiled, then no more
-        from sparsejax.task import load_data
+        from sparsejax.training.checks import check_data, load_data
 
-        load_data(trained.config, len(trained.configs))
+        check_data(trained.config, load_data(trained.config), len(trained.configs))
         raise errors.RunFolderError("All was understood; a real run would begin here, and write its folder.")
 
     experiment.run = checked

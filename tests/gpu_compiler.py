@@ -48,7 +48,7 @@ def main(n: int, first: bool, dtype: str, rows: int) -> None:
     import jax.numpy as jnp
     from jax.sharding import SingleDeviceSharding
 
-    from sparsejax.functional import gpu_rows
+    from sparsejax.functional.kernels import gpu as gpu_rows
 
     where = SingleDeviceSharding(chips()[0])
     shapes = ((rows, n), jnp.dtype(dtype)), ((n,), jnp.float32), ((rows,), jnp.int32)

@@ -38,7 +38,7 @@ def checked(report):
 
 
 def test_kwinners(monkeypatch):
-    monkeypatch.setattr(kwinners, "SHAPES", (((4, 300), 30), ((2, 3, 3, 8), 9)))
+    monkeypatch.setattr(kwinners, "SHAPES", (((4, 300), 30), ((8, 12, 12, 16), 200)))
     monkeypatch.setattr(kwinners, "HIDDEN", (50,))
     monkeypatch.setattr(kwinners, "FIXED", {"batch": 4, "units": 500, "k": 20})
     placed = kwinners._placed_anew

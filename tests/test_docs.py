@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks import page as speed
-from sparsejax import configs, errors, experiment, launch, rehearsal, studies
+from sparsejax import configs, errors, experiment, studies
+from sparsejax.commands import cli
+from sparsejax.commands import rehearse as rehearsal
+from sparsejax.commands import train as launch
 from tests.command import ROOT, without_figures
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -23,8 +26,15 @@ def commands(page: Path) -> list[list[str]]:
     """Returns the words of every command line, comments left out, also of those within a sentence."""
     text = page.read_text(encoding="utf-8")
     lines = [line for block in blocks(page, "sh") for line in block.replace("\\\n", "").splitlines()]
-    lines += re.findall(r"`(python -m [^`]+)`", text.replace("\n", " "))
+    lines += re.findall(r"`((?:python -m|sparsejax) [^`]+)`", text.replace("\n", " "))
     return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def write_experiment(page: Path) -> None:
+    """Writes `my_experiment.py` as a page says: the class of its first block, and the line that defines `config`."""
+    lines = re.findall(r"`(config = [^`]+)`", page.read_text(encoding="utf-8"))
+    if lines:
+        Path("my_experiment.py").write_text(f"{blocks(page, 'python')[0]}\n\n{lines[0]}\n", encoding="utf-8")
 
 
 @pytest.mark.slow
@@ -45,12 +55,14 @@ def test_python_blocks_run(page, small_run, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_commands_are_understood(page, monkeypatch, capsys):
+def test_commands_are_understood(page, tmp_path, monkeypatch, capsys):
     def begun(*_, **__):
         raise errors.RunFolderError("understood")
 
     monkeypatch.setattr(experiment, "run", begun)
     monkeypatch.setattr(rehearsal, "rehearse", begun)
+    monkeypatch.chdir(tmp_path)
+    write_experiment(page)
     for words in commands(page):
         arguments = [word for word in words if "=" not in word or word.startswith("-")]
         if "sparsejax.launch" in words:
@@ -61,6 +73,8 @@ def test_commands_are_understood(page, monkeypatch, capsys):
         elif "sparsejax.reproduce" in words:
             name = arguments[-1] if arguments[-1] in studies.STUDIES else words[words.index("sparsejax.reproduce") + 1]
             assert name in (*studies.STUDIES, "NAME", "--list"), words
+        elif words[0] == "sparsejax":
+            assert words[1] in cli._ABOUT, words
     assert configs.CONFIGS
 
 

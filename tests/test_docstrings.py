@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 MODULES = (
-    "sparsejax.functional", "sparsejax.coding", "sparsejax.evaluation.attacks", "sparsejax.evaluation.robustness",
-    "sparsejax.interop", "sparsejax.models.frozen",
+    "sparsejax.functional", "sparsejax.functional.measures", "sparsejax.functional.penalties", "sparsejax.coding",
+    "sparsejax.evaluation.attacks", "sparsejax.evaluation.robustness",
+    "sparsejax.interop", "sparsejax.models.inference",
 )  # fmt: skip
 ELEMENTARY = frozenset({
     "activation_frequency", "active_counts", "active_fraction", "confusion_matrix", "conv2d", "conv2d_twice",
     "dead_units", "depthwise_conv2d", "example_keys", "kth_largest", "l0", "l2", "magnitude_counts", "max_pool2d",
-    "precision", "recall", "spread", "winners",
+    "precision", "recall", "to_dense", "winners",
     "named_arrays", "save_weights", "load_weights", "torch_kernel",
 })  # fmt: skip
 """Definitions, and ways to compute them, that are nobody's in particular."""

@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 
 from sparsejax import configs
+from sparsejax.configuration import replaced
 from sparsejax.errors import CheckpointError, Interrupted, RunFolderError
 from sparsejax.experiment import Experiment, run
 from sparsejax.training import checkpoints, step
-from sparsejax.training.config import replaced
+from sparsejax.training.config import CLEAN_MEASURES
 from sparsejax.training.run_folder import RunFolder
-from tests.command import EIGHT, ONE, ROOT, SMALL, environment, here, started, without_figures
+from tests.command import ONE, ROOT, SMALL, environment, here, started, without_figures
 from tests.kill_campaign import SHORT, assert_same_run
 
 
@@ -64,15 +65,15 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(tmp_path):
 def test_steps_that_are_not_finite_are_left_out_if_asked(monkeypatch, tmp_path):
     whole = step.total_loss
 
-    def total(objective, output, batch, hyper, *, axis_name=None):
-        loss, (metrics, state) = whole(objective, output, batch, hyper, axis_name=axis_name)
+    def total(objective, output, batch, *, axis_name=None):
+        loss, (metrics, state) = whole(objective, output, batch, axis_name=axis_name)
         bad = batch.labels[0] == 3  # in some of the batches
         return jnp.where(bad, jnp.nan, loss), ({**metrics, "loss": jnp.where(bad, jnp.nan, metrics["loss"])}, state)
 
     monkeypatch.setattr(step, "total_loss", total)
     config = replaced(configs.get("digits_mlp"), {
         "training.on_nan": "skip", "training.epochs": 3, "data.train_examples": 200, "data.test_examples": 60,
-        "training.first_epoch_batch_size": None, "evaluation.noise": False, "devices.carrier": "jit",
+        "training.first_epoch_batch_size": None, "evaluation.measures": CLEAN_MEASURES, "devices.transform": "jit",
     })  # fmt: skip
     with without_figures():
         finished = run(Experiment("x", (config,), ({},)), RunFolder(tmp_path / "run"))
@@ -88,7 +89,7 @@ def test_data_that_changed_since_are_named(small_run, tmp_path):
     description["data"]["fingerprint"] = "0" * 64
     (tmp_path / "config.json").write_text(json.dumps(description))
     refused = here(*SMALL, *ONE, "--out", tmp_path)
-    assert refused.returncode == 1 and f"data (was {'0' * 64}, now " in refused.stderr
+    assert refused.returncode == 1 and "contents 00000000, now the digits" in refused.stderr
     assert "Traceback" not in refused.stderr
     assert json.loads((tmp_path / "config.json").read_text()) == description
 
@@ -115,13 +116,14 @@ def test_what_is_said_to_be_saved_on_a_stop_is_saved(tmp_path, monkeypatch):
 def test_a_grid_on_eight_devices_is_that_of_one(tmp_path):
     base = replaced(configs.get("digits_mlp"), {
         "training.epochs": 2, "data.train_examples": 120, "data.test_examples": 60, "training.batch_size": 40,
-        "training.first_epoch_batch_size": None, "model.dropout": 0.2, "model.sigma": 0.1, "evaluation.noise": False,
+        "training.first_epoch_batch_size": None, "model.dropout": 0.2, "model.sigma": 0.1,
+        "evaluation.measures": CLEAN_MEASURES,
     })  # fmt: skip
     results = {}
-    for carrier in ("jit", "auto"):
-        members = tuple(replaced(base, {"training.seed": seed, "devices.carrier": carrier}) for seed in range(24))
+    for transform in ("jit", "auto"):
+        members = tuple(replaced(base, {"training.seed": seed, "devices.transform": transform}) for seed in range(24))
         with without_figures():
-            results[carrier] = run(Experiment("grid", members, ({},) * 24), RunFolder(tmp_path / carrier))
+            results[transform] = run(Experiment("grid", members, ({},) * 24), RunFolder(tmp_path / transform))
     one, eight = results["jit"].result["members"], results["auto"].result["members"]
     assert len(one) == len(eight) == 24 and [member["seed"] for member in eight] == list(range(24))
     same = sum(a["test_accuracy"] == b["test_accuracy"] for a, b in zip(one, eight, strict=True))
@@ -143,14 +145,13 @@ def when_lines(folder, lines, process):
 @pytest.mark.optimized
 def test_asked_to_stop_it_saves_ends_well_and_goes_on(uninterrupted, tmp_path):
     folder = tmp_path / "run"
-    process = started(*SHORT, "--out", folder, **EIGHT)
+    process = started(*SHORT, "--out", folder)
     when_lines(folder, 45, process)
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 0, said
     assert "Asked to stop, and saved after step" in said and not (folder / "result.json").exists()
-    with without_figures():
-        final = here(*SHORT, "--out", folder)
+    final = here(*SHORT, *ONE, "--out", folder)
     assert final.returncode == 0 and "going on from the checkpoint of step" in final.stdout
     assert_same_run(folder, uninterrupted)
 
@@ -164,18 +165,17 @@ def test_a_full_disk_is_said_and_nothing_that_was_there_is_lost(uninterrupted, t
         resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
-    first = started(*SHORT, "--out", folder, **EIGHT)
+    first = started(*SHORT, "--out", folder)
     when_lines(folder, 45, first)
     first.kill()
     first.wait()
     full = subprocess.run(
         [sys.executable, "-m", "sparsejax.launch", *SHORT, "--out", str(folder)], preexec_fn=small_files,
-        capture_output=True, text=True, cwd=ROOT, env=environment(**EIGHT), timeout=200,
+        capture_output=True, text=True, cwd=ROOT, env=environment(), timeout=200,
     )  # fmt: skip
     assert full.returncode == 1, full.stderr
     assert "cannot be written" in full.stderr and "Traceback" not in full.stderr
-    with without_figures():
-        final = here(*SHORT, "--out", folder)
+    final = here(*SHORT, *ONE, "--out", folder)
     assert final.returncode == 0, final.stderr
     assert "going on from the checkpoint of step" in final.stdout
     assert_same_run(folder, uninterrupted)

@@ -69,7 +69,7 @@ def test_a_network_of_nupic_torch_becomes_the_one_that_answers_as_it_did(peer):
     expected = first_state(case, peer)
     for name, layer in expected.items():
         if "boost" in layer:
-            expected[name] = layer | {"boost": layer["boost"]._replace(samples=np.float32(model.duty_period))}
+            expected[name] = layer | {"boost": layer["boost"]._replace(samples=np.float32(model.period))}
     chex.assert_trees_all_equal(state, expected)
     with pytest.raises(ConfigError, match=r"has no (output|fc).weight, which output is to be made of"):
         from_nupic({name: array for name, array in state_dict.items() if not name.startswith(("output", "fc"))}, model)

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from sparsejax import configs, experiment
+from sparsejax.commands.train import _parse_sweep, main
 from sparsejax.configs import CONFIGS
 from sparsejax.errors import ConfigError
-from sparsejax.launch import _parse_sweep, main
 from sparsejax.models import SparseCNN
 from sparsejax.training import loop
+from sparsejax.training.config import CLEAN_MEASURES
 from tests.command import ONE, SMALL, environment, here, launch, without_figures
 
 
@@ -150,7 +151,7 @@ def test_a_network_of_a_grid_is_the_network_alone(finished, tmp_path):
 
 def test_without_data_and_network_mnist_falls_back_on_digits_and_says_so(tmp_path):
     caches = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
-    few = ["--data.name", "mnist", "--training.epochs", 1, "--evaluation.no-noise"]
+    few = ["--data.name", "mnist", "--training.epochs", 1, "--evaluation.measures", *CLEAN_MEASURES]
     with without_figures():
         process = here(*SMALL, *ONE, *few, "--out", tmp_path / "run", **caches)
     assert process.returncode == 0, process.stderr
@@ -169,7 +170,7 @@ def test_without_data_and_network_mnist_falls_back_on_digits_and_says_so(tmp_pat
         (["--config", "digits_mlp", "--training.epochs", "ten"], "ten"),
         (["--config", "digits_mlp", "--training.epochs", "0"], "training.epochs is 0; expected more than 0"),
         (["--config", "digits_mlp", "--model.k", "300"], "model.k[0] is 300; expected None or a number of winners"),
-        (["--config", "digits_mlp", "--model.density", "0"], "model.density is 0.0; expected a fraction"),
+        (["--config", "digits_mlp", "--model.density", "0"], "model.density is 0.0; expected None or a fraction"),
         (["--config", "digits_kwinners", "--model.conv-k", "5000", "300"], "from 1 to 4608"),
         (["--config", "digits_mlp", "--training.batch-size", "5000"], "the training set has 1437 examples"),
         (["--config", "digits_mlp", "--model.classes", "3"], "has 10 classes"),
@@ -180,7 +181,7 @@ def test_without_data_and_network_mnist_falls_back_on_digits_and_says_so(tmp_pat
         (["--config", "digits_mlp", "--seeds", "0"], "--seeds is 0"),
         (["--config", "digits_mlp", "--seeds", "x"], "x"),
         (["--training.epochs", "3"], "Name a configuration with --config"),
-        (["--config", "digits_mlp", "--devices.data", "64", "--devices.carrier", "shard_map",
+        (["--config", "digits_mlp", "--devices.data", "64", "--devices.transform", "shard_map",
           "--training.batch-size", "64"], "take fewer"),
     ],
 )  # fmt: skip
@@ -205,7 +206,7 @@ def test_an_unknown_name_is_refused_before_jax_is_imported(tmp_path):
 def test_help_names_every_field():
     said = here("--config", "mnist_kwinners", "--help")
     assert said.returncode == 0
-    for word in ("--training.learning-rate", "--model.boost-strength", "--data.source", "--devices.carrier",
+    for word in ("--training.learning-rate", "--model.boost-strength", "--data.source", "--devices.transform",
                  "Fraction of non-zero weights", "default: 0.3", "--seeds", "--sweep"):  # fmt: skip
         assert word in said.stdout
     assert "--config NAME" in here("--help").stdout
@@ -218,7 +219,8 @@ def test_every_named_configuration_is_valid_and_described(name):
     assert CONFIGS[name][1]
     if type(config.model) is SparseCNN and config.training.optimizer == "sgd":
         assert config.training.lr_decay == (0.8 if "mnist" in name else 0.9)
-        assert config.model.k_inference_factor == 1.5
+        winners = any(k is not None for k in (*config.model.conv_k, config.model.hidden_k))
+        assert config.model.k_inference_factor == (1.5 if winners else 1)
 
 
 def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path):

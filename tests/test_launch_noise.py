@@ -16,8 +16,9 @@ RUN = ["--config", "mnist_noise", "--data.name", "digits", "--data.train-example
 @pytest.mark.slow
 def test_a_grid_of_noise_levels_ends_with_losses_activity_and_arrays(tmp_path):
     folder = tmp_path / "run"
-    sweep = ["--sweep", "model.sigma=0,2", "--seeds", 2, "--training.epochs", 3, "--evaluation.implicit-examples", 20]
-    done = here(*RUN, *sweep, "--out", folder)
+    sweep = ["--sweep", "model.sigma=0,2", "--seeds", 2, "--training.epochs", 3]
+    track = ["--evaluation.track", "activity", "weights", "implicit_terms", "--evaluation.implicit-examples", 20]
+    done = here(*RUN, *sweep, *track, "--out", folder)
     assert done.returncode == 0, done.stderr
     assert "test loss" in done.stdout and "active/hidden" in done.stdout
     result = json.loads((folder / "result.json").read_text())
@@ -66,12 +67,12 @@ def test_a_learned_k_is_logged_and_resumes_bit_equal(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--objective.kind", "classification"], "model.classes is None"),
+        (["--objective.kind", "classification"], "take --objective.kind reconstruction, or --model.classes 10"),
         (["--model.classes", "10"], "objective.kind is reconstruction"),
         (["--objective.l1", "-1"], "objective.l1 is -1"),
         (["--model.noise", "poisson"], "poisson"),
         (["--evaluation.implicit-examples", "0"], "evaluation.implicit_examples is 0"),
-        (["--evaluation.implicit-examples", "5", "--model.noise", "laplace"], "known in closed form for a plain ReLU"),
+        (["--evaluation.track", "implicit_terms", "--model.noise", "laplace"], "known in closed form for a plain ReLU"),
     ],
 )
 def test_what_does_not_fit_is_refused(tmp_path, options, message):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from sparsejax import configs
-from sparsejax.reproduce import main
-from sparsejax.studies import dense_speech
-from sparsejax.training.config import replaced
+from sparsejax.commands.reproduce import main
+from sparsejax.configuration import replaced
+from sparsejax.studies.dense import speech as dense_speech
 from tests.command import ONE, here, without_figures
 from tests.data.test_speech import write_clip
 
@@ -54,10 +54,10 @@ def test_words_are_told_apart_and_scored_under_noise(tmp_path, library):
 @pytest.mark.parametrize(
     ("options", "status", "said"),
     [
-        (["--data.name", "digits"], 2, "SpeechCNN go together"),
+        (["--data.name", "digits"], 2, "A SpeechCNN reads clips, but digits has images"),
         (["--data.words", "low", "loud"], 1, "no folder for loud"),
         (["--data.silence", -1], 2, "silence is -1"),
-        (["--data.name", "spoken_digits"], 1, "spoken_digits was looked for"),
+        (["--data.name", "spoken_digits"], 1, "The Free Spoken Digit Dataset was looked for"),
         (["--model.classes", 2], 2, "--model.classes 4"),
         (["--data.source", "tfds"], 2, "cannot come from the source 'tfds'"),
     ],
@@ -77,7 +77,7 @@ def test_table_2_has_the_papers_numbers_beside_ours(tmp_path, library, monkeypat
             config = configs.get(f"speech_{name}")
             # The winners first, as fewer of them always fit.
             winners = {"model.conv_k": (100, 20), "model.hidden_k": 5} if config.model.hidden_k is not None else {}
-            rows[label] = replaced(config, {**winners, **SMALL, "devices.carrier": "jit"})
+            rows[label] = replaced(config, {**winners, **SMALL, "devices.transform": "jit"})
         return rows
 
     monkeypatch.setattr(dense_speech, "networks", networks)

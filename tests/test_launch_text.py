@@ -48,10 +48,10 @@ def test_it_learns_a_text_and_reports_its_perplexity_and_activity(tmp_path, libr
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--model.vocabulary", "5"], "model.vocabulary is 5, but wikitext-2 has 8 different"),
+        (["--model.vocabulary", "5"], "has 5 outputs, but wikitext-2 has 8 tokens; take --model.vocabulary 8"),
         (["--data.length", "900"], "data.length is 900"),
-        (["--data.name", "digits"], "go together"),
-        (["--objective.kind", "reconstruction"], "go together"),
+        (["--data.name", "digits"], "A GPT reads tokens, but digits has images"),
+        (["--objective.kind", "reconstruction"], "take --objective.kind next_token"),
         (["--data.length", "32"], "tokens (model.context)"),
     ],
 )
@@ -65,4 +65,4 @@ def test_what_does_not_fit_is_refused(tmp_path, library, options, message):
 def test_a_missing_text_says_how_to_get_it(tmp_path):
     refused = here(*RUN, "--out", tmp_path / "run", SPARSEJAX_DATA=str(tmp_path), HOME=str(tmp_path))
     assert refused.returncode == 1
-    assert "wikitext-2 was looked for" in refused.stderr and "published at" in refused.stderr
+    assert "WikiText-2 was looked for" in refused.stderr and "write the lines of" in refused.stderr

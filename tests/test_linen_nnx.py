@@ -1,7 +1,6 @@
 """The Flax layers: bit for bit what `sparsejax.functional` gives, with the state where Flax keeps it."""
 
 import doctest
-import functools
 
 import flax.linen as flax_linen
 import jax
@@ -12,9 +11,6 @@ from flax import nnx as flax_nnx
 from jax.sharding import PartitionSpec as P
 
 from sparsejax import functional, linen, nnx
-from tests.functional.drawn import normal, uniform
-
-pytestmark = pytest.mark.optimized  # bits are compared
 
 SETTINGS = {"k": 4, "boost_strength": 1.5, "period": 20, "ties": "first", "k_inference_factor": 1.5}
 SHAPES = {"plain": (8, 10), "images": (8, 3, 3, 5), "local": (8, 3, 3, 5)}
@@ -22,7 +18,7 @@ kinds = pytest.mark.parametrize("kind", SHAPES)
 
 
 def batches(kind, count=3):
-    return [normal(*SHAPES[kind], seed=i) for i in range(count)]
+    return [jax.random.normal(jax.random.key(i), SHAPES[kind]) for i in range(count)]
 
 
 def reference(kind, x, state, k):
@@ -53,23 +49,17 @@ def assert_states_equal(actual, expected):
 
 
 @pytest.mark.parametrize("ties", ["all", "first"])
-def test_top_k_of_both_is_the_function(ties):
-    x = np.round(2 * normal(4, 10))
-
-    @jax.jit
-    def each(x):
-        return functional.top_k(x, 3, ties=ties), linen.TopK(k=3, ties=ties).apply({}, x), nnx.TopK(3, ties=ties)(x)
-
-    expected, in_linen, in_nnx = each(x)
-    assert 4 < np.count_nonzero(expected) < x.size
-    np.testing.assert_array_equal(in_linen, expected)
-    np.testing.assert_array_equal(in_nnx, expected)
+def test_top_k_of_both_is_the_function(fresh_key, ties):
+    x = jnp.round(2 * jax.random.normal(fresh_key(), (4, 10)))
+    expected = functional.top_k(x, 3, ties=ties)
+    np.testing.assert_array_equal(linen.TopK(k=3, ties=ties).apply({}, x), expected)
+    np.testing.assert_array_equal(nnx.TopK(3, ties=ties)(x), expected)
 
 
 @kinds
 def test_k_winners_of_both_equal_the_function_over_several_batches(kind):
     in_linen, in_nnx, state = linen_layer(kind), nnx_layer(kind), functional.init_boost_state(SHAPES[kind][-1])
-    variables = jax.jit(functools.partial(in_linen.init, train=True))(jax.random.key(0), batches(kind)[0])
+    variables = in_linen.init(jax.random.key(0), batches(kind)[0], train=True)
     assert_states_equal(variables["boost"]["state"], state)  # drawing a layer counts nothing
     train = jax.jit(lambda variables, x: in_linen.apply(variables, x, train=True, mutable=["boost"]))
     graph, in_state = flax_nnx.split(in_nnx)
@@ -91,41 +81,35 @@ def test_k_winners_of_both_equal_the_function_over_several_batches(kind):
         assert_states_equal(variables["boost"]["state"], state)
         y, in_state = train_nnx(in_state, x)
         np.testing.assert_array_equal(y, expected)
-        assert_states_equal(flax_nnx.merge(graph, in_state).boost.get_value(), state)
+        assert_states_equal(flax_nnx.merge(graph, in_state).boost, state)
     competitors = int(np.prod(SHAPES[kind][1:])) if kind == "images" else SHAPES[kind][-1]
     expected = reference(kind, x, state, min(6, competitors))
     np.testing.assert_array_equal(in_linen.apply(variables, x, train=False), expected)
     trained = flax_nnx.merge(graph, in_state)
     np.testing.assert_array_equal(trained(x, train=False), expected)
-    assert_states_equal(trained.boost.get_value(), state)
+    assert_states_equal(trained.boost, state)
 
 
 def test_the_call_may_give_a_traced_boost_strength():
     x = batches("plain")[0]
-    state = functional.BoostState(uniform(10), jnp.float32(20))
-
-    def by_function(b):
-        return functional.k_winners(x, state, k=4, boost_strength=b, ties="first")
-
-    def by_linen(b):
-        layer = linen_layer("plain")
-        return layer.apply({"boost": {"state": state}}, x, train=True, boost_strength=b, mutable="boost")[0]
-
-    def by_nnx(b):
-        layer = nnx_layer("plain")
-        layer.boost.set_value(state)
-        return layer(x, train=True, boost_strength=b)
-
-    expected = jax.jit(by_function)(3.0)
-    assert np.any(expected != jax.jit(by_function)(1.5))  # the layers' own
-    np.testing.assert_array_equal(jax.jit(by_linen)(3.0), expected)
-    np.testing.assert_array_equal(jax.jit(by_nnx)(3.0), expected)
+    state = functional.BoostState(jax.random.uniform(jax.random.key(1), (10,)), jnp.float32(20))
+    expected = functional.k_winners(x, state, k=4, boost_strength=3.0, ties="first")
+    assert np.any(expected != reference("plain", x, state, 4))
+    apply = jax.jit(
+        lambda b: linen_layer("plain").apply(
+            {"boost": {"state": state}}, x, train=True, boost_strength=b, mutable="boost"
+        )
+    )
+    np.testing.assert_array_equal(apply(3.0)[0], expected)
+    layer = nnx_layer("plain")
+    layer.duty_cycle.set_value(state.duty_cycle)
+    np.testing.assert_array_equal(layer(x, train=True, boost_strength=jnp.float32(3.0)), expected)
 
 
 def test_the_gradients_are_those_of_the_function():
     x, upstream = batches("plain", 2)
-    state = functional.BoostState(uniform(10), jnp.float32(20))
-    expected = jax.jit(jax.grad(lambda x: jnp.sum(upstream * reference("plain", x, state, 4))))(x)
+    state = functional.BoostState(jax.random.uniform(jax.random.key(1), (10,)), jnp.float32(20))
+    expected = jax.grad(lambda x: jnp.sum(upstream * reference("plain", x, state, 4)))(x)
 
     def by_linen(x):
         y, _ = linen_layer("plain").apply({"boost": {"state": state}}, x, train=True, mutable=["boost"])
@@ -133,17 +117,17 @@ def test_the_gradients_are_those_of_the_function():
 
     def by_nnx(x):
         layer = nnx_layer("plain")
-        layer.boost.set_value(state)
+        layer.duty_cycle.set_value(state.duty_cycle)
         return jnp.sum(upstream * layer(x, train=True))
 
     assert np.count_nonzero(expected) == 4 * 8
-    np.testing.assert_array_equal(jax.jit(jax.grad(by_linen))(x), expected)
-    np.testing.assert_array_equal(jax.jit(jax.grad(by_nnx))(x), expected)
+    np.testing.assert_array_equal(jax.grad(by_linen)(x), expected)
+    np.testing.assert_array_equal(jax.grad(by_nnx)(x), expected)
 
 
 def test_linen_says_so_when_the_state_may_not_change():
     layer, x = linen_layer("plain"), batches("plain")[0]
-    variables = {"boost": {"state": functional.init_boost_state(10)}}
+    variables = layer.init(jax.random.key(0), x, train=False)
     with pytest.raises(Exception, match="boost"):
         layer.apply(variables, x, train=True)
 
@@ -152,8 +136,8 @@ def test_counts_are_summed_over_devices_in_both():
     if jax.device_count() < 8:
         pytest.skip("needs 8 devices")
     x, state = batches("plain")[0], functional.init_boost_state(10)
-    y = jax.jit(lambda x, state: reference("plain", x, state, 4))(x, state)
-    expected = jax.jit(functools.partial(functional.update_boost_state, period=20))(state, y)
+    y = reference("plain", x, state, 4)
+    expected = functional.update_boost_state(state, y, period=20)
     in_linen, in_nnx = linen_layer("plain", axis_name="data"), nnx_layer("plain", axis_name="data")
     graph, in_state = flax_nnx.split(in_nnx)
     variables = in_linen.init(jax.random.key(0), x, train=True)  # no axis is bound here
@@ -170,7 +154,7 @@ def test_counts_are_summed_over_devices_in_both():
     by_linen, by_nnx, variables, in_state = sharded(variables, in_state, x)
     np.testing.assert_array_equal(by_linen, y)
     np.testing.assert_array_equal(by_nnx, y)
-    for new in (variables["boost"]["state"], flax_nnx.merge(graph, in_state).boost.get_value()):
+    for new in (variables["boost"]["state"], flax_nnx.merge(graph, in_state).boost):
         np.testing.assert_allclose(new.duty_cycle, expected.duty_cycle, rtol=1e-6)
         assert new.samples == 8
 
@@ -187,23 +171,6 @@ def expected_linear(kind, x, kernel, mask, bias):
     return x @ kernel + bias[None] if kind == "dense" else functional.conv2d(x, kernel) + bias[None, None, None]
 
 
-@functools.cache
-def linen_variables(kind):
-    """Returns the variables of a layer, drawn once."""
-    layer, _, _, inputs = LINEAR[kind]
-    return jax.jit(layer.init)(jax.random.key(0), np.zeros(inputs, np.float32))
-
-
-@functools.cache
-def _nnx_state(kind):
-    return flax_nnx.split(nnx_linear(kind))
-
-
-def drawn_nnx_linear(kind):
-    """Returns a layer whose weights were drawn once, and which may be changed."""
-    return flax_nnx.merge(*_nnx_state(kind), copy=True)
-
-
 def nnx_linear(kind, **changes):
     shape = LINEAR[kind][2]
     size = () if kind == "dense" else (shape[:2],)
@@ -211,9 +178,11 @@ def nnx_linear(kind, **changes):
 
 
 @linears
-def test_sparse_layers_have_an_exact_mask_and_equal_the_function(kind):
+def test_sparse_layers_have_an_exact_mask_and_equal_the_function(fresh_key, kind):
     layer, _, shape, inputs = LINEAR[kind]
-    x, variables, in_nnx = normal(*inputs), linen_variables(kind), drawn_nnx_linear(kind)
+    x = jax.random.normal(fresh_key(), inputs)
+    variables = layer.init(jax.random.key(0), x)
+    in_nnx = nnx_linear(kind)
     weights = [
         (variables["params"]["kernel"], variables["masks"]["mask"], variables["params"]["bias"]),
         (in_nnx.kernel.get_value(), in_nnx.mask.get_value(), in_nnx.bias.get_value()),
@@ -221,23 +190,23 @@ def test_sparse_layers_have_an_exact_mask_and_equal_the_function(kind):
     for (kernel, mask, bias), y in zip(weights, (layer.apply(variables, x), in_nnx(x)), strict=True):
         fan_in = int(np.prod(shape[:-1]))
         assert kernel.shape == mask.shape == shape
-        connections = np.asarray(mask).reshape(fan_in, -1).sum(axis=0)
-        np.testing.assert_array_equal(connections, np.full(6, round(0.3 * fan_in)))
+        np.testing.assert_array_equal(mask.reshape(fan_in, -1).sum(axis=0), np.full(6, round(0.3 * fan_in)))
         assert 0.8 * fan_in**-0.5 < np.abs(kernel).max() <= fan_in**-0.5
         assert np.abs(bias).max() <= fan_in**-0.5 and np.all(bias != 0)
         np.testing.assert_array_equal(y, expected_linear(kind, x, kernel, mask, bias))
 
 
 @linears
-def test_masked_weights_never_influence_the_output_and_get_no_gradient(kind):
+def test_masked_weights_never_influence_the_output_and_get_no_gradient(fresh_key, kind):
     layer, _, _, inputs = LINEAR[kind]
-    x, variables = normal(*inputs), linen_variables(kind)
+    x = jax.random.normal(fresh_key(), inputs)
+    variables = layer.init(jax.random.key(0), x)
     mask = np.asarray(variables["masks"]["mask"])
     spoilt = {**variables["params"], "kernel": jnp.where(mask, variables["params"]["kernel"], jnp.nan)}
     np.testing.assert_array_equal(layer.apply({**variables, "params": spoilt}, x), layer.apply(variables, x))
-    grads = jax.jit(jax.grad(lambda p: jnp.sum(layer.apply({**variables, "params": p}, x) ** 2)))(spoilt)
+    grads = jax.grad(lambda p: jnp.sum(layer.apply({**variables, "params": p}, x) ** 2))(spoilt)
     assert np.all(np.asarray(grads["kernel"])[~mask] == 0) and np.all(np.asarray(grads["kernel"])[mask] != 0)
-    in_nnx = drawn_nnx_linear(kind)
+    in_nnx = nnx_linear(kind)
     before, mask = in_nnx(x), in_nnx.mask.get_value()
     in_nnx.kernel.set_value(jnp.where(mask, in_nnx.kernel.get_value(), jnp.nan))
     np.testing.assert_array_equal(in_nnx(x), before)
@@ -248,7 +217,7 @@ def test_initialisers_mask_stream_and_density_1(kind):
     layer, _, shape, inputs = LINEAR[kind]
     x = jnp.ones(inputs)
     own = layer.clone(kernel_init=flax_linen.initializers.ones, bias_init=flax_linen.initializers.zeros)
-    draw = jax.jit(lambda masks: own.init({"params": jax.random.key(0), "masks": jax.random.key(masks)}, x))
+    draw = lambda masks: own.init({"params": jax.random.key(0), "masks": jax.random.key(masks)}, x)  # noqa: E731
     first, same, other = draw(1), draw(1), draw(2)
     np.testing.assert_array_equal(first["masks"]["mask"], same["masks"]["mask"])
     assert np.any(first["masks"]["mask"] != other["masks"]["mask"])
@@ -256,7 +225,7 @@ def test_initialisers_mask_stream_and_density_1(kind):
     np.testing.assert_array_equal(own.apply(first, x).reshape(-1, 6)[0], np.full(6, connections, np.float32))
     in_nnx = nnx_linear(kind, kernel_init=flax_linen.initializers.ones, bias_init=flax_linen.initializers.zeros)
     np.testing.assert_array_equal(in_nnx(x).reshape(-1, 6)[0], np.full(6, connections, np.float32))
-    assert "masks" not in jax.eval_shape(layer.clone(density=1.0).init, jax.random.key(0), x)
+    assert "masks" not in layer.clone(density=1.0).init(jax.random.key(0), x)
     assert nnx_linear(kind, density=1).mask is None
 
 

@@ -14,6 +14,7 @@ import pytest
 from jax.experimental import multihost_utils
 
 from sparsejax.data import load
+from sparsejax.training.config import CLEAN_MEASURES
 from sparsejax.training.processes import termination
 from tests.command import ONE, ROOT, environment, here, launch, without_figures
 from tests.kill_campaign import last_networks
@@ -21,7 +22,7 @@ from tests.kill_campaign import last_networks
 # Plain SGD: Adam would hide a gradient of the wrong scale. Noise shows whether its keys depend on the devices.
 RUN = ["--config", "digits_mlp", "--data.train-examples", "400", "--data.test-examples", "60",
        "--training.batch-size", "40", "--training.first-epoch-batch-size", "None",
-       "--model.dropout", "0.2", "--model.sigma", "0.1", "--evaluation.no-noise"]  # fmt: skip
+       "--model.dropout", "0.2", "--model.sigma", "0.1", "--evaluation.measures", *CLEAN_MEASURES]  # fmt: skip
 LOCAL = [sys.executable, str(ROOT / "launch/local_processes.py")]
 
 
@@ -166,7 +167,7 @@ def test_what_goes_wrong_in_one_process_ends_all(tmp_path):
         for i, folder in enumerate(folders)
     ]  # fmt: skip
     said = [process.communicate(timeout=120)[0] for process in both]
-    assert both[1].returncode == 1 and "train_images.npy is not there" in said[1], said[1]
+    assert both[1].returncode == 1 and "holds nothing; expected x_train" in said[1], said[1]
     assert both[0].returncode != 0 and time.monotonic() - began < 90, said[0]
     assert not (tmp_path / "run").exists()
 

@@ -13,14 +13,16 @@ import jax
 import numpy as np
 import pytest
 
+from sparsejax.configuration import stack
 from sparsejax.data.resident import Resident
 from sparsejax.errors import CheckpointError
+from sparsejax.models import SparseMLP
 from sparsejax.training import checkpoints, loop
 from sparsejax.training.checkpoints import Checkpoints
-from sparsejax.training.config import DevicesConfig, TrainingConfig
+from sparsejax.training.config import CLEAN_MEASURES, Config, DataConfig, DevicesConfig, TrainingConfig
 from sparsejax.training.devices import place
 from sparsejax.training.log import MetricsLog
-from tests.command import EIGHT, ONE, here, without_figures
+from tests.command import ONE, here, launch, without_figures
 from tests.kill_campaign import SHORT, assert_same_run, killed
 
 pytestmark = pytest.mark.optimized
@@ -30,7 +32,7 @@ pytestmark = pytest.mark.optimized
 SMALL = ["--config", "digits_mlp", "--model.hidden", "20", "--model.k", "5", "--model.dropout", "0.1",
          "--training.momentum", "0.5", "--training.epochs", "3", "--training.batch-size", "10",
          "--training.first-epoch-batch-size", "None", "--data.train-examples", "120", "--data.test-examples", "40",
-         "--training.checkpoint-every", "5", "--evaluation.no-noise", *ONE]  # fmt: skip
+         "--training.checkpoint-every", "5", "--evaluation.measures", *CLEAN_MEASURES, *ONE]  # fmt: skip
 
 
 def trained(folder: Path, *options: object) -> subprocess.CompletedProcess[str]:
@@ -86,8 +88,8 @@ def test_batches_of_one_order_go_on_where_they_stopped(streaming):
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (60, 4, 4, 1), np.uint8), rng.integers(0, 3, 60, np.int32)
     data = Resident(images, labels, *np.float32([[[[[0.5]]]], [[[[0.2]]]]]))
-    config = TrainingConfig(batch_size=6, order_seed=3)
-    job = loop.Job(None, None, config, place(DevicesConfig("jit"), 1, {6}), {}, data, streaming=streaming)
+    config = Config(SparseMLP(), DataConfig(streaming=streaming), TrainingConfig(batch_size=6, order_seed=3))
+    job = loop.Job(stack([config]), place(DevicesConfig("jit"), 1, {6}), data)
     if streaming:
         pytest.importorskip("grain")
 
@@ -148,9 +150,8 @@ def test_a_run_goes_on_from_an_earlier_checkpoint_if_that_is_asked_for(whole, tm
 @pytest.mark.parametrize("seed", [0, 1])
 def test_killed_at_random_moments_it_ends_bit_equal(uninterrupted, tmp_path, seed):
     rng, folder = random.Random(seed), tmp_path / "run"
-    assert sum(killed(folder, rng, lines=36, run=SHORT, **EIGHT) for _ in range(3)) >= 1
-    with without_figures():
-        final = here(*SHORT, "--training.checkpoint-every", 10, "--out", folder)
+    assert sum(killed(folder, rng, lines=36, run=SHORT) for _ in range(3)) >= 1
+    final = launch(*SHORT, "--training.checkpoint-every", 10, "--out", folder)
     assert final.returncode == 0, final.stderr
     assert "going on from the checkpoint of step" in final.stdout
     assert_same_run(folder, uninterrupted)

@@ -7,8 +7,9 @@ moved and mirrored (the paper's conclusion says without augmentation). `*_small`
 import dataclasses
 from typing import Any
 
+from sparsejax.configuration import replaced
 from sparsejax.models import HebbianVGG
-from sparsejax.training.config import Config, DataConfig, EvaluationConfig, TrainingConfig, replaced
+from sparsejax.training.config import CLEAN_MEASURES, Config, DataConfig, EvaluationConfig, TrainingConfig
 
 _STANDARD: dict[str, Any] = {"hebbian": 0, "alphas": ()}
 _NARROW = (16, 16, 0, 32, 32, 0, 64, 64, 0, 64, 0)
@@ -18,7 +19,7 @@ def _vgg(**model: Any) -> Config:
     training = TrainingConfig(epochs=100, batch_size=128, optimizer="adam", learning_rate=1e-3, schedule="step",
                               lr_decay=0.1, lr_decay_at=(60, 80), seed=2022)  # fmt: skip
     data = DataConfig("cifar10", augment="crop_flip")
-    return Config(HebbianVGG(**model), data, training, EvaluationConfig(batch_size=100, noise=False))
+    return Config(HebbianVGG(**model), data, training, EvaluationConfig(batch_size=100, measures=CLEAN_MEASURES))
 
 
 def narrow(config: Config) -> Config:
@@ -31,35 +32,56 @@ def narrow(config: Config) -> Config:
 
 
 def cifar_vgg16() -> Config:
-    """The standard network: kernels of unit norm, ReLU, batch norm."""
+    """VGG-16 with kernels of unit norm (paper: 92.5 %, 26.6 % with noise of 0.1).
+
+    The standard network: kernels of unit norm, ReLU, batch norm.
+    """
     return _vgg(**_STANDARD)
 
 
 def cifar_hebbian() -> Config:
-    """Six HaH blocks, then seven of the standard kind."""
+    """Six Hebbian/anti-Hebbian blocks in it (paper: 87.3 %, 64.0 %).
+
+    Six HaH blocks, then seven of the standard kind.
+    """
     return _vgg()
 
 
 def cifar_hebbian_no_cost() -> Config:
-    """Without the Hebbian/anti-Hebbian costs."""
+    """Without their costs (paper: 89.7 %, 50.4 %).
+
+    Without the Hebbian/anti-Hebbian costs.
+    """
     return _vgg(alphas=(0.0,) * 6)
 
 
 def cifar_hebbian_batch_norm() -> Config:
-    """Batch norm instead of divisive normalisation."""
+    """Batch norm instead of divisive normalisation (paper: 90.4 %, 46.7 %).
+
+    Batch norm instead of divisive normalisation.
+    """
     return _vgg(norm="batch")
 
 
 def cifar_hebbian_no_threshold() -> Config:
-    """Without the adaptive threshold."""
+    """Without the adaptive threshold (paper: 89.9 %, 37.5 %).
+
+    Without the adaptive threshold.
+    """
     return _vgg(threshold="none")
 
 
 def cifar_vgg_small() -> Config:
-    """A narrow standard network of six convolutions."""
+    """A narrow standard network of six convolutions, for two cores.
+
+    A narrow standard network of six convolutions.
+    """
     return narrow(cifar_vgg16())
 
 
 def cifar_hebbian_small() -> Config:
-    """A narrow network of four HaH blocks and two others."""
+    """The same with four Hebbian/anti-Hebbian blocks.
+
+    A narrow network of four HaH blocks and two others.
+    """
     return narrow(cifar_hebbian())

@@ -4,91 +4,121 @@ Test accuracy and noise score in the summaries are the paper's: mean over seeds 
 accuracy. All train with plain SGD at batch 64, without weight decay, and the learning rate falls by 0.8 an epoch.
 """
 
+from typing import Any
+
 from sparsejax.models import SparseCNN
 from sparsejax.training.config import Config, DataConfig, TrainingConfig
 
 _DATA = DataConfig("mnist")
+_PAPER: dict[str, Any] = {"k_inference_factor": 1.5}
+"""Half as many units again win at inference as in training: section 3 of the paper."""
 
 
 def mnist_kwinners() -> Config:
-    """Sparse CNN-2: two convolutions and a sparse hidden layer, k-winners everywhere.
+    """Sparse CNN-2, k-winners and sparse weights (paper: 99.09 %, 103,764).
+
+    Sparse CNN-2: two convolutions and a sparse hidden layer, k-winners everywhere.
 
     `python -m sparsejax.launch --config mnist_kwinners`; about 5 minutes on 2 CPU cores.
     """
     return Config(
-        SparseCNN(channels=(32, 64), conv_k=(400, 300), hidden=700, hidden_k=100, density=0.3),
+        SparseCNN(channels=(32, 64), conv_k=(400, 300), hidden=700, hidden_k=100, density=0.3, **_PAPER),
         _DATA,
         TrainingConfig(epochs=10, first_epoch_batch_size=4, learning_rate=0.02, lr_decay=0.8),
     )
 
 
 def mnist_sparse_cnn1() -> Config:
-    """Sparse CNN-1: one convolution and a sparse hidden layer."""
+    """Sparse CNN-1 (paper: 98.41 %, 100,306).
+
+    Sparse CNN-1: one convolution and a sparse hidden layer.
+    """
     return Config(
-        SparseCNN(channels=(30,), conv_k=(400,), hidden=150, hidden_k=50, density=0.3),
+        SparseCNN(channels=(30,), conv_k=(400,), hidden=150, hidden_k=50, density=0.3, **_PAPER),
         _DATA,
         TrainingConfig(epochs=15, first_epoch_batch_size=4, learning_rate=0.01, lr_decay=0.8),
     )
 
 
 def mnist_dense_cnn1() -> Config:
-    """Dense CNN-1: one convolution and a dense hidden layer, ReLU."""
+    """Dense CNN-1 (paper: 99.14 %, 74,569).
+
+    Dense CNN-1: one convolution and a dense hidden layer, ReLU.
+    """
     return Config(
-        SparseCNN(channels=(30,), conv_k=(None,), hidden=1000, hidden_k=None, density=1.0, boost_strength=0.0),
+        SparseCNN(channels=(30,), conv_k=(None,), hidden=1000, hidden_k=None, density=None, boost_strength=0.0),
         _DATA,
         TrainingConfig(epochs=15, learning_rate=0.01, momentum=0.9, lr_decay=0.8),
     )
 
 
 def mnist_dense_cnn2() -> Config:
-    """Dense CNN-2: two convolutions and a dense hidden layer, ReLU."""
+    """Dense CNN-2 (paper: 99.31 %, 97,040).
+
+    Dense CNN-2: two convolutions and a dense hidden layer, ReLU.
+    """
     return Config(
-        SparseCNN(channels=(30, 30), conv_k=(None, None), hidden=1000, hidden_k=None, density=1.0, boost_strength=0.0),
+        SparseCNN(channels=(30, 30), conv_k=(None, None), hidden=1000, hidden_k=None, density=None, boost_strength=0.0),
         _DATA,
         TrainingConfig(epochs=15, learning_rate=0.01, momentum=0.9, lr_decay=0.8),
     )
 
 
 def mnist_dense_cnn2_sp3() -> Config:
-    """Dense CNN-2 SP3: dense convolutions, then a hidden layer with sparse weights and k-winners."""
+    """Dense convolutions, sparse hidden layer (paper: 99.13 %, 100,318).
+
+    Dense CNN-2 SP3: dense convolutions, then a hidden layer with sparse weights and k-winners.
+    """
     return Config(
-        SparseCNN(channels=(30, 30), conv_k=(None, None), hidden=700, hidden_k=100, density=0.3),
+        SparseCNN(channels=(30, 30), conv_k=(None, None), hidden=700, hidden_k=100, density=0.3, **_PAPER),
         _DATA,
         TrainingConfig(epochs=10, first_epoch_batch_size=4, learning_rate=0.01, momentum=0.5, lr_decay=0.8),
     )
 
 
 def mnist_sparse_cnn2_d3() -> Config:
-    """Sparse CNN-2 D3: sparse convolutions, then a dense hidden layer with ReLU."""
+    """Sparse convolutions, dense hidden layer (paper: 98.89 %, 102,328).
+
+    Sparse CNN-2 D3: sparse convolutions, then a dense hidden layer with ReLU.
+    """
     return Config(
-        SparseCNN(channels=(32, 64), conv_k=(400, 300), hidden=1000, hidden_k=None, density=1.0),
+        SparseCNN(channels=(32, 64), conv_k=(400, 300), hidden=1000, hidden_k=None, density=None, **_PAPER),
         _DATA,
         TrainingConfig(epochs=10, learning_rate=0.01, momentum=0.9, lr_decay=0.8),
     )
 
 
 def mnist_sparse_cnn2_w1() -> Config:
-    """Sparse CNN-2 W1: k-winners everywhere, dense weights."""
+    """Sparse CNN-2 with dense weights (paper: 98.2 %, 100,322).
+
+    Sparse CNN-2 W1: k-winners everywhere, dense weights.
+    """
     return Config(
-        SparseCNN(channels=(32, 64), conv_k=(400, 300), hidden=700, hidden_k=100, density=1.0),
+        SparseCNN(channels=(32, 64), conv_k=(400, 300), hidden=700, hidden_k=100, density=None, **_PAPER),
         _DATA,
         TrainingConfig(epochs=10, learning_rate=0.01, momentum=0.9, lr_decay=0.8),
     )
 
 
 def mnist_sparse_cnn2_dsw() -> Config:
-    """Sparse CNN-2 DSW: sparse convolutions, then a hidden layer with sparse weights and ReLU."""
+    """Sparse convolutions and weights, ReLU (paper: 98.92 %, 70,566).
+
+    Sparse CNN-2 DSW: sparse convolutions, then a hidden layer with sparse weights and ReLU.
+    """
     return Config(
-        SparseCNN(channels=(32, 64), conv_k=(400, 300), hidden=1000, hidden_k=None, density=0.3),
+        SparseCNN(channels=(32, 64), conv_k=(400, 300), hidden=1000, hidden_k=None, density=0.3, **_PAPER),
         _DATA,
         TrainingConfig(epochs=10, first_epoch_batch_size=4, learning_rate=0.01, momentum=0.9, lr_decay=0.8),
     )
 
 
 def mnist_sparse_cnn2_local() -> Config:
-    """Sparse CNN-2 whose channels compete at each position: 3 of 32 and 19 of 64, the paper's densities."""
+    """Sparse CNN-2, the channels of each position competing.
+
+    Sparse CNN-2 whose channels compete at each position: 3 of 32 and 19 of 64, the paper's densities.
+    """
     return Config(
-        SparseCNN(channels=(32, 64), conv_k=(3, 19), hidden=700, hidden_k=100, density=0.3, local=True),
+        SparseCNN(channels=(32, 64), conv_k=(3, 19), hidden=700, hidden_k=100, density=0.3, local=True, **_PAPER),
         _DATA,
         TrainingConfig(epochs=10, first_epoch_batch_size=4, learning_rate=0.02, lr_decay=0.8),
     )

@@ -8,7 +8,14 @@ mechanism has the strength of its own paper where that carries over to the shape
 from typing import Any, Literal
 
 from sparsejax.models import HebbianVGG, SparseCNN
-from sparsejax.training.config import Config, DataConfig, EvaluationConfig, ObjectiveConfig, TrainingConfig
+from sparsejax.training.config import (
+    DEFAULT_MEASURES,
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    ObjectiveConfig,
+    TrainingConfig,
+)
 
 DataName = Literal["mnist", "cifar10"]
 _DENSITY = (0.1, 0.3, 0.15)
@@ -31,7 +38,7 @@ def networks(
     second = (first - 4) // 2
     units = (channels[0] * first**2, channels[1] * second**2, hidden)
     conv1, conv2, last = (max(1, round(density * n)) for density, n in zip(_DENSITY, units, strict=True))
-    plain: dict[str, Any] = {"channels": channels, "hidden": hidden, "density": 1.0, "boost_strength": 0.0}
+    plain: dict[str, Any] = {"channels": channels, "hidden": hidden, "density": None, "boost_strength": 0.0}
     relu: dict[str, Any] = {**plain, "conv_k": (None, None), "hidden_k": None}
     winners: dict[str, Any] = {**plain, "conv_k": (conv1, conv2), "hidden_k": last}
     competing = HebbianVGG(
@@ -41,14 +48,14 @@ def networks(
 
     def config(model: Any, **objective: Any) -> Config:
         training = TrainingConfig(epochs=epochs, optimizer="adam", learning_rate=1e-3, lr_decay=0.8, seed=0)
-        evaluation = EvaluationConfig(detail=True)
+        evaluation = EvaluationConfig(measures=(*DEFAULT_MEASURES, "detail"))
         return Config(model, DataConfig(data), training, evaluation, objective=ObjectiveConfig(**objective))
 
     return {
         "ReLU": config(SparseCNN(**relu)),
         "noise": config(SparseCNN(**relu, sigma=0.5)),
         "L1": config(SparseCNN(**relu), l1=3e-4),
-        "Top-K": config(SparseCNN(**winners, k_inference_factor=1.0)),
-        "k-winners": config(SparseCNN(**{**winners, "boost_strength": 1.5, "density": 0.3})),
+        "Top-K": config(SparseCNN(**winners)),
+        "k-winners": config(SparseCNN(**{**winners, "boost_strength": 1.5, "density": 0.3, "k_inference_factor": 1.5})),
         "HaH": config(competing),
     }

@@ -19,13 +19,14 @@ _HERE = DataConfig("speech_commands", balanced=True)
 def _sparse(hidden: int, density: float, *, part: int = 1) -> SpeechCNN:
     """Returns k-winners everywhere; with `part` 2, half of all filters, units and winners."""
     return SpeechCNN(channels=(64 // part, 64 // part), conv_k=(1200 // part, 200 // part), hidden=hidden // part,
-                     hidden_k=100 // part, density=density, boost_decay=0.9, classes=12, batch_norm=True)  # fmt: skip
+                     hidden_k=100 // part, density=density, boost_decay=0.9, k_inference_factor=1.5, classes=12,
+                     batch_norm=True)  # fmt: skip
 
 
 def _dense(*, part: int = 1, dropout: float | None = None) -> SpeechCNN:
     """Returns ReLU and dense weights."""
     return SpeechCNN(channels=(64 // part, 64 // part), conv_k=(None, None), hidden=1000 // part, hidden_k=None,
-                     density=1.0, boost_strength=0.0, classes=12, batch_norm=True, dropout=dropout)  # fmt: skip
+                     density=None, boost_strength=0.0, classes=12, batch_norm=True, dropout=dropout)  # fmt: skip
 
 
 def _slow(epochs: int) -> TrainingConfig:
@@ -43,40 +44,64 @@ _BRISK = dataclasses.replace(_slow(12), learning_rate=0.04, lr_decay=0.85)
 
 
 def gsc_sparse_cnn2() -> Config:
-    """Sparse CNN-2: k-winners everywhere, 40 % of the hidden layer's weights."""
+    """Sparse CNN-2 on Speech Commands' ten digits (paper: 96.65 %, 11,233 of 28,072).
+
+    Sparse CNN-2: k-winners everywhere, 40 % of the hidden layer's weights.
+    """
     return Config(_sparse(1000, 0.4), _DIGITS, _slow(30))
 
 
 def gsc_super_sparse_cnn2() -> Config:
-    """Super-sparse CNN-2: a hidden layer of 1,500 units, 100 of them winners, with 10 % of its weights."""
+    """Super-sparse CNN-2 (paper: 96.57 %, 10,752).
+
+    Super-sparse CNN-2: a hidden layer of 1,500 units, 100 of them winners, with 10 % of its weights.
+    """
     return Config(_sparse(1500, 0.1), _DIGITS, _slow(25))
 
 
 def gsc_dense_cnn2() -> Config:
-    """Dense CNN-2: ReLU and dense weights."""
+    """Dense CNN-2 (paper: 96.37 %, 8,730).
+
+    Dense CNN-2: ReLU and dense weights.
+    """
     return Config(_dense(), _DIGITS, _fast(20))
 
 
 def gsc_dense_cnn2_dropout() -> Config:
-    """Dense CNN-2 with dropout 0.5 in the hidden layer."""
+    """Dense CNN-2 with dropout (paper: 95.69 %, 7,681).
+
+    Dense CNN-2 with dropout 0.5 in the hidden layer.
+    """
     return Config(_dense(dropout=0.5), _DIGITS, _fast(20))
 
 
 def speech_sparse_cnn2() -> Config:
-    """Sparse CNN-2 of half the size, on the words at hand."""
+    """Sparse CNN-2 of half the size on the spoken words at hand: minutes on a laptop.
+
+    Sparse CNN-2 of half the size, on the words at hand.
+    """
     return Config(_sparse(1000, 0.4, part=2), _HERE, _BRISK)
 
 
 def speech_super_sparse_cnn2() -> Config:
-    """Super-sparse CNN-2 of half the size, on the words at hand."""
+    """Super-sparse CNN-2 of half the size, on the spoken words at hand.
+
+    Super-sparse CNN-2 of half the size, on the words at hand.
+    """
     return Config(_sparse(1500, 0.1, part=2), _HERE, _BRISK)
 
 
 def speech_dense_cnn2() -> Config:
-    """Dense CNN-2 of half the size, on the words at hand."""
+    """Dense CNN-2 of half the size, on the spoken words at hand.
+
+    Dense CNN-2 of half the size, on the words at hand.
+    """
     return Config(_dense(part=2), _HERE, _fast(12))
 
 
 def speech_dense_cnn2_dropout() -> Config:
-    """Dense CNN-2 of half the size with dropout, on the words at hand."""
+    """Dense CNN-2 with dropout of half the size, on the spoken words at hand.
+
+    Dense CNN-2 of half the size with dropout, on the words at hand.
+    """
     return Config(_dense(part=2, dropout=0.5), _HERE, _fast(12))

@@ -1,24 +1,30 @@
-"""Readers of data sets: load("mnist") and what it is made of. Nothing but resident.py and text.py imports JAX."""
+"""Readers of data sets: load("mnist") and what it is made of. Importing this brings neither JAX nor a data set."""
 
+from sparsejax.data.arrays import from_arrays, read_path
 from sparsejax.data.dataset import Dataset, Split, pixel_moments
 from sparsejax.data.digits import read_digits
-from sparsejax.data.download import download_mnist
+from sparsejax.data.download import Download
 from sparsejax.data.idx import read_idx, read_mnist_folder
-from sparsejax.data.sources import SOURCES, check_choice, load, load_mnist
+from sparsejax.data.registry import DATA, Entry, entry, load, options_of, register, title
 from sparsejax.data.tfds_source import prepare_tfds, read_tfds
 
 __all__ = [
-    "SOURCES",
+    "DATA",
     "Dataset",
+    "Download",
+    "Entry",
     "Split",
-    "check_choice",
-    "download_mnist",
+    "entry",
+    "from_arrays",
     "load",
-    "load_mnist",
+    "options_of",
     "pixel_moments",
     "prepare_tfds",
     "read_digits",
     "read_idx",
     "read_mnist_folder",
+    "read_path",
     "read_tfds",
+    "register",
+    "title",
 ]

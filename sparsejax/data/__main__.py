@@ -1,13 +1,14 @@
-"""python -m sparsejax.data: lists what data is there, downloads MNIST, prepares it for TFDS."""
+"""python -m sparsejax.data: lists what data is there, downloads data sets, prepares MNIST for TFDS."""
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 
-from sparsejax.data.download import download_mnist
-from sparsejax.data.folders import tfds_folder
-from sparsejax.data.sources import load_mnist
-from sparsejax.data.survey import survey, table
+from sparsejax.data.download import download
+from sparsejax.data.folders import download_folder, tfds_folder
+from sparsejax.data.inventory import survey, table
+from sparsejax.data.registry import entry, obtain
 from sparsejax.data.tfds_source import is_prepared, prepare_tfds
 from sparsejax.errors import ConfigError, DataDamagedError, DataMissingError
 
@@ -20,7 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             case "list":
                 print(table(survey()))
             case "download":
-                print(f"MNIST is in {download_mnist()}, its MD5s are right.")
+                for name in options.names or ["mnist"]:
+                    _download(name)
             case "prepare-tfds":
                 _prepare(options.data_dir)
     except (DataMissingError, DataDamagedError) as error:
@@ -35,13 +37,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _download(name: str) -> None:
+    """Downloads a data set, unless it is whole."""
+    found = entry(name, "download")
+    place, wanted = download_folder(found.place), found.download
+    if wanted and not (wanted.packed and found.is_whole(place) and wanted.is_proven(place)):
+        download(wanted, place, title=found.title, how=found.how)
+    print(f"{found.title} is in {place}.")
+
+
 def _prepare(data_dir: str | None) -> None:
     """Prepares MNIST for TFDS, unless it is prepared there."""
     folder = tfds_folder(data_dir)
     if is_prepared("mnist", folder):
         print(f"MNIST is prepared for TFDS in {folder / 'mnist'} already.")
         return
-    dataset = load_mnist()
+    mnist = dataclasses.replace(entry("mnist"), substitute=False, tfds="")
+    dataset = obtain(mnist, mnist.read, "auto", print, {})
     count = len(dataset.train.labels) + len(dataset.test.labels)
     print(f"Writing {count:,} images to {folder} (about {count / 8000:.0f} s)")
     print(f"MNIST is prepared for TFDS in {prepare_tfds(dataset, folder)}")
@@ -54,7 +66,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m sparsejax.data", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("list", help="show which data is there, its path and size")
-    commands.add_parser("download", help="download the four files of MNIST and check their MD5s")
+    fetch = commands.add_parser("download", help="download data sets and check their checksums")
+    fetch.add_argument("names", nargs="*", metavar="NAME", help="which, as `list` names them (default: mnist)")
     prepare = commands.add_parser("prepare-tfds", help="write MNIST as TFDS prepares it, without TensorFlow")
     prepare.add_argument("--data-dir", metavar="D", help="TFDS's folder (default: $TFDS_DATA_DIR)")
     return parser

@@ -1,16 +1,18 @@
-"""CIFAR-10's original files, Python pickles: read by a machine that runs nothing, with every size checked."""
+"""The original files of CIFAR-10 and -100, Python pickles: read by a machine that runs nothing, every size checked."""
 
 import io
 import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from sparsejax.data.dataset import Dataset, Split, split_problem
+from sparsejax.data.dataset import Dataset, Split, pixel_moments, split_problem
+from sparsejax.data.download import Download
 from sparsejax.data.idx import md5_of
+from sparsejax.data.registry import Entry, add
 from sparsejax.errors import DataDamagedError, DataMissingError
 
 # The original files and their published MD5s, the test images last.
@@ -22,17 +24,44 @@ CIFAR10_FILES = {
     "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
     "test_batch": "40351d587109b95175f43aff81a1287e",
 }
-CIFAR10_FOLDER = "cifar-10-batches-py"
+CIFAR100_FILES = {"train": "16019d7e3df5f24257cddd939b257f8d", "test": "f0ef6b0ae62326f3e7ffdfab6717acfc"}
+CIFAR10_FOLDER, CIFAR100_FOLDER = "cifar-10-batches-py", "cifar-100-python"
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
-CLASSES = 10
-HOW_TO_GET = (
-    "Download https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz (170 MB, MD5 c58f30108f718f92721af3b95e74349a) "
-    "and unpack it there: tar -xzf cifar-10-python.tar.gz -C $SPARSEJAX_DATA"
-)
 
+_MIRROR = "https://www.cs.toronto.edu/~kriz/"
 _SIDE, _CHANNELS = 32, 3
 _PIXELS = _CHANNELS * _SIDE * _SIDE
-_WAY_OUT = f"Delete the file and fetch it again. {HOW_TO_GET}"
+
+
+class _Family(NamedTuple):
+    """What tells CIFAR-10 and CIFAR-100 from each other."""
+
+    name: str
+    title: str
+    files: dict[str, str]
+    labels: str
+    classes: int
+    archive: str
+    md5: str
+    size: str
+
+    @property
+    def how(self) -> str:
+        """How to get it."""
+        return (
+            f"Download {_MIRROR}{self.archive} ({self.size}, MD5 {self.md5}) and unpack it there: tar -xzf "
+            f"{self.archive} -C $SPARSEJAX_DATA"
+        )
+
+    def found(self, folder: str | os.PathLike[str]) -> dict[str, Path | None]:
+        """Returns where a folder holds each of its files."""
+        return {file: path if (path := Path(folder) / file).is_file() else None for file in self.files}
+
+
+_TEN = _Family("cifar10", "CIFAR-10", CIFAR10_FILES, "labels", 10, "cifar-10-python.tar.gz",
+               "c58f30108f718f92721af3b95e74349a", "170 MB")  # fmt: skip
+_HUNDRED = _Family("cifar100", "CIFAR-100", CIFAR100_FILES, "fine_labels", 100, "cifar-100-python.tar.gz",
+                   "eb9058c3a382ffc7106e4002c42a8d85", "169 MB")  # fmt: skip
 
 
 def read_cifar10_folder(folder: str | os.PathLike[str], *, source: str = "files", check_md5: bool = True) -> Dataset:
@@ -53,16 +82,27 @@ def read_cifar10_folder(folder: str | os.PathLike[str], *, source: str = "files"
     References:
       Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
     """
-    paths = found_batches(folder)
-    missing = [file for file in CIFAR10_FILES if file not in paths]
+    return _read_folder(_TEN, folder, source, check_md5)
+
+
+def read_cifar100_folder(folder: str | os.PathLike[str], *, source: str = "files", check_md5: bool = True) -> Dataset:
+    """Reads a folder with the two pickles of CIFAR-100, labelled by its 100 fine classes; see `read_cifar10_folder`."""
+    return _read_folder(_HUNDRED, folder, source, check_md5)
+
+
+def _read_folder(family: _Family, folder: str | os.PathLike[str], source: str, check_md5: bool) -> Dataset:
+    paths = family.found(folder)
+    missing = [file for file, path in paths.items() if path is None]
     if missing:
         raise DataMissingError(
-            f"CIFAR-10 was looked for in {folder}, but {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} "
-            f"missing there. {HOW_TO_GET}"
+            f"{family.title} was looked for in {folder}, but {', '.join(missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} missing there. {family.how}"
         )
-    parts = [_checked(paths[file], md5 if check_md5 else None) for file, md5 in CIFAR10_FILES.items()]
+    there = zip(filter(None, paths.values()), family.files.values(), strict=True)
+    parts = [_checked(family, path, md5 if check_md5 else None) for path, md5 in there]
     train = Split(*(np.concatenate(arrays) for arrays in zip(*parts[:-1], strict=True)))
-    return Dataset("cifar10", source, train, parts[-1], CLASSES, CIFAR10_MEAN, CIFAR10_STD)
+    moments = (CIFAR10_MEAN, CIFAR10_STD) if family is _TEN else pixel_moments(train.images)
+    return Dataset(family.name, source, train, parts[-1], family.classes, *moments)
 
 
 def read_cifar_batch(path: str | os.PathLike[str]) -> Split:
@@ -72,12 +112,7 @@ def read_cifar_batch(path: str | os.PathLike[str]) -> Split:
       DataMissingError: there is no such file, or it cannot be opened.
       DataDamagedError: a truncated or damaged pickle, one that holds anything else, or a wrong shape or label.
     """
-    return _parse(_bytes_of(Path(path)), Path(path))
-
-
-def found_batches(folder: str | os.PathLike[str]) -> dict[str, Path]:
-    """Returns those of CIFAR-10's six files that a folder holds, by their name."""
-    return {file: Path(folder) / file for file in CIFAR10_FILES if (Path(folder) / file).is_file()}
+    return _parse(_TEN, _bytes_of(_TEN, Path(path)), Path(path))
 
 
 class _Bytes:
@@ -129,56 +164,79 @@ class _Unpickler(pickle.Unpickler):
         return _Byte()
 
 
-def _checked(path: Path, md5: str | None) -> Split:
+def _checked(family: _Family, path: Path, md5: str | None) -> Split:
     """Reads a pickle and, when an MD5 is given, compares that."""
-    raw = _bytes_of(path)
-    split = _parse(raw, path)  # first, because it says better what is wrong with the file
+    raw = _bytes_of(family, path)
+    split = _parse(family, raw, path)  # first, because it says better what is wrong with the file
     if md5 is not None and md5_of(raw) != md5:
         raise DataDamagedError(
-            f"{path} is not the published file of CIFAR-10: its MD5 is {md5_of(raw)}, the published one {md5}. "
-            f"{_WAY_OUT}"
+            f"{path} is not the published file of {family.title}: its MD5 is {md5_of(raw)}, the published one {md5}. "
+            f"{_way_out(family)}"
         )
     return split
 
 
-def _bytes_of(path: Path) -> bytes:
+def _way_out(family: _Family) -> str:
+    return f"Delete the file and fetch it again. {family.how}"
+
+
+def _bytes_of(family: _Family, path: Path) -> bytes:
     """Returns a file's bytes."""
     try:
         return path.read_bytes()
     except OSError as error:
-        raise DataMissingError(f"The data file {path} cannot be read: {error.strerror}. {HOW_TO_GET}") from error
+        raise DataMissingError(f"The data file {path} cannot be read: {error.strerror}. {family.how}") from error
 
 
-def _parse(raw: bytes, path: Path) -> Split:
+def _parse(family: _Family, raw: bytes, path: Path) -> Split:
     """Turns the bytes of a pickle into a Split."""
     stream = io.BytesIO(raw)
     try:
         content = _Unpickler(stream, encoding="latin1").load()  # Python 2's text, byte for byte
     except Exception as error:  # a damaged pickle can fail in any way
         raise DataDamagedError(
-            f"The data file {path} ({len(raw)} bytes) is no batch of CIFAR-10, or is cut short or damaged: "
-            f"{' '.join(str(error).split()) or type(error).__name__}. {_WAY_OUT}"
+            f"The data file {path} ({len(raw)} bytes) is no batch of {family.title}, or is cut short or damaged: "
+            f"{' '.join(str(error).split()) or type(error).__name__}. {_way_out(family)}"
         ) from error
-    problem = "bytes follow its end" if stream.read(1) else _content_problem(content)
+    problem = "bytes follow its end" if stream.read(1) else _content_problem(content, family.labels)
     if not problem:
         images = content["data"].array.reshape(-1, _CHANNELS, _SIDE, _SIDE).transpose(0, 2, 3, 1)
-        split = Split(np.ascontiguousarray(images), np.asarray(content["labels"], np.int32))
-        problem = split_problem(split, CLASSES)
+        split = Split(np.ascontiguousarray(images), np.asarray(content[family.labels], np.int32))
+        problem = split_problem(split, family.classes)
         if not problem:
             return split
-    raise DataDamagedError(f"The data file {path} is no batch of CIFAR-10: {problem}. {_WAY_OUT}")
+    raise DataDamagedError(f"The data file {path} is no batch of {family.title}: {problem}. {_way_out(family)}")
 
 
-def _content_problem(content: Any) -> str:
+def _content_problem(content: Any, word: str) -> str:
     """Says in half a sentence why a pickle's content cannot be made a split, "" when it can."""
-    if not isinstance(content, dict) or not {"data", "labels"} <= content.keys():
+    if not isinstance(content, dict) or not {"data", word} <= content.keys():
         held = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
-        return f"it holds {held} where data and labels are expected"
+        return f"it holds {held} where data and {word} are expected"
     array = getattr(content["data"], "array", None)
     if not isinstance(array, np.ndarray) or array.ndim != 2 or array.shape[1] != _PIXELS:
         held = type(content["data"]).__name__ if array is None else list(array.shape)
         return f"its data is {held} where bytes [n, {_PIXELS}] are expected"
-    labels = content["labels"]
+    labels = content[word]
     if not isinstance(labels, list) or not all(type(label) is int and abs(label) < 1 << 31 for label in labels):
         return "its labels are no list of whole numbers"
     return ""
+
+
+for _place, (_family, _folder, _read) in enumerate(
+    ((_TEN, CIFAR10_FOLDER, read_cifar10_folder), (_HUNDRED, CIFAR100_FOLDER, read_cifar100_folder))
+):
+    add(
+        Entry(
+            name=_family.name,
+            title=_family.title,
+            kind="images",
+            place=_folder,
+            read=_read,
+            files=_family.found,
+            tfds=_family.name,
+            download=Download((_MIRROR,), {_family.archive: _family.md5}, _family.size),
+            how=_family.how,
+        ),
+        place=4 + _place,
+    )

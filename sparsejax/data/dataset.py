@@ -14,13 +14,14 @@ from sparsejax.errors import ConfigError
 MNIST_MEAN, MNIST_STD = (0.1307,), (0.3081,)
 
 _BYTES = {"uint8": "u1", "int16": "<i2", "int32": "<i4", "float32": "<f4"}  # how the fingerprint reads an array
+_FORMS = {("uint8", 4), ("float32", 4), ("float32", 2), ("int16", 2)}  # types and dimensions, besides tokens
 _CHUNK = 4096  # images per histogram: numpy widens each pixel to 8 bytes while it counts
 
 
 class Split(NamedTuple):
-    """Images uint8 [n, height, width, channels] and labels int32 [n]. In the place of images, vectors of features are
-    float32 [n, features]; of speech, waveforms are int16 [n, samples]; of a text, windows of tokens are int32
-    [n, length], each with its number as label.
+    """Images uint8, or float32 in [0, 1], [n, height, width, channels] and labels int32 [n]. In the place of images,
+    vectors of features are float32 [n, features]; of speech, waveforms are int16 [n, samples]; of a text, windows of
+    tokens are int32 [n, length], each with its number as label.
     """
 
     images: np.ndarray
@@ -33,13 +34,14 @@ class Dataset:
 
     Args:
       name: what the images are ("mnist", "fashion_mnist", "digits"), whatever was asked for.
-      source: how they were reached: "files", "download", "tfds" or "digits".
+      source: how they were reached: "files", "download", "tfds", "digits", "function", "python", or a path.
       train: the training split.
       test: the test split.
-      classes: labels run from 0 to classes - 1; of a text, its tokens.
+      classes: labels run from 0 to classes - 1; of a text, its tokens; 0 where there are no labels.
       mean: of the training pixels in [0, 1], one per channel.
       std: likewise.
       notice: a sentence for the reader when the data stands in for other data, else "".
+      class_names: what each label stands for; () where that is not known.
 
     Raises:
       ValueError: a split has none of the types above, or a label is outside the classes.
@@ -53,6 +55,7 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     notice: str = ""
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for word, split in (("train", self.train), ("test", self.test)):
@@ -62,9 +65,9 @@ class Dataset:
 
     @property
     def kind(self) -> str:
-        """Names what the examples are: "images", "vectors" of features, "clips" of speech, or "windows" of a text."""
-        kinds = {"float32": "vectors", "int16": "clips", "int32": "windows"}
-        return kinds.get(self.train.images.dtype.name, "images")
+        """Names what the examples are: "images", "vectors" of features, "clips" of speech, or "tokens" of a text."""
+        kinds = {"float32": "vectors", "int16": "clips", "int32": "tokens"}
+        return "images" if self.train.images.ndim == 4 else kinds[self.train.images.dtype.name]
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -82,6 +85,8 @@ class Dataset:
         Raises:
           ConfigError: a limit below 1 or above the number of examples.
         """
+        if train is None and test is None:
+            return self
         return dataclasses.replace(self, train=_first(self.train, train, "train"), test=_first(self.test, test, "test"))
 
 
@@ -94,8 +99,8 @@ def split_problem(split: Split, classes: int) -> str:
         if images.min() < 0 or images.max() >= classes:
             return f"tokens run from {images.min()} to {images.max()} where 0 to {classes - 1} is expected"
         return ""
-    vectors, waveforms = (images.dtype == dtype and images.ndim == 2 for dtype in (np.float32, np.int16))
-    if not (vectors or waveforms) and (images.dtype != np.uint8 or images.ndim != 4):
+    vectors = images.dtype == np.float32 and images.ndim == 2
+    if (images.dtype.name, images.ndim) not in _FORMS:
         return f"images are {images.dtype} {list(images.shape)} where uint8 [n, h, w, c] is expected"
     if labels.dtype != np.int32 or labels.ndim != 1:
         return f"labels are {labels.dtype} {list(labels.shape)} where int32 [n] is expected"
@@ -103,18 +108,22 @@ def split_problem(split: Split, classes: int) -> str:
         return f"there are {len(images)} {'vectors' if vectors else 'images'} and {len(labels)} labels"
     if 0 in images.shape:
         return f"it is empty, its examples are {list(images.shape)}"
-    if labels.min() < 0 or labels.max() >= classes:
+    if labels.min() < 0 or labels.max() >= max(classes, 1):
         return f"labels run from {labels.min()} to {labels.max()} where 0 to {classes - 1} is expected"
-    if vectors and not np.isfinite(images).all():
-        return f"{int((~np.isfinite(images)).any(axis=1).sum())} of its vectors hold numbers that are not finite"
+    if images.dtype == np.float32 and not np.isfinite(images).all():
+        damaged = (~np.isfinite(images)).any(axis=tuple(range(1, images.ndim)))
+        return f"{int(damaged.sum())} of its {'vectors' if vectors else 'images'} hold numbers that are not finite"
     return ""
 
 
 def pixel_moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Returns mean and standard deviation per channel of uint8 images [n, h, w, c], as pixels in [0, 1].
+    """Returns mean and standard deviation per channel of images [n, h, w, c], as pixels in [0, 1].
 
-    Counted in integers, so that the result depends on no summation order.
+    Of bytes they are counted in integers, so that the result depends on no summation order.
     """
+    if images.dtype != np.uint8:
+        moments = images.mean((0, 1, 2), np.float64), images.std((0, 1, 2), np.float64)
+        return tuple(map(float, moments[0])), tuple(map(float, moments[1]))
     values = np.arange(256) / 255
     means, stds = [], []
     for channel in range(images.shape[-1]):
@@ -127,6 +136,11 @@ def pixel_moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, .
         means.append(mean)
         stds.append(float((share * (values - mean) ** 2).sum() ** 0.5))
     return tuple(means), tuple(stds)
+
+
+def counted_as(kind: str) -> str:
+    """Returns what sentences call examples of a kind when they count them: a text's are windows of tokens."""
+    return "windows" if kind == "tokens" else kind
 
 
 def _first(split: Split, count: int | None, word: str) -> Split:

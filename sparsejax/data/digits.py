@@ -3,6 +3,7 @@
 import numpy as np
 
 from sparsejax.data.dataset import Dataset, Split, pixel_moments
+from sparsejax.data.registry import Entry, add
 
 CLASSES = 10
 _BOX, _SIDE = 20, 28  # MNIST's digits fill a box of 20 × 20 in the middle of 28 × 28
@@ -42,3 +43,15 @@ def framed(small: np.ndarray) -> np.ndarray:
         large = Image.fromarray(tile).resize((_BOX, _BOX), Image.Resampling.BICUBIC)
         image[border:-border, border:-border, 0] = np.asarray(large)
     return images
+
+
+add(
+    Entry(
+        name="digits",
+        title="the digits that scikit-learn ships",
+        kind="images",
+        read=read_digits,
+        location="digits",
+    ),
+    place=3,
+)

@@ -1,61 +1,102 @@
-"""The original MNIST files, fetched from a public mirror and checked by their published MD5s."""
+"""Published files, fetched from public mirrors and checked by their published checksums."""
 
+import contextlib
+import hashlib
 import logging
+import os
+import shutil
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from sparsejax.data.folders import download_folder, offline
-from sparsejax.data.idx import MNIST_FILES, md5_of
+from sparsejax.data.folders import offline
 from sparsejax.errors import DataDamagedError, DataMissingError
 
-MIRRORS = (
-    "https://ossci-datasets.s3.amazonaws.com/mnist/",
-    "https://storage.googleapis.com/cvdf-datasets/mnist/",
-)
 PATIENCE = 5.0  # seconds until a network that does not answer counts as none
 
+_TRIES = 3  # of a mirror whose transfers break off
 _SILENCE = 15.0  # seconds that a transfer may stand still
+_ARCHIVES = (".tar.gz", ".zip")
 
 
-def download_mnist(
-    folder: Path | None = None,
+class Download(NamedTuple):
+    """Where a data set is published.
+
+    Archives are unpacked to its place, one plain file is its place, several lie in it.
+
+    Args:
+      mirrors: addresses that end in a slash, tried in this order.
+      files: names of the files there, with their MD5 or SHA-256.
+      size: of all, for people.
+      proof: a file that only the whole of what is published has, where its other files do not tell.
+    """
+
+    mirrors: tuple[str, ...]
+    files: Mapping[str, str]
+    size: str
+    proof: str = ""
+
+    @property
+    def packed(self) -> bool:
+        """Says whether it is an archive."""
+        return any(name.endswith(_ARCHIVES) for name in self.files)
+
+    def is_proven(self, place: Path) -> bool:
+        """Says whether a place has the proof, if there is one."""
+        return not self.proof or (place / self.proof).is_file()
+
+
+def download(
+    wanted: Download,
+    place: Path,
     *,
-    mirrors: Sequence[str] | None = None,
+    title: str,
+    subject: str = "",
+    how: str = "",
     patience: float = PATIENCE,
     say: Callable[[str], None] = print,
 ) -> Path:
-    """Fetches those of MNIST's four files that a folder lacks or has damaged, and returns the folder.
+    """Fetches those files of a data set that a place lacks or has damaged, and returns the place.
 
-    A file appears under its name only when it is whole. A mirror that fails is left for the next.
+    A file appears under its name only when it is whole. A mirror whose transfer breaks off is tried again after the
+    others; one that lacks a file, or sends another, is left.
 
     Args:
-      folder: where to put them; None is $SPARSEJAX_DATA/mnist, or the user's cache folder.
-      mirrors: addresses that end in a slash, tried in this order; None is MIRRORS.
+      wanted: where it is published.
+      place: where to put it.
+      title: of the data set.
+      subject: begins the sentence "… cannot be downloaded"; by default the title.
+      how: a sentence on how else to get it.
       patience: seconds for the first answer, over all mirrors.
       say: takes what a person should read.
 
     Raises:
-      DataMissingError: no mirror answers or none has the file, $SPARSEJAX_OFFLINE forbids the network, or
-        the folder cannot be written.
-      DataDamagedError: what the mirrors sent is not MNIST.
+      DataMissingError: no mirror answers or none has the file, $SPARSEJAX_OFFLINE forbids the network, or the place
+        cannot be written.
+      DataDamagedError: what the mirrors sent is not what was published.
     """
-    folder = folder or download_folder()
-    wanted = [name for name, md5 in MNIST_FILES.items() if not _is_whole(folder / name, md5)]
-    if not wanted:
-        return folder
-    if offline():
-        raise DataMissingError(
-            f"MNIST is not in {folder}, and $SPARSEJAX_OFFLINE forbids to download it; unset that variable, "
-            f"or put the four files of MNIST there."
-        )
-    answering = answering_mirrors(MIRRORS if mirrors is None else mirrors, wanted[0], patience)
-    say(f"Downloading MNIST (11.6 MB) from {_host(answering[0])} to {folder}")
-    _fetch_all(wanted, folder, answering, say)
-    return folder
+    targets = {name: _target(wanted, name, place) for name in wanted.files}
+    lacking = [name for name, path in targets.items() if not is_whole(path, wanted.files[name])]
+    subject = subject or title
+    way_out = f"or {how[:1].lower()}{how[1:]}" if how else "or put its files there yourself."
+    if lacking and offline():
+        raise DataMissingError(f"{subject} cannot be downloaded, for $SPARSEJAX_OFFLINE forbids it; unset that "
+                               f"variable, {way_out}")  # fmt: skip
+    if lacking:
+        try:
+            mirrors = answering_mirrors(wanted.mirrors, lacking[0], patience)
+            say(f"Downloading {title} ({wanted.size}) from {_host(mirrors[0])} to {place}")
+            _fetch_all({name: (targets[name], wanted.files[name]) for name in lacking}, mirrors, say)
+        except (DataMissingError, DataDamagedError) as error:
+            raise type(error)(f"{subject} cannot be downloaded: {error}, {way_out}") from error
+    for path in targets.values():
+        if path.name.endswith(_ARCHIVES):
+            _unpack(path, place)
+    return place
 
 
 def answering_mirrors(mirrors: Sequence[str], name: str, patience: float = PATIENCE) -> list[str]:
@@ -86,44 +127,53 @@ def answering_mirrors(mirrors: Sequence[str], name: str, patience: float = PATIE
     answering = [mirror for mirror in mirrors if outcome.get(mirror) == ""]
     if not answering:
         tried = ", ".join(f"{_host(mirror)} ({outcome.get(mirror, 'silent')})" for mirror in mirrors)
-        raise DataMissingError(
-            f"MNIST cannot be downloaded: no answer within {patience:g} s from "
-            f"{tried or 'an empty list of mirrors'}. Connect to the network, or put the four files of MNIST "
-            f"in $SPARSEJAX_DATA/mnist."
-        )
+        raise DataMissingError(f"no answer within {patience:g} s from {tried or 'an empty list of mirrors'}; connect "
+                               "to the network")  # fmt: skip
     return answering
 
 
-def _fetch_all(names: Sequence[str], folder: Path, mirrors: Sequence[str], say: Callable[[str], None]) -> None:
+def is_whole(path: Path, checksum: str) -> bool:
+    """Says whether a file is there with the published MD5 or SHA-256."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, _algorithm(checksum)).hexdigest() == checksum
+
+
+class _BrokenOffError(DataMissingError):
+    """A transfer that may come through another time."""
+
+
+def _fetch_all(files: Mapping[str, tuple[Path, str]], mirrors: Sequence[str], say: Callable[[str], None]) -> None:
     """Fetches files one after the other, each from the first mirror that has not failed yet."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    failures: list[str] = []
-    corrupt = False
+    left, broken, failures = list(mirrors), Counter[str](), {}
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        for name in names:
-            while mirrors:
+        for name, (path, checksum) in files.items():
+            while left:
                 try:
-                    _fetch(mirrors[0] + name, folder / name, MNIST_FILES[name], _Bar(progress, name))
+                    _fetch(left[0] + name, path, checksum, _Bar(progress, name))
                     break
                 except (DataDamagedError, DataMissingError) as error:
-                    corrupt |= isinstance(error, DataDamagedError)
-                    failures.append(str(error))
-                    mirrors = mirrors[1:]
-                    if mirrors:
-                        say(f"{error}; trying {_host(mirrors[0])}")
+                    failures[str(error)] = error
+                    failed = left.pop(0)
+                    broken[failed] += 1
+                    if isinstance(error, _BrokenOffError) and broken[failed] < _TRIES:
+                        left.append(failed)
+                    if left:
+                        say(f"{error}; trying {_host(left[0])}")
+                        time.sleep(0.5 * broken[left[0]])
             else:
-                kind = DataDamagedError if corrupt else DataMissingError
-                raise kind(
-                    f"MNIST cannot be downloaded: {'; '.join(failures)}. Nothing was kept of it. Try again "
-                    f"later, or put the four files of MNIST in $SPARSEJAX_DATA/mnist."
-                )
+                damaged = any(isinstance(error, DataDamagedError) for error in failures.values())
+                kind = DataDamagedError if damaged else DataMissingError
+                raise kind(f"{'; '.join(failures)}; nothing was kept of it; try again later")
 
 
-def _fetch(url: str, path: Path, md5: str, bar: Any) -> None:
+def _fetch(url: str, path: Path, checksum: str, bar: Any) -> None:
     """Fetches one file to its final name, or raises half a sentence that names the file's address."""
     import pooch
     import requests
@@ -131,17 +181,51 @@ def _fetch(url: str, path: Path, md5: str, bar: Any) -> None:
     # An existing file gets here only when it is damaged. pooch replaces it once the new one is whole.
     fetcher: Any = pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 16, timeout=_SILENCE)
     pooch.get_logger().setLevel(logging.WARNING)
+    algorithm = _algorithm(checksum)
     try:
-        pooch.retrieve(url, f"md5:{md5}", fname=path.name, path=path.parent, downloader=fetcher)
+        pooch.retrieve(url, f"{algorithm}:{checksum}", fname=path.name, path=path.parent, downloader=fetcher)
         path.chmod(0o644)  # pooch's temporary file is for its owner only
     except requests.HTTPError as error:
         raise DataMissingError(str(error)) from error  # 404 Client Error: … for url: …
     except requests.RequestException as error:  # before OSError and ValueError, of which some are
-        raise DataMissingError(f"{url} broke off ({type(error).__name__})") from error
+        raise _BrokenOffError(f"{url} broke off ({type(error).__name__})") from error
     except ValueError as error:
-        raise DataDamagedError(f"{url} sends something else than the published file (MD5 {md5})") from error
+        raise DataDamagedError(
+            f"{url} sends something else than the published file ({algorithm.upper()} {checksum})"
+        ) from error
     except OSError as error:
         raise DataMissingError(f"{path} cannot be written ({error.strerror or error})") from error
+
+
+def _target(wanted: Download, name: str, place: Path) -> Path:
+    """Returns what a file is called here: an archive lies beside the place until it is unpacked."""
+    if name.endswith(_ARCHIVES):
+        return place.parent / name
+    return place if len(wanted.files) == 1 else place / name
+
+
+def _unpack(archive: Path, place: Path) -> None:
+    """Unpacks an archive and deletes it; a folder in it of the place's name is the place. Other files there stay."""
+    temporary = place.with_name(f".{place.name}.{os.getpid()}")
+    safely: dict[str, Any] = {"filter": "data"} if archive.name.endswith(".tar.gz") else {}
+    try:
+        shutil.unpack_archive(archive, temporary, **safely)
+        content = temporary / place.name if (temporary / place.name).is_dir() else temporary
+        if not place.exists():
+            content.rename(place)
+        else:
+            for file in [file for file in content.rglob("*") if file.is_file()]:
+                target = place / file.relative_to(content)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                file.replace(target)
+        archive.unlink()
+    except OSError as error:
+        raise DataMissingError(
+            f"{archive} cannot be unpacked to {place} ({error.strerror or error}); unpack it there yourself."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(temporary)
 
 
 class _Bar:
@@ -168,9 +252,8 @@ class _Bar:
         self._progress.stop_task(self._task)
 
 
-def _is_whole(path: Path, md5: str) -> bool:
-    """Says whether a file is there with the published MD5."""
-    return path.is_file() and md5_of(path.read_bytes()) == md5
+def _algorithm(checksum: str) -> str:
+    return "md5" if len(checksum) == 32 else "sha256"
 
 
 def _host(mirror: str) -> str:

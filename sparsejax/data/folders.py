@@ -24,36 +24,21 @@ def data_root() -> Path | None:
     return root
 
 
-def subfolder(name: str) -> Path:
-    """Returns $SPARSEJAX_DATA/name, whether or not it exists.
-
-    Raises:
-      DataMissingError: $SPARSEJAX_DATA is not set or names no folder.
-    """
-    root = data_root()
-    if root is None:
-        raise DataMissingError(
-            f"The source 'files' reads {name} in the folder $SPARSEJAX_DATA/{name}, but the environment "
-            f"variable SPARSEJAX_DATA is not set; set it, or take the source 'auto'."
-        )
-    return root / name
-
-
 def user_cache() -> Path:
-    """Returns the user's cache folder for MNIST, there or not (on Linux ~/.cache/sparsejax/mnist)."""
+    """Returns the user's cache folder, there or not (on Linux ~/.cache/sparsejax)."""
     import pooch
 
-    return Path(pooch.os_cache("sparsejax")) / "mnist"
+    return Path(pooch.os_cache("sparsejax"))
 
 
-def download_folder() -> Path:
-    """Returns where MNIST is downloaded to: $SPARSEJAX_DATA/mnist if writable, else the user's cache."""
+def download_folder(place: str | Path) -> Path:
+    """Returns where a data set is written to: its place in $SPARSEJAX_DATA if writable, else in the user's cache."""
     root = data_root()
     if root is not None:
-        folder = root / "mnist"
-        if os.access(folder if folder.exists() else root, os.W_OK):
-            return folder
-    return user_cache()
+        path = root / place
+        if os.access(next(folder for folder in (path, *path.parents) if folder.exists()), os.W_OK):
+            return path
+    return user_cache() / place
 
 
 def tfds_folder(data_dir: str | os.PathLike[str] | None = None) -> Path:

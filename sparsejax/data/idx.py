@@ -1,16 +1,20 @@
 """IDX files, the format MNIST is published in: read with every size checked."""
 
+import functools
 import gzip
 import hashlib
 import io
 import math
 import os
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from sparsejax.data.dataset import MNIST_MEAN, MNIST_STD, Dataset, Split, pixel_moments, split_problem
+from sparsejax.data.download import Download
+from sparsejax.data.registry import Entry, add
 from sparsejax.errors import DataDamagedError, DataMissingError
 
 # The four original files and their published MD5s.
@@ -19,6 +23,12 @@ MNIST_FILES = {
     "train-labels-idx1-ubyte.gz": "d53e105ee54ea40749a09fcbcd1e9432",
     "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
     "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
+}
+FASHION_MNIST_FILES = {
+    "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+    "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
+    "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
+    "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
 }
 CLASSES = 10
 
@@ -59,7 +69,7 @@ def read_mnist_folder(
       DataDamagedError: a file is damaged, is not the published one, or does not fit the others.
     """
     paths = found_files(folder)
-    missing = [file for file in MNIST_FILES if file not in paths]
+    missing = [file for file, path in paths.items() if path is None]
     if missing:
         raise DataMissingError(
             f"{name} was looked for in {folder}, but {_and(missing)} {'is' if len(missing) == 1 else 'are'} "
@@ -67,8 +77,9 @@ def read_mnist_folder(
             f"{'it' if len(missing) == 1 else 'them'} there (MNIST: python -m sparsejax.data download), or "
             f"choose another data.source."
         )
+    found = [path for path in paths.values() if path is not None]
     images, labels, test_images, test_labels = (
-        _checked(paths[file], md5 if check_md5 else None) for file, md5 in MNIST_FILES.items()
+        _checked(path, md5 if check_md5 else None) for path, md5 in zip(found, MNIST_FILES.values(), strict=True)
     )
     train, test = _split(images, labels, folder, "train"), _split(test_images, test_labels, folder, "t10k")
     if train.images.shape[1:] != test.images.shape[1:]:
@@ -80,17 +91,15 @@ def read_mnist_folder(
     return Dataset(name, source, train, test, CLASSES, mean, std)
 
 
-def found_files(folder: str | os.PathLike[str]) -> dict[str, Path]:
-    """Returns those of MNIST's four files that a folder holds, by their original name, gzip before plain."""
-    found = {}
-    for file in MNIST_FILES:
+def found_files(folder: str | os.PathLike[str]) -> dict[str, Path | None]:
+    """Returns where a folder holds each of MNIST's four files, by their original name, gzip before plain."""
+
+    def candidates(file: str) -> Iterator[Path]:
         plain = file.removesuffix(".gz")
         dotted = plain.replace("-idx", ".idx")
-        for candidate in (file, f"{dotted}.gz", plain, dotted):
-            if (Path(folder) / candidate).is_file():
-                found[file] = Path(folder) / candidate
-                break
-    return found
+        yield from (Path(folder) / name for name in (file, f"{dotted}.gz", plain, dotted))
+
+    return {file: next((path for path in candidates(file) if path.is_file()), None) for file in MNIST_FILES}
 
 
 def md5_of(content: bytes) -> str:
@@ -197,3 +206,47 @@ def _times(shape: tuple[int, ...]) -> str:
 def _and(words: list[str]) -> str:
     """Writes a list for people: a, b and c."""
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
+add(
+    Entry(
+        name="mnist",
+        title="MNIST",
+        kind="images",
+        place="mnist",
+        read=read_mnist_folder,
+        files=found_files,
+        tfds="mnist",
+        download=Download(
+            ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/"),
+            MNIST_FILES,
+            "11.6 MB",
+        ),
+        substitute=True,
+        how="Put the four files of MNIST in $SPARSEJAX_DATA/mnist.",
+    ),
+    place=1,
+)
+add(
+    Entry(
+        name="fashion_mnist",
+        title="Fashion-MNIST",
+        kind="images",
+        place="fashion_mnist",
+        read=functools.partial(read_mnist_folder, name="fashion_mnist", check_md5=False),
+        files=found_files,
+        elsewhere=(Path("/usr/share/datasets/fashion-mnist"),),
+        tfds="fashion_mnist",
+        download=Download(
+            (
+                "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
+                "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+            ),
+            FASHION_MNIST_FILES,
+            "30.9 MB",
+        ),
+        how="Install Debian's package (apt install dataset-fashion-mnist), or put its four idx files in "
+        "$SPARSEJAX_DATA/fashion_mnist (https://github.com/zalandoresearch/fashion-mnist).",
+    ),
+    place=2,
+)

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from sparsejax.data.dataset import Dataset, Split, split_problem
+from sparsejax.data.registry import Entry, add
 from sparsejax.errors import DataDamagedError, DataMissingError
 
 LATENTS_FILE = Path("cifar10-latents", "latents.npz")
 """Where it lies in $SPARSEJAX_DATA or in the user's cache."""
 HOW_TO_MAKE = (
     "Make them: python -m sparsejax.launch --config cifar_conv_mixer_small --out runs/conv_mixer (minutes on two "
-    "cores; cifar_conv_mixer on an accelerator), then python -m sparsejax.embed --run runs/conv_mixer"
+    "cores; cifar_conv_mixer on an accelerator), then sparsejax embed --run runs/conv_mixer"
 )
 
 
@@ -35,7 +36,7 @@ def latents_bytes(train: Split, test: Split, provenance: Mapping[str, Any]) -> b
     return buffer.getvalue()
 
 
-def read_latents(path: Path) -> Dataset:
+def read_latents(path: Path, *, source: str = "files") -> Dataset:
     """Reads what `latents_bytes` made, as a data set named NAME_latents after the one it was made of.
 
     Raises:
@@ -60,10 +61,23 @@ def read_latents(path: Path) -> Dataset:
             problem = split_problem(split, classes)
         if problem:
             raise _damaged(path, f"the {word} split cannot be used: {problem}")
-    return Dataset(name, "files", train, test, classes, (0.0,), (1.0,))
+    return Dataset(name, source, train, test, classes, (0.0,), (1.0,))
 
 
 def _damaged(path: Path, problem: str) -> DataDamagedError:
     return DataDamagedError(
         f"The file {path} holds no latents, or is cut short or damaged: {problem}. Delete it. {HOW_TO_MAKE}"
     )
+
+
+add(
+    Entry(
+        name="cifar10_latents",
+        title="CIFAR-10's latents",
+        kind="vectors",
+        place=str(LATENTS_FILE),
+        read=read_latents,
+        how=HOW_TO_MAKE,
+    ),
+    place=6,
+)

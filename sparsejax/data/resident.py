@@ -96,11 +96,12 @@ def _balanced(key: PRNGKeyArray, order: Int[Array, "n"], labels: Int[Array, "n"]
 def normalised(
     data: Resident | Streamed, images: UInt8[Array, "batch height width channels"]
 ) -> Float[Array, "batch h w c"]:
-    """Turns bytes into pixels in [0, 1], then to mean 0 and standard deviation 1, and 16-bit samples of waveforms to
-    [-1, 1); all else stays as it is.
+    """Turns images of bytes into pixels in [0, 1], pixels to mean 0 and standard deviation 1, and 16-bit samples of
+    waveforms to [-1, 1); all else stays as it is.
     """
     if images.dtype == jnp.int16:
         return images.astype(jnp.float32) / 32768
-    if images.dtype != jnp.uint8:
+    if images.dtype != jnp.uint8 and images.ndim != 4:
         return images
-    return (images.astype(jnp.float32) / 255 - data.mean) / data.std
+    pixels = images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
+    return (pixels - data.mean) / data.std

@@ -1,16 +1,18 @@
 """Spoken words: Google Speech Commands, the Free Spoken Digit Dataset, and any folder of one-second clips by word."""
 
+import functools
 import hashlib
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
 from sparsejax.data.dataset import Dataset, Split
-from sparsejax.data.folders import data_root, user_cache
+from sparsejax.data.download import Download
+from sparsejax.data.registry import Entry, add
 from sparsejax.data.wav import read_clip
 from sparsejax.errors import ConfigError, DataDamagedError, DataMissingError
 
@@ -22,43 +24,13 @@ Part = Literal["train", "validation", "test"]
 Parts = dict[Part, list[tuple[Path, str]]]  # part -> (file, word) of its clips
 
 
-class SpeechSource(NamedTuple):
-    """How a data set of spoken words is laid out and where it can be had; `convert` where its rate is another."""
-
-    parts: Callable[[Path, Sequence[str] | None], Parts]
-    convert: bool
-    how: str
-
-
-def load_speech(
-    name: str,
-    *,
-    words: Sequence[str] | None = None,
-    silence: float = 0.1,
-    held_out: Literal["validation", "test"] = "test",
-) -> Dataset:
-    """Returns spoken words from $SPARSEJAX_DATA/NAME or, where that is not there, from the user's cache.
-
-    Args:
-      name: "speech_commands" or "spoken_digits".
-      words: see `read_speech`; None for all that are there.
-      silence: see `read_speech`.
-      held_out: see `read_speech`.
-
-    Raises:
-      DataMissingError: the data, or one of the words, is not there, or $SPARSEJAX_DATA names no folder.
-      ConfigError, DataDamagedError: as `read_speech`.
-    """
-    if name not in SPEECH:
-        raise ConfigError(f"There is no speech {name!r}; there are {', '.join(SPEECH)}.")
-    root = data_root()
-    places = [folder / name for folder in ([root] if root else []) + [user_cache().parent]]
-    place = next((place for place in places if place.is_dir()), None)
-    if place is None:
-        raise DataMissingError(
-            f"{name} was looked for in $SPARSEJAX_DATA/{name} and {places[-1]}, and is in neither. {SPEECH[name].how}"
-        )
-    return read_speech(place, name=name, words=words, silence=silence, held_out=held_out)
+_HOW_COMMANDS = (
+    "Download http://download.tensorflow.org/data/speech_commands_v0.01.tar.gz (1.5 GB) and unpack it to "
+    "$SPARSEJAX_DATA/speech_commands."
+)
+_HOW_DIGITS = (
+    "Copy the recordings of https://github.com/Jakobovski/free-spoken-digit-dataset to $SPARSEJAX_DATA/spoken_digits."
+)
 
 
 def read_speech(
@@ -69,6 +41,7 @@ def read_speech(
     silence: float = 0.1,
     held_out: Literal["validation", "test"] = "test",
     convert: bool | None = None,
+    source: str = "files",
 ) -> Dataset:
     """Reads a folder of clips as waveforms of one second at 16 kHz: short ones are followed by zeros, long ones cut.
 
@@ -78,12 +51,14 @@ def read_speech(
 
     Args:
       folder: where the words' folders, or the files, lie.
-      name: "speech_commands" or "spoken_digits": the layout, and the data set's name in reports.
+      name: the data set's name in reports.
       words: the classes, in the order of their labels; None for all the words there are, the digits first.
       silence: silent clips to add to the training part, as a fraction of its size; they are one more class, the last.
       held_out: the part that networks are evaluated on; where no clip is in the test part, it is the validation part,
         and the data set's notice says so.
-      convert: mix and resample clips of several channels or another rate; None where the data set is known to need it.
+      convert: mix and resample clips of several channels or another rate; None for one folder of spoken digits, whose
+        rate is another, only.
+      source: the word the Dataset carries.
 
     Raises:
       ConfigError: silence is negative, or a clip would have to be converted.
@@ -96,16 +71,18 @@ def read_speech(
     """
     if not silence >= 0:
         raise ConfigError(f"The fraction of silence is {silence}; expected 0 or more.")
-    folder, source = Path(folder), SPEECH[name]
-    parts = source.parts(folder, words)
+    folder = Path(folder)
+    digits = next(folder.glob("*.wav"), None) is not None
+    find, how = (_spoken_digits, _HOW_DIGITS) if digits else (_word_folders, _HOW_COMMANDS)
+    parts = find(folder, words)
     present = {word for clips in parts.values() for _, word in clips}
     classes = tuple(words) if words else (*(w for w in DIGITS if w in present), *sorted(present - {*DIGITS}))
-    convert = source.convert if convert is None else convert
+    convert = digits if convert is None else convert
     substitute = held_out == "test" and not parts["test"]
     evaluated: Part = "validation" if substitute else held_out
     for part in ("train", evaluated):
         if not parts[part]:
-            raise DataMissingError(f"{folder} has no clips for the {part} part of {name}. {source.how}")
+            raise DataMissingError(f"{folder} has no clips for the {part} part of {name}. {how}")
     train, test = (_read(parts[part], classes, convert) for part in ("train", evaluated))
     quiet = round(silence * len(train.labels))
     if quiet:
@@ -115,7 +92,8 @@ def read_speech(
         )
     count = len(classes) + bool(quiet)
     notice = _notice(classes, train, test, substitute) if set(classes) != set(DIGITS) or substitute else ""
-    return Dataset(name, "files", train, test, count, mean=(0.0,), std=(1.0,), notice=notice)
+    named = (*classes, "silence")[:count]
+    return Dataset(name, source, train, test, count, (0.0,), (1.0,), notice, named)
 
 
 def part_of(file: str) -> Part:
@@ -133,14 +111,14 @@ def part_of(file: str) -> Part:
 def _word_folders(folder: Path, words: Sequence[str] | None) -> Parts:
     """Finds the clips of Speech Commands."""
     if not folder.is_dir():
-        raise DataMissingError(f"There is no folder {folder}. {SPEECH['speech_commands'].how}")
+        raise DataMissingError(f"There is no folder {folder}. {_HOW_COMMANDS}")
     there = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(("_", ".")))
     missing = [word for word in words or () if word not in there]
     if missing or not there:
         raise DataMissingError(
             f"{folder} has no folder for {', '.join(missing) or 'any word'}; it has {', '.join(there) or 'none'}. Name "
             f"words that are there (--data.words), or take all of them (--data.words None). "
-            f"{SPEECH['speech_commands'].how}"
+            f"{_HOW_COMMANDS}"
         )
     clips = {
         f"{word}/{path.name}": (path, word) for word in words or there for path in sorted((folder / word).glob("*.wav"))
@@ -173,9 +151,7 @@ def _spoken_digits(folder: Path, words: Sequence[str] | None) -> Parts:
             clips.append(("test" if int(found[2]) < 5 else "train", (path, word)))
     missing = set(words or ()) - {word for _, (_, word) in clips}
     if missing or not clips:
-        raise DataMissingError(
-            f"{folder} has no clips of {', '.join(sorted(missing)) or 'any digit'}. {SPEECH['spoken_digits'].how}"
-        )
+        raise DataMissingError(f"{folder} has no clips of {', '.join(sorted(missing)) or 'any digit'}. {_HOW_DIGITS}")
     return _grouped(clips)
 
 
@@ -208,17 +184,34 @@ def _notice(classes: Sequence[str], train: Split, test: Split, substitute: bool)
     )
 
 
-SPEECH = {
-    "speech_commands": SpeechSource(
-        _word_folders,
-        False,
-        "Speech Commands is published at http://download.tensorflow.org/data/speech_commands_v0.01.tar.gz; unpack it "
-        "to $SPARSEJAX_DATA/speech_commands.",
+add(
+    Entry(
+        name="speech_commands",
+        title="Speech Commands",
+        kind="clips",
+        place="speech_commands",
+        read=functools.partial(read_speech, name="speech_commands"),
+        download=Download(
+            (
+                "https://storage.googleapis.com/download.tensorflow.org/data/",
+                "http://download.tensorflow.org/data/",
+            ),
+            {"speech_commands_v0.01.tar.gz": "743935421bb51cccdb6bdd152e04c5c70274e935c82119ad7faeec31780d811d"},
+            "1.5 GB",
+            proof="testing_list.txt",
+        ),
+        how=_HOW_COMMANDS,
     ),
-    "spoken_digits": SpeechSource(
-        _spoken_digits,
-        True,
-        "The Free Spoken Digit Dataset is published at https://github.com/Jakobovski/free-spoken-digit-dataset; copy "
-        "its recordings to $SPARSEJAX_DATA/spoken_digits.",
+    place=10,
+)
+add(
+    Entry(
+        name="spoken_digits",
+        title="the Free Spoken Digit Dataset",
+        kind="clips",
+        place="spoken_digits",
+        read=functools.partial(read_speech, name="spoken_digits"),
+        how=_HOW_DIGITS,
     ),
-}
+    place=11,
+)

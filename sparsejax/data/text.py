@@ -1,4 +1,4 @@
-"""Texts as token ids: words or characters, and the shuffled windows that training takes from them."""
+"""Texts as token ids: words or characters, and the windows that training takes from them."""
 
 import dataclasses
 import functools
@@ -8,46 +8,24 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, PRNGKeyArray
 
 from sparsejax.data.dataset import Dataset, Split
-from sparsejax.data.folders import data_root, user_cache
-from sparsejax.data.resident import epoch_order
+from sparsejax.data.download import Download
+from sparsejax.data.registry import Entry, Say, add, entry, obtain
 from sparsejax.errors import ConfigError, DataDamagedError, DataMissingError
 
 Unit = Literal["words", "characters"]
 
 UNKNOWN, END_OF_LINE = "<unk>", "<eos>"
 
-_WIKITEXT = ("{}.txt", "wiki.{}.tokens")
+_FILES = ("{}.txt", "wiki.{}.tokens")
 _HOW = (
-    "Its word-level form {}-v1 is published at https://huggingface.co/datasets/Salesforce/wikitext; write the lines of "
-    "its splits there as train.txt, valid.txt and test.txt."
+    "Download its word-level form {0}-v1 (https://huggingface.co/datasets/Salesforce/wikitext) and write the lines of "
+    "its splits to train.txt, valid.txt and test.txt in $SPARSEJAX_DATA/{0}."
 )
-
-
-class _Published(NamedTuple):
-    """Where a text is: one file, or one for each part under either name; and how to get it."""
-
-    place: str
-    names: tuple[str, ...]
-    how: str
-
-
-TEXTS = {
-    "wikitext-2": _Published("wikitext-2", _WIKITEXT, _HOW.format("wikitext-2")),
-    "wikitext-103": _Published("wikitext-103", _WIKITEXT, _HOW.format("wikitext-103")),
-    "tinyshakespeare": _Published(
-        "tinyshakespeare.txt",
-        (),
-        "Download https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt (1.1 MB) "
-        "and put it there under that name.",
-    ),
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,46 +78,83 @@ class Text:
         return (" " if self.unit == "words" else "").join(self.vocabulary[index] for index in ids)
 
 
-def load_text(name: str, *, unit: Unit = "words", vocabulary: int | None = None) -> Text:
-    """Returns a text from $SPARSEJAX_DATA or, where that does not have it, from the user's cache.
-
-    WikiText is in the folder of its name, as train.txt, valid.txt and test.txt or as wiki.train.tokens and so on.
-    Tiny Shakespeare is one file, tinyshakespeare.txt: its first 90 % of characters are the training part, 5 % each the
-    validation and the test part, as in TFDS.
+def load_text(
+    name: str, *, source: str = "auto", unit: Unit = "words", vocabulary: int | None = None, say: Say = print
+) -> Text:
+    """Returns a text, from the source named or from the first location that has it.
 
     Args:
       name: "wikitext-2", "wikitext-103" or "tinyshakespeare".
+      source: as `sparsejax.data.load`.
       unit: see `tokenised`.
       vocabulary: see `tokenised`.
+      say: takes what a person should read.
 
     Raises:
       ConfigError: an unknown name or unit, or a vocabulary below 2.
       DataMissingError: the text, or a part of it, is not there, or $SPARSEJAX_DATA names no folder.
+      DataDamagedError: a file is empty or is not UTF-8.
+    """
+    found = entry(name, source)
+    if found.kind != "tokens" or not found.place:
+        raise ConfigError(f"The data set {name!r} is no text; it has {found.kind}. Read it with sparsejax.data.load.")
+    _check(unit, vocabulary)
+    return obtain(found, read_text, source, say, {"name": name, "unit": unit, "vocabulary": vocabulary})
+
+
+def read_text(
+    path: Path, *, name: str, source: str = "files", unit: Unit = "words", vocabulary: int | None = None
+) -> Text:
+    """Reads a folder with train.txt, valid.txt and test.txt, or wiki.train.tokens and so on; or one file.
+
+    Of one file, the first 90 % of characters are the training part, 5 % each the validation and the test part, as in
+    TFDS.
+
+    Args:
+      path: the folder or file.
+      name: of the text.
+      source: the word the Text carries.
+      unit: see `tokenised`.
+      vocabulary: see `tokenised`.
+
+    Raises:
+      ConfigError: an unknown unit, or a vocabulary below 2.
+      DataMissingError: a file is not there.
       DataDamagedError: a file is empty or is not UTF-8.
 
     References:
       Merity et al., Pointer Sentinel Mixture Models, 2016; Karpathy, The Unreasonable Effectiveness of Recurrent
       Neural Networks, 2015.
     """
-    if name not in TEXTS:
-        raise ConfigError(f"There is no text {name!r}; there are {', '.join(TEXTS)}.")
     _check(unit, vocabulary)
-    text = TEXTS[name]
-    root = data_root()
-    places = [folder / text.place for folder in ([root] if root else []) + [user_cache().parent]]
-    place = next((place for place in places if place.exists()), None)
-    if place is None:
-        raise DataMissingError(
-            f"{name} was looked for in $SPARSEJAX_DATA/{text.place} and {places[-1]}, and is in neither. {text.how}"
-        )
-    if text.names:
-        train, validation, test = (_content(_part(name, place, part)) for part in ("train", "valid", "test"))
+    if path.is_dir():
+        files = [file for file in _parts(path).values() if file is not None]
+        missing = [part for part, file in _parts(path).items() if file is None]
+        if missing:
+            raise DataMissingError(
+                f"{name} is in {path}, but neither {' nor '.join(form.format(missing[0]) for form in _FILES)} is "
+                f"there. {_HOW.format(name)}"
+            )
+        train, validation, test = map(_content, files)
     else:
-        content = _content(place)
+        content = _content(path)
         start = int(len(content) * 0.9)
         middle = start + (len(content) - start) // 2
         train, validation, test = content[:start], content[start:middle], content[middle:]
-    return tokenised(train, validation, test, name=name, unit=unit, vocabulary=vocabulary)
+    return tokenised(train, validation, test, name=name, source=source, unit=unit, vocabulary=vocabulary)
+
+
+def read_windows(
+    path: Path,
+    *,
+    name: str,
+    source: str = "files",
+    unit: Unit = "words",
+    vocabulary: int | None = None,
+    length: int = 128,
+) -> Dataset:
+    """Reads a text as windows of tokens; see `read_text` and `windows`."""
+    return windows(read_text(path, name=name, source=source, unit=unit, vocabulary=vocabulary), length)
 
 
 def tokenised(
@@ -209,48 +224,6 @@ def windows(text: Text, length: int) -> Dataset:
     return Dataset(text.name, text.source, *parts, classes=len(text.vocabulary), mean=(0.0,), std=(1.0,))
 
 
-def token_batches(
-    key: PRNGKeyArray, epoch: Int[Array, ""], tokens: int, *, length: int, batch_size: int
-) -> Int[Array, "steps batch"]:
-    """Returns where each window of every batch of an epoch starts, shuffled by the key and the epoch's number.
-
-    A text is cut into windows that do not overlap; less than a window at its end is left out. Every window comes once,
-    and the last batch is filled up with the first windows of the same order. `token_windows` takes a row of the
-    result; `key` and `epoch` may be traced.
-
-    Args:
-      key: one PRNG key.
-      epoch: number of the epoch.
-      tokens: number of tokens in the text.
-      length: tokens of a window.
-      batch_size: windows at a time.
-
-    Raises:
-      ConfigError: the length is below 1, or there are fewer windows than a batch takes.
-    """
-    windows = tokens // length if length >= 1 else 0
-    if not 1 <= batch_size <= windows:
-        raise ConfigError(
-            f"The window length is {length} and the batch size {batch_size}, but {tokens} tokens make {windows} such "
-            f"windows; expected positive numbers whose product is {tokens} or less. Take shorter windows, smaller "
-            f"batches or more text."
-        )
-    return epoch_order(key, epoch, windows, batch_size) * length
-
-
-def token_windows(
-    tokens: Int[Array, "tokens"], starts: Int[Array, "batch"], *, length: int
-) -> Int[Array, "batch length"]:
-    """Returns the windows of a text that start at the given places.
-
-    Args:
-      tokens: the text on the device `[tokens]`, passed to a compiled function as an argument.
-      starts: places `[batch]`, a row of `token_batches`.
-      length: tokens of a window.
-    """
-    return tokens[starts[:, None] + jnp.arange(length, dtype=starts.dtype)[None]]
-
-
 def _check(unit: str, vocabulary: int | None) -> None:
     """Refuses an unknown unit and a vocabulary that would hold nothing but "<unk>"."""
     if unit not in ("words", "characters"):
@@ -259,15 +232,10 @@ def _check(unit: str, vocabulary: int | None) -> None:
         raise ConfigError(f"The vocabulary is {vocabulary}; expected 2 or more ({UNKNOWN} is one), or None for all.")
 
 
-def _part(name: str, folder: Path, part: str) -> Path:
-    """Returns the file of one part."""
-    candidates = [folder / pattern.format(part) for pattern in TEXTS[name].names]
-    for path in candidates:
-        if path.is_file():
-            return path
-    said = " nor ".join(path.name for path in candidates)
-    other = " The text wikitext-2 is smaller, and written alike." if name == "wikitext-103" else ""
-    raise DataMissingError(f"{name} is in {folder}, but neither {said} is there. {TEXTS[name].how}{other}")
+def _parts(folder: Path) -> dict[str, Path | None]:
+    """Returns where a folder holds each part."""
+    files = {part: [folder / form.format(part) for form in _FILES] for part in ("train", "valid", "test")}
+    return {part: next((path for path in paths if path.is_file()), None) for part, paths in files.items()}
 
 
 def _content(path: str | os.PathLike[str]) -> str:
@@ -312,3 +280,45 @@ def _character_ids(text: str, index: dict[str, int]) -> np.ndarray:
         if token != UNKNOWN:
             ids[ord(token)] = position
     return ids[_code_points(text)]
+
+
+for _place, (_name, _title, _md5, _size) in enumerate(
+    (
+        ("wikitext-2", "WikiText-2", "542ccefacc6c27f945fb54453812b3cd", "4.5 MB"),
+        ("wikitext-103", "WikiText-103", "9ddaacaf6af0710eda8c456decff7832", "190 MB"),
+    )
+):
+    add(
+        Entry(
+            name=_name,
+            title=_title,
+            kind="tokens",
+            place=_name,
+            read=functools.partial(read_windows, name=_name),
+            files=_parts,
+            download=Download(
+                ("https://wikitext.smerity.com/", "https://s3.amazonaws.com/research.metamind.io/wikitext/"),
+                {f"{_name}-v1.zip": _md5},
+                _size,
+            ),
+            how=_HOW.format(_name),
+        ),
+        place=7 + _place,
+    )
+add(
+    Entry(
+        name="tinyshakespeare",
+        title="Tiny Shakespeare",
+        kind="tokens",
+        place="tinyshakespeare.txt",
+        read=functools.partial(read_windows, name="tinyshakespeare"),
+        download=Download(
+            ("https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/",),
+            {"input.txt": "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"},
+            "1.1 MB",
+        ),
+        how="Download https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt and "
+        "put it at $SPARSEJAX_DATA/tinyshakespeare.txt.",
+    ),
+    place=9,
+)

@@ -1,10 +1,13 @@
 """Data sets prepared by TensorFlow Datasets, read and written without TensorFlow."""
 
 import contextlib
+import dataclasses
 import importlib
 import io
+import json
 import logging
 import os
+import re
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,45 +15,59 @@ from typing import Any
 
 import numpy as np
 
-from sparsejax.data.dataset import MNIST_MEAN, MNIST_STD, Dataset, Split, pixel_moments
+from sparsejax.data.arrays import from_arrays
+from sparsejax.data.dataset import MNIST_MEAN, MNIST_STD, Dataset, Split
 from sparsejax.data.folders import tfds_folder
 from sparsejax.errors import ConfigError, DataDamagedError, DataMissingError
 
-# TFDS's own classes of the data sets that are read and written here, all with image and label.
+# TFDS's own classes of the data sets that are written here, all with image and label.
 BUILDERS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
 _BATCH = 4096  # records read at once
 
 
-def read_tfds(name: str = "mnist", data_dir: str | os.PathLike[str] | None = None) -> Dataset:
-    """Reads a data set that was prepared in the array_record format, in the order of its records.
+def read_tfds(
+    name: str = "mnist", data_dir: str | os.PathLike[str] | None = None, *, test_fraction: float | None = None
+) -> Dataset:
+    """Reads any data set of images and labels that is prepared in the array_record format, in the order of its records.
+
+    The test set is the split "test", else "validation".
 
     Args:
-      name: TFDS's name of the data set, one of BUILDERS.
+      name: TFDS's name of the data set, "mnist" or "emnist/letters"; of several versions the newest is read.
       data_dir: TFDS's folder; None is $TFDS_DATA_DIR, else $SPARSEJAX_DATA/tfds, else ~/tensorflow_datasets.
+      test_fraction: the part of the training split to hold out, where there is no test set.
 
     Raises:
-      ConfigError: another name.
+      ConfigError: it has no images, no labels, images of several sizes, or no test set.
       DataMissingError: it is not prepared there, or in another format.
       DataDamagedError: its files cannot be read.
     """
-    _check_name(name)
     folder = tfds_folder(data_dir)
     if not is_prepared(name, folder):  # asked first, because TFDS would try to download for minutes
+        there = ", ".join(prepared_names(folder)) or "none"
         raise DataMissingError(
-            f"TFDS's data set {name!r} is not prepared in {folder} (no {name}/VERSION/dataset_info.json "
-            f"there). {_how_to_prepare(name, folder)}"
+            f"TFDS's data set {name!r} is not prepared in {folder} (no {name}/VERSION/dataset_info.json there; "
+            f"prepared are: {there}). {_how_to_prepare(name, folder)}"
         )
     with _quiet():
         try:
-            builder = _builder(name, folder)
-            splits = {word: _read_split(builder, word) for word in ("train", "test")}
-            classes = int(builder.info.features["label"].num_classes)
-        except (ImportError, MemoryError, DataMissingError):
+            builder = _tfds().builder_from_directory(str(_version(name, folder)))
+            image, label = _features(name, builder.info)
+            words = ["train", *[word for word in ("test", "validation") if word in builder.info.splits][:1]]
+            if "train" not in builder.info.splits or (len(words) == 1) == (test_fraction is None):
+                raise ConfigError(
+                    f"TFDS's data set {name!r} has the splits {', '.join(builder.info.splits)}, and data.test_fraction "
+                    f"is {test_fraction}; expected train and test, or train and a part of it to hold out: "
+                    "--data.test-fraction 0.2."
+                )
+            splits = [array for word in words for array in _read_split(builder, word, image, label)]
+            names = tuple(builder.info.features[label].names)
+        except (ImportError, MemoryError, DataMissingError, ConfigError):
             raise
         except Exception as error:  # array_record, protobuf, PIL and TFDS each raise their own
             raise _damaged(name, folder, error) from error
-    mean, std = (MNIST_MEAN, MNIST_STD) if name == "mnist" else pixel_moments(splits["train"].images)
-    return Dataset(name, "tfds", splits["train"], splits["test"], classes, mean, std)
+    dataset = from_arrays(*splits, test_fraction=test_fraction, name=name, source="tfds", class_names=names)
+    return dataclasses.replace(dataset, mean=MNIST_MEAN, std=MNIST_STD) if name == "mnist" else dataset
 
 
 def prepare_tfds(dataset: Dataset, data_dir: str | os.PathLike[str] | None = None) -> Path:
@@ -64,7 +81,8 @@ def prepare_tfds(dataset: Dataset, data_dir: str | os.PathLike[str] | None = Non
       ConfigError: TFDS has no class here for the data set's name, or its images have another shape.
       DataMissingError: the folder cannot be written.
     """
-    _check_name(dataset.name)
+    if dataset.name not in BUILDERS:
+        raise ConfigError(f"{dataset.name!r} is not written for TFDS; these are: {', '.join(BUILDERS)}.")
     folder = tfds_folder(data_dir)
     with _quiet():
         builder = _array_builder(dataset, folder)
@@ -85,44 +103,76 @@ def prepare_tfds(dataset: Dataset, data_dir: str | os.PathLike[str] | None = Non
 
 
 def is_prepared(name: str, folder: Path) -> bool:
-    """Says whether a TFDS folder holds a data set of this name, without a look at the network."""
-    if not any((folder / name).glob("*/dataset_info.json")):
-        return False  # spares the import of TFDS, up to a second
-    with _quiet():
-        try:
-            return bool(_builder(name, folder).is_prepared())
-        except (ImportError, DataMissingError):
-            raise
-        except Exception as error:  # a damaged dataset_info.json
-            raise _damaged(name, folder, error) from error
+    """Says whether a TFDS folder holds a data set of this name, without importing TFDS.
 
-
-def _builder(name: str, folder: Path) -> Any:
-    """Returns TFDS's builder for the array_record format, the only one that is read without TensorFlow."""
+    Raises:
+      DataMissingError: it is in another format than array_record, the only one that is read without TensorFlow.
+      DataDamagedError: its dataset_info.json is damaged.
+    """
+    version = _version(name, folder)
+    if version is None:
+        return False
     try:
-        return _tfds().builder(name, data_dir=str(folder), file_format="array_record")
-    except ValueError as error:
-        if "File format is already set" not in str(error):
-            raise
+        written = json.loads((version / "dataset_info.json").read_text(encoding="utf-8")).get("fileFormat")
+    except (OSError, ValueError, AttributeError) as error:
+        raise _damaged(name, folder, error) from error
+    if written != "array_record":
         raise DataMissingError(
             f"TFDS's data set {name!r} in {folder} is prepared in another format than array_record, which "
             f"can only be read with TensorFlow. Take another folder. {_how_to_prepare(name, folder)}"
-        ) from error
+        )
+    return True
 
 
-def _read_split(builder: Any, word: str) -> Split:
+def prepared_names(folder: Path) -> list[str]:
+    """Returns the names of the data sets that a TFDS folder holds."""
+    infos = [path for depth in ("*/*", "*/*/*") for path in folder.glob(f"{depth}/dataset_info.json")]
+    return sorted({str(path.parent.parent.relative_to(folder)) for path in infos})
+
+
+def _version(name: str, folder: Path) -> Path | None:
+    """Returns the folder of the newest version that is prepared."""
+    versions = [path.parent for path in (folder / name).glob("*/dataset_info.json")]
+    return max(versions, key=lambda path: [int(n) for n in re.findall(r"\d+", path.name)], default=None)
+
+
+def _features(name: str, info: Any) -> tuple[str, str]:
+    """Returns the names of the image and of the label."""
+    features, kinds = info.features, (_tfds().features.Image, _tfds().features.ClassLabel)
+    of = [[key for key, feature in features.items() if isinstance(feature, kind)] for kind in kinds]
+    supervised = info.supervised_keys or ("image", "label")
+    chosen = [
+        key if key in keys else keys[0] if len(keys) == 1 else "" for key, keys in zip(supervised, of, strict=True)
+    ]
+    if not all(chosen) or np.dtype(features[chosen[0]].np_dtype) != np.uint8:
+        raise ConfigError(
+            f"TFDS's data set {name!r} has {', '.join(f'{key} ({type(f).__name__})' for key, f in features.items())}; "
+            "expected one image of bytes and one class label."
+        )
+    return chosen[0], chosen[1]
+
+
+def _read_split(builder: Any, word: str, image: str, label: str) -> Split:
     """Reads one split; TFDS leaves the images packed, PIL unpacks them here in two thirds of its time."""
     from PIL import Image
 
-    records = builder.as_data_source(split=word, decoders={"image": _tfds().decode.SkipDecoding()})
-    images = np.empty((len(records), *builder.info.features["image"].shape), np.uint8)
-    labels = np.empty(len(records), np.int32)
+    packed = {key: _tfds().decode.SkipDecoding() for key in builder.info.features if key != label}
+    records = builder.as_data_source(split=word, decoders=packed)
+    images, labels = np.empty(0, np.uint8), np.empty(len(records), np.int32)
     for start in range(0, len(records), _BATCH):
         rows = range(start, min(start + _BATCH, len(records)))
         for row, record in zip(rows, records.__getitems__(list(rows)), strict=True):
-            with Image.open(io.BytesIO(record["image"])) as image:
-                images[row] = np.asarray(image).reshape(images.shape[1:])
-            labels[row] = record["label"]
+            with Image.open(io.BytesIO(record[image])) as unpacked:
+                pixels = np.asarray(unpacked)
+            pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+            if row == 0:
+                images = np.empty((len(records), *pixels.shape), np.uint8)
+            if pixels.shape != images.shape[1:]:
+                raise ConfigError(
+                    f"TFDS's data set {builder.info.name!r} has images of several sizes, {list(images.shape[1:])} and "
+                    f"{list(pixels.shape)}; expected one size."
+                )
+            images[row], labels[row] = pixels, record[label]
     return Split(images, labels)
 
 
@@ -177,17 +227,13 @@ def _tfds() -> Any:
         ) from error
 
 
-def _check_name(name: str) -> None:
-    """Refuses a data set that has no builder here."""
-    if name not in BUILDERS:
-        raise ConfigError(f"{name!r} is not read through TFDS; these are: {', '.join(BUILDERS)}.")
-
-
 def _how_to_prepare(name: str, folder: Path) -> str:
     """Says how to get a prepared folder without TensorFlow."""
     if name == "mnist":
         return f"To prepare it: python -m sparsejax.data prepare-tfds --data-dir {folder}"
-    return f"To prepare it: sparsejax.data.prepare_tfds(dataset, {str(folder)!r})"
+    if name in BUILDERS:
+        return f"To prepare it: sparsejax.data.prepare_tfds(dataset, {str(folder)!r})"
+    return f"To prepare it: tfds build {name} --file_format=array_record --data_dir {folder}"
 
 
 def _damaged(name: str, folder: Path, error: Exception) -> DataDamagedError:

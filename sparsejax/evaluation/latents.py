@@ -5,30 +5,25 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from sparsejax.data.resident import Resident, normalised
-from sparsejax.hyper import Hyper
 from sparsejax.models.base import Model, Variables
 
 
-def make_embedding(model: Model, layer: str, *, examples: int, batch_size: int):
-    """Returns `embed(variables, hyper, epoch, data) -> [examples, features]`, evaluated without noise.
+def make_embedding(layer: str, *, examples: int, batch_size: int):
+    """Returns `embed(model, variables, data) -> [examples, features]`, evaluated without noise.
 
     Args:
-      model: the network.
       layer: name of the hidden layer, whose output is flattened.
       examples: size of the split.
       batch_size: examples at a time.
     """
     batches = -(-examples // batch_size)
 
-    def embed(
-        variables: Variables, hyper: Hyper, epoch: Float[Array, ""], data: Resident
-    ) -> Float[Array, "examples features"]:
-        hyper = model.scheduled(hyper.get("model", {}), epoch=epoch, step=jnp.int32(0))
+    def embed(model: Model, variables: Variables, data: Resident) -> Float[Array, "examples features"]:
 
         def of_batch(batch):
             # The last batch runs past the end: those rows repeat the last example and are cut off.
             rows = jnp.minimum(batch * batch_size + jnp.arange(batch_size), examples - 1)
-            output = model.apply(variables, normalised(data, data.images[rows]), train=False, hyper=hyper)
+            output = model.apply(variables, normalised(data, data.images[rows]), train=False)
             return output.activations[layer].reshape(batch_size, -1).astype(jnp.float32)
 
         vectors = lax.map(of_batch, jnp.arange(batches))

@@ -6,7 +6,7 @@ report = robustness_report(lambda x: model.apply(variables, x).prediction, image
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -14,30 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from sparsejax.evaluation.attacks.apgd import apgd, apgd_dlr, apgd_targeted
 from sparsejax.evaluation.attacks.ensemble import auto_attack, by_target, classes_of, survivors_of
-from sparsejax.evaluation.attacks.fab import fab_targeted
 from sparsejax.evaluation.attacks.fmn import fmn
 from sparsejax.evaluation.attacks.geometry import Bounds, Norm
 from sparsejax.evaluation.attacks.losses import LogitsFn, Network
-from sparsejax.evaluation.attacks.pgd import Adversarial, fgsm, pgd
-from sparsejax.evaluation.attacks.square import square
+from sparsejax.evaluation.attacks.pgd import Adversarial
+from sparsejax.evaluation.attacks.registry import ATTACKS
 from sparsejax.functional import add_noise, example_keys, salt_and_pepper
 from sparsejax.functional.noise import Distribution
 
 NoiseKind = Distribution | Literal["salt_and_pepper"]
 """Noise that is added, by its scale, or pixels that turn black or white, by their fraction."""
-
-ATTACKS: Mapping[str, Callable[..., Adversarial]] = {
-    "fgsm": fgsm,
-    "pgd": pgd,
-    "apgd_ce": apgd,
-    "apgd_dlr": apgd_dlr,
-    "apgd_t": apgd_targeted,
-    "fab_t": fab_targeted,
-    "square": square,
-}
-_TARGETED = (apgd_targeted, fab_targeted)
 
 
 def robustness_report(
@@ -71,7 +58,7 @@ def robustness_report(
         turn to one of the bounds. None for Gaussian noise of 0.1.
       noise_draws: over which that accuracy is averaged.
       balls: norm -> radius of the attacks; None for 2/255 in linf and 0.25 in l2.
-      attacks: names of `ATTACKS`, each alone, for all norms or by norm.
+      attacks: names of `ATTACKS`, one's own by `register_attack` included, each alone, for all norms or by norm.
       autoattack: also run `auto_attack`.
       minimal: norms in which `fmn` seeks the nearest mistake.
       minimal_iterations: its steps.
@@ -92,7 +79,7 @@ def robustness_report(
       noise (Fig. 4), attacks within the default balls (Table 1) and minimal norms (Fig. 5, which averages them).
     """
     named = set().union(*attacks.values()) if isinstance(attacks, Mapping) else set(attacks)
-    unknown = sorted(named - set(ATTACKS))
+    unknown = sorted(named - ATTACKS.keys())
     if unknown or len(images) != len(labels):
         raise ValueError(
             f"Unknown attacks: {', '.join(unknown)}; there are {', '.join(ATTACKS)}." if unknown else
@@ -119,7 +106,7 @@ def robustness_report(
         left: dict[str, np.ndarray] = {}
         for name in attacks.get(norm, ()) if isinstance(attacks, Mapping) else attacks:
             attack = jax.jit(functools.partial(_attack, name, logits_fn, common))
-            turns = by_target(attack, classes) if ATTACKS[name] in _TARGETED else [attack]
+            turns = by_target(attack, classes) if ATTACKS[name].targeted else [attack]
             own = jax.random.fold_in(key, 1000)
             left[name] = survivors_of(turns, x[right], y[right], key=own, batch_size=batch_size)[1][-1]
         if autoattack:
@@ -138,7 +125,7 @@ def robustness_report(
 
 
 def _attack(name: str, logits_fn: LogitsFn, settings: Mapping[str, Any], x, y, key, **own) -> Adversarial:
-    return ATTACKS[name](logits_fn, x, y, key=key, **settings, **own)
+    return ATTACKS[name].attack(logits_fn, x, y, key=key, **settings, **own)
 
 
 def _correct(network: Network, x: np.ndarray, y: np.ndarray, key: PRNGKeyArray, batch_size: int) -> np.ndarray:

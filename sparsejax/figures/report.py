@@ -1,12 +1,14 @@
 """One self-contained page about a run: what came out, in pictures and tables, and how to repeat it."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from sparsejax.data.dataset import counted_as
+from sparsejax.figures.drawing import Part, Row, Table
 from sparsejax.figures.html import Picture, image, section, table, unbroken
-from sparsejax.figures.words import count, duration, exact, loss, percent, plain, score, several
+from sparsejax.figures.words import count, duration, exact, plain, several
 
 _STYLESHEET = Path(__file__).with_name("report.css")
 
@@ -21,23 +23,25 @@ def setting(member: Mapping[str, Any]) -> str:
     return ", ".join(f"{name.rsplit('.', 1)[-1]} = {plain(member[name])}" for name in swept_fields([member]))
 
 
-def report(result: Mapping[str, Any], pictures: Sequence[Picture]) -> str:
+def report(result: Mapping[str, Any], pictures: Sequence[Picture], measures: Sequence[Part]) -> str:
     """Returns the page as HTML that needs no other file.
 
     Args:
       result: as in `result.json`, with `members`.
       pictures: in the order of the page.
+      measures: those that the run has, in the same order; each says what the tables show of it.
     """
     name, dataset = str(result["name"]), str(result.get("dataset", ""))
+    shown = [row for measure in measures for row in measure.rows(result)]
     parts = [
         _header(result),
         _notice(result),
-        _headline(result),
+        _headline(result, shown),
         _figures(pictures),
-        _classes(result),
-        _layers(result),
-        _settings(result),
-        _networks(result),
+        *(_table(own) for measure in measures for own in measure.tables(result)),
+        _layers(result, measures),
+        _settings(result, shown),
+        _networks(result, shown),
         _repeat(result),
         _configuration(result),
     ]
@@ -67,7 +71,7 @@ def _header(result: Mapping[str, Any]) -> str:
     members, data = result["members"], result.get("data") or {}
     facts = [f"{len(members)} network{'s' if len(members) > 1 else ''}"]
     if "train" in data and "test" in data:
-        kind = data.get("kind", "images")
+        kind = counted_as(data.get("kind", "images"))
         facts.append(f"{data['train']:,} training and {data['test']:,} test {kind} of {result.get('dataset', '?')}")
     if members[0].get("epoch") is not None:
         epochs = members[0]["epoch"]
@@ -83,27 +87,28 @@ def _notice(result: Mapping[str, Any]) -> str:
     return f'<p class="notice" role="note"><strong>Note on the data.</strong> {notice}</p>'
 
 
-def _headline(result: Mapping[str, Any]) -> str:
+def _headline(result: Mapping[str, Any], shown: Sequence[Row]) -> str:
     """Shows the numbers one looks for first."""
     members = result["members"]
     swept, many = len({setting(member) for member in members}) > 1, len(members) > 1
     best = [member["best"] for member in members if "best" in member]
-    key, words, form = _main_figure(members[0])
-    tiles = [(f"{words}, last epoch", several([m[key] for m in members], swept, form), "")]
-    if best:
-        epochs = sorted({entry["epoch"] for entry in best})
-        after = f"epoch {epochs[0]}" if len(epochs) == 1 else f"epochs {epochs[0]} to {epochs[-1]}"
-        tiles.append((f"{words}, best epoch", several([entry[key] for entry in best], swept, form), after))
-    if "noise_score" in members[0]:
-        scores = [float(member["noise_score"]) for member in members]
-        tiles.append(("noise score", several(scores, swept, score), f"of {members[0]['noise_score_max']:,}"))
+    tiles = []
+    for row in shown:
+        last = several([member[row.key] for member in members], swept, row.form)
+        tiles.append((f"{row.label}, last epoch" if row.at_best else row.label, last, row.note))
+        if row.at_best and best:
+            epochs = sorted({entry["epoch"] for entry in best})
+            after = f"epoch {epochs[0]}" if len(epochs) == 1 else f"epochs {epochs[0]} to {epochs[-1]}"
+            there = several([entry[row.key] for entry in best], swept, row.form)
+            tiles.append((f"{row.label}, best epoch", there, after))
     rows = "\n".join(
         f"<div><dt>{escape(term)}</dt><dd>{unbroken(value)}<small>{escape(note)}</small></dd></div>"
         for term, value, note in tiles
     )
     layers = ", ".join(
-        f"{name} {100 * layer['active_fraction']:.1f} %" for name, layer in result.get("layers", {}).items()
-    )
+        f"{name} {100 * layer['active_fraction']:.1f} %"
+        for name, layer in result.get("layers", {}).items() if "active_fraction" in layer
+    )  # fmt: skip
     said = [f"Active units at inference: {layers}."] if layers else []
     if swept:
         said.append(f"Numbers are the range over {len(members)} networks; see the settings below.")
@@ -125,97 +130,31 @@ def _figures(pictures: Sequence[Picture]) -> str:
     )
 
 
-def _layers(result: Mapping[str, Any]) -> str:
-    """Tabulates how each layer uses its units."""
+def _layers(result: Mapping[str, Any], measures: Sequence[Part]) -> str:
+    """Tabulates what the measures say of each layer."""
     layers = result.get("layers")
     if not layers:
         return ""
-    channels = any(layer.get("channels") is not None for layer in layers.values())
-    winners = any(layer.get("k") is not None for layer in layers.values())
-    products = any(layer.get("products_ratio") for layer in layers.values())
-    codes = all("gini" in layer for layer in layers.values())
-    head = (
-        ["Layer", "Units", "k (inference)", "Active", "Dead units"]
-        + ["Dead channels"] * channels
-        + ["Entropy"] * winners
-        + ["Non-zero products"] * products
-        + ["l0", "l1", "Gini", "Hoyer"] * codes
-    )
+    columns = [column for measure in measures for column in measure.columns(result)]
     rows = []
     for name, layer in layers.items():
         k = "ReLU" if layer.get("k") is None else f"{count(layer['k'])} ({count(layer['k_inference'])})"
-        row = [
-            name,
-            count(layer["units"]),
-            k,
-            f"{100 * layer['active_fraction']:.1f} %",
-            count(layer["dead_units"]),
-        ]
-        if channels:
-            known = layer.get("channels") is not None
-            row.append(f"{count(layer['dead_channels'])} of {count(layer['channels'])}" if known else "–")
-        if winners:
-            known = layer.get("duty_entropy") is not None and layer.get("max_entropy")
-            row.append(f"{100 * layer['duty_entropy'] / layer['max_entropy']:.1f} %" if known else "–")
-        if products:
-            row.append(_products(layer))
-        if codes:
-            row += [plain(float(f"{layer[name]:.4g}")) for name in ("l0", "l1", "gini", "hoyer")]
-        rows.append(row)
-    said = "Active is the mean fraction of units that are not zero on the test set; dead units were never active on it."
-    if winners:
-        said += (
-            " k winners are kept in training, and the number in brackets at inference. Entropy is that of the "
-            "duty cycles in training, out of the most that k winners can have: 100 % if all units win equally often."
-        )
-    if products:
-        said += (
-            " Non-zero products are those of a weight and an input that are both not zero, for one image, and how many "
-            f"times fewer they are than all; with the output layer {_products(result)}."
-        )
-    if codes:
-        said += (
-            " l0 and l1 are the units active and the summed activity for one example; the Gini and Hoyer indices go "
-            "from 0, all units equally active, to 1, one alone."
-        )
+        rows.append([name, count(layer["units"]), k, *(column.cell(layer) for column in columns)])
+    winners = any(layer.get("k") is not None for layer in layers.values())
+    said = ["k winners are kept in training, and the number in brackets at inference."] * winners
+    said += [column.said for column in columns if column.said]
     if len(result["members"]) > 1:
-        said += f" Means over {len(result['members'])} networks."
-    return section("Sparsity", f"{table('How each layer uses its units', head, rows)}\n<p>{said}</p>")
+        said.append(f"Means over {len(result['members'])} networks.")
+    head = ["Layer", "Units", "k (inference)", *(column.label for column in columns)]
+    return _table(Table("Sparsity", "How each layer uses its units", head, rows, " ".join(said)))
 
 
-def _classes(result: Mapping[str, Any]) -> str:
-    """Tabulates how well each class is told from the others, if it was measured."""
-    if "confusion" not in result:
-        return ""
-    rows = [
-        [str(i), count(sum(row)), percent(of_those_named), percent(of_those_there)]
-        for i, (row, of_those_named, of_those_there) in enumerate(
-            zip(result["confusion"], result["precision"], result["recall"], strict=True)
-        )
-    ]
-    said = (
-        "Precision is the part of the examples taken for a class that are of it, recall the part of its examples that "
-        "are recognised."
-    )
-    tabulated = table("Precision and recall of each class", ["Class", "Examples", "Precision", "Recall"], rows)
-    return section("Classes", f"{tabulated}\n<p>{said}</p>")
+def _table(of: Table) -> str:
+    said = f"\n<p>{escape(of.said)}</p>" if of.said else ""
+    return section(of.title, table(of.caption, of.head, of.rows) + said)
 
 
-def _products(entry: Mapping[str, Any]) -> str:
-    """Writes a number of products, and how many times fewer they are than in a dense layer."""
-    if not entry.get("products_ratio"):
-        return "–"
-    return f"{entry['products']:,.0f} ({entry['products_ratio']:.1f}× fewer)"
-
-
-def _main_figure(member: Mapping[str, Any]) -> tuple[str, str, Callable[..., str]]:
-    """Returns the key, the words and the format of the figure that networks are compared by."""
-    if "test_accuracy" in member:
-        return "test_accuracy", "test accuracy", percent
-    return "test_loss", "test loss", loss
-
-
-def _settings(result: Mapping[str, Any]) -> str:
+def _settings(result: Mapping[str, Any], shown: Sequence[Row]) -> str:
     """Tabulates mean and standard deviation of every setting of a sweep."""
     members = result["members"]
     groups: dict[str, list[Mapping[str, Any]]] = {}
@@ -223,40 +162,37 @@ def _settings(result: Mapping[str, Any]) -> str:
         groups.setdefault(setting(member), []).append(member)
     if len(groups) < 2:
         return ""
-    fields, noise = swept_fields(members), "noise_score" in members[0]
-    key, words, form = _main_figure(members[0])
-    rows = []
+    fields = swept_fields(members)
+    head, rows = [*(name.rsplit(".", 1)[-1] for name in fields), "Seeds"], []
+    for row in shown:
+        head += [row.label.capitalize()] + ["At best epoch"] * (row.at_best and "best" in members[0])
     for group in groups.values():
-        row = [plain(group[0][name]) for name in fields] + [count(len(group))]
-        row.append(several([member[key] for member in group], False, form))
-        if "best" in group[0]:
-            row.append(several([member["best"][key] for member in group], False, form))
-        if noise:
-            row.append(several([float(member["noise_score"]) for member in group], False, score))
-        rows.append(row)
-    head = [*(name.rsplit(".", 1)[-1] for name in fields), "Seeds", words.capitalize()]
-    head += ["At best epoch"] * ("best" in members[0]) + ["Noise score"] * noise
+        cells = [plain(group[0][name]) for name in fields] + [count(len(group))]
+        for row in shown:
+            cells.append(several([member[row.key] for member in group], False, row.form))
+            if row.at_best and "best" in group[0]:
+                cells.append(several([member["best"][row.key] for member in group], False, row.form))
+        rows.append(cells)
     return section("Settings", table("Mean ± standard deviation over seeds", head, rows, names=len(fields)))
 
 
-def _networks(result: Mapping[str, Any]) -> str:
+def _networks(result: Mapping[str, Any], shown: Sequence[Row]) -> str:
     """Tabulates every network, folded up when there are many."""
     members = result["members"]
     if len(members) < 2:
         return ""
-    fields, noise, best = swept_fields(members), "noise_score" in members[0], "best" in members[0]
-    key, words, form = _main_figure(members[0])
-    head = [*(name.rsplit(".", 1)[-1] for name in fields), "Seed", words.capitalize()]
-    head += ["Best epoch", f"{words.split()[-1].capitalize()} there"] * best + ["Noise score"] * noise
-    rows = []
+    fields, best = swept_fields(members), "best" in members[0]
+    head, rows = [*(name.rsplit(".", 1)[-1] for name in fields), "Seed"], []
+    for row in shown:
+        head.append(row.label.capitalize())
+        head += ["Best epoch", f"{row.label.split()[-1].capitalize()} there"] * (row.at_best and best)
     for member in members:
-        row = [plain(member[name]) for name in fields] + [
-            str(member["seed"]),
-            form(member[key]),
-        ]
-        if best:
-            row += [count(member["best"]["epoch"]), form(member["best"][key])]
-        rows.append(row + ([score(float(member["noise_score"]))] if noise else []))
+        cells = [plain(member[name]) for name in fields] + [str(member["seed"])]
+        for row in shown:
+            cells.append(row.form(member[row.key]))
+            if row.at_best and best:
+                cells += [count(member["best"]["epoch"]), row.form(member["best"][row.key])]
+        rows.append(cells)
     every = table(f"Each of the {len(members)} networks", head, rows, names=len(fields) + 1)
     if len(members) > 20:
         every = f"<details>\n<summary>All {len(members)} networks</summary>\n{every}\n</details>"

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from sparsejax.data.speech import SPEECH
+from sparsejax.data import DATA
 from sparsejax.figures.drawing import Drawing, on_average, what_is_drawn
 from sparsejax.training.log import read_metrics
 from sparsejax.training.run_folder import RunFolder
@@ -46,7 +46,8 @@ def noise(result: Mapping[str, Any], groups: Sequence[str]) -> Drawing | None:
     )
     scores = [member["noise_score"] for member in members]
     first, last = accuracy[:, 0].mean(), accuracy[:, -1].mean()
-    speech = (result.get("config") or {}).get("data", {}).get("name") in SPEECH
+    name = (result.get("config") or {}).get("data", {}).get("name")
+    speech = name in DATA and DATA[name].kind == "clips"
     what = "each clip is blended with white noise" if speech else "a fraction of the pixels is replaced by noise"
     label = "white noise (%)" if speech else "pixels replaced by noise (%)"
     return Drawing(

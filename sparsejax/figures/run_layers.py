@@ -68,7 +68,7 @@ def sizes(folder: RunFolder, result: Mapping[str, Any]) -> Drawing | None:
     """Draws how large activations are, if it was measured."""
     from sparsejax.figures.histograms import Histogram, histograms
 
-    if not _detailed(folder, result):
+    if not folder.detail.exists():
         return None
     with np.load(folder.detail) as arrays:
         edges, panels = arrays["magnitudes.edges"], {}
@@ -91,7 +91,7 @@ def weights(folder: RunFolder, result: Mapping[str, Any]) -> Drawing | None:
     """Draws how weights are spread, if it was measured."""
     from sparsejax.figures.histograms import Histogram, histograms
 
-    if not _detailed(folder, result):
+    if not folder.detail.exists():
         return None
     with np.load(folder.detail) as arrays:
         names = [name.removesuffix(".weights") for name in arrays.files if name.endswith(".weights")]
@@ -144,12 +144,6 @@ def filters(result: Mapping[str, Any], variables: Any) -> Drawing | None:
         f"{kernel.max():.2f}.",
         lambda width: filter_grid(kernel, mask=mask, width=width),
     )
-
-
-def _detailed(folder: RunFolder, result: Mapping[str, Any]) -> bool:
-    """Says whether the run made the detailed measures."""
-    asked = ((result.get("config") or {}).get("evaluation") or {}).get("detail")
-    return bool(asked) and folder.detail.exists()
 
 
 def _pooled(result: Mapping[str, Any]) -> str:

@@ -20,6 +20,11 @@ def plain(value: Any) -> str:
     return str(value)
 
 
+def number(value: float | None, std: float | None = None) -> str:
+    """Writes a number, with its standard deviation if given."""
+    return plain(value) if std is None else f"{plain(value)} ± {plain(std)}"
+
+
 def percent(value: float | None, std: float | None = None) -> str:
     """Writes a fraction in per cent, with its standard deviation if given."""
     if value is None or not math.isfinite(value):

@@ -1,6 +1,10 @@
-"""Pure functions on arrays: what other JAX code imports. They need jax, numpy and jaxtyping, nothing else."""
+"""Pure functions on arrays: what other JAX code imports. They need jax, numpy and jaxtyping, nothing else.
 
-from sparsejax.functional.compact import Compact, compact_top_k, decode, encode_top_k, spread
+Penalties and measures have namespaces of their own: `functional.penalties.l1`, `functional.measures.gini`.
+"""
+
+from sparsejax.functional import measures, penalties
+from sparsejax.functional.augmentation import crop_and_flip
 from sparsejax.functional.convolution import conv2d, depthwise_conv2d, max_pool2d
 from sparsejax.functional.hebbian import (
     adaptive_threshold,
@@ -10,8 +14,6 @@ from sparsejax.functional.hebbian import (
     mean_threshold,
     unit_norm,
 )
-from sparsejax.functional.images import crop_and_flip
-from sparsejax.functional.implicit import ImplicitTerms, implicit_terms, implicit_terms_smooth
 from sparsejax.functional.initializers import uniform_fan_in
 from sparsejax.functional.kwinners import (
     BoostState,
@@ -22,6 +24,7 @@ from sparsejax.functional.kwinners import (
     k_winners_2d,
     update_boost_state,
 )
+from sparsejax.functional.lateral import explain_away, inhibitory_interneuron
 from sparsejax.functional.learned_k import (
     k_schedule,
     reinforce_loss,
@@ -30,25 +33,7 @@ from sparsejax.functional.learned_k import (
     top_k_subtract,
     update_reinforce_baseline,
 )
-from sparsejax.functional.masks import connections_per_unit, sparse_mask
-from sparsejax.functional.measures import (
-    activation_frequency,
-    active_counts,
-    active_fraction,
-    best_weight,
-    binary_entropy,
-    confusion_matrix,
-    dead_units,
-    duty_entropy,
-    gini,
-    gini_weighted_accuracy,
-    hoyer,
-    l0,
-    magnitude_counts,
-    max_entropy,
-    precision,
-    recall,
-)
+from sparsejax.functional.masks import connections_per_unit, rewire, sparse_mask
 from sparsejax.functional.noise import (
     add_noise,
     annealed,
@@ -58,46 +43,31 @@ from sparsejax.functional.noise import (
     salt_and_pepper,
     white_noise_blend,
 )
-from sparsejax.functional.penalties import cauchy, gaussian, l1, l2
-from sparsejax.functional.recurrent import explain_away, inhibitory_interneuron
-from sparsejax.functional.rewiring import rewire
+from sparsejax.functional.noise_terms import ImplicitTerms, implicit_terms, implicit_terms_smooth
 from sparsejax.functional.selection import kth_largest, top_k, winners
+from sparsejax.functional.sparse_code import SparseCode, decode, encode_top_k, sparse_top_k, to_dense
 from sparsejax.functional.spectral import mel_filters, mel_power, mel_spectrogram, power_to_db, stft_power
 
 __all__ = [
     "BoostState",
-    "Compact",
     "ImplicitTerms",
-    "activation_frequency",
-    "active_counts",
-    "active_fraction",
+    "SparseCode",
     "adaptive_threshold",
     "add_noise",
     "annealed",
-    "best_weight",
-    "binary_entropy",
     "boost",
-    "cauchy",
-    "compact_top_k",
-    "confusion_matrix",
     "connections_per_unit",
     "conv2d",
     "conv2d_twice",
     "crop_and_flip",
-    "dead_units",
     "decode",
     "depthwise_conv2d",
     "divisive_norm",
     "dropout",
-    "duty_entropy",
     "encode_top_k",
     "example_keys",
     "explain_away",
-    "gaussian",
-    "gini",
-    "gini_weighted_accuracy",
     "hebbian_cost",
-    "hoyer",
     "implicit_terms",
     "implicit_terms_smooth",
     "inference_k",
@@ -107,28 +77,24 @@ __all__ = [
     "k_winners",
     "k_winners_2d",
     "kth_largest",
-    "l0",
-    "l1",
-    "l2",
-    "magnitude_counts",
-    "max_entropy",
     "max_pool2d",
     "mean_threshold",
+    "measures",
     "mel_filters",
     "mel_power",
     "mel_spectrogram",
+    "penalties",
     "pixel_noise",
     "power_to_db",
-    "precision",
-    "recall",
     "reinforce_loss",
     "rewire",
     "salt_and_pepper",
     "sampled_k",
     "soft_top_k",
     "sparse_mask",
-    "spread",
+    "sparse_top_k",
     "stft_power",
+    "to_dense",
     "top_k",
     "top_k_subtract",
     "uniform_fan_in",

@@ -1,12 +1,16 @@
 """Convolution and pooling in the form that each backend runs well inside a scan."""
 
 import functools
+import operator
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
+
+from sparsejax.functional.shards import on_shards
 
 
 def conv2d(
@@ -64,8 +68,9 @@ def depthwise_conv2d(
     return lax.platform_dependent(x, kernel, cpu=_by_shifts, default=_by_grouped_convolution)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def max_pool2d(x: Float[Array, "batch height width channels"], window: int = 2) -> Float[Array, "batch h w channels"]:
+def max_pool2d(
+    x: Float[Array, "batch height width channels"], window: int | np.integer = 2
+) -> Float[Array, "batch h w channels"]:
     """Takes the maximum over windows that do not overlap; rows and columns that fill no window are left out.
 
     A maximum over reshaped axes is twice as fast as `lax.reduce_window` on a CPU. Where several are the greatest they
@@ -78,15 +83,20 @@ def max_pool2d(x: Float[Array, "batch height width channels"], window: int = 2) 
     Returns:
       `[batch, height // window, width // window, channels]`.
     """
+    return on_shards(_max_of_windows, lead=1, rows={"x": x}, shared={"window": operator.index(window)})
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _max_of_windows(x, window):
     return jnp.max(_windows(x, window), axis=(2, 4))
 
 
-@max_pool2d.defjvp
-def _max_pool2d_jvp(window, primals, tangents):
+@_max_of_windows.defjvp
+def _max_of_windows_jvp(window, primals, tangents):
     # As JAX's own rule, but for the 1: a compiler may compute x again, rounded otherwise, for the comparison; if none
     # then equals the maximum the gradient would be 0 / 0.
     (x,), (dx,) = primals, tangents
-    y = max_pool2d(x, window)
+    y = _max_of_windows(x, window)
     greatest = (_windows(x, window) == y[:, :, None, :, None]).astype(x.dtype)
     count = jnp.maximum(jnp.sum(greatest, axis=(2, 4)), jnp.ones((), x.dtype))
     return y, jnp.sum(greatest * _windows(dx, window), axis=(2, 4)) / count

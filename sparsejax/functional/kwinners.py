@@ -1,17 +1,19 @@
 """k-winners with boosting: the k most active units of a layer fire, units that fired seldom being favoured."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from sparsejax.functional.compact import Compact
-from sparsejax.functional.selection import Ties, keep
+from sparsejax.functional.selection import Count, Ties, as_count, keep
+from sparsejax.functional.shards import on_shards
+from sparsejax.functional.sparse_code import SparseCode
 
 
 class BoostState(NamedTuple):
-    """How often each unit has won of late.
+    """How often each unit has won recently.
 
     `duty_cycle` [units] is a fraction in [0, 1]; `samples` [] counts the examples seen: until there are `period` of
     them, the average is the plain mean over all.
@@ -46,9 +48,9 @@ def k_winners(
     x: Float[Array, "*batch units"],
     state: BoostState,
     *,
-    k: int | Int[Array, ""],
+    k: Count,
     boost_strength: float | Float[Array, ""] = 0.0,
-    ties: Ties = "all",
+    ties: Ties = "first",
     relu: bool = False,
 ) -> Float[Array, "*batch units"]:
     r"""Keeps the k most active units of each example, idle units being favoured.
@@ -60,9 +62,10 @@ def k_winners(
     Args:
       x: activations `[..., units]`.
       state: duty cycles d `[units]`.
-      k: winners per example, 0 <= k <= units; may be traced.
+      k: winners per example, 0 <= k <= units, one or one for each `[...]`; may be traced.
       boost_strength: beta >= 0; 0 is plain Top-K; may be traced.
-      ties: "all" keeps every unit tied at the threshold, "first" exactly k (the paper's rule), lower index first.
+      ties: "first" keeps exactly k (the paper's rule), of tied units those of lower index; "all" keeps every unit tied
+        at the threshold.
       relu: also zero the winners that are negative (their gradient too). Without it, negative winners pass when
         fewer than k units are positive, and on them the boost works backwards.
 
@@ -70,14 +73,15 @@ def k_winners(
       Array like x. NaN in, NaN out.
 
     Raises:
-      ValueError: k is a float or a Python int outside [0, units], the state is of another number of units,
-        boost_strength is a negative Python number, or ties is unknown.
+      ValueError: k is no whole number, outside [0, units] or of another shape, the state is of another number of
+        units, boost_strength is a negative Python number, or ties is unknown.
 
     References:
       Ahmad & Scheinkman, How Can We Be So Dense? The Benefits of Using Highly Sparse Representations, 2019, Eq. 6-7
       and Algorithm 1.
     """
     _check(x.shape[-1], state, boost_strength)
+    k = as_count(k, x.shape[:-1], x.shape[-1], least=0)
     gain = _gain(state, k / x.shape[-1], boost_strength, x.dtype)
     return keep(x, k, gain=gain, ties=ties, relu=relu)
 
@@ -86,10 +90,10 @@ def k_winners_2d(
     x: Float[Array, "*batch height width channels"],
     state: BoostState,
     *,
-    k: int | Int[Array, ""],
+    k: Count,
     boost_strength: float | Float[Array, ""] = 0.0,
     local: bool = False,
-    ties: Ties = "all",
+    ties: Ties = "first",
     relu: bool = False,
 ) -> Float[Array, "*batch height width channels"]:
     """Keeps the k most active units of each image; a channel shares one duty cycle over all its positions.
@@ -97,7 +101,8 @@ def k_winners_2d(
     Args:
       x: activations `[..., H, W, C]`.
       state: duty cycles `[C]`.
-      k: winners per image out of H * W * C; with `local`, winners per position out of C. May be traced.
+      k: winners per image out of H * W * C; with `local`, winners per position out of C. One or one for each image
+        `[...]`; may be traced.
       boost_strength: as in `k_winners`.
       local: let the channels of each position compete among themselves.
       ties: as in `k_winners`; "first" counts in row-major order of H, W, C.
@@ -116,6 +121,9 @@ def k_winners_2d(
         raise ValueError(f"x has shape {x.shape}; k_winners_2d expects [..., height, width, channels].")
     _check(x.shape[-1], state, boost_strength)
     competitors = x.shape[-1] if local else x.shape[-3] * x.shape[-2] * x.shape[-1]
+    k = as_count(k, x.shape[:-3], competitors, least=0)
+    if local and not isinstance(k, int) and k.ndim:
+        k = jnp.broadcast_to(k[..., None, None], x.shape[:-1])
     gain = _gain(state, k / competitors, boost_strength, x.dtype)
     return keep(x, k, gain=gain, axes=1 if local else 3, ties=ties, relu=relu)
 
@@ -123,7 +131,7 @@ def k_winners_2d(
 def boost(
     x: Float[Array, "*batch units"],
     state: BoostState,
-    target: float | Float[Array, ""],
+    target: float | Float[Array, ""] | Float[Array, "*batch"],
     boost_strength: float | Float[Array, ""],
 ) -> Float[Array, "*batch units"]:
     r"""Returns the values that compete, :math:`x_i e^{\beta (\hat a - d_i)}`; no gradient passes.
@@ -131,7 +139,8 @@ def boost(
     Args:
       x: activations `[..., units]`.
       state: duty cycles d `[units]`.
-      target: the duty cycle aimed at, k / units; it scales all units alike and keeps the exponential near 1.
+      target: the duty cycle aimed at, k / units, one or one for each row; it scales all units alike and keeps the
+        exponential near 1.
       boost_strength: beta >= 0; may be traced.
 
     Returns:
@@ -141,12 +150,12 @@ def boost(
       Ahmad & Scheinkman, How Can We Be So Dense?, 2019, Eq. 7 and Algorithm 1.
     """
     gain = _gain(state, target, boost_strength, x.dtype)
-    return lax.stop_gradient(x * gain.reshape((1,) * (x.ndim - 1) + (-1,)))
+    return lax.stop_gradient(x * gain.reshape((1,) * (x.ndim - gain.ndim) + gain.shape))
 
 
 def update_boost_state(
     state: BoostState,
-    y: Float[Array, "*batch units"] | Compact,
+    y: Float[Array, "*batch units"] | SparseCode,
     *,
     period: int = 1000,
     axis_name: str | None = None,
@@ -185,12 +194,19 @@ def update_boost_state(
     return BoostState(duty_cycle, samples)
 
 
-def _wins(units: int, y: Array | Compact) -> tuple[Float[Array, "units"], Float[Array, ""]]:
+def _wins(units: int, y: Array | SparseCode) -> tuple[Float[Array, "units"], Float[Array, ""]]:
     """Returns how often each unit won, and the number of examples."""
-    if isinstance(y, Compact):
-        fired = lax.stop_gradient(y.values > 0).astype(jnp.float32)
-        count = jnp.zeros(units, jnp.float32).at[y.indices.reshape(-1)].add(fired.reshape(-1))
-        return count, jnp.asarray(fired.size // fired.shape[-1], jnp.float32)
+    if isinstance(y, SparseCode):
+        if y.units not in (None, units):
+            raise ValueError(f"y is a code of {y.units} units, but the state has {units}; expected the same number.")
+        lead = y.values.ndim - 1
+
+        def of_code(code):
+            fired = (code.values > 0).astype(jnp.float32)
+            return jnp.zeros(units, jnp.float32).at[code.indices.reshape(-1)].add(fired.reshape(-1))
+
+        total = on_shards(of_code, lead=lead, rows={"code": lax.stop_gradient(y)}, shared={}, summed=True)
+        return total, jnp.asarray(math.prod(y.values.shape[:-1]), jnp.float32)
     if y.ndim < 2 or y.shape[-1] != units:
         raise ValueError(
             f"y has shape {y.shape}, but the state has {units} units; expected "
@@ -200,19 +216,19 @@ def _wins(units: int, y: Array | Compact) -> tuple[Float[Array, "units"], Float[
     dtype = jnp.int16 if y.ndim == 2 and len(y) < 2**15 else jnp.float32
     fired = lax.stop_gradient(y > 0).astype(dtype)
     count = jnp.sum(fired, axis=tuple(range(y.ndim - 1)), dtype=dtype).astype(jnp.float32)
-    return count / y[0, ..., 0].size, jnp.asarray(y.shape[0], jnp.float32)
+    return count / math.prod(y.shape[1:-1]), jnp.asarray(y.shape[0], jnp.float32)
 
 
-def inference_k(k: int | Int[Array, ""], factor: float | Float[Array, ""], units: int) -> Int[Array, ""]:
+def inference_k(k: Count, factor: float | Float[Array, ""], units: int) -> Int[Array, "*rows"]:
     """Returns the number of winners at inference: factor * k, rounded half to even, at most all units.
 
     Args:
-      k: winners in training; may be traced.
+      k: winners in training, one or one for each example; may be traced.
       factor: what k is multiplied by, 1.5 in the paper; may be traced.
       units: number of units that compete.
 
     Returns:
-      k at inference, int32 `[]`.
+      k at inference, int32 `[]`, or `[...]` as k.
 
     References:
       Ahmad & Scheinkman, How Can We Be So Dense?, 2019, section 3: "During inference we increase k by 50%"; the
@@ -222,10 +238,12 @@ def inference_k(k: int | Int[Array, ""], factor: float | Float[Array, ""], units
 
 
 def _gain(
-    state: BoostState, target: float | Float[Array, ""], boost_strength: float | Float[Array, ""], dtype: Any
-) -> Float[Array, "units"]:
-    """Returns the factor by which each unit is favoured in the ranking."""
-    exponent = boost_strength * (jnp.asarray(target, jnp.float32) - state.duty_cycle)
+    state: BoostState, target: float | Float[Array, "*rows"], boost_strength: float | Float[Array, ""], dtype: Any
+) -> Float[Array, "*rows units"]:
+    """Returns the factor by which each unit is favoured in the ranking, of each row if targets are."""
+    target = jnp.asarray(target, jnp.float32)
+    duty_cycle = state.duty_cycle.reshape((1,) * target.ndim + (-1,))
+    exponent = boost_strength * (target[..., None] - duty_cycle)
     return lax.stop_gradient(jnp.exp(exponent).astype(dtype))
 
 

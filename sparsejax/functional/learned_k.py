@@ -4,10 +4,11 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, Num
 
-from sparsejax.functional.selection import kth_largest
+from sparsejax.functional.selection import Count, kth_largest
 from sparsejax.functional.threshold import ordered_key
 
 Decay = Literal["linear", "exponential"]
@@ -15,7 +16,7 @@ _SPAN = 20.0  # the window covers so much of the sigmoid's argument, whatever it
 
 
 def soft_top_k(
-    x: Float[Array, "*rows n"], k: float | Float[Array, "*rows"] | Float[Array, ""], *, window: int
+    x: Float[Array, "*rows n"], k: float | Float[Array, "*rows"] | Float[Array, ""], *, window: int | np.integer
 ) -> Float[Array, "*rows n"]:
     r"""Keeps about the k largest values, weighting those near the k-th by a sigmoid, so that k can be learned.
 
@@ -44,7 +45,7 @@ def soft_top_k(
       window is k +- w; in the code and here, w is its whole width.
     """
     n = x.shape[-1]
-    if not isinstance(window, int) or not 2 <= window <= n:
+    if not isinstance(window, (int, np.integer)) or not 2 <= window <= n:
         raise ValueError(
             f"window is {window!r}, but a row has {n} units; expected a whole number of them, 2 <= window <= {n}."
         )
@@ -166,11 +167,11 @@ def update_reinforce_baseline(
 
 
 def k_schedule(
-    epoch: int | Int[Array, "*shape"],
+    epoch: float | np.integer | Num[Array, "*shape"],
     *,
-    n: int,
-    k_min: int | Int[Array, ""],
-    epochs: int | Int[Array, ""],
+    n: int | np.integer,
+    k_min: float | np.integer | Num[Array, ""],
+    epochs: float | np.integer | Num[Array, ""],
     kind: Decay = "linear",
 ) -> Int[Array, "*shape"]:
     r"""Returns a k that falls from n to k_min, truncated to a whole number.
@@ -197,9 +198,9 @@ def k_schedule(
     """
     if kind not in ("linear", "exponential"):
         raise ValueError(f"kind is {kind!r}; expected 'linear' or 'exponential'.")
-    if isinstance(k_min, int) and not 1 <= k_min <= n:
+    if isinstance(k_min, (int, np.integer)) and not 1 <= k_min <= n:
         raise ValueError(f"k_min is {k_min}, but the layer has {n} units; expected 1 <= k_min <= {n}.")
-    if isinstance(epochs, int) and not 1 <= epochs <= 46340:
+    if isinstance(epochs, (int, np.integer)) and not 1 <= epochs <= 46340:
         raise ValueError(f"epochs is {epochs}; expected 1 to 46340. For a longer decay, count larger units of time.")
     k_min, epochs = jnp.asarray(k_min, jnp.int32), jnp.asarray(epochs, jnp.int32)
     done = jnp.clip(jnp.asarray(epoch, jnp.int32), 0, epochs)
@@ -212,9 +213,7 @@ def k_schedule(
     return jnp.clip((n * ratio**time * (1 + 1e-6)).astype(jnp.int32), k_min, n)
 
 
-def top_k_subtract(
-    x: Float[Array, "*rows n"], k: int | Int[Array, ""] | Int[Array, "*rows"]
-) -> Float[Array, "*rows n"]:
+def top_k_subtract(x: Float[Array, "*rows n"], k: Count) -> Float[Array, "*rows n"]:
     r"""Subtracts the k-th largest value of each row from it and rectifies: :math:`\mathrm{ReLU}(x - x_{(k)})`.
 
     The k-th unit itself falls to 0, so k - 1 units survive (fewer if others tie with it). The gradient is 1 on those,
@@ -228,7 +227,7 @@ def top_k_subtract(
       Array like x.
 
     Raises:
-      ValueError: k is a float or a Python int outside [1, n].
+      ValueError: k is no whole number, outside [1, n], or of another shape.
 
     References:
       Bricken et al., 2022, the code's FLAT_SUBTRACT: inhibition that grows until it silences the k-th unit.

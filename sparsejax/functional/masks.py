@@ -1,10 +1,11 @@
-"""Sparse connectivity: masks with an exact number of non-zero weights per unit."""
+"""Sparse connectivity: masks with an exact number of non-zero weights per unit, and their rewiring in training."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from sparsejax.functional.selection import winners
+from sparsejax.functional.shards import on_shards, spread_like
 
 
 def sparse_mask(key: PRNGKeyArray, shape: tuple[int, ...], density: float | Float[Array, ""]) -> Bool[Array, "*shape"]:
@@ -38,7 +39,7 @@ def sparse_mask(key: PRNGKeyArray, shape: tuple[int, ...], density: float | Floa
         connections = jnp.clip(jnp.round(density * fan_in), 1, fan_in).astype(jnp.int32)
     # Equal random numbers are possible, so ties must be broken for the count to be exact.
     scores = jax.random.bits(key, (shape[-1], fan_in), jnp.uint32).astype(jnp.int32)
-    return winners(scores, connections, ties="first").T.reshape(shape)
+    return winners(scores, connections).T.reshape(shape)
 
 
 def connections_per_unit(shape: tuple[int, ...], density: float) -> int:
@@ -82,3 +83,83 @@ def fan_in_of(shape: tuple[int, ...]) -> int:
     for size in shape[:-1]:
         fan_in *= size
     return fan_in
+
+
+def check_kernel(shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    """Refuses a kernel that a layer cannot use, and explains one that is arranged as PyTorch arranges it.
+
+    Args:
+      shape: of the kernel.
+      expected: what the layer's inputs and units ask for, units last.
+
+    Raises:
+      ValueError: they differ.
+    """
+    if shape == expected:
+        return
+    *image, inputs, units = expected
+    names, turn = ("[inputs, units]", "kernel.T") if not image else (
+        "[height, width, inputs, units]", "jnp.transpose(kernel, (2, 3, 1, 0))"
+    )  # fmt: skip
+    hint = f" It is transposed, as PyTorch keeps it; give {turn}." if shape == (units, inputs, *image) else ""
+    raise ValueError(f"The kernel has shape {shape}; expected {names}, {expected}.{hint}")
+
+
+def rewire(
+    key: PRNGKeyArray,
+    weights: Float[Array, "*inputs units"],
+    mask: Bool[Array, "*inputs units"],
+    gradient: Float[Array, "*inputs units"] | None,
+    fraction: float | Float[Array, ""],
+) -> tuple[Float[Array, "*inputs units"], Bool[Array, "*inputs units"]]:
+    """Drops each unit's weakest weights and grows as many: SET at random, RigL where the gradient is largest.
+
+    Every unit keeps exactly its number of connections, of which round(fraction * connections) are dropped. What is
+    grown comes from all places not kept, so that a dropped weight may return, and begins at 0: the network's output
+    changes only by what is dropped.
+
+    Args:
+      key: a PRNG key; unused with a gradient.
+      weights: `[inputs, units]` or `[height, width, channels, units]`.
+      mask: like weights, True where connected.
+      gradient: of the loss to every weight, the masked ones too; None to grow at random.
+      fraction: of the connections to move, in [0, 1]; may be traced.
+
+    Returns:
+      The weights, 0 where newly grown or not connected, and the mask.
+
+    Raises:
+      ValueError: shapes differ, or fraction is a Python number outside [0, 1].
+
+    References:
+      Mocanu et al., Scalable Training of Artificial Neural Networks with Adaptive Sparse Connectivity, 2018 (SET, which
+      drops the smallest positive and largest negative weights; by magnitude here); Evci et al., Rigging the Lottery,
+      2020, Algorithm 1 (RigL).
+    """
+    if weights.shape != mask.shape or (gradient is not None and gradient.shape != weights.shape):
+        others = mask.shape if gradient is None else (mask.shape, gradient.shape)
+        raise ValueError(f"weights have shape {weights.shape}, mask and gradient {others}; expected one shape for all.")
+    if isinstance(fraction, (int, float)) and not 0 <= fraction <= 1:
+        raise ValueError(f"fraction is {fraction}; expected the part of the connections to move, in [0, 1].")
+    fan_in, units = fan_in_of(weights.shape), weights.shape[-1]
+
+    def by_unit(array):
+        return None if array is None else jnp.moveaxis(array, -1, 0)
+
+    scores = None if gradient is not None else jax.random.bits(key, (units, fan_in), jnp.uint32)
+    rows = {name: by_unit(a) for name, a in (("weights", weights), ("mask", mask), ("gradient", gradient))}
+    kept, grown = on_shards(_moved, lead=1, rows={**rows, "scores": scores}, shared={"fraction": fraction})
+    kept, grown = (spread_like(jnp.moveaxis(marks, 0, -1), mask) for marks in (kept, grown))
+    return jnp.where(kept, weights, jnp.zeros_like(weights)), kept | grown
+
+
+def _moved(weights, mask, gradient, scores, fraction) -> tuple[Bool[Array, "units *inputs"], ...]:
+    """Marks what each unit keeps, and what it grows."""
+    connected = mask.reshape(len(mask), -1)
+    count = jnp.sum(connected.astype(jnp.int32), axis=-1)
+    moved = jnp.round(jnp.asarray(fraction, jnp.float32) * count.astype(jnp.float32)).astype(jnp.int32)
+    # -1 ranks below every magnitude and every random number, so that it is never chosen.
+    kept = winners(jnp.where(connected, jnp.abs(weights.reshape(connected.shape)), -1.0), count - moved)
+    score = (scores >> 1).astype(jnp.int32) if gradient is None else jnp.abs(gradient.reshape(connected.shape))
+    grown = winners(jnp.where(kept, jnp.full_like(score, -1), score), moved)
+    return kept.reshape(mask.shape), grown.reshape(mask.shape)

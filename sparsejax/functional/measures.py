@@ -1,20 +1,15 @@
-"""Measures of how sparse an activation is, how evenly its units are used, and for which classes.
-
-What they measure may lie in NumPy arrays.
-"""
+"""Measures of how sparse an activation is, how evenly its units are used, and for which classes."""
 
 import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Num
 
-AnyArray = Array | np.ndarray
-"""What the functions take: arrays of either kind."""
+from sparsejax.functional.shards import on_shards
 
 
-def l0(x: Float[AnyArray, "*batch units"]) -> Int[Array, "*batch"]:
+def l0(x: Float[Array, "*batch units"]) -> Int[Array, "*batch"]:
     """Counts the non-zero units of each example, of either sign.
 
     Args:
@@ -26,7 +21,7 @@ def l0(x: Float[AnyArray, "*batch units"]) -> Int[Array, "*batch"]:
     return jnp.sum((x != 0).astype(jnp.int32), axis=-1)
 
 
-def active_fraction(x: Float[AnyArray, "*shape"]) -> Float[Array, ""]:
+def active_fraction(x: Float[Array, "*shape"]) -> Float[Array, ""]:
     """Returns the fraction of non-zero entries (the density) of an array.
 
     Args:
@@ -38,7 +33,7 @@ def active_fraction(x: Float[AnyArray, "*shape"]) -> Float[Array, ""]:
     return jnp.mean((x != 0).astype(jnp.float32))
 
 
-def dead_units(x: Float[AnyArray, "batch units"]) -> Bool[Array, "units"]:
+def dead_units(x: Float[Array, "batch units"]) -> Bool[Array, "units"]:
     """Marks the units that are zero in every example.
 
     Args:
@@ -50,7 +45,7 @@ def dead_units(x: Float[AnyArray, "batch units"]) -> Bool[Array, "units"]:
     return jnp.all(x == 0, axis=0)
 
 
-def binary_entropy(p: Float[AnyArray, "*shape"]) -> Float[Array, "*shape"]:
+def binary_entropy(p: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     r"""Returns the entropy of a coin in bits, :math:`-p \log_2 p - (1-p) \log_2 (1-p)`, with 0 log 0 = 0.
 
     Args:
@@ -67,7 +62,7 @@ def binary_entropy(p: Float[AnyArray, "*shape"]) -> Float[Array, "*shape"]:
     return -(p * jnp.log2(safe_p) + q * jnp.log2(safe_q))
 
 
-def duty_entropy(duty_cycle: Float[AnyArray, "units"], *, positions: int = 1) -> Float[Array, ""]:
+def duty_entropy(duty_cycle: Float[Array, "units"], *, positions: int = 1) -> Float[Array, ""]:
     """Returns the entropy of a layer in bits: the sum over its units, each taken as an independent coin.
 
     Args:
@@ -105,7 +100,7 @@ def max_entropy(units: int, k: int | Num[Array, ""]) -> Float[Array, ""]:
     return units * binary_entropy(jnp.asarray(k / units, jnp.float32))
 
 
-def gini(x: Float[AnyArray, "*batch units"]) -> Float[Array, "*batch"]:
+def gini(x: Float[Array, "*batch units"]) -> Float[Array, "*batch"]:
     r"""Returns the Gini index of each example: how unequally its activity is shared among the units.
 
     .. math:: G = 1 - 2 \sum_k \frac{a_k}{\|a\|_1} \frac{N - k + 1/2}{N} = \frac{\sum_k (2k - N - 1) a_k}{N \sum_k a_k},
@@ -123,6 +118,10 @@ def gini(x: Float[AnyArray, "*batch units"]) -> Float[Array, "*batch"]:
       Hurley & Rickard, Comparing Measures of Sparsity, 2009; the thesis Sparse Coding in Deep Neural Networks and the
       Visual System, Eq. 1.18, which has no absolute values and so is right for activity of one sign only.
     """
+    return on_shards(_gini, lead=x.ndim - 1, rows={"x": x}, shared={})
+
+
+def _gini(x: Float[Array, "*batch units"]) -> Float[Array, "*batch"]:
     a, units = jnp.sort(_unit_scale(x), axis=-1), x.shape[-1]
     rank = 2 * jnp.arange(1, units + 1, dtype=jnp.float32) - units - 1
     total = jnp.sum(a, axis=-1)
@@ -130,7 +129,7 @@ def gini(x: Float[AnyArray, "*batch units"]) -> Float[Array, "*batch"]:
     return jnp.where(total > 0, weighted / (units * jnp.where(total > 0, total, 1.0)), 0.0)
 
 
-def hoyer(x: Float[AnyArray, "*batch units"]) -> Float[Array, "*batch"]:
+def hoyer(x: Float[Array, "*batch units"]) -> Float[Array, "*batch"]:
     r"""Returns Hoyer's index of each example, from the ratio of its norms.
 
     .. math:: H = \frac{\sqrt N - \|a\|_1 / \|a\|_2}{\sqrt N - 1}
@@ -160,7 +159,7 @@ def hoyer(x: Float[AnyArray, "*batch units"]) -> Float[Array, "*batch"]:
 
 
 def gini_weighted_accuracy(
-    accuracy: Float[AnyArray, "*points networks"], index: Float[AnyArray, "*points networks"]
+    accuracy: Float[Array, "*points networks"], index: Float[Array, "*points networks"]
 ) -> Float[Array, "*points"]:
     """Returns the accuracy times the Gini index, each averaged over networks first.
 
@@ -179,7 +178,7 @@ def gini_weighted_accuracy(
     return jnp.mean(accuracy, axis=-1) * jnp.mean(index, axis=-1)
 
 
-def best_weight(weights: Num[AnyArray, "points"], accuracy: AnyArray, index: AnyArray) -> Num[Array, ""]:
+def best_weight(weights: Num[Array, "points"], accuracy: Array, index: Array) -> Num[Array, ""]:
     """Returns the weight of the penalty with the greatest Gini-weighted accuracy.
 
     Args:
@@ -196,11 +195,11 @@ def best_weight(weights: Num[AnyArray, "points"], accuracy: AnyArray, index: Any
 
 
 def confusion_matrix(
-    labels: Int[AnyArray, "batch"],
-    predictions: Int[AnyArray, "batch"],
+    labels: Int[Array, "batch"],
+    predictions: Int[Array, "batch"],
     *,
     classes: int,
-    counted: Bool[AnyArray, "batch"] | None = None,
+    counted: Bool[Array, "batch"] | None = None,
 ) -> Int[Array, "classes classes"]:
     """Counts examples by their class (row) and the class they are taken for (column).
 
@@ -213,11 +212,16 @@ def confusion_matrix(
     Returns:
       Counts, int32 `[classes, classes]`.
     """
-    ones = jnp.ones(labels.shape, jnp.int32) if counted is None else counted.astype(jnp.int32)
-    return jnp.zeros((classes, classes), jnp.int32).at[labels, predictions].add(ones, mode="drop")
+    ones = jnp.ones_like(labels, jnp.int32) if counted is None else counted.astype(jnp.int32)
+
+    def count(labels, predictions, ones):
+        return jnp.zeros((classes, classes), jnp.int32).at[labels, predictions].add(ones, mode="drop")
+
+    rows = {"labels": labels, "predictions": predictions, "ones": ones}
+    return on_shards(count, lead=1, rows=rows, shared={}, summed=True)
 
 
-def precision(confusion: Num[AnyArray, "*batch classes classes"]) -> Float[Array, "*batch classes"]:
+def precision(confusion: Num[Array, "*batch classes classes"]) -> Float[Array, "*batch classes"]:
     """Returns for each class which part of the examples taken for it are of it; NaN where there are none.
 
     Args:
@@ -229,7 +233,7 @@ def precision(confusion: Num[AnyArray, "*batch classes classes"]) -> Float[Array
     return _share_on_diagonal(confusion, jnp.sum(confusion, axis=-2))
 
 
-def recall(confusion: Num[AnyArray, "*batch classes classes"]) -> Float[Array, "*batch classes"]:
+def recall(confusion: Num[Array, "*batch classes classes"]) -> Float[Array, "*batch classes"]:
     """Returns for each class which part of its examples are recognised; NaN for a class without examples.
 
     Args:
@@ -242,7 +246,7 @@ def recall(confusion: Num[AnyArray, "*batch classes classes"]) -> Float[Array, "
 
 
 def active_counts(
-    active: Bool[AnyArray, "batch units"], labels: Int[AnyArray, "batch"], *, classes: int
+    active: Bool[Array, "batch units"], labels: Int[Array, "batch"], *, classes: int
 ) -> Int[Array, "classes units"]:
     """Counts for how many examples of each class each unit is active.
 
@@ -254,12 +258,16 @@ def active_counts(
     Returns:
       int32 `[classes, units]`.
     """
-    # A product with the labels' one-hot code is exact in float32 and many times as fast as a scatter.
-    member = jax.nn.one_hot(labels, classes, dtype=jnp.float32)
-    return (member.T @ active.astype(jnp.float32)).astype(jnp.int32)
+
+    def count(active, labels):
+        # A product with the labels' one-hot code is exact in float32 and many times as fast as a scatter.
+        member = jax.nn.one_hot(labels, classes, dtype=jnp.float32)
+        return (member.T @ active.astype(jnp.float32)).astype(jnp.int32)
+
+    return on_shards(count, lead=1, rows={"active": active, "labels": labels}, shared={}, summed=True)
 
 
-def activation_frequency(x: Float[AnyArray, "batch units"], *, threshold: float = 0.0) -> Float[Array, "units"]:
+def activation_frequency(x: Float[Array, "batch units"], *, threshold: float = 0.0) -> Float[Array, "units"]:
     """Returns for which fraction of the examples each unit lies further than `threshold` from 0.
 
     Args:
@@ -273,7 +281,7 @@ def activation_frequency(x: Float[AnyArray, "batch units"], *, threshold: float 
 
 
 def magnitude_counts(
-    x: Float[AnyArray, "*shape"], edges: Float[AnyArray, "edges"], *, counted: Bool[AnyArray, "*#shape"] | None = None
+    x: Float[Array, "*shape"], edges: Float[Array, "edges"], *, counted: Bool[Array, "*#shape"] | None = None
 ) -> Int[Array, "edges+1"]:
     """Counts the entries whose absolute value lies below the first edge, between every two, and from the last one on.
 
@@ -285,18 +293,22 @@ def magnitude_counts(
     Returns:
       int32 `[edges + 1]`.
     """
-    place = jnp.searchsorted(edges, jnp.abs(x).astype(jnp.float32).ravel(), side="right")
-    ones = 1 if counted is None else jnp.broadcast_to(counted, x.shape).astype(jnp.int32).ravel()
-    return jnp.zeros(edges.shape[0] + 1, jnp.int32).at[place].add(ones)
+    ones = jnp.ones_like(x, jnp.int32) if counted is None else jnp.broadcast_to(counted, x.shape).astype(jnp.int32)
+
+    def count(x, ones, edges):
+        place = jnp.searchsorted(edges, jnp.abs(x).astype(jnp.float32).ravel(), side="right")
+        return jnp.zeros(edges.shape[0] + 1, jnp.int32).at[place].add(ones.ravel())
+
+    return on_shards(count, lead=x.ndim, rows={"x": x, "ones": ones}, shared={"edges": edges}, summed=True)
 
 
-def _unit_scale(x: AnyArray) -> Float[Array, "*batch units"]:
+def _unit_scale(x: Array) -> Float[Array, "*batch units"]:
     """Returns absolute values over their maximum, in float32, so that no sum overflows or vanishes."""
     a = jnp.abs(x.astype(jnp.float32))
     most = jnp.max(a, axis=-1, keepdims=True)
     return a / jnp.where(most > 0, most, 1.0)
 
 
-def _share_on_diagonal(confusion: AnyArray, totals: Array) -> Float[Array, "*batch classes"]:
+def _share_on_diagonal(confusion: Array, totals: Array) -> Float[Array, "*batch classes"]:
     hits = jnp.diagonal(confusion, axis1=-2, axis2=-1).astype(jnp.float32)
     return jnp.where(totals > 0, hits / jnp.maximum(totals, 1).astype(jnp.float32), jnp.nan)

@@ -34,7 +34,7 @@ def pixel_noise(
     images: Float[Array, "batch height width channels"],
     *,
     level: float | Float[Array, ""],
-    value: float | Float[Array, ""],
+    value: float | Float[Array, ""] | Float[Array, "1 1 1 #channels"],
 ) -> Float[Array, "batch height width channels"]:
     """Sets exactly int(level * n) distinct pixels of each image to a value.
 
@@ -44,7 +44,8 @@ def pixel_noise(
       keys: one PRNG key per image `[batch]`.
       images: `[batch, H, W, C]`; n = H * W.
       level: eta, the fraction of pixels replaced, 0 <= eta <= 1; may be traced.
-      value: what they are set to; the paper takes the data's mean plus two standard deviations.
+      value: what they are set to, a number or one per channel `[1, 1, 1, C]`; the paper takes the data's mean plus two
+        standard deviations.
 
     Returns:
       Array like images.

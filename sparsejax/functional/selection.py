@@ -6,86 +6,100 @@ passes through it.
 """
 
 import math
+import operator
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Bool, Float, Int, Num
 
-from sparsejax.functional import gpu_rows
+from sparsejax.functional.kernels import gpu as gpu_rows
+from sparsejax.functional.shards import on_shards, spread_like, vary_alike, whole
 from sparsejax.functional.threshold import ordered_key, threshold
 
-Ties = Literal["all", "first"]
+Ties = Literal["first", "all"]
+Count: TypeAlias = (
+    int | np.integer | Int[Array, ""] | Int[Array, "*rows"] | Int[np.ndarray, ""] | Int[np.ndarray, "*rows"]
+)
+"""A number of units: one for all rows, or one for each."""
 _CACHED = 2**20
 """So many values stay in a CPU's cache."""
 
 
-def kth_largest(x: Num[Array, "*rows n"], k: int | Int[Array, ""] | Int[Array, "*rows"]) -> Num[Array, "*rows"]:
-    """Returns the k-th largest value of the last axis, exactly.
+def kth_largest(x: Num[Array, "*shape"], k: Count, *, axis: int | np.integer = -1) -> Num[Array, "..."]:
+    """Returns the k-th largest value along an axis, exactly.
 
     NaN counts as the largest value of all, and -0 equals +0. The gradient goes to the units that hold the value,
     in equal parts.
 
     Args:
       x: values `[..., n]`, float16, bfloat16, float32 or int32.
-      k: rank, 1 <= k <= n, one or one per row; may be traced (then it is clipped to that range).
+      k: rank, 1 <= k <= n, one or one per row `[...]`; may be traced (then it is clipped to that range).
+      axis: the axis of the n values; the others tell rows apart.
 
     Returns:
       Array `[...]` of the same dtype.
 
     Raises:
-      ValueError: k is a Python int outside [1, n] or a float, or x has another dtype.
+      ValueError: k is no whole number or outside [1, n], or has another shape; or x has another dtype.
     """
-    check_k(k, x.shape[-1], least=1)
-    k = jnp.clip(jnp.asarray(k, jnp.int32), 1, x.shape[-1])
-    fixed = lax.stop_gradient(x)
-    lowest_kept = _by_rows(lambda rows: _lowest_kept(ordered_key(rows), k), fixed)
-    return _value_held(x, ordered_key(fixed) == lowest_kept[..., None])
+    x = jnp.moveaxis(x, int(axis), -1)
+    rows, shared = _by_shape(x, as_count(k, x.shape[:-1], x.shape[-1], least=1))
+    return on_shards(_kth_largest, lead=x.ndim - 1, rows=rows, shared=shared)
 
 
-def top_k(x: Num[Array, "*rows n"], k: int | Int[Array, ""], *, ties: Ties = "all") -> Num[Array, "*rows n"]:
-    """Keeps the k largest values of the last axis and zeroes the rest.
+def top_k(
+    x: Num[Array, "*shape"], k: Count, *, axis: int | np.integer = -1, ties: Ties = "first"
+) -> Num[Array, "*shape"]:
+    """Keeps the k largest values along an axis and zeroes the rest.
 
     The gradient is 1 on the winners and 0 elsewhere.
 
     Args:
       x: values `[..., n]`, float16, bfloat16, float32 or int32.
-      k: number of winners per row, 0 <= k <= n; may be traced (then it is clipped to that range).
-      ties: "all" keeps every unit tied at the threshold (perhaps more than k), "first" exactly k, the lower index
-        first, as `lax.top_k` orders them.
+      k: number of winners per row, 0 <= k <= n, one or one per row `[...]`; may be traced (then it is clipped to that
+        range).
+      axis: the axis of the n values; the others tell rows apart.
+      ties: "first" keeps exactly k, of tied units those of lower index, as `lax.top_k` orders them; "all" keeps every
+        unit tied at the threshold, many more than k where values are as coarse as bfloat16.
 
     Returns:
       Array like x.
 
     Raises:
-      ValueError: k is a Python int outside [0, n] or a float, ties is unknown, or x has another dtype.
+      ValueError: k is no whole number or outside [0, n], or has another shape; ties is unknown; or x has another
+        dtype.
 
     References:
       Makhzani & Frey, k-Sparse Autoencoders, 2013, section 2.
     """
-    return keep(x, k, ties=ties)
+    return jnp.moveaxis(keep(jnp.moveaxis(x, int(axis), -1), k, ties=ties), -1, int(axis))
 
 
 def keep(
-    x: Num[Array, "*rows n"],
-    k: int | Int[Array, ""],
+    x: Num[Array, "*shape"],
+    k: Count,
     *,
-    gain: Float[Array, "n"] | None = None,
+    gain: Float[Array, "*rows units"] | None = None,
     axes: int = 1,
-    ties: Ties = "all",
+    ties: Ties = "first",
     relu: bool = False,
-) -> Num[Array, "*rows n"]:
+) -> Num[Array, "*shape"]:
     """Keeps the k values of each row that are largest when multiplied by a gain, and zeroes the rest.
 
     The gradient is 1 on the winners and 0 elsewhere.
 
     Args:
       x: values `[..., n]`, float16, bfloat16, float32 or int32.
-      k: number of winners per row, 0 <= k <= size of a row; may be traced (then it is clipped to that range).
-      gain: factors of the ranking `[n]`, of the type of x; no gradient passes.
+      k: number of winners per row, 0 <= k <= size of a row, one or one per row; may be traced (then it is clipped to
+        that range).
+      gain: factors of the ranking, `[units]` or for each row `[..., units]`, of the type of x; units are the last
+        axis. No gradient passes.
       axes: how many of the last axes make a row.
       ties: as in `top_k`.
       relu: also zero the winners that are negative, and their gradient.
@@ -96,69 +110,126 @@ def keep(
     Raises:
       ValueError: as `winners`.
     """
-    lead, row = x.shape[: x.ndim - axes], x.shape[x.ndim - axes :]
-    size = math.prod(row)
-
-    def by_marks(x):
-        rank = lax.stop_gradient(x if gain is None else x * gain.reshape((1,) * (x.ndim - 1) + (-1,)))
-        won = winners(rank.reshape(*lead, size), k, ties=ties).reshape(x.shape)
-        if relu:
-            # "not <= 0" rather than "> 0" lets NaN through.
-            won = won & ~(lax.stop_gradient(x) <= 0)
-        return jnp.where(won, x, jnp.zeros_like(x))
-
-    def by_kernel(x):
-        wanted = jnp.broadcast_to(jnp.clip(jnp.asarray(k, jnp.int32), 0, size), math.prod(lead))
-        factors = None if gain is None else jnp.broadcast_to(gain.astype(jnp.float32), row).reshape(size)
-        return gpu_rows.kept(x.reshape(-1, size), factors, wanted, ties == "first", relu).reshape(x.shape)
-
-    if gpu_rows.usable((*lead, size), x.dtype):
-        return lax.platform_dependent(x, cuda=by_kernel, default=by_marks)
-    return by_marks(x)
+    lead = x.ndim - axes
+    rows, shared = _by_shape(x, as_count(k, x.shape[:lead], math.prod(x.shape[lead:]), least=0))
+    (shared if gain is None or gain.ndim == 1 else rows)["gain"] = gain
+    kept = on_shards(partial(_keep, axes=axes, ties=ties, relu=relu), lead=lead, rows=rows, shared=shared)
+    return spread_like(kept, x)
 
 
-def winners(rank: Num[Array, "*rows n"], k: int | Int[Array, ""], *, ties: Ties = "all") -> Bool[Array, "*rows n"]:
+def winners(rank: Num[Array, "*rows n"], k: Count, *, ties: Ties = "first") -> Bool[Array, "*rows n"]:
     """Marks the k units of highest rank in each row.
 
     Args:
       rank: what to rank by `[..., n]`; NaN is the highest. No gradient passes.
-      k: number of winners per row, 0 <= k <= n; may be traced (then it is clipped to that range).
-      ties: "all" marks every unit tied at the threshold, "first" exactly k, the lower index first.
+      k: number of winners per row, 0 <= k <= n, one or one per row `[...]`; may be traced (then it is clipped to that
+        range).
+      ties: "first" marks exactly k, of tied units those of lower index; "all" marks every unit tied at the threshold.
 
     Returns:
       Boolean array `[..., n]`.
 
     Raises:
-      ValueError: k is a Python int outside [0, n] or a float, ties is unknown, or rank has another dtype than
-        float16, bfloat16, float32 and int32.
+      ValueError: k is no whole number or outside [0, n], or has another shape; ties is unknown; or rank has another
+        dtype than float16, bfloat16, float32 and int32.
     """
-    if ties not in ("all", "first"):
-        raise ValueError(f"ties is {ties!r}; expected 'all' (keep every tied unit) or 'first' (keep exactly k).")
+    if ties not in ("first", "all"):
+        raise ValueError(f"ties is {ties!r}; expected 'first' (keep exactly k) or 'all' (keep every tied unit).")
     n = rank.shape[-1]
-    check_k(k, n, least=0)
+    k = as_count(k, rank.shape[:-1], n, least=0)
     if isinstance(k, int) and k in (0, n):
-        return jnp.full(rank.shape, k == n)
-    k = jnp.clip(jnp.asarray(k, jnp.int32), 0, n)
-    return _by_rows(lambda rows: _winners(rows, k, ties), lax.stop_gradient(rank))
+        return jnp.full_like(rank, k == n, bool)
+    return spread_like((_first if ties == "first" else _all)(lax.stop_gradient(rank), _of_each(k, rank)), rank)
+
+
+def as_count(k: Any, rows: tuple[int, ...], n: int, *, least: int) -> int | Int[Array, "..."]:
+    """Returns k as an int or as int32, `[]` or one for each row; a traced one, which cannot be looked at, is clipped.
+
+    Args:
+      k: what a caller gave.
+      rows: shape of the batch.
+      n: units of a row.
+      least: the smallest k allowed.
+
+    Raises:
+      ValueError: k is no whole number, outside [least, n], or has another shape.
+    """
+    expected = f"expected {least} <= k <= {n}"
+    if isinstance(k, (int, np.integer)) and not isinstance(k, bool):
+        k = operator.index(k)
+        if not least <= k <= n:
+            raise ValueError(f"k is {k}, but a row has {n} units; {expected}.")
+        return k
+    if not isinstance(k, (jax.Array, np.ndarray)):
+        hint = f" (for a fraction f of n={n}, use round(f * n))" if isinstance(k, (float, np.floating)) else ""
+        raise ValueError(f"k is {k!r}; expected a whole number of units{hint}.")
+    if not jnp.issubdtype(k.dtype, jnp.integer):
+        raise ValueError(
+            f"k is an array of {k.dtype}; expected whole numbers of units: jnp.round(k).astype(jnp.int32) rounds them."
+        )
+    if k.shape not in ((), rows):
+        raise ValueError(f"k has shape {k.shape}; expected one for all rows, (), or one for each, {rows}.")
+    if isinstance(k, np.ndarray) and k.size and not (least <= k.min() and k.max() <= n):
+        raise ValueError(f"k goes from {k.min()} to {k.max()}, but a row has {n} units; {expected}.")
+    return jnp.clip(jnp.asarray(k), least, n).astype(jnp.int32)
+
+
+def _by_shape(x: Array, k: int | Array) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns what has rows, and what is the same for all of them."""
+    return ({"x": x, "k": k}, {}) if np.ndim(k) else ({"x": x}, {"k": k})
+
+
+def _keep(x: Array, k: int | Array, gain: Array | None, axes: int, ties: Ties, relu: bool) -> Array:
+    lead, row = x.shape[: x.ndim - axes], x.shape[x.ndim - axes :]
+    size = math.prod(row)
+
+    def by_marks(x):
+        factors = 1 if gain is None else gain.reshape(*gain.shape[:-1], *(1,) * (x.ndim - gain.ndim), gain.shape[-1])
+        rank = lax.stop_gradient(x if gain is None else x * factors)
+        won = winners(rank.reshape(*lead, size), k, ties=ties).reshape(x.shape)
+        if relu:
+            # "not <= 0" rather than "> 0" lets NaN through.
+            won = won & ~(lax.stop_gradient(x) <= 0)
+        return jnp.where(won, x, jnp.zeros((), x.dtype))
+
+    def by_kernel(x):
+        wanted = jnp.broadcast_to(k, lead).reshape(-1).astype(jnp.int32)
+        factors = None if gain is None else jnp.broadcast_to(gain.astype(jnp.float32), row).reshape(size)
+        return gpu_rows.kept(x.reshape(-1, size), factors, wanted, ties == "first", relu).reshape(x.shape)
+
+    if gpu_rows.usable((*lead, size), x.dtype) and whole(x) and (gain is None or gain.ndim == 1):
+        return lax.platform_dependent(x, cuda=by_kernel, default=by_marks)
+    return by_marks(x)
+
+
+def _kth_largest(x: Array, k: int | Array) -> Array:
+    fixed = lax.stop_gradient(x)
+    return _value_held(x, ordered_key(fixed) == _lowest(fixed, _of_each(k, x))[..., None])
+
+
+def _of_each(k: int | Array, x: Array) -> Int[Array, "..."]:
+    return jnp.broadcast_to(jnp.asarray(k, jnp.int32), x.shape[:-1])
 
 
 @partial(jax.jit, static_argnames="ties")
-def _winners(rank: Num[Array, "*rows n"], k: Int[Array, ""], ties: Ties) -> Bool[Array, "*rows n"]:
+def _winners(rank: Num[Array, "*rows n"], k: Int[Array, "*rows"], ties: Ties) -> Bool[Array, "*rows n"]:
     key = ordered_key(rank)
     least, exactly = threshold(key, jnp.maximum(k, 1))
+    some = (k > 0)[..., None]
     if ties == "all":
-        return (key >= least[..., None]) & (k > 0)
+        return (key >= least[..., None]) & some
     # Ties are rare, and breaking them costs more than finding them. A number for each row is all the condition
     # returns: it would write out and copy what it returns for each unit.
     every = key.shape[-1] - 1
     last = lax.cond(jnp.all(exactly), lambda: jnp.full_like(least, every, jnp.int32), lambda: _last_kept(key, least, k))
     place = lax.broadcasted_iota(jnp.int32, key.shape, key.ndim - 1)
     least = least[..., None]
-    return ((key > least) | ((key == least) & (place <= last[..., None]))) & (k > 0)
+    return ((key > least) | ((key == least) & (place <= last[..., None]))) & some
 
 
 @jax.jit
-def _lowest_kept(key: Int[Array, "*rows n"], k: Int[Array, ""] | Int[Array, "*rows"]) -> Int[Array, "*rows"]:
+def _lowest_kept(x: Num[Array, "*rows n"], k: Int[Array, "*rows"]) -> Int[Array, "*rows"]:
+    key = ordered_key(x)
     least, _ = threshold(key, k)
     return jnp.min(jnp.where(key >= least[..., None], key, _largest(key)), axis=-1)
 
@@ -180,44 +251,34 @@ def _value_held_jvp(primals, tangents):
     return _value_held(x, held), jnp.sum(share.astype(x.dtype) * tangents[0], axis=-1)
 
 
-def check_k(k: int | Int[Array, "*rows"], n: int, *, least: int) -> None:
-    """Refuses a Python k outside [least, n]; a traced one cannot be looked at.
-
-    Raises:
-      ValueError: k is out of range or no integer.
-    """
-    if isinstance(k, float):
-        raise ValueError(f"k is {k!r}; expected a whole number of units (for a fraction f of n={n}, use round(f * n)).")
-    if isinstance(k, int) and not least <= k <= n:
-        raise ValueError(f"k is {k}, but a row has {n} units; expected {least} <= k <= {n}.")
-
-
-def _by_rows(function: Callable[[Array], Array], x: Num[Array, "*rows n"]) -> Array:
-    """Applies a function of rows; on a CPU to as many at a time as its cache holds.
+def _by_rows(function: Callable[[Array, Array], Array], x: Num[Array, "*rows n"], k: Int[Array, "*rows"]) -> Array:
+    """Applies a function of rows and their k; on a CPU to as many at a time as its cache holds.
 
     A pass then need not fetch them from memory again, and rows that take long hold up few others: [512, 24576] takes
     14 ms instead of 73.
     """
+    x, k = vary_alike(x, k)
     rows = x.size // max(1, x.shape[-1])
     held = max(1, _CACHED // max(1, x.shape[-1]))
     if rows <= 2 * held:
-        return function(x)
+        return function(x, k)
     # Equal groups, if there are any of about that size, save a copy of everything.
     held = next((fewer for fewer in range(held, held // 4, -1) if rows % fewer == 0), held)
 
-    def in_groups(x):
-        flat = x.reshape(rows, x.shape[-1])
+    def in_groups(x, k):
+        flat, each = x.reshape(rows, x.shape[-1]), k.reshape(rows)
         grouped = rows // held * held
-        done = lax.map(function, flat[:grouped].reshape(-1, held, x.shape[-1]))
+        groups = flat[:grouped].reshape(-1, held, x.shape[-1]), each[:grouped].reshape(-1, held)
+        done = lax.map(lambda group: function(*group), groups)
         done = done.reshape(grouped, *done.shape[2:])
         if grouped < rows:
-            done = jnp.concatenate([done, function(flat[grouped:])])
+            done = jnp.concatenate([done, function(flat[grouped:], each[grouped:])])
         return done.reshape(*x.shape[:-1], *done.shape[1:])
 
-    return lax.platform_dependent(x, cpu=in_groups, default=function)
+    return lax.platform_dependent(x, k, cpu=in_groups, default=function)
 
 
-def _last_kept(key: Int[Array, "*rows n"], least: Int[Array, "*rows"], k: Int[Array, ""]) -> Int[Array, "*rows"]:
+def _last_kept(key: Int[Array, "*rows n"], least: Int[Array, "*rows"], k: Int[Array, "*rows"]) -> Int[Array, "*rows"]:
     """Returns the place of the last unit kept of those tied at the threshold: the first ones that make k in all."""
     n = key.shape[-1]
     tied = key == least[..., None]
@@ -228,3 +289,25 @@ def _last_kept(key: Int[Array, "*rows n"], least: Int[Array, "*rows"], k: Int[Ar
     lowest, _ = threshold(height, jnp.maximum(spare, 1))
     lowest = jnp.min(jnp.where(height >= lowest[..., None], height, _largest(height)), axis=-1)
     return n - (lowest >> free_bits)
+
+
+def _of_rows(function: Callable[[Array, Array], Array]) -> Callable[[Array, Array], Array]:
+    """Returns a function of rows and their k for all forms of parallelism; for it, a `vmap` only adds rows.
+
+    The condition on ties stays one, of which a `vmap` would take both sides, and a mapped axis may be spread over an
+    Explicit mesh.
+    """
+
+    @custom_vmap
+    def mapped(x, k):
+        return on_shards(partial(_by_rows, function), lead=x.ndim - 1, rows={"x": x, "k": k}, shared={})
+
+    @mapped.def_vmap
+    def _(size, batched, x, k):
+        x, k = (a if own else jnp.broadcast_to(a, (size, *a.shape)) for a, own in zip((x, k), batched, strict=True))
+        return mapped(x, k), True
+
+    return mapped
+
+
+_first, _all, _lowest = map(_of_rows, (partial(_winners, ties="first"), partial(_winners, ties="all"), _lowest_kept))

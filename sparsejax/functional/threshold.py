@@ -11,7 +11,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Int, Integer, Num
 
-from sparsejax.functional import tpu_blocks
+from sparsejax.functional.kernels import tpu as tpu_blocks
+from sparsejax.functional.shards import whole
 
 _HALVED = 80_000
 """From so many keys on, searching their halves is faster than searching them whole: fewer bytes, more passes."""
@@ -55,13 +56,13 @@ def threshold(
 
     Args:
       key: int32 or int16, `[..., n]`.
-      k: rank, 1 <= k <= n, one or one per row; not checked.
+      k: rank, 1 <= k <= n, one or one for each row; not checked.
 
     Returns:
       The thresholds, of the dtype of key, and where no tie stands in the way.
     """
     k = jnp.broadcast_to(k, key.shape[:-1])
-    on_tpu = _by_blocks if tpu_blocks.usable(key.shape) else _by_bisection
+    on_tpu = _by_blocks if tpu_blocks.usable(key.shape) and whole(key) else _by_bisection
     return lax.platform_dependent(key, k, cpu=_by_bisection, tpu=on_tpu, default=_by_digits)
 
 

@@ -1,11 +1,12 @@
-"""Networks: frozen dataclasses of hyperparameters with pure `init` and `apply`."""
+"""Networks: configurations with pure `init` and `apply`. `configuration` and `traced` make your own."""
 
+from sparsejax.configuration import configuration, traced
 from sparsejax.models.base import Layer, Model, Output, Variables
 from sparsejax.models.conv_mixer import ConvMixer
 from sparsejax.models.dense import DenseNetwork
-from sparsejax.models.frozen import Frozen, freeze, predict
 from sparsejax.models.gpt import GPT
 from sparsejax.models.hebbian_vgg import HebbianVGG
+from sparsejax.models.inference import Frozen, freeze, predict
 from sparsejax.models.mlp import SparseMLP
 from sparsejax.models.network import SparseNetwork
 from sparsejax.models.noisy import NoisyNetwork
@@ -29,6 +30,8 @@ __all__ = [
     "SpeechCNN",
     "TopKAutoencoder",
     "Variables",
+    "configuration",
     "freeze",
     "predict",
+    "traced",
 ]

@@ -1,13 +1,13 @@
 """What a model is: a frozen dataclass of hyperparameters with two pure methods, `init` and `apply`."""
 
-from typing import Any, NamedTuple, Protocol
+import math
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key, PRNGKeyArray, PyTree
+from jaxtyping import Array, Key, PRNGKeyArray, PyTree
 
 from sparsejax.errors import ConfigError
-from sparsejax.hyper import Hyper
 
 
 class Variables(NamedTuple):
@@ -30,7 +30,7 @@ class Output(NamedTuple):
     activations: dict[str, Array]
     losses: dict[str, Array] | None = None
     log_probability: Array | None = None
-    measures: dict[str, Array] | None = None
+    measures: dict[str, Any] | None = None
 
 
 class Layer(NamedTuple):
@@ -54,47 +54,55 @@ class Layer(NamedTuple):
     padding: int = 0
 
 
-class Model(Protocol):
-    """The contract every network keeps; see `SparseCNN` for one."""
+class Model:
+    """The base of every network: a class made by `configuration` with two pure methods, `init` and `apply`.
 
-    def init(
-        self, key: PRNGKeyArray, example: Float[Array, "batch *shape"], *, hyper: Hyper | None = None
-    ) -> Variables:
-        """Draws a network for inputs shaped like the example; `hyper` overrides the traced fields."""
-        ...
+    Fields declared by `traced` may differ between the networks of one compiled program. The other methods have
+    defaults, which a network replaces where it knows more.
+    """
+
+    inputs: ClassVar[Literal["images", "vectors", "tokens", "clips"]] = "images"
+    """What the network reads; a network of images also reads vectors if it flattens what it is given."""
+
+    @property
+    def task(self) -> Literal["classification", "reconstruction", "next_token"] | None:
+        """What the network does, or None if its prediction alone decides."""
+        return None
+
+    def init(self, key: PRNGKeyArray, example: Array) -> Variables:
+        """Draw a network for inputs shaped like the example `[batch, ...]`."""
+        raise NotImplementedError
 
     def apply(
         self,
         variables: Variables,
-        x: Float[Array, "batch *shape"],
+        x: Array,
         *,
         key: Key[Array, "batch"] | None = None,
         train: bool = False,
-        hyper: Hyper | None = None,
         axis_name: str | None = None,
     ) -> Output:
-        """Runs the network; `hyper` overrides the traced fields, `key` holds one key per example."""
-        ...
+        """Run the network on inputs `[batch, ...]`.
 
-    def scheduled(self, hyper: Hyper, *, epoch: Array, step: Array) -> Hyper:
-        """Returns the hyperparameters in force after `epoch` whole epochs and `step` steps."""
-        ...
+        Args:
+          variables: parameters and state.
+          x: inputs.
+          key: one key per example `[batch]`; None if nothing is drawn.
+          train: whether this is a step of training.
+          axis_name: mesh axis that the batch is spread over.
+        """
+        raise NotImplementedError
+
+    def at(self, epoch: Array | float, step: Array | int) -> "Model":
+        """Return the model with its schedules evaluated after `epoch` whole epochs and `step` steps."""
+        return self
 
     def layers(self, example_shape: tuple[int, ...]) -> list[Layer]:
-        """Describes the hidden layers, in order, for inputs of that shape."""
-        ...
-
-
-def merged(model: Any, hyper: Hyper | None, default: Hyper) -> Hyper:
-    """Returns the default hyperparameters with those given put over them.
-
-    Raises:
-      ValueError: a name is unknown to the model.
-    """
-    unknown = set(hyper or ()) - set(default)
-    if unknown:
-        raise ValueError(f"{type(model).__name__} has no traced field {sorted(unknown)}; it has {sorted(default)}.")
-    return {**jax.tree.map(jnp.asarray, default), **(hyper or {})}
+        """Describe the hidden layers, in order, for inputs of that shape: those whose activations `apply` returns."""
+        dtype = jnp.int32 if self.inputs == "tokens" else jnp.float32
+        example = jax.ShapeDtypeStruct((1, *example_shape), dtype)
+        output = jax.eval_shape(lambda x: self.apply(self.init(jax.random.key(0), x), x), example)
+        return [Layer(name, math.prod(h.shape[1:])) for name, h in output.activations.items()]
 
 
 def kernel_of(params: Any) -> Any:

@@ -26,12 +26,20 @@ EPSILON = 1e-5
 """Added to the variance of a batch norm."""
 
 
-def init_weights(key: PRNGKeyArray, shape: tuple[int, ...], density: float | Float[Array, ""]) -> tuple[Params, State]:
-    """Draws a kernel and bias as PyTorch does, and the mask of a sparse kernel; a dense one has no state."""
+def init_weights(
+    key: PRNGKeyArray, shape: tuple[int, ...], density: float | Float[Array, ""] | None = None
+) -> tuple[Params, State]:
+    """Draws a kernel and bias as PyTorch does, and the mask of a sparse kernel; a dense one has no state.
+
+    Args:
+      key: one PRNG key.
+      shape: of the kernel, units last.
+      density: fraction of non-zero weights; None for a dense kernel.
+    """
     kernel_key, bias_key, mask_key = jax.random.split(key, 3)
     kernel = uniform_fan_in(kernel_key, shape)
     bias = uniform_fan_in(bias_key, shape[-1:], fan_in=fan_in_of(shape))
-    if isinstance(density, (int, float)) and density == 1:
+    if density is None:
         return {"kernel": kernel, "bias": bias}, {}
     mask = sparse_mask(mask_key, shape, density)
     return {"kernel": jnp.where(mask, kernel, 0.0), "bias": bias}, {"mask": mask}
@@ -90,7 +98,7 @@ def activate(
     x: Float[Array, "batch ..."],
     *,
     k: Int[Array, ""] | None,
-    k_factor: float | Array,
+    k_inference_factor: float | Array,
     boost_strength: float | Array,
     period: int,
     local: bool,
@@ -102,7 +110,7 @@ def activate(
     if k is None:
         return jax.nn.relu(x), state
     if not train:
-        k = inference_k(k, k_factor, x.shape[-1] if local or x.ndim == 2 else x[0].size)
+        k = inference_k(k, k_inference_factor, x.shape[-1] if local or x.ndim == 2 else x[0].size)
     if x.ndim == 2:
         y = k_winners(x, state["boost"], k=k, boost_strength=boost_strength, ties=ties)
     else:

@@ -1,21 +1,22 @@
 """ConvMixer: convolutions that mix positions and channels in turn, whose pooled output is a latent vector."""
 
 import dataclasses
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PRNGKeyArray
 
+from sparsejax.configuration import configuration
 from sparsejax.errors import ConfigError
 from sparsejax.functional import depthwise_conv2d, uniform_fan_in
-from sparsejax.hyper import Hyper, hyper_of
 from sparsejax.models import blocks
-from sparsejax.models.base import Layer, Output, Variables, expect, merged
+from sparsejax.models.base import Layer, Model, Output, Variables, expect
 from sparsejax.models.blocks import Params
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ConvMixer:
+@configuration
+class ConvMixer(Model):
     r"""A classifier of images whose pooled features are used as latents.
 
     Patches become vectors, once; then each of the `depth` blocks mixes positions and channels, N being the batch norm:
@@ -41,18 +42,18 @@ class ConvMixer:
     classes: int = 10
     """Number of classes."""
 
-    def __post_init__(self):
+    @property
+    def task(self) -> Literal["classification"]:
+        """Classification."""
+        return "classification"
+
+    def check(self) -> None:
+        """Raise a ConfigError that names a field out of range."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             expect(f"model.{field.name}", value, "a positive number", value >= 1)
 
-    def init(
-        self,
-        key: PRNGKeyArray,
-        example: Float[Array, "batch height width channels"],
-        *,
-        hyper: Hyper | None = None,
-    ) -> Variables:
+    def init(self, key: PRNGKeyArray, example: Float[Array, "batch height width channels"]) -> Variables:
         """Draws a network, weights and biases as PyTorch does, as the authors' code.
 
         Raises:
@@ -76,7 +77,6 @@ class ConvMixer:
         *,
         key: Key[Array, "batch"] | None = None,
         train: bool = False,
-        hyper: Hyper | None = None,
         axis_name: str | None = None,
     ) -> Output:
         """Returns logits `[batch, classes]`, and as the activation `latent` the pooled features `[batch, width]`.
@@ -86,13 +86,11 @@ class ConvMixer:
           x: images `[batch, height, width, channels]`.
           key: not needed, nothing here is random.
           train: normalise by the batch, and update the running statistics.
-          hyper: empty, for no field is traced.
           axis_name: mesh axis the batch is spread over, for the batch's statistics.
 
         Raises:
           ConfigError: x holds no images, or their sides are no multiples of the patch.
         """
-        merged(self, hyper, hyper_of(self))
         self._check(x.shape[1:])
         params, state = variables.params, {}
 
@@ -110,16 +108,12 @@ class ConvMixer:
         latent = jnp.mean(x, axis=(1, 2))
         return Output(blocks.linear(params["output"], {}, latent), state, {"latent": latent})
 
-    def scheduled(self, hyper: Hyper, *, epoch: Array, step: Array) -> Hyper:
-        """Returns the hyperparameters as they are: none follows a schedule."""
-        return hyper
-
     def layers(self, example_shape: tuple[int, ...]) -> list[Layer]:
         """Describes the latent for reports."""
         return [Layer("latent", self.width)]
 
     def _dense(self, key: PRNGKeyArray, inputs: int, units: int) -> Params:
-        return blocks.init_weights(key, (inputs, units), 1.0)[0]
+        return blocks.init_weights(key, (inputs, units))[0]
 
     def _depthwise(self, key: PRNGKeyArray) -> Params:
         kernel_key, bias_key = jax.random.split(key)

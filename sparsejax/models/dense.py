@@ -1,6 +1,5 @@
 """Fully connected networks and autoencoders without any competition: what a penalty on the activity makes sparse."""
 
-import dataclasses
 import itertools
 import math
 from collections.abc import Callable
@@ -10,15 +9,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PRNGKeyArray
 
-from sparsejax.hyper import Hyper
+from sparsejax.configuration import configuration
 from sparsejax.models import blocks
-from sparsejax.models.base import Layer, Output, Variables, expect, merged
+from sparsejax.models.base import Layer, Model, Output, Variables, expect
 
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"relu": jax.nn.relu, "sigmoid": jax.nn.sigmoid}
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DenseNetwork:
+@configuration
+class DenseNetwork(Model):
     """Hidden layers of one activation function and an output layer, all fully connected.
 
     References:
@@ -39,13 +38,17 @@ class DenseNetwork:
     output_bias: bool = True
     """Give the output units biases; without them a network whose hidden layers are silent cannot guess."""
 
-    def __post_init__(self):
+    @property
+    def task(self) -> Literal["classification", "reconstruction"]:
+        """Reconstruction where `classes` is None."""
+        return "reconstruction" if self.classes is None else "classification"
+
+    def check(self) -> None:
+        """Raise a ConfigError that names a field out of range."""
         expect("model.hidden", self.hidden, "one or more positive numbers", min(self.hidden, default=0) > 0)
         expect("model.classes", self.classes, "None or a positive number", self.classes is None or self.classes > 0)
 
-    def init(
-        self, key: PRNGKeyArray, example: Float[Array, "batch *shape"], *, hyper: Hyper | None = None
-    ) -> Variables:
+    def init(self, key: PRNGKeyArray, example: Float[Array, "batch *shape"]) -> Variables:
         """Draws a network for inputs `[batch, ...]`, which are flattened; weights and biases as PyTorch draws them.
 
         A threshold t is kept as the number whose softplus it is; it begins at the size of the bias drawn.
@@ -55,7 +58,7 @@ class DenseNetwork:
         names, shapes = self._names(), itertools.pairwise(sizes)
         params = {}
         for name, shape, layer_key in zip(names, shapes, jax.random.split(key, len(names)), strict=True):
-            layer, _ = blocks.init_weights(layer_key, shape, 1.0)
+            layer, _ = blocks.init_weights(layer_key, shape)
             if name != "output" and self.bias == "threshold":
                 layer["threshold"] = jnp.log(jnp.expm1(jnp.maximum(jnp.abs(layer.pop("bias")), 1e-4)))
             elif name == "output" and not self.output_bias:
@@ -70,7 +73,6 @@ class DenseNetwork:
         *,
         key: Key[Array, "batch"] | None = None,
         train: bool = False,
-        hyper: Hyper | None = None,
         axis_name: str | None = None,
     ) -> Output:
         """Returns logits `[batch, classes]` or reconstructions `[batch, inputs]`, and the hidden layers' outputs.
@@ -79,12 +81,8 @@ class DenseNetwork:
           variables: as `init` made them.
           x: inputs `[batch, ...]`.
           key, train, axis_name: not needed, for nothing is drawn, kept or averaged.
-          hyper: there is none.
 
-        Raises:
-          ValueError: hyper names a field.
         """
-        merged(self, hyper, {})
         activate, activations = _ACTIVATIONS[self.activation], {}
         x = x.reshape(x.shape[0], -1)
         for name in self._names():
@@ -95,10 +93,6 @@ class DenseNetwork:
             if name != "output":
                 x = activations[name] = activate(x)
         return Output(jax.nn.relu(x) if self.output == "relu" else x, variables.state, activations)
-
-    def scheduled(self, hyper: Hyper, *, epoch: Array, step: Array) -> Hyper:
-        """Returns the hyperparameters as they are."""
-        return hyper
 
     def layers(self, example_shape: tuple[int, ...]) -> list[Layer]:
         """Describes the hidden layers for reports."""

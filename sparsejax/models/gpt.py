@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
+from sparsejax.configuration import configuration, traced
 from sparsejax.functional import add_noise
-from sparsejax.hyper import Hyper, hyper_of, traced
-from sparsejax.models.base import Layer, Output, Variables, expect, merged
+from sparsejax.models.base import Layer, Model, Output, Variables, expect
 from sparsejax.models.blocks import Params, linear
 
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -21,8 +21,8 @@ _EPSILON = 1e-5  # in the normalisation of layers
 _SCALE = 0.02  # standard deviation of the first weights
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class GPT:
+@configuration
+class GPT(Model):
     r"""A decoder that predicts the next token, normalising before attention and MLP, with learned positions.
 
     In training, noise is added to what each MLP reads, after the normalisation, which would undo its scale:
@@ -60,7 +60,15 @@ class GPT:
     threshold: float | None = None
     """A hidden unit counts as active beyond this; None for 0 with ReLU and 1e-4 with GELU."""
 
-    def __post_init__(self):
+    inputs = "tokens"
+
+    @property
+    def task(self) -> Literal["next_token"]:
+        """Next token."""
+        return "next_token"
+
+    def check(self) -> None:
+        """Raise a ConfigError that names a field out of range."""
         for name in ("context", "blocks", "width", "heads", "mlp_factor"):
             expect(f"model.{name}", getattr(self, name), "a positive number", getattr(self, name) >= 1)
         expect("model.vocabulary", self.vocabulary, "2 tokens or more", self.vocabulary >= 2)
@@ -72,7 +80,7 @@ class GPT:
             expect(f"model.{name}", value, "None, or 0 or more", value is None or value >= 0)
         expect("model.sigma", self.sigma, "0 (no noise) or more", self.sigma >= 0)
 
-    def init(self, key: PRNGKeyArray, example: Int[Array, "1 length"], *, hyper: Hyper | None = None) -> Variables:
+    def init(self, key: PRNGKeyArray, example: Int[Array, "1 length"]) -> Variables:
         """Draws a network as GPT-2 is drawn: gaussian weights, those that write to the residual stream smaller.
 
         Args:
@@ -117,7 +125,6 @@ class GPT:
         *,
         key: Key[Array, "batch"] | None = None,
         train: bool = False,
-        hyper: Hyper | None = None,
         axis_name: str | None = None,
     ) -> Output:
         """Returns logits `[batch, length, vocabulary]` of each next token, and the hidden units of every MLP.
@@ -127,7 +134,6 @@ class GPT:
           x: token ids `[batch, length]`; one outside the vocabulary makes its sequence NaN.
           key: one key per example `[batch]`; needed in training.
           train: add noise.
-          hyper: traced fields to use instead of this model's own.
           axis_name: not needed, for nothing is averaged over the batch.
 
         Returns:
@@ -135,9 +141,8 @@ class GPT:
 
         Raises:
           ConfigError: tokens are no sequences of whole numbers, or are longer than the context.
-          ValueError: hyper names an unknown field, or key is missing in training.
+          ValueError: key is missing in training.
         """
-        hyper = merged(self, hyper, hyper_of(self))
         tokens = x
         self._check(tokens)
         if train and key is None:
@@ -151,19 +156,19 @@ class GPT:
             x = x + self._attention(params[f"attention{i}"], x)
             y = _normalised(params[f"mlp{i}_norm"], x)
             if train and key is not None:
-                y = add_noise(jax.vmap(jax.random.fold_in, in_axes=(0, None))(key, i), y, sigma=hyper["sigma"])
+                y = add_noise(jax.vmap(jax.random.fold_in, in_axes=(0, None))(key, i), y, sigma=self.sigma)
             h = _ACTIVATIONS[self.activation](linear(params[f"mlp{i}"], {}, y))
             x = x + linear(params[f"mlp{i}_output"], {}, h)
             activations[f"mlp{i}"] = h
         kernel = embedding.T if self.tied else params["output"]["kernel"]
         prediction = _normalised(params["norm"], x) @ kernel
-        return Output(prediction, variables.state, activations, measures={"sigma": hyper["sigma"]})
+        return Output(prediction, variables.state, activations, measures={"sigma": self.sigma})
 
-    def scheduled(self, hyper: Hyper, *, epoch: Array, step: Array) -> Hyper:
-        """Returns the hyperparameters after `step` steps: without noise from `noise_off_step` on."""
-        if hyper["noise_off_step"] is None:
-            return hyper
-        return {**hyper, "sigma": jnp.where(step >= hyper["noise_off_step"], 0.0, hyper["sigma"])}
+    def at(self, epoch: Array | float, step: Array | int) -> "GPT":
+        """Returns the model after `step` steps: without noise from `noise_off_step` on."""
+        if self.noise_off_step is None:
+            return self
+        return dataclasses.replace(self, sigma=jnp.where(step >= self.noise_off_step, 0.0, self.sigma))
 
     def layers(self, example_shape: tuple[int, ...]) -> list[Layer]:
         """Describes the hidden layers, the MLPs', for sequences of shape `[length]`."""

@@ -1,6 +1,5 @@
 """VGG-16 whose first blocks compete: Hebbian/anti-Hebbian costs, divisive normalisation, adaptive thresholds."""
 
-import dataclasses
 import math
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
@@ -9,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PRNGKeyArray
 
+from sparsejax.configuration import configuration, traced
 from sparsejax.errors import ConfigError
 from sparsejax.functional import (
     adaptive_threshold,
@@ -21,9 +21,8 @@ from sparsejax.functional import (
     uniform_fan_in,
     unit_norm,
 )
-from sparsejax.hyper import Hyper, hyper_of, traced
 from sparsejax.models import blocks
-from sparsejax.models.base import Layer, Output, Variables, expect, merged
+from sparsejax.models.base import Layer, Model, Output, Variables, expect
 
 VGG16 = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512, 0)
 
@@ -38,8 +37,8 @@ class _Block(NamedTuple):
     pooled: bool
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class HebbianVGG:
+@configuration
+class HebbianVGG(Model):
     r"""Blocks of convolutions of unit norm and ReLU, padded to the size of the image, and a linear classifier.
 
     The first `hebbian` of them are HaH blocks: ReLU, divisive normalisation, threshold; each adds its cost,
@@ -84,7 +83,13 @@ class HebbianVGG:
     classes: int = 10
     """Number of classes."""
 
-    def __post_init__(self):
+    @property
+    def task(self) -> Literal["classification"]:
+        """Classification."""
+        return "classification"
+
+    def check(self) -> None:
+        """Raise a ConfigError that names a field out of range."""
         widths = [width for width in self.widths if width]
         expect("model.widths", self.widths, "channels of one or more convolutions, and 0 for each maximum after one",
                bool(widths) and min(self.widths) >= 0 and self.widths[0] > 0
@@ -106,9 +111,7 @@ class HebbianVGG:
                self.promoted > 0 and -(-self.promoted * few // 1) < few)  # fmt: skip
         expect("model.classes", self.classes, "a positive number", self.classes > 0)
 
-    def init(
-        self, key: PRNGKeyArray, example: Float[Array, "batch height width channels"], *, hyper: Hyper | None = None
-    ) -> Variables:
+    def init(self, key: PRNGKeyArray, example: Float[Array, "batch height width channels"]) -> Variables:
         """Draws a network as PyTorch does.
 
         Raises:
@@ -127,8 +130,8 @@ class HebbianVGG:
         features = math.prod(self._sizes(shape)[-1])
         if self.hidden is not None:
             key, own = jax.random.split(key)
-            params["hidden"] = blocks.init_weights(own, (features, self.hidden), 1.0)[0]
-        params["output"] = blocks.init_weights(key, (self.hidden or features, self.classes), 1.0)[0]
+            params["hidden"] = blocks.init_weights(own, (features, self.hidden))[0]
+        params["output"] = blocks.init_weights(key, (self.hidden or features, self.classes))[0]
         return Variables(params, state)
 
     def apply(
@@ -138,7 +141,6 @@ class HebbianVGG:
         *,
         key: Key[Array, "batch"] | None = None,
         train: bool = False,
-        hyper: Hyper | None = None,
         axis_name: str | None = None,
     ) -> Output:
         """Returns logits `[batch, classes]`, and as activations what each block passes on, after its maximum.
@@ -150,13 +152,11 @@ class HebbianVGG:
           x: images `[batch, height, width, channels]`.
           key: not needed, nothing here is random.
           train: normalise by the batch, update the running statistics, and add the costs.
-          hyper: overrides `alphas`, `demote`, `suppression`.
           axis_name: mesh axis the batch is spread over, for the batch's statistics.
 
         Raises:
           ConfigError: x holds no images, or they are too small for the maxima.
         """
-        hyper = merged(self, hyper, hyper_of(self))
         params, state = variables.params, {}
         activations: dict[str, Array] = {}
         losses: dict[str, Array] = {}
@@ -166,8 +166,8 @@ class HebbianVGG:
             padded = jnp.pad(x, ((0, 0), (self._edge,) * 2, (self._edge,) * 2, (0, 0)))
             if block.hebbian and train:
                 response, own = conv2d_twice(padded, kernel) if self.local_costs else (conv2d(padded, kernel),) * 2
-                cost = hebbian_cost(jax.nn.relu(own), demote=hyper["demote"], promoted=self.promoted)
-                losses[f"hebbian{i + 1}"] = -hyper["alphas"][i] * cost
+                cost = hebbian_cost(jax.nn.relu(own), demote=self.demote, promoted=self.promoted)
+                losses[f"hebbian{i + 1}"] = -self.alphas[i] * cost
             else:
                 response = conv2d(padded, kernel)
             x = jax.nn.relu(response)
@@ -177,7 +177,7 @@ class HebbianVGG:
                     variables.state[name], x, train=train, axis_name=axis_name, params=norm
                 )
             else:
-                x = divisive_norm(x, sigma=hyper["suppression"].astype(x.dtype), pool=self.norm_pool)
+                x = divisive_norm(x, sigma=jnp.asarray(self.suppression, x.dtype), pool=self.norm_pool)
             if block.hebbian and self.threshold != "none":
                 x = adaptive_threshold(x, keep=self.keep) if self.threshold == "quantile" else mean_threshold(x)
             activations[name] = x = max_pool2d(x) if block.pooled else x
@@ -191,10 +191,6 @@ class HebbianVGG:
         names = [block.name for block in self._blocks(x.shape[1:])]
         passed = self.apply(variables, x).activations
         return dict(zip(names, [x, *(passed[name] for name in names[:-1])], strict=True))
-
-    def scheduled(self, hyper: Hyper, *, epoch: Array, step: Array) -> Hyper:
-        """Returns the hyperparameters as they are: none follows a schedule."""
-        return hyper
 
     def layers(self, example_shape: tuple[int, ...]) -> list[Layer]:
         """Describes the hidden layers for reports."""

@@ -1,17 +1,13 @@
 """Fully connected networks with k-winners and sparse weights."""
 
-import dataclasses
 import math
-from collections.abc import Sequence
 
-from jaxtyping import Array
-
-from sparsejax.hyper import Hyper, traced
+from sparsejax.configuration import configuration, traced
 from sparsejax.models.base import expect
 from sparsejax.models.network import SparseNetwork, Stage
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@configuration
 class SparseMLP(SparseNetwork):
     """Hidden layers with sparse weights and k-winners; inputs of any shape are flattened.
 
@@ -26,8 +22,9 @@ class SparseMLP(SparseNetwork):
     k: tuple[int | None, ...] = traced((100,))
     """Winners of each hidden layer; None for ReLU."""
 
-    def __post_init__(self):
-        super().__post_init__()
+    def check(self) -> None:
+        """Raise a ConfigError that names a field out of range."""
+        super().check()
         expect("model.hidden", self.hidden, "one or more positive numbers", min(self.hidden, default=0) > 0)
         one_each = f"one entry for each of the {len(self.hidden)} hidden layers"
         expect("model.k", self.k, one_each, len(self.k) == len(self.hidden))
@@ -39,7 +36,3 @@ class SparseMLP(SparseNetwork):
         inputs = (math.prod(example_shape), *self.hidden[:-1])
         layers = zip(inputs, self.hidden, self.k, strict=True)
         return [Stage(f"hidden{i + 1}", (fan_in, n), k, self.density) for i, (fan_in, n, k) in enumerate(layers)]
-
-    def winners(self, hyper: Hyper) -> Sequence[Array | None]:
-        """Returns the winners of every hidden layer."""
-        return hyper["k"]

@@ -1,59 +1,58 @@
 """What the networks share: hidden layers of weights and k-winners, one after another, and a dense output layer."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from sparsejax.configuration import configuration, is_concrete, traced
 from sparsejax.errors import ConfigError
 from sparsejax.functional import add_noise, connections_per_unit, dropout, inference_k, max_pool2d
 from sparsejax.functional.selection import Ties
-from sparsejax.hyper import Hyper, hyper_of, traced
 from sparsejax.models import blocks
-from sparsejax.models.base import Layer, Output, Variables, expect, merged
+from sparsejax.models.base import Layer, Model, Output, Variables, expect
 
 
 class Stage(NamedTuple):
-    """One hidden layer: the shape of its kernel, `[inputs, units]` or `[H, W, inputs, filters]`, its winners (None for
-    ReLU), its fraction of non-zero weights, and for a convolution the positions of its feature map after the pooling,
-    the height and width of what it sees, and those of the windows it is pooled over.
+    """One hidden layer: the shape of its kernel, `[inputs, units]` or `[H, W, inputs, filters]`; its winners (None for
+    ReLU); its fraction of non-zero weights (None for dense ones); for a convolution the positions of its feature map
+    after the pooling, the height and width of what it sees, and those of the windows it is pooled over.
     """
 
     name: str
     shape: tuple[int, ...]
-    k: int | None
-    density: float
+    k: Any
+    density: Any
     positions: int = 1
     image: tuple[int, ...] = ()
     pool: int = 2
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SparseNetwork:
+@configuration
+class SparseNetwork(Model):
     """A stack of hidden layers; a network says which by `stages`, and names their winners by `winners`."""
 
     _winners: ClassVar[tuple[str, ...]]
     """Fields that hold numbers of winners."""
-    density: float = traced(0.3, apart=1.0)
-    """Fraction of non-zero weights in the fully connected hidden layers; 1 for dense ones."""
+    density: float | None = traced(0.3)
+    """Fraction of non-zero weights in the fully connected hidden layers; None for dense ones."""
     classes: int = 10
     """Number of classes."""
     boost_strength: float = traced(1.5)
     """Beta of the boost, in the first epoch."""
     boost_decay: float = traced(0.85)
     """Factor on the boost strength after each epoch."""
-    k_inference_factor: float = traced(1.5)
-    """Factor on every k at inference."""
+    k_inference_factor: float = traced(1.0)
+    """Factor on every k at inference; 1.5 in the paper."""
     k_schedule: Literal["constant", "linear", "exponential"] = "constant"
     """How every k comes down to its value from k_start times it."""
     k_start: float = traced(1.0)
     """Factor on every k at first, with a schedule; all units at most."""
     k_epochs: float = traced(10.0)
     """Epochs it takes to come down."""
-    duty_period: int = 1000
+    period: int = 1000
     """Examples over which duty cycles are averaged."""
     local: bool = False
     """Let the channels of each position of a feature map compete (k is then out of the channels)."""
@@ -66,15 +65,22 @@ class SparseNetwork:
     dropout: float | None = traced(None)
     """Probability of dropping a unit of a fully connected hidden layer; None for no dropout."""
 
-    def __post_init__(self):
-        expect("model.density", self.density, "a fraction of non-zero weights in (0, 1]", 0 < self.density <= 1)
+    @property
+    def task(self) -> Literal["classification"]:
+        """Classification."""
+        return "classification"
+
+    def check(self) -> None:
+        """Raise a ConfigError that names a field out of range."""
+        some = self.density is None or 0 < self.density <= 1
+        expect("model.density", self.density, "None or a fraction of non-zero weights in (0, 1]", some)
         expect("model.classes", self.classes, "a positive number", self.classes > 0)
         expect("model.boost_strength", self.boost_strength, "0 (no boosting) or more", self.boost_strength >= 0)
         expect("model.boost_decay", self.boost_decay, "a factor in [0, 1]", 0 <= self.boost_decay <= 1)
         expect("model.k_inference_factor", self.k_inference_factor, "a positive factor", self.k_inference_factor > 0)
         expect("model.k_start", self.k_start, "a positive factor", self.k_start > 0)
         expect("model.k_epochs", self.k_epochs, "a positive number of epochs", self.k_epochs > 0)
-        expect("model.duty_period", self.duty_period, "a positive number of examples", self.duty_period > 0)
+        expect("model.period", self.period, "a positive number of examples", self.period > 0)
         expect(
             "model.sigma",
             self.sigma,
@@ -96,14 +102,8 @@ class SparseNetwork:
         """
         raise NotImplementedError
 
-    def winners(self, hyper: Hyper) -> Sequence[Array | None]:
-        """Returns the winners of every hidden layer; None for ReLU."""
-        raise NotImplementedError
-
-    def init(
-        self, key: PRNGKeyArray, example: Float[Array, "batch *shape"], *, hyper: Hyper | None = None
-    ) -> Variables:
-        """Draws a network for inputs `[batch, ...]`, with the density of `hyper` rather than this model's, if given.
+    def init(self, key: PRNGKeyArray, example: Float[Array, "batch *shape"]) -> Variables:
+        """Draws a network for inputs `[batch, ...]`.
 
         Raises:
           ConfigError: the network does not fit the example, k exceeds the units of a layer, or a density leaves a
@@ -113,15 +113,13 @@ class SparseNetwork:
         keys = jax.random.split(key, len(stages) + 1)
         params, state = {}, {}
         for stage, layer_key in zip(stages, keys[:-1], strict=True):
-            features, density = stage.shape[-1], stage.density
-            if hyper is not None and len(stage.shape) == 2 and density != 1:
-                density = hyper["density"]
-            params[stage.name], weights_state = blocks.init_weights(layer_key, stage.shape, density)
+            features = stage.shape[-1]
+            params[stage.name], weights_state = blocks.init_weights(layer_key, stage.shape, stage.density)
             state[stage.name] = weights_state | blocks.init_activation(features, stage.k)
             if self.batch_norm:
                 state[stage.name]["norm"] = blocks.init_batch_norm(features)
         inputs = stages[-1].shape[-1] * stages[-1].positions
-        params["output"], state["output"] = blocks.init_weights(keys[-1], (inputs, self.classes), 1.0)
+        params["output"], state["output"] = blocks.init_weights(keys[-1], (inputs, self.classes))
         return Variables(params, state)
 
     def apply(
@@ -131,7 +129,6 @@ class SparseNetwork:
         *,
         key: PRNGKeyArray | None = None,
         train: bool = False,
-        hyper: Hyper | None = None,
         axis_name: str | None = None,
     ) -> Output:
         """Returns logits `[batch, classes]`, the new state, and the output of every hidden layer.
@@ -141,18 +138,16 @@ class SparseNetwork:
           x: inputs `[batch, ...]`, images as `[batch, H, W, C]`.
           key: one key per example `[batch]`; needed in training with noise or dropout.
           train: add noise, update duty cycles and batch statistics, drop units, use k rather than k at inference.
-          hyper: traced fields to use instead of this model's own.
           axis_name: mesh axis the batch is spread over.
 
         Raises:
-          ValueError: hyper names an unknown field, or key is missing.
+          ValueError: key is missing.
         """
-        hyper = merged(self, hyper, hyper_of(self))
         params, state, activations = variables.params, {}, {}
         stages = self.stages(x.shape[1:])
-        if train and hyper["sigma"] is not None:
-            x = add_noise(_layer_keys(key, len(stages)), x, sigma=hyper["sigma"])
-        for index, (stage, k) in enumerate(zip(stages, self.winners(hyper), strict=True)):
+        if train and self.sigma is not None:
+            x = add_noise(_layer_keys(key, len(stages)), x, sigma=self.sigma)
+        for index, stage in enumerate(stages):
             name, layer = stage.name, dict(variables.state[stage.name])
             convolution = len(stage.shape) == 4
             x = blocks.linear(params[name], layer, x if convolution else x.reshape(x.shape[0], -1))
@@ -160,15 +155,15 @@ class SparseNetwork:
                 x, layer["norm"] = blocks.batch_norm(layer["norm"], x, train=train, axis_name=axis_name)
             if convolution:
                 x = max_pool2d(x, stage.pool)
-            elif train and hyper["dropout"] is not None:
-                x = dropout(_layer_keys(key, index), x, rate=hyper["dropout"])
+            elif train and self.dropout is not None:
+                x = dropout(_layer_keys(key, index), x, rate=self.dropout)
             x, state[name] = blocks.activate(
                 layer,
                 x,
-                k=k,
-                k_factor=hyper["k_inference_factor"],
-                boost_strength=hyper["boost_strength"],
-                period=self.duty_period,
+                k=stage.k,
+                k_inference_factor=self.k_inference_factor,
+                boost_strength=self.boost_strength,
+                period=self.period,
                 local=self.local,
                 ties=self.ties,
                 train=train,
@@ -178,16 +173,16 @@ class SparseNetwork:
         state["output"] = variables.state["output"]
         return Output(blocks.linear(params["output"], {}, x.reshape(x.shape[0], -1)), state, activations)
 
-    def scheduled(self, hyper: Hyper, *, epoch: Array, step: Array) -> Hyper:
-        """Returns the hyperparameters after `epoch` epochs: the boost strength has decayed, k has come down."""
-        hyper = {**hyper, "boost_strength": hyper["boost_strength"] * hyper["boost_decay"] ** epoch}
+    def at(self, epoch: Array | float, step: Array | int) -> "SparseNetwork":
+        """Returns the model after `epoch` epochs: the boost strength has decayed, k has come down."""
+        now = dataclasses.replace(self, boost_strength=self.boost_strength * self.boost_decay**epoch)
         if self.k_schedule == "constant":
-            return hyper
-        left = 1 - jnp.minimum(epoch / hyper["k_epochs"], 1.0)
-        start = hyper["k_start"]
-        factor = 1 + (start - 1) * left if self.k_schedule == "linear" else start**left
-        scheduled = {name: jax.tree.map(lambda k: inference_k(k, factor, 2**30), hyper[name]) for name in self._winners}
-        return {**hyper, **scheduled}
+            return now
+        left = 1 - jnp.minimum(epoch / self.k_epochs, 1.0)
+        factor = 1 + (self.k_start - 1) * left if self.k_schedule == "linear" else self.k_start**left
+        winners = {name: getattr(self, name) for name in self._winners}
+        scheduled = jax.tree.map(lambda k: inference_k(k, factor, 2**30), winners)
+        return dataclasses.replace(now, **scheduled)
 
     def layers(self, example_shape: tuple[int, ...]) -> list[Layer]:
         """Describes the hidden layers for reports; errors as in `init`."""
@@ -206,10 +201,12 @@ class SparseNetwork:
 
     def _checked_stages(self, example_shape: tuple[int, ...]) -> list[Stage]:
         stages = self.stages(example_shape)
-        for stage in stages:
+        for stage in stages if is_concrete(self) else ():
             competitors = self.competitors(stage)
             expected = f"None or a number of winners from 1 to {competitors}, the units of {stage.name}"
             expect(f"k of {stage.name}", stage.k, expected, stage.k is None or 1 <= stage.k <= competitors)
+            if stage.density is None:
+                continue
             try:
                 connections_per_unit(stage.shape, stage.density)
             except ValueError as error:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PRNGKeyArray
 
+from sparsejax.configuration import configuration, traced
 from sparsejax.functional import (
     add_noise,
     annealed,
@@ -23,9 +24,8 @@ from sparsejax.functional import (
     uniform_fan_in,
 )
 from sparsejax.functional.noise import Distribution
-from sparsejax.hyper import Hyper, hyper_of, traced
 from sparsejax.models import blocks
-from sparsejax.models.base import Layer, Output, Variables, expect, merged
+from sparsejax.models.base import Layer, Model, Output, Variables, expect
 
 Activation = Literal["relu", "gelu", "sigmoid"]
 Competition = Literal["none", "top_k", "top_k_subtract", "learned_k", "sampled_k", "explain_away", "interneuron"]
@@ -37,8 +37,8 @@ _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 _NEEDS_K = ("top_k", "top_k_subtract", "learned_k")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class NoisyNetwork:
+@configuration
+class NoisyNetwork(Model):
     r"""Noise on the input, a hidden layer, a linear read-out.
 
     .. math:: \hat x = W_d\, f(W_e (x + \sigma \epsilon) + b_e) + b_d
@@ -98,7 +98,13 @@ class NoisyNetwork:
     implicit_sigma: float = traced(0.1)
     """Standard deviation of the noise whose implicit terms are added."""
 
-    def __post_init__(self):
+    @property
+    def task(self) -> Literal["classification", "reconstruction"]:
+        """Reconstruction where `classes` is None."""
+        return "reconstruction" if self.classes is None else "classification"
+
+    def check(self) -> None:
+        """Raise a ConfigError that names a field out of range."""
         expect("model.hidden", self.hidden, "a positive number of units", self.hidden > 0)
         for name in ("sigma", "hidden_sigma", "anneal_after", "anneal_epochs", "threshold", "implicit"):
             value = getattr(self, name)
@@ -114,14 +120,12 @@ class NoisyNetwork:
         if self.implicit is not None:
             expect("model.implicit", self.implicit, "None, or a plain ReLU autoencoder", self.has_implicit_terms)
 
-    def init(
-        self, key: PRNGKeyArray, example: Float[Array, "batch *shape"], *, hyper: Hyper | None = None
-    ) -> Variables:
+    def init(self, key: PRNGKeyArray, example: Float[Array, "batch *shape"]) -> Variables:
         """Draws a network for inputs `[batch, ...]`, which are flattened."""
         inputs = math.prod(example.shape[1:])
         encoder_key, decoder_key, circuit_key = jax.random.split(key, 3)
-        encoder, _ = blocks.init_weights(encoder_key, (inputs, self.hidden), 1.0)
-        decoder, _ = blocks.init_weights(decoder_key, (self.hidden, self.classes or inputs), 1.0)
+        encoder, _ = blocks.init_weights(encoder_key, (inputs, self.hidden))
+        decoder, _ = blocks.init_weights(decoder_key, (self.hidden, self.classes or inputs))
         if self.bias == "shared":
             encoder["bias"] = jnp.zeros(())
         elif self.bias == "none":
@@ -153,7 +157,6 @@ class NoisyNetwork:
         *,
         key: Key[Array, "batch"] | None = None,
         train: bool = False,
-        hyper: Hyper | None = None,
         axis_name: str | None = None,
     ) -> Output:
         """Returns logits `[batch, classes]` or reconstructions `[batch, inputs]`, and the hidden layer's output.
@@ -163,52 +166,50 @@ class NoisyNetwork:
           x: inputs `[batch, ...]`.
           key: one key per example `[batch]`; None leaves the noise out, and k is not sampled.
           train: noise in any case; otherwise only with `noise_at_evaluation`.
-          hyper: traced fields to use instead of this model's own.
           axis_name: not needed, for nothing is averaged over the batch.
 
         Raises:
-          ValueError: hyper names an unknown field, or key is missing in training.
+          ValueError: key is missing in training.
         """
-        hyper = merged(self, hyper, hyper_of(self))
         if train and key is None:
             raise ValueError("Training under noise needs `key`: one PRNG key per example [batch].")
         params, losses = variables.params, None
         x = clean = x.reshape(x.shape[0], -1)
         noisy = key is not None and (train or self.noise_at_evaluation)
         if key is not None and noisy:
-            x = add_noise(_stream(key, 0), x, sigma=hyper["sigma"], distribution=self.noise)
+            x = add_noise(_stream(key, 0), x, sigma=self.sigma, distribution=self.noise)
         sampling = _stream(key, 1) if key is not None and train else None
-        h, log_probability = self._hidden(params, x, hyper, sampling)
+        h, log_probability = self._hidden(params, x, sampling)
         read = h
-        if hyper["hidden_sigma"] is not None and key is not None and noisy:
-            read = add_noise(_stream(key, 2), h, sigma=hyper["hidden_sigma"], distribution=self.noise)
+        if self.hidden_sigma is not None and key is not None and noisy:
+            read = add_noise(_stream(key, 2), h, sigma=self.hidden_sigma, distribution=self.noise)
         prediction = blocks.linear(params["output"], {}, read)
-        if train and hyper["implicit"] is not None:
+        if train and self.implicit is not None:
             terms = implicit_terms(
                 clean,
                 encoder=params["hidden"]["kernel"],
                 encoder_bias=jnp.broadcast_to(params["hidden"].get("bias", 0.0), (self.hidden,)),
                 decoder=params["output"]["kernel"],
                 decoder_bias=params["output"]["bias"],
-                sigma=hyper["implicit_sigma"],
+                sigma=self.implicit_sigma,
             )
-            losses = {"implicit": hyper["implicit"] * jnp.mean(sum(terms)) / clean.shape[-1]}
-        k = self.winners(params, hyper)
-        measures = {"sigma": hyper["sigma"]} | ({} if k is None else {"k": k})
+            losses = {"implicit": self.implicit * jnp.mean(sum(terms)) / clean.shape[-1]}
+        k = self.winners(params)
+        measures = {"sigma": self.sigma} | ({} if k is None else {"k": k})
         return Output(prediction, variables.state, {"hidden": h}, losses, log_probability, measures)
 
-    def scheduled(self, hyper: Hyper, *, epoch: Array, step: Array) -> Hyper:
-        """Returns the hyperparameters after `epoch` epochs: less noise, fewer winners."""
-        hyper = dict(hyper)
-        if hyper["anneal_after"] is not None:
-            when = {"hold": hyper["anneal_after"], "duration": hyper["anneal_epochs"]}
+    def at(self, epoch: Array | float, step: Array | int) -> "NoisyNetwork":
+        """Returns the model after `epoch` epochs: less noise, fewer winners."""
+        changes = {}
+        if self.anneal_after is not None:
+            when = {"hold": self.anneal_after, "duration": self.anneal_epochs}
             for name in ("sigma", "hidden_sigma"):
-                if hyper[name] is not None:
-                    hyper[name] = annealed(hyper[name], epoch, **when)
+                if getattr(self, name) is not None:
+                    changes[name] = annealed(getattr(self, name), epoch, **when)
         if self.k_schedule != "constant":
-            end = {"k_min": hyper["k"], "epochs": hyper["k_epochs"]}
-            hyper["k"] = k_schedule(epoch, n=self.hidden, kind=self.k_schedule, **end)
-        return hyper
+            end = {"k_min": self.k, "epochs": self.k_epochs}
+            changes["k"] = k_schedule(epoch, n=self.hidden, kind=self.k_schedule, **end)
+        return dataclasses.replace(self, **changes)
 
     def layers(self, example_shape: tuple[int, ...]) -> list[Layer]:
         """Describes the hidden layer for reports."""
@@ -231,15 +232,15 @@ class NoisyNetwork:
             return self.threshold
         return 0.0 if self.activation == "relu" else 1e-4
 
-    def winners(self, params: Any, hyper: Hyper) -> Array | None:
+    def winners(self, params: Any) -> float | Array | None:
         """Returns the number of winners in force, a learned one from the parameters; None without one."""
         if self.competition == "learned_k":
-            return hyper["k"] + self.k_rate * params["k"]
+            return self.k + self.k_rate * params["k"]
         if self.competition == "sampled_k":
             return jnp.exp(self.k_rate * params["k"]["mean"])
-        return hyper["k"]
+        return self.k
 
-    def _hidden(self, params, x, hyper, key):
+    def _hidden(self, params, x, key):
         """Returns the hidden layer's output, and the log-probability of the sampled k if there is one."""
         kernel = params["hidden"]["kernel"]
         if self.normalised:
@@ -248,7 +249,7 @@ class NoisyNetwork:
         if self.bias != "none":
             z = z + params["hidden"]["bias"].reshape((1, -1))
         circuit = params.get("circuit")
-        settings = {"steps": self.circuit_steps, "gamma": hyper["gamma"]}
+        settings = {"steps": self.circuit_steps, "gamma": self.gamma}
         if self.competition == "explain_away":
             return explain_away(z, circuit["lateral"], zero_diagonal=self.zero_diagonal, **settings), None
         if self.competition == "interneuron":
@@ -258,7 +259,7 @@ class NoisyNetwork:
             )  # fmt: skip
             return h, None
         h = _ACTIVATIONS[self.activation](z)
-        k = self.winners(params, hyper)
+        k = self.winners(params)
         if k is None:
             return h, None
         if self.competition == "top_k":
@@ -273,7 +274,7 @@ class NoisyNetwork:
             drawn, log_probability = sampled_k(
                 key, self.k_rate * params["k"]["mean"], jnp.exp(params["k"]["log_std"]), self.hidden
             )
-            return jax.vmap(top_k)(h, drawn), log_probability
+            return top_k(h, drawn), log_probability
         return h, None
 
 

@@ -1,15 +1,13 @@
 """A network for spoken words: waveforms become mel spectrograms on the device, changed a little in training."""
 
-import dataclasses
-
 import jax
 from jaxtyping import Array, Float, Key
 
+from sparsejax.configuration import configuration, traced
 from sparsejax.errors import ConfigError
 from sparsejax.functional import augmentation, mel_power, power_to_db, stft_power
 from sparsejax.functional.spectral import BANDS, frames_of
-from sparsejax.hyper import Hyper, hyper_of, traced
-from sparsejax.models.base import Output, Variables, expect, merged
+from sparsejax.models.base import Output, Variables, expect
 from sparsejax.models.network import Stage
 from sparsejax.models.sparse_cnn import SparseCNN
 
@@ -17,7 +15,7 @@ _AUGMENTATION = 1 << 16  # numbers from here on are folded into the keys of chan
 _SHIFT = 8  # frames
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@configuration
 class SpeechCNN(SparseCNN):
     """A SparseCNN that hears waveforms of one second at 16 kHz `[batch, 16000]` in [-1, 1].
 
@@ -32,8 +30,11 @@ class SpeechCNN(SparseCNN):
     augment: float | None = traced(0.5)
     """Probability of each of four changes to a clip in training; None for no changes."""
 
-    def __post_init__(self):
-        super().__post_init__()
+    inputs = "clips"
+
+    def check(self) -> None:
+        """Raise a ConfigError that names a field out of range."""
+        super().check()
         probable = self.augment is None or 0 <= self.augment <= 1
         expect("model.augment", self.augment, "None or a probability in [0, 1]", probable)
 
@@ -60,22 +61,19 @@ class SpeechCNN(SparseCNN):
         *,
         key: Key[Array, "batch"] | None = None,
         train: bool = False,
-        hyper: Hyper | None = None,
         axis_name: str | None = None,
     ) -> Output:
         """Returns logits `[batch, classes]` as `SparseCNN.apply`, of waveforms `[batch, samples]`.
 
         Raises:
-          ValueError: hyper names an unknown field, or key is missing in training with changes or dropout.
+          ValueError: key is missing in training with changes or dropout.
         """
-        hyper = merged(self, hyper, hyper_of(self))
-        probability = hyper["augment"] if train else None
-        images = _features(key, x, probability)[..., None]
-        return super().apply(variables, images, key=key, train=train, hyper=hyper, axis_name=axis_name)
+        images = _features(key, x, self.augment if train else None)[..., None]
+        return super().apply(variables, images, key=key, train=train, axis_name=axis_name)
 
 
 def _features(
-    key: Key[Array, "batch"] | None, waveform: Float[Array, "batch samples"], probability: Array | None
+    key: Key[Array, "batch"] | None, waveform: Float[Array, "batch samples"], probability: float | Array | None
 ) -> Float[Array, "batch bands frames"]:
     """Returns mel spectrograms, of changed clips unless probability is None."""
     if probability is None:

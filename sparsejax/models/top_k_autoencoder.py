@@ -1,27 +1,25 @@
 """An autoencoder whose code is kept as its winners: what is saved by sparsity is saved in training, too."""
 
-import dataclasses
 import math
-from typing import ClassVar
+from typing import Literal
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PRNGKeyArray
 
+from sparsejax.configuration import configuration, traced
 from sparsejax.functional import (
     boost,
     decode,
     encode_top_k,
     init_boost_state,
-    spread,
     uniform_fan_in,
     update_boost_state,
 )
-from sparsejax.hyper import Hyper, hyper_of, traced
-from sparsejax.models.base import Layer, Output, Variables, expect, merged
+from sparsejax.models.base import Layer, Model, Output, Variables, expect
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TopKAutoencoder:
+@configuration
+class TopKAutoencoder(Model):
     r"""k of n units represent an input, and only their rows are touched after the first product.
 
     .. math:: \hat x = W_d\, \mathrm{TopK}(W_e (x - b) + b_e) + b
@@ -38,21 +36,23 @@ class TopKAutoencoder:
     k: int = 100
     """Units that represent an input."""
     boost_strength: float = traced(0.0)
-    """How much units that won seldom of late are favoured; without it most units of a large code never win."""
-    duty_period: int = 1000
+    """How much units that won seldom recently are favoured; without it most units of a large code never win."""
+    period: int = 1000
     """Examples over which it is averaged how often a unit wins."""
-    classes: ClassVar[None] = None
-    """It has as many outputs as inputs."""
 
-    def __post_init__(self):
+    @property
+    def task(self) -> Literal["reconstruction"]:
+        """Reconstruction."""
+        return "reconstruction"
+
+    def check(self) -> None:
+        """Raise a ConfigError that names a field out of range."""
         expect("model.hidden", self.hidden, "a positive number of units", self.hidden > 0)
         expect("model.k", self.k, f"a number of winners from 1 to {self.hidden}", 1 <= self.k <= self.hidden)
         expect("model.boost_strength", self.boost_strength, "0 or more", self.boost_strength >= 0)
-        expect("model.duty_period", self.duty_period, "a positive number of examples", self.duty_period > 0)
+        expect("model.period", self.period, "a positive number of examples", self.period > 0)
 
-    def init(
-        self, key: PRNGKeyArray, example: Float[Array, "batch *shape"], *, hyper: Hyper | None = None
-    ) -> Variables:
+    def init(self, key: PRNGKeyArray, example: Float[Array, "batch *shape"]) -> Variables:
         """Draws a network for inputs `[batch, ...]`, which are flattened."""
         inputs = math.prod(example.shape[1:])
         rows = uniform_fan_in(key, (self.hidden, inputs), fan_in=inputs)
@@ -67,37 +67,28 @@ class TopKAutoencoder:
         *,
         key: Key[Array, "batch"] | None = None,
         train: bool = False,
-        hyper: Hyper | None = None,
         axis_name: str | None = None,
     ) -> Output:
-        """Returns reconstructions `[batch, inputs]` and the code, spread out: `[batch, hidden]`.
+        """Returns reconstructions `[batch, inputs]` and the code in its dense form, `[batch, hidden]`.
 
         Args:
           variables: as `init` made them.
           x: inputs `[batch, ...]`.
           key: not needed, for nothing is random.
           train: count who wins.
-          hyper: overrides `boost_strength`.
           axis_name: mesh axis the batch is spread over, for the count.
 
-        Raises:
-          ValueError: hyper names an unknown field.
         """
-        hyper = merged(self, hyper, hyper_of(self))
         state = variables.state["hidden"]["boost"]
         encoder, decoder = variables.params["hidden"], variables.params["output"]
         centre = decoder["bias"][None]
-        gain = boost(jnp.ones(self.hidden), state, self.k / self.hidden, hyper["boost_strength"])
+        gain = boost(jnp.ones(self.hidden), state, self.k / self.hidden, self.boost_strength)
         code = encode_top_k(x.reshape(x.shape[0], -1) - centre, encoder["rows"], encoder["bias"], self.k, gain=gain)
         prediction = decode(code, decoder["kernel"]) + centre
         if train:
-            state = update_boost_state(state, code, period=self.duty_period, axis_name=axis_name)
-        # Spread out only where somebody looks at it: training without a penalty leaves it away.
-        return Output(prediction, {"hidden": {"boost": state}}, {"hidden": spread(code, self.hidden)})
-
-    def scheduled(self, hyper: Hyper, *, epoch: Array, step: Array) -> Hyper:
-        """Returns the hyperparameters as they are: nothing has a schedule."""
-        return hyper
+            state = update_boost_state(state, code, period=self.period, axis_name=axis_name)
+        # Compiled only where somebody looks at the dense form: training without a penalty leaves it away.
+        return Output(prediction, {"hidden": {"boost": state}}, {"hidden": code.to_dense()})
 
     def layers(self, example_shape: tuple[int, ...]) -> list[Layer]:
         """Describes the code for reports."""

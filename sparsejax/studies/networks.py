@@ -1,6 +1,5 @@
 """How a study trains its networks: a grid of fields and seeds, in folders that it can go on from and add to."""
 
-import dataclasses
 import itertools
 import json
 import math
@@ -12,13 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sparsejax.configuration import replaced
 from sparsejax.experiment import Experiment, Finished, run
 from sparsejax.figures.curves import Curve, curves_of
 from sparsejax.models.base import Variables
-from sparsejax.training.config import Config, DevicesConfig, replaced
+from sparsejax.training.config import Config, DevicesConfig
 from sparsejax.training.devices import share_of_cores
 from sparsejax.training.log import read_metrics
 from sparsejax.training.run_folder import RunFolder, finite
+from sparsejax.training.schema import to_json
 
 Fields = Mapping[str, Sequence[Any]]
 """Traced fields of the configuration, such as "model.sigma", and what each takes; the last varies fastest."""
@@ -131,7 +132,7 @@ def trained_members(
             there = list(dict.fromkeys(entry.result["seed"] for entry in entries))
             first = replaced(of_seed(there[0]), {**points[0], "training.seed": there[0]})
             wanted = [point | {"seed": seed} for point, seed in itertools.product(points, there)]
-            same = _recorded(result["config"]) == _recorded(dataclasses.asdict(first)) and len(wanted) == len(entries)
+            same = _recorded(result["config"]) == _recorded(to_json(first)) and len(wanted) == len(entries)
             if same and all(want.items() <= entry.result.items() for want, entry in zip(wanted, entries, strict=True)):
                 members |= {seed: entries[i :: len(there)] for i, seed in enumerate(there)}
         return members

@@ -1,31 +1,24 @@
 """What a run is made of: the configuration's dataclasses, validated before anything is compiled."""
 
-import dataclasses
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
+from sparsejax.configuration import configuration, traced
 from sparsejax.errors import ConfigError
-from sparsejax.hyper import traced
-from sparsejax.models.conv_mixer import ConvMixer
-from sparsejax.models.dense import DenseNetwork
-from sparsejax.models.gpt import GPT
-from sparsejax.models.hebbian_vgg import HebbianVGG
-from sparsejax.models.mlp import SparseMLP
-from sparsejax.models.noisy import NoisyNetwork
-from sparsejax.models.sparse_cnn import SparseCNN
-from sparsejax.models.speech import SpeechCNN
-from sparsejax.models.top_k_autoencoder import TopKAutoencoder
+from sparsejax.models.base import Model
 
 
-@dataclasses.dataclass(frozen=True)
+@configuration(kw_only=False)
 class DataConfig:
     """Which data, and from where."""
 
-    name: Literal["mnist", "fashion_mnist", "digits", "cifar10", "cifar10_latents", "wikitext-2", "wikitext-103",
-                  "tinyshakespeare", "speech_commands", "spoken_digits", "arrays"] = "mnist"  # fmt: skip
-    """Data set."""
+    name: str = "mnist"
+    """Data set; `python -m sparsejax.data list` shows all, and tfds/NAME is any of TFDS that is prepared."""
     source: Literal["auto", "files", "tfds", "download", "digits"] = "auto"
     """Where it comes from; auto tries files, TFDS and a download, and falls back on the bundled digits."""
+    path: str | None = None
+    """Read this file (.npz, .npy) or folder (arrays, or images by class) of your own instead."""
+    test_fraction: float | None = None
+    """Part of the examples to hold out as a test set, where a path or a TFDS data set has none."""
     train_examples: int | None = None
     """Use only the first so many training examples."""
     test_examples: int | None = None
@@ -51,8 +44,13 @@ class DataConfig:
     normalise: bool = True
     """Scale pixels to mean 0 and standard deviation 1 over the training set; otherwise they lie in [0, 1]."""
 
+    def check(self) -> None:
+        """Raise a ConfigError that names a field out of range."""
+        if self.test_fraction is not None and not 0 < self.test_fraction < 1:
+            raise ConfigError(f"data.test_fraction is {self.test_fraction}; expected a number between 0 and 1.")
 
-@dataclasses.dataclass(frozen=True)
+
+@configuration(kw_only=False)
 class ObjectiveConfig:
     """What is minimised."""
 
@@ -71,7 +69,8 @@ class ObjectiveConfig:
     per_unit: bool = False
     """Divide the penalties by the number of penalised units, so that a weight means the same for any size."""
 
-    def __post_init__(self):
+    def check(self) -> None:
+        """Raise a ConfigError that names a field out of range."""
         for name in ("l1", "l2", "cauchy", "gaussian"):
             weight = getattr(self, name)
             if weight is not None and not weight >= 0:
@@ -80,11 +79,11 @@ class ObjectiveConfig:
             raise ConfigError("objective.penalised is (); expected None for all hidden layers, or some names.")
 
 
-@dataclasses.dataclass(frozen=True)
+@configuration(kw_only=False)
 class TrainingConfig:
     """How a network is trained."""
 
-    seed: int = 42
+    seed: int = traced(42)
     """Seed of the weights, the masks and the order of the examples."""
     order_seed: int | None = None
     """Seed of the order of the examples, the same for all networks of a grid, which then share their batches: many
@@ -130,7 +129,8 @@ class TrainingConfig:
     keep_checkpoints: int = 2
     """Latest checkpoints kept, besides the best one."""
 
-    def __post_init__(self):
+    def check(self) -> None:
+        """Raise a ConfigError that names a field out of range."""
         positive = ("epochs", "batch_size", "first_epoch_batch_size", "learning_rate", "clip_norm", "lr_decay_every",
                     "warmup_epochs", "rewire_every", "checkpoint_every", "keep_checkpoints")  # fmt: skip
         for name in positive:
@@ -166,35 +166,39 @@ class TrainingConfig:
         return self.first_epoch_batch_size if epoch == 0 and self.first_epoch_batch_size else self.batch_size
 
 
-@dataclasses.dataclass(frozen=True)
+CLEAN_MEASURES = ("accuracy", "activity", "weights", "macs")
+"""Measures on the test examples as they are."""
+DEFAULT_MEASURES = (*CLEAN_MEASURES, "noise_score")
+
+
+@configuration(kw_only=False)
 class EvaluationConfig:
     """What is measured on the test set."""
 
     batch_size: int = 250
     """Examples at a time."""
-    noise: bool = True
-    """Measure the noise score of the last and of the best network (classifiers only)."""
+    measures: tuple[str, ...] = DEFAULT_MEASURES
+    """Measures of the trained network, by name; of the default ones those that fit the network and the data."""
+    track: tuple[str, ...] = ()
+    """Measures that are also made and logged after every epoch, besides the accuracy."""
     noise_seed: int = 0
     """Seed of the noise: the same for all networks, so that they are compared on the same images."""
-    track: bool = False
-    """After every epoch also log how the hidden layers are used and how their weights and biases are spread."""
-    detail: bool = False
-    """At the end also measure mistakes by class, and how sparse and for which classes the hidden layers are active."""
-    implicit_examples: int | None = None
-    """After every epoch also log the implicit loss terms of the noise over so many test examples; None for not."""
+    implicit_examples: int = 200
+    """Test examples that the implicit terms are taken over."""
 
-    def __post_init__(self):
+    def check(self) -> None:
+        """Raise a ConfigError that names a field out of range."""
         for name in ("batch_size", "implicit_examples"):
             value = getattr(self, name)
-            if value is not None and value < 1:
+            if value < 1:
                 raise ConfigError(f"evaluation.{name} is {value}; expected a positive number.")
 
 
-@dataclasses.dataclass(frozen=True)
+@configuration(kw_only=False)
 class DevicesConfig:
     """How the work is spread."""
 
-    carrier: Literal["auto", "jit", "shard_map", "pmap"] = "auto"
+    transform: Literal["auto", "jit", "shard_map", "pmap"] = "auto"
     """How the step is run; auto is jit on one device and shard_map on several."""
     data: int | None = None
     """Devices each batch is spread over; None for all that members leave."""
@@ -204,45 +208,36 @@ class DevicesConfig:
     """Networks computed side by side on a device; None for all, but on a CPU for 1, or for as many small ones as fit
     its cache if they share their batches."""
 
-    def __post_init__(self):
+    def check(self) -> None:
+        """Raise a ConfigError that names a field out of range."""
         for name in ("data", "member", "members_at_once"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"devices.{name} is {value}; expected 1 or more.")
-        if self.carrier == "pmap" and (self.member or 1) > 1:
-            raise ConfigError("devices.carrier pmap spreads batches only; take devices.member 1 or carrier shard_map.")
+        if self.transform == "pmap" and (self.member or 1) > 1:
+            raise ConfigError(
+                "devices.transform pmap spreads batches only; take devices.member 1 or transform shard_map."
+            )
 
     def wanted(self, members: int) -> int:
         """Returns how many devices so many networks can use."""
-        spread = 1 if self.carrier in ("jit", "pmap") else self.member or members
+        spread = 1 if self.transform in ("jit", "pmap") else self.member or members
         return spread * (self.data or 1)
 
 
-@dataclasses.dataclass(frozen=True)
+@configuration(kw_only=False)
 class Config:
     """One experiment."""
 
-    model: (
-        SparseCNN | SpeechCNN | SparseMLP | DenseNetwork | NoisyNetwork | TopKAutoencoder | GPT | ConvMixer | HebbianVGG
-    )
+    model: Model = traced()
     """The network."""
-    data: DataConfig = DataConfig()
+    data: DataConfig = traced(DataConfig())
     """The data."""
-    training: TrainingConfig = TrainingConfig()
+    training: TrainingConfig = traced(TrainingConfig())
     """The training."""
-    evaluation: EvaluationConfig = EvaluationConfig()
+    evaluation: EvaluationConfig = traced(EvaluationConfig())
     """The evaluation."""
-    devices: DevicesConfig = DevicesConfig()
+    devices: DevicesConfig = traced(DevicesConfig())
     """The devices."""
-    objective: ObjectiveConfig = ObjectiveConfig()
+    objective: ObjectiveConfig = traced(ObjectiveConfig())
     """What is minimised."""
-
-
-def replaced(config: Any, changes: Mapping[str, Any]) -> Any:
-    """Returns a configuration with some fields, named like `model.sigma`, set to other values."""
-    for path, value in changes.items():
-        name, _, rest = path.partition(".")
-        config = dataclasses.replace(
-            config, **{name: replaced(getattr(config, name), {rest: value}) if rest else value}
-        )
-    return config

@@ -1,4 +1,4 @@
-"""How a pure function of (networks, ..., shared data) is carried by one device or by a mesh of them."""
+"""How a pure function of (networks, ..., shared data) runs on one device or on a mesh of them."""
 
 import contextlib
 import os
@@ -20,9 +20,9 @@ from sparsejax.training.processes import gathered
 
 
 class Placement(NamedTuple):
-    """Where a run computes: the carrier, the mesh (None on one device), and the networks side by side on a device."""
+    """Where a run computes: the transform, the mesh (None on one device), and the networks side by side on a device."""
 
-    carrier: str
+    transform: str
     mesh: Mesh | None
     members_at_once: int | None
 
@@ -72,13 +72,15 @@ def place(
     devices = list(devices or jax.devices())
     available, processes = len(devices), len({device.process_index for device in devices})
     several = processes > 1
-    if several and config.carrier in ("jit", "pmap"):
-        raise ConfigError(f"devices.carrier {config.carrier} cannot spread over {processes} processes; take shard_map.")
-    data = config.data or (1 if config.carrier == "jit" else None)
-    member = config.member or _member_devices(config.carrier, members, available // (data or 1), several)
+    if several and config.transform in ("jit", "pmap"):
+        raise ConfigError(
+            f"devices.transform {config.transform} cannot spread over {processes} processes; take shard_map."
+        )
+    data = config.data or (1 if config.transform == "jit" else None)
+    member = config.member or _member_devices(config.transform, members, available // (data or 1), several)
     if data is None:
         data = max(1, available // member)
-        if config.carrier == "auto" and not several:
+        if config.transform == "auto" and not several:
             # Unasked, take only as many devices as share every batch evenly.
             data = max(n for n in range(1, data + 1) if all(size % n == 0 for size in batch_sizes))
     if member * data > available or (several and member * data < available):
@@ -99,14 +101,14 @@ def place(
         members_at_once = max(
             (n for n in range(1, min(most, local) + 1) if local % n == 0), default=1
         )  # one shape of program
-    carrier = config.carrier
-    if carrier == "auto":
-        carrier = "jit" if member * data == 1 else "shard_map"
-    if carrier == "jit":
+    transform = config.transform
+    if transform == "auto":
+        transform = "jit" if member * data == 1 else "shard_map"
+    if transform == "jit":
         if member * data > 1:
-            raise ConfigError("devices.carrier jit runs on one device; take shard_map or pmap for several.")
+            raise ConfigError("devices.transform jit runs on one device; take shard_map or pmap for several.")
         return Placement("jit", None, members_at_once)
-    return Placement(carrier, _mesh(devices, member, data), members_at_once)
+    return Placement(transform, _mesh(devices, member, data), members_at_once)
 
 
 def _mesh(devices: list[Any], member: int, data: int) -> Mesh:
@@ -117,9 +119,9 @@ def _mesh(devices: list[Any], member: int, data: int) -> Mesh:
     return jax.make_mesh((member, data), devices=devices, **axes)
 
 
-def _member_devices(carrier: str, members: int, available: int, several: bool) -> int:
+def _member_devices(transform: str, members: int, available: int, several: bool) -> int:
     """Returns over how many devices networks are spread unasked: one each, and in equal parts over processes."""
-    if carrier in ("jit", "pmap") or members == 1:
+    if transform in ("jit", "pmap") or members == 1:
         return 1
     most = max(1, min(members, available))
     return most if not several else max(n for n in range(1, most + 1) if available % n == 0)
@@ -149,7 +151,7 @@ def share_of_cores(members: int, cores: int) -> int:
     return -(-members // -(-members // most))  # fewer, if they need no more turns
 
 
-def carry(function: Callable[..., Any], placement: Placement, *, donate: bool = False) -> Callable[..., Any]:
+def transform(function: Callable[..., Any], placement: Placement, *, donate: bool = False) -> Callable[..., Any]:
     """Compiles `function(*per_member, shared)` of one network for many networks on the placement's devices.
 
     Every argument but the last has a leading member axis; the last is shared by all. The function is called with the
@@ -165,7 +167,7 @@ def carry(function: Callable[..., Any], placement: Placement, *, donate: bool = 
     if placement.mesh is None:
         return jax.jit(mapped, donate_argnums=donated)
     mesh = placement.mesh
-    if placement.carrier == "pmap":
+    if placement.transform == "pmap":
         return _pmapped(mapped, list(mesh.devices.flat), donated)
 
     def over_mesh(*arguments):
@@ -205,7 +207,7 @@ def put_shared(tree: Any, placement: Placement) -> Any:
 
 def put_batches(images: np.ndarray, labels: np.ndarray, batch_size: int, placement: Placement) -> tuple[Array, Array]:
     """Spreads batches `[steps, batch, ...]` over the placement's devices; they are `own_columns` of each batch."""
-    if placement.mesh is None or placement.carrier == "pmap":
+    if placement.mesh is None or placement.transform == "pmap":
         return jax.device_put((images, labels))
     sharding, first = NamedSharding(placement.mesh, _BATCHES), own_columns(batch_size, placement).start
 
@@ -222,7 +224,7 @@ def put_batches(images: np.ndarray, labels: np.ndarray, batch_size: int, placeme
 
 def own_columns(batch_size: int, placement: Placement) -> slice:
     """Returns which examples of a batch the devices of this process work on."""
-    if placement.mesh is None or placement.carrier == "pmap":
+    if placement.mesh is None or placement.transform == "pmap":
         return slice(0, batch_size)
     mine = np.vectorize(lambda device: device.process_index == jax.process_index())(placement.mesh.devices)
     places, share = np.flatnonzero(mine.any(axis=0)), batch_size // placement.shards
@@ -241,7 +243,7 @@ def gathered_members(tree: Any, members: int) -> Any:
 
 
 def _put(tree: Any, placement: Placement, spec: P) -> Any:
-    if placement.mesh is None or placement.carrier == "pmap":
+    if placement.mesh is None or placement.transform == "pmap":
         return jax.device_put(tree)
     sharding = NamedSharding(placement.mesh, spec)
     if jax.process_count() == 1:

@@ -1,35 +1,34 @@
 """The loop over epochs and chunks: what is due between two compiled calls."""
 
+import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from sparsejax.data.dataset import Split
 from sparsejax.data.resident import Resident, epoch_order, steps_per_epoch
 from sparsejax.data.streaming import Streamed, read_chunks
 from sparsejax.errors import DivergedError, Interrupted
-from sparsejax.hyper import Hyper
-from sparsejax.models.base import Model, Variables
+from sparsejax.models.base import Variables
 from sparsejax.training.checkpoints import Checkpoints
-from sparsejax.training.config import TrainingConfig
+from sparsejax.training.config import Config, TrainingConfig
 from sparsejax.training.devices import (
     Placement,
-    carry,
     gathered_members,
     own_columns,
     put_batches,
-    put_members,
     put_shared,
+    transform,
 )
 from sparsejax.training.log import MetricsLog, Terminal
-from sparsejax.training.objectives import Objective
+from sparsejax.training.objectives import OBJECTIVES
 from sparsejax.training.state import ORDER, Best, TrainState, init_best, init_state, update_best
-from sparsejax.training.step import Augment, chunk_length, make_chunk
+from sparsejax.training.step import chunk, chunk_length
 
 # evaluate(variables, epoch) -> name -> one number per network; the objective's score is among them, after "test_".
 Evaluate = Callable[[Variables, Float[Array, "members"]], dict[str, Float[Array, "members"]]]
@@ -45,42 +44,55 @@ class Progress(NamedTuple):
 class Job(NamedTuple):
     """What stays fixed while networks are trained.
 
-    Arrays may have `padding` members more than there are networks: copies of the last one that fill up the devices.
+    `config` is the stack of their configurations, laid on the devices of `placement`; it may have `padding` members
+    too many: copies of the last one that fill up the devices.
     """
 
-    model: Model
-    objective: Objective
-    config: TrainingConfig
+    config: Config
     placement: Placement
-    hyper: Hyper
     data: Resident
-    balanced: bool = False
-    augment: Augment | None = None
     padding: int = 0
-    streaming: bool = False
 
     @property
     def networks(self) -> int:
         """Number of networks."""
-        return jax.tree.leaves(self.hyper)[0].shape[0] - self.padding
+        return jax.tree.leaves(self.config)[0].shape[0] - self.padding
 
     @property
     def examples(self) -> int:
         """Size of the training set."""
         return self.data.labels.shape[0]
 
+    @property
+    def training(self) -> TrainingConfig:
+        """How the networks are trained."""
+        return self.config.training
 
-def start(job: Job, seeds: Sequence[int] | Int[Array, "members"]) -> Progress:
-    """Returns untrained networks, one per seed."""
 
-    def init(hyper: Hyper, seed: Int[Array, ""], images: Array) -> Progress:
-        state = init_state(job.model, job.config, hyper, seed, images)
+def start(config: Config, placement: Placement, example: Any) -> Progress:
+    """Returns untrained networks.
+
+    Args:
+      config: the stack of their configurations.
+      placement: the devices.
+      example: inputs `[1, ...]`; their values do not matter.
+    """
+
+    def init(config: Config, example: Array) -> Progress:
+        state = init_state(config, example)
         return Progress(state, init_best(state))
 
-    tokens = job.data.images.dtype == np.int32
-    example = np.zeros((1, *job.data.images.shape[1:]), np.int32 if tokens else np.float32)
-    seeds = put_members(jnp.asarray(seeds, jnp.int32), job.placement)
-    return carry(init, job.placement)(job.hyper, seeds, example)
+    return transform(init, placement)(config, example)
+
+
+def example(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Returns an input of zeros `[1, ...]`, of the type that a network is given of data of that shape and type."""
+    return np.zeros((1, *shape), np.int32 if np.dtype(dtype) == np.int32 else np.float32)
+
+
+def example_of(data: Resident | Split) -> np.ndarray:
+    """Returns an input of zeros `[1, ...]`, of the shape and type that a network is given."""
+    return example(data.images.shape[1:], data.images.dtype)
 
 
 def train(
@@ -103,6 +115,7 @@ def train(
       DivergedError: a loss is no finite number; nothing of the steps since the last checkpoint is saved.
     """
     chunks: dict[int, tuple[Any, int]] = {}
+    objective = OBJECTIVES[job.config.objective.kind]
     better = jax.jit(jax.vmap(update_best))
 
     def numbers(values: dict[str, Array]) -> dict[str, np.ndarray]:
@@ -116,40 +129,40 @@ def train(
     }
     step = saved_step = position["step"]
     seed_key = jax.random.wrap_key_data(jnp.asarray(numbers({"": progress.state.key})[""][0]))
-    for epoch in range(position["epoch"], job.config.epochs):
-        batch_size = job.config.batch_size_in(epoch)
+    for epoch in range(position["epoch"], job.training.epochs):
+        batch_size = job.training.batch_size_in(epoch)
         steps = steps_per_epoch(job.examples, batch_size)
         if batch_size not in chunks:
             chunks[batch_size] = compiled_chunk(job, batch_size)
-        chunk, length = chunks[batch_size]
+        run_chunk, length = chunks[batch_size]
         done = position["position"] if epoch == position["epoch"] else 0
         collected = []
         for data in _chunks_of_data(job, seed_key, epoch, batch_size, done, length):
-            state, metrics = chunk(progress.state, job.hyper, data)
+            state, metrics = run_chunk(progress.state, job.config, data)
             metrics = numbers(metrics)
             _check_finite(job, metrics, step=step, epoch=epoch, batch=done, steps=steps, saved_step=saved_step)
             progress = progress._replace(state=state)
             done, step = done + length, step + length
             collected.append(metrics)
-            terminal.advance(length * batch_size * job.networks, f"epoch {epoch + 1}/{job.config.epochs}")
+            terminal.advance(length * batch_size * job.networks, f"epoch {epoch + 1}/{job.training.epochs}")
             log.write(step, epoch + done / steps, {name: values.tolist() for name, values in metrics.items()})
             stop = asked_to_stop()
-            due = job.config.checkpoint_every is not None and step - saved_step >= job.config.checkpoint_every
+            due = job.training.checkpoint_every is not None and step - saved_step >= job.training.checkpoint_every
             if done < steps and (due or stop):
                 save(step, float("-inf"))
                 saved_step = step
                 if stop:
                     raise Interrupted(f"after step {step:,}")
         scores = evaluate(progress.state.variables, progress.state.epoch.astype(np.float32))
-        score = scores[f"test_{job.objective.best}"] * (-1 if job.objective.least else 1)
+        score = scores[f"test_{objective.best}"] * (-1 if objective.least else 1)
         progress = progress._replace(best=better(progress.best, progress.state, score))
         score, scores = numbers({"": score})[""], numbers(scores)
         log.write(step, epoch + 1, {name: values.tolist() for name, values in scores.items()})
         save(step, float(np.mean(score)))
         saved_step = step
-        terminal.say(_epoch_line(epoch, job.config.epochs, collected, scores, terminal.pace))
+        terminal.say(_epoch_line(epoch, job.training.epochs, collected, scores, terminal.pace))
         terminal.restart_clock()
-        if asked_to_stop() and epoch + 1 < job.config.epochs:
+        if asked_to_stop() and epoch + 1 < job.training.epochs:
             raise Interrupted(f"after step {step:,}")
     return progress
 
@@ -163,7 +176,7 @@ def _check_finite(
       DivergedError: a loss, a gradient or the parameters of a network are not finite.
     """
     first = metrics.pop("first_not_finite")
-    if job.config.on_nan == "skip":
+    if job.training.on_nan == "skip":
         return
     bad = metrics.pop("not_finite")
     if not bad.any():
@@ -195,14 +208,14 @@ def _chunks_of_data(
     That is the whole training set, with the next batches if all networks share them; or if it is streamed these batches
     alone. `seed_key` is that of the first network.
     """
-    seed = job.config.order_seed
-    if seed is None and not job.streaming:
+    seed = job.training.order_seed
+    if seed is None and not job.config.data.streaming:
         yield from itertools.repeat(job.data, (steps_per_epoch(job.examples, batch_size) - done) // length)
         return
     key = jax.random.fold_in(seed_key if seed is None else jax.random.key(seed), ORDER)
-    labels = jnp.asarray(job.data.labels) if job.balanced else None
+    labels = jnp.asarray(job.data.labels) if job.config.data.balanced else None
     order = epoch_order(key, jnp.int32(epoch), job.examples, batch_size, labels)
-    if not job.streaming:
+    if not job.config.data.streaming:
         order = put_shared(order, job.placement)
         for start in range(done, len(order), length):
             yield job.data._replace(batches=order[start : start + length])
@@ -216,12 +229,11 @@ def _chunks_of_data(
 def compiled_chunk(job: Job, batch_size: int) -> tuple[Any, int]:
     """Returns the chunk for a batch size, compiled when it is first called, and its number of steps."""
     length = chunk_length(steps_per_epoch(job.examples, batch_size))
-    function = make_chunk(
-        job.model, job.objective, job.config, examples=job.examples, batch_size=batch_size, length=length,
-        balanced=job.balanced, augment=job.augment,
+    function = functools.partial(
+        chunk, examples=job.examples, batch_size=batch_size, length=length,
         axis_name=job.placement.axis_name, shards=job.placement.shards,
     )  # fmt: skip
-    return carry(function, job.placement, donate=True), length
+    return transform(function, job.placement, donate=True), length
 
 
 def _epoch_line(epoch: int, epochs: int, collected: list[dict[str, Any]], scores: dict[str, Any], pace: str) -> str:

@@ -9,8 +9,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from sparsejax.data.resident import Batch
-from sparsejax.functional import cauchy, gaussian, l1, l2, reinforce_loss
-from sparsejax.hyper import Hyper
+from sparsejax.functional import penalties, reinforce_loss
 from sparsejax.models.base import Output
 from sparsejax.models.gpt import next_token_loss
 from sparsejax.training.config import ObjectiveConfig
@@ -21,15 +20,12 @@ Metrics = dict[str, Array]
 class Objective(NamedTuple):
     """What is minimised: `score(output, batch)` gives `loss` and perhaps other figures of each example `[batch]`.
 
-    A network is best where `best` is greatest, or least if `least`. Penalties are on the hidden layers named by
-    `penalised`, None for all; with `per_unit` they are divided by the number of their units.
+    A network is best where `best` is greatest, or least if `least`.
     """
 
     score: Callable[[Output, Batch], dict[str, Float[Array, "batch"]]]
     best: str
     least: bool = False
-    penalised: tuple[str, ...] | None = None
-    per_unit: bool = False
 
 
 def _cross_entropy(output: Output, batch: Batch) -> dict[str, Float[Array, "batch"]]:
@@ -55,16 +51,11 @@ next_token = Objective(
 """Negative log-likelihood of each next token in nats; its exponential is the perplexity."""
 
 OBJECTIVES = {"classification": cross_entropy, "reconstruction": reconstruction, "next_token": next_token}
-_PENALTIES = {"l1": l1, "l2": l2, "cauchy": cauchy, "gaussian": gaussian}
-
-
-def objective_of(config: ObjectiveConfig) -> Objective:
-    """Returns the configured objective."""
-    return OBJECTIVES[config.kind]._replace(penalised=config.penalised, per_unit=config.per_unit)
+_PENALTIES = {name: getattr(penalties, name) for name in ("l1", "l2", "cauchy", "gaussian")}
 
 
 def total_loss(
-    objective: Objective, output: Output, batch: Batch, hyper: Hyper, *, axis_name: str | None = None
+    config: ObjectiveConfig, output: Output, batch: Batch, *, axis_name: str | None = None
 ) -> tuple[Float[Array, ""], tuple[Metrics, Any]]:
     """Adds up what a step minimises, and returns it with the figures to log and the network's new state.
 
@@ -73,10 +64,9 @@ def total_loss(
     REINFORCE, whose gradient raises the probability of the samples that had less loss than is usual.
 
     Args:
-      objective: the task.
+      config: the task and the penalties.
       output: the network's, in training.
       batch: what it saw.
-      hyper: the traced fields of the objective's configuration.
       axis_name: mesh axis the batch is spread over; the usual loss is averaged over it.
 
     References:
@@ -84,16 +74,16 @@ def total_loss(
       the thesis "Sparse Coding in Deep Neural Networks and the Visual System", Eq. 2.1 to 2.4 (an L1 penalty summed
       over all hidden units and averaged over the batch) and 3.1 (divided by the number of nodes).
     """
-    scores = objective.score(output, batch)
+    scores = OBJECTIVES[config.kind].score(output, batch)
     metrics = {name: jnp.mean(values) for name, values in scores.items()}
     metrics |= {name: jnp.asarray(value, jnp.float32) for name, value in (output.measures or {}).items()}
     loss, state = metrics["loss"], output.state
-    layers = {name: h for name, h in output.activations.items() if name in (objective.penalised or (name,))}
-    units = sum(h[0].size for h in layers.values()) if objective.per_unit else 1
+    layers = {name: h for name, h in output.activations.items() if name in (config.penalised or (name,))}
+    units = sum(h[0].size for h in layers.values()) if config.per_unit else 1
     for name, penalty in _PENALTIES.items():
-        if hyper.get(name) is not None:
+        if (weight := getattr(config, name)) is not None:
             metrics[f"{name}_activity"] = activity = jnp.stack([penalty(h) for h in layers.values()]).sum()
-            loss = loss + hyper[name] / units * activity
+            loss = loss + weight / units * activity
     for name, value in (output.losses or {}).items():
         metrics[name], loss = value, loss + value
     if output.log_probability is not None:

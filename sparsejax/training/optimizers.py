@@ -4,49 +4,45 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from sparsejax.hyper import Hyper
 from sparsejax.training.config import TrainingConfig
 
 
-def optimizer(config: TrainingConfig, hyper: Hyper, learning_rate: Float[Array, ""]) -> optax.GradientTransformation:
+def optimizer(config: TrainingConfig, learning_rate: Float[Array, ""]) -> optax.GradientTransformation:
     """Returns the configured update rule; what is None in the configuration is left out of the program.
 
     It is made anew in each step, from that step's numbers: an optax transformation is only a pair of functions.
     """
     stages = []
     if config.clip_norm is not None:
-        stages.append(optax.clip_by_global_norm(hyper["clip_norm"]))
+        stages.append(optax.clip_by_global_norm(config.clip_norm))
     if config.weight_decay is not None:
-        stages.append(optax.add_decayed_weights(hyper["weight_decay"]))
+        stages.append(optax.add_decayed_weights(config.weight_decay))
     if config.optimizer == "adam":
         stages.append(optax.scale_by_adam())
     elif config.optimizer == "rmsprop":
         stages.append(optax.scale_by_rms())
     if config.momentum is not None:
-        stages.append(optax.trace(decay=hyper["momentum"]))
+        stages.append(optax.trace(decay=config.momentum))
     stages.append(optax.scale(-learning_rate))
     return optax.chain(*stages)
 
 
-def learning_rate(
-    config: TrainingConfig, hyper: Hyper, epoch: Float[Array, ""], fraction: Float[Array, ""]
-) -> Float[Array, ""]:
+def learning_rate(config: TrainingConfig, epoch: Float[Array, ""], fraction: Float[Array, ""]) -> Float[Array, ""]:
     """Returns the learning rate in force.
 
     Args:
       config: names the schedule.
-      hyper: the traced fields of the configuration.
       epoch: whole epochs done.
       fraction: of all epochs, the part that is done, in [0, 1]; a warm-up begins at 0, with a step that does nothing.
     """
-    base = hyper["learning_rate"]
+    base = config.learning_rate
     if config.warmup_epochs is not None:
-        base = base * jnp.minimum(1.0, fraction * config.epochs / hyper["warmup_epochs"])
+        base = base * jnp.minimum(1.0, fraction * config.epochs / config.warmup_epochs)
     if config.schedule == "step":
         steps = epoch // config.lr_decay_every
         if config.lr_decay_at is not None:
             steps = jnp.sum(epoch >= jnp.asarray(config.lr_decay_at, jnp.float32))
-        return base * hyper["lr_decay"] ** steps
+        return base * config.lr_decay**steps
     if config.schedule == "cosine":
         return base * 0.5 * (1 + jnp.cos(jnp.pi * fraction))
     return base

@@ -1,22 +1,25 @@
-"""A trained network back from its run folder."""
+"""Networks back from a run folder, without the data they were trained on."""
 
-import copy
 import dataclasses
 import json
-import typing
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
-from sparsejax.data.dataset import Dataset
-from sparsejax.data.resident import resident
-from sparsejax.errors import CheckpointError, RunFolderError
-from sparsejax.hyper import stack_hyper
+from sparsejax.configuration import stack
+from sparsejax.data import Dataset, title
+from sparsejax.data.resident import Resident, normalised
+from sparsejax.data.speech import SAMPLES
+from sparsejax.errors import CheckpointError, ConfigError, RunFolderError
+from sparsejax.models.base import Model, Variables
 from sparsejax.training import checkpoints, loop
+from sparsejax.training.checks import load_data
 from sparsejax.training.config import Config, DevicesConfig
 from sparsejax.training.devices import place
-from sparsejax.training.objectives import OBJECTIVES
 from sparsejax.training.run_folder import RunFolder
+from sparsejax.training.schema import members_from_json
 from sparsejax.training.state import TrainState
 
 
@@ -27,72 +30,166 @@ class Recorded(NamedTuple):
     configs: tuple[Config, ...]
 
 
+@dataclasses.dataclass(frozen=True)
+class TrainedNetwork:
+    """A network as it is after training.
+
+    Attributes:
+      model: the network, its schedules evaluated at the end of training.
+      variables: its parameters and state.
+      mean, std: of training pixels in [0, 1], one per channel; what the network sees is (pixels - mean) / std.
+      example_shape: shape of one example.
+      batch_size: examples that `predict` and `activations` compute at a time.
+    """
+
+    model: Model
+    variables: Variables
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    example_shape: tuple[int, ...]
+    batch_size: int = 250
+
+    def predict(self, x: Any) -> np.ndarray:
+        """Return predictions `[examples, ...]`: logits, reconstructions or logits of next tokens.
+
+        Args:
+          x: examples `[examples, ...]` as their data set holds them: images uint8, or float32 in [0, 1];
+            vectors float32; clips int16; tokens int32.
+
+        Raises:
+          ConfigError: an example has another shape than the network was trained on.
+        """
+        return self._over(x, lambda output: output.prediction)
+
+    def activations(self, x: Any) -> dict[str, np.ndarray]:
+        """Return the output of every hidden layer `[examples, ...]` by name; arguments and errors as in `predict`."""
+        return self._over(x, lambda output: output.activations)
+
+    def _over(self, x: Any, of: Any) -> Any:
+        x = np.asarray(x)
+        if x.shape[1:] != self.example_shape:
+            raise ConfigError(
+                f"Examples have shape {x.shape[1:]}, but the network was trained on {self.example_shape}; give "
+                f"[examples, {', '.join(map(str, self.example_shape))}]."
+            )
+        parts = [_forward(self.model, self.variables, self._data(x[i : i + self.batch_size]), of)
+                 for i in range(0, len(x), self.batch_size)]  # fmt: skip
+        return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+
+    def _data(self, x: np.ndarray) -> Resident:
+        mean, std = (jnp.asarray(values, jnp.float32).reshape(1, 1, 1, -1) for values in (self.mean, self.std))
+        return Resident(jnp.asarray(x), jnp.zeros(len(x), jnp.int32), mean, std)
+
+
+def _forward(model: Model, variables: Variables, data: Resident, of: Any) -> Any:
+    def answer(model: Model, variables: Variables, data: Resident) -> Any:
+        return of(model.apply(variables, normalised(data, data.images)))
+
+    return jax.device_get(jax.jit(answer)(model, variables, data))
+
+
 def recorded(folder: RunFolder) -> Recorded:
     """Reads the configurations of a run.
 
     Raises:
-      RunFolderError: there is no run, or not one of this version's configuration.
+      RunFolderError: there is no run, or its configuration cannot be read.
     """
     try:
         description = json.loads(folder.config.read_text(encoding="utf-8"))
-        configs = []
-        for seed, point in zip(description["seeds"], description["points"], strict=True):
-            fields = copy.deepcopy(description["config"])
-            for path, value in {**point, "training.seed": seed}.items():
-                _put(fields, path, value)
-            configs.append(_rebuilt(Config, fields))
+        return Recorded(description, members_from_json(description))
     except FileNotFoundError:
         raise RunFolderError(f"{folder.path} is not a run folder: it holds no config.json. Name another.") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except ConfigError as error:
+        raise RunFolderError(f"{folder.config} cannot be read: {str(error).rstrip('.')}.") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunFolderError(
-            f"{folder.config} cannot be read ({error!r}): it is damaged, or of another version of sparsejax. Train the "
-            "network again."
+            f"{folder.config} cannot be read ({error!r}): it is damaged. Train the network again."
         ) from None
-    return Recorded(description, tuple(configs))
 
 
-def trained(folder: RunFolder, configs: tuple[Config, ...], dataset: Dataset) -> TrainState:
-    """Returns all networks of a run, on one device, as they are in its newest checkpoint.
+def load_network(folder: RunFolder, member: int = 0) -> TrainedNetwork:
+    """Reads a network from the newest checkpoint of a run; its data are not needed.
 
     Args:
-      folder: the run's.
-      configs: as `recorded` says.
-      dataset: what they were trained on; only the shape of an example matters.
+      folder: the run's folder.
+      member: which of its networks.
+
+    Raises:
+      ConfigError: there is no such network.
+      RunFolderError: there is no run.
+      CheckpointError: it has no checkpoint yet, or a damaged one.
+    """
+    run_of = recorded(folder)
+    config = config_of(folder, run_of, member)
+    state = jax.tree.map(lambda leaf: leaf[member], trained(folder, run_of))
+    model = config.model.at(state.epoch.astype(jnp.float32), state.step)
+    shape, _, mean, std = _inputs(run_of)
+    return TrainedNetwork(model, state.variables, mean, std, shape, config.evaluation.batch_size)
+
+
+def trained(folder: RunFolder, run_of: Recorded) -> TrainState:
+    """Returns all networks of a run, on one device, as they are in its newest checkpoint.
 
     Raises:
       CheckpointError: there is none yet, or it is damaged.
     """
-    config, one = configs[0], dataset.limited(train=1, test=1)
-    job = loop.Job(
-        config.model, OBJECTIVES[config.objective.kind], config.training,
-        place(DevicesConfig("jit"), len(configs), set()), stack_hyper(configs), resident(one, one.train),
-    )  # fmt: skip
-    untrained = loop.start(job, [config.training.seed for config in configs])
+    configs, placement = run_of.configs, place(DevicesConfig("jit"), len(run_of.configs), set())
+    shape, dtype, *_ = _inputs(run_of)
+    example = loop.example(shape, dtype)
+    untrained = jax.eval_shape(lambda config: loop.start(config, placement, example), stack(configs))
     restored = None
     if folder.checkpoints.is_dir():  # opening it would make it
-        with checkpoints.opened(folder.checkpoints, keep=config.training.keep_checkpoints) as saved:
+        with checkpoints.opened(folder.checkpoints, keep=configs[0].training.keep_checkpoints) as saved:
             restored = saved.restore(untrained)
     if restored is None:
         raise CheckpointError(f"There is no checkpoint in {folder.checkpoints}; train the network for an epoch first.")
-    return jax.tree.map(jax.numpy.asarray, restored.tree.state)
+    return jax.tree.map(jnp.asarray, restored.tree.state)
 
 
-def _put(fields: dict[str, Any], path: str, value: Any) -> None:
-    """Sets a field named like `model.sigma`."""
-    *groups, name = path.split(".")
-    for group in groups:
-        fields = fields[group]
-    fields[name] = value
+def config_of(folder: RunFolder, run_of: Recorded, member: int) -> Config:
+    """Returns the configuration of one of a run's networks.
+
+    Raises:
+      ConfigError: there is no such network.
+    """
+    if not 0 <= member < len(run_of.configs):
+        raise ConfigError(
+            f"member is {member}; expected a number from 0 to {len(run_of.configs) - 1}, the networks in {folder.path}."
+        )
+    return run_of.configs[member]
 
 
-def _rebuilt(kind: Any, value: Any) -> Any:
-    """Returns a value from its JSON; of several dataclasses it is the one that has those fields."""
-    if isinstance(value, list):
-        return tuple(value)
-    if not isinstance(value, dict):
-        return value
-    for candidate in typing.get_args(kind) or (kind,):
-        if {field.name for field in dataclasses.fields(candidate)} == set(value):
-            hints = typing.get_type_hints(candidate)
-            return candidate(**{name: _rebuilt(hints[name], part) for name, part in value.items()})
-    raise ValueError(f"nothing has the fields {sorted(value)}")
+def check_same_data(folder: RunFolder, run_of: Recorded, dataset: Dataset) -> None:
+    """Refuses data that a run was not trained on.
+
+    Raises:
+      RunFolderError: the data differ.
+    """
+    origin = run_of.description["data"]
+    if dataset.fingerprint != origin["fingerprint"]:
+        raise RunFolderError(
+            f"The network in {folder.path} was trained on {title(origin['name'], origin['source'])}, but other data is "
+            f"found now: {title(dataset.name, dataset.source)}. Let SPARSEJAX_DATA name the folder it named then."
+        )
+
+
+def _inputs(run_of: Recorded) -> tuple[tuple[int, ...], str, tuple[float, ...], tuple[float, ...]]:
+    """Returns shape and type of an example, and the moments that pixels are normalised by."""
+    origin, config = run_of.description["data"], run_of.configs[0]
+    if "shape" not in origin:  # written by version 0.1, which did not record them
+        unscaled = {"mean": (0.0,), "std": (1.0,)}
+        if origin.get("kind") == "windows":
+            origin = {"shape": (config.data.length,), "dtype": "int32", **unscaled}
+        elif origin.get("kind") == "clips":
+            origin = {"shape": (SAMPLES,), "dtype": "int16", **unscaled}
+        else:  # pixels are scaled by moments that only the data tell
+            origin = describe_inputs(load_data(config))
+    mean, std = (origin["mean"], origin["std"]) if config.data.normalise else ((0.0,), (1.0,))
+    return tuple(origin["shape"]), origin["dtype"], tuple(mean), tuple(std)
+
+
+def describe_inputs(dataset: Dataset) -> dict[str, Any]:
+    """Returns what a network needs to know of its data to be loaded and used without them."""
+    images = dataset.train.images
+    return {"shape": list(images.shape[1:]), "dtype": images.dtype.name, "mean": list(dataset.mean),
+            "std": list(dataset.std), "classes": dataset.classes}  # fmt: skip

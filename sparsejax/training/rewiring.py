@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from sparsejax.functional.rewiring import rewire
-from sparsejax.hyper import Hyper
+from sparsejax.functional.masks import rewire
 from sparsejax.models.base import Variables
 from sparsejax.training.config import TrainingConfig
 
@@ -34,15 +33,15 @@ def no_probes(variables: Variables) -> Gradients:
     return {name: jnp.zeros_like(variables.params[name]["kernel"]) for name in masked_layers(variables)}
 
 
-def rewire_fraction(config: TrainingConfig, hyper: Hyper, done: Float[Array, ""]) -> Float[Array, ""]:
+def rewire_fraction(config: TrainingConfig, done: Float[Array, ""]) -> Float[Array, ""]:
     """Returns the fraction of connections to move: for RigL a half cosine that ends after 3/4 of the training.
 
     References:
       Evci et al., Rigging the Lottery, 2020, section 3.
     """
     if config.rewiring == "set":
-        return hyper["rewire_fraction"]
-    return hyper["rewire_fraction"] * 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(done / 0.75, 1.0)))
+        return config.rewire_fraction
+    return config.rewire_fraction * 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(done / 0.75, 1.0)))
 
 
 def rewired(

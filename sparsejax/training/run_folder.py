@@ -1,6 +1,5 @@
 """The run folder: what is in it, whose it is, and whether a command may go on in it."""
 
-import dataclasses
 import io
 import json
 import math
@@ -19,9 +18,12 @@ import jax
 import numpy as np
 
 from sparsejax import __version__
-from sparsejax.errors import RunFolderError
+from sparsejax.data import title
+from sparsejax.data.dataset import counted_as
+from sparsejax.errors import ConfigError, RunFolderError
 from sparsejax.files import write_whole
 from sparsejax.training.config import Config
+from sparsejax.training.schema import VERSION, from_json, to_json
 
 try:
     import fcntl
@@ -43,6 +45,7 @@ class RunFolder:
         self.result = self.path / "result.json"
         self.units = self.path / "units.npz"
         self.detail = self.path / "detail.npz"
+        self.arrays = self.path / "arrays"
         self.checkpoints = self.path / "checkpoints"
         self.tensorboard = self.path / "tensorboard"
         self.figures = self.path / "figures"
@@ -65,7 +68,8 @@ class RunFolder:
                 f"The run folder {self.path} cannot be written: {error.strerror or error}. Name another with --out."
             ) from None
         if self.config.exists():
-            self._compare(description)
+            if self._compare(description):
+                self.write(self.config, description)
             return True
         self._refuse_other_things()
         self.write(self.config, description)
@@ -104,7 +108,7 @@ class RunFolder:
 
     def discard(self) -> None:
         """Deletes what an earlier run left; other files in the folder stay, and then `claim` refuses it."""
-        for path in (self.checkpoints, self.tensorboard, self.figures):
+        for path in (self.checkpoints, self.tensorboard, self.figures, self.arrays):
             shutil.rmtree(path, ignore_errors=True)
         for path in (self.config, self.metrics, self.result, self.units, self.detail, self.report):
             path.unlink(missing_ok=True)
@@ -132,12 +136,17 @@ class RunFolder:
                 "or new folder with --out."
             )
 
-    def _compare(self, description: Mapping[str, Any]) -> None:
+    def _compare(self, description: Mapping[str, Any]) -> bool:
+        """Refuses a run of another configuration; returns whether this one has more epochs than that one."""
         try:
             earlier = json.loads(self.config.read_text(encoding="utf-8"))
-            before, now = _flat(earlier["config"]), _flat(json.loads(json.dumps(finite(description["config"]))))
-            before |= {"seeds": earlier["seeds"], "points": earlier["points"], "data": earlier["data"]["fingerprint"]}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            before = from_json(earlier["config"], earlier.get("schema", 1))
+            before, now = (_flat(json.loads(json.dumps(finite(fields))))
+                           for fields in (to_json(before), description["config"]))  # fmt: skip
+            before |= {"seeds": earlier["seeds"], "points": earlier["points"]}
+            data = {"was": earlier["data"], "now": description["data"]}
+            same_data = data["was"]["fingerprint"] == data["now"]["fingerprint"]
+        except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
             raise RunFolderError(
                 f"{self.config} cannot be read ({error!r}), so it is unknown what run {self.path} holds. Name a new "
                 "folder with --out."
@@ -145,18 +154,23 @@ class RunFolder:
         now |= {
             "seeds": description["seeds"],
             "points": json.loads(json.dumps(description["points"])),
-            "data": description["data"]["fingerprint"],
         }
+        longer = now["training.epochs"] > before["training.epochs"]
+        if longer:
+            before["training.epochs"] = now["training.epochs"]
         differing = [
             f"{name} (was {before.get(name)}, now {now.get(name)})"
             for name in sorted(before.keys() | now.keys())
             if before.get(name) != now.get(name) and not name.startswith(_FREE_FIELDS)
         ]
+        if not same_data:
+            differing.append(f"data (was {_in_words(data['was'])}, now {_in_words(data['now'])})")
         if differing:
             raise RunFolderError(
                 f"{self.path} holds a run of another configuration; these differ: {'; '.join(differing)}. Give the "
-                "same options to go on with it, another --out for a new run, or --fresh to replace it."
+                "same options to resume it, another --out for a new run, or --fresh to replace it."
             )
+        return longer
 
 
 def describe(
@@ -164,8 +178,9 @@ def describe(
 ) -> dict[str, Any]:
     """Returns what `config.json` records of a run."""
     return {
+        "schema": VERSION,
         "name": name,
-        "config": dataclasses.asdict(config),
+        "config": to_json(config),
         "seeds": seeds,
         "points": list(points),
         "data": data,
@@ -213,6 +228,13 @@ def finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def _in_words(data: Mapping[str, Any]) -> str:
+    """Returns what data are, for a person to tell them from others."""
+    kind = counted_as(data.get("kind", "examples"))
+    counts = f"{data.get('train', '?')} training and {data.get('test', '?')} test {kind}"
+    return f"{title(data.get('name', '?'), data.get('source', '?'))}, {counts}, contents {data['fingerprint'][:8]}"
 
 
 def _version(package: str) -> str | None:

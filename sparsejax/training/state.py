@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from sparsejax.hyper import Hyper
-from sparsejax.models.base import Model, Variables
-from sparsejax.training.config import TrainingConfig
+from sparsejax.models.base import Variables
+from sparsejax.training.config import Config
 from sparsejax.training.optimizers import optimizer
 
 # Streams of random numbers of one network; its key itself never changes.
@@ -34,13 +33,11 @@ class Best(NamedTuple):
     variables: Variables
 
 
-def init_state(
-    model: Model, config: TrainingConfig, hyper: Hyper, seed: Int[Array, ""], example: Float[Array, "batch *shape"]
-) -> TrainState:
-    """Returns an untrained network; pure in the seed, so that it can be mapped over members."""
-    key = jax.random.key(seed)
-    variables = model.init(jax.random.fold_in(key, INIT), example, hyper=hyper.get("model", {}))
-    opt_state = optimizer(config, hyper["training"], jnp.float32(0)).init(variables.params)
+def init_state(config: Config, example: Float[Array, "batch *shape"]) -> TrainState:
+    """Returns an untrained network; pure in the configuration, so that it can be mapped over members."""
+    key = jax.random.key(config.training.seed)
+    variables = config.model.init(jax.random.fold_in(key, INIT), example)
+    opt_state = optimizer(config.training, jnp.float32(0)).init(variables.params)
     return TrainState(variables, opt_state, key, jnp.int32(0), jnp.int32(0), jnp.int32(0))
 
 

@@ -11,178 +11,164 @@ from jaxtyping import Array, Bool
 
 from sparsejax.data.resident import Batch, Resident, epoch_order, normalised, steps_per_epoch
 from sparsejax.data.streaming import Streamed
-from sparsejax.functional import example_keys
-from sparsejax.hyper import Hyper
-from sparsejax.models.base import Model
-from sparsejax.training.config import TrainingConfig
-from sparsejax.training.objectives import Metrics, Objective, total_loss
+from sparsejax.functional import crop_and_flip, example_keys
+from sparsejax.training.config import Config
+from sparsejax.training.objectives import Metrics, total_loss
 from sparsejax.training.optimizers import learning_rate, optimizer
 from sparsejax.training.precision import applied
 from sparsejax.training.rewiring import masked_layers, no_probes, probed, rewire_fraction, rewired
 from sparsejax.training.state import AUGMENT, NOISE, ORDER, REWIRE, TrainState
 
-Step = Callable[[TrainState, Batch, Hyper], tuple[TrainState, Metrics]]
-Chunk = Callable[[TrainState, Hyper, Resident | Streamed], tuple[TrainState, Metrics]]
-Augment = Callable[[Array, Array], Array]
-"""Changes images `[batch, ...]`, given a key for each."""
+AUGMENTATIONS: dict[str, Callable[[Array, Array], Array]] = {"crop_flip": crop_and_flip}
+"""How training images `[batch, ...]` are changed, given a key for each; "none" has no entry."""
 
 
-def make_step(
-    model: Model, objective: Objective, config: TrainingConfig, steps: int, *, axis_name: str | None = None
-) -> Step:
-    """Returns the pure function `step(state, batch, hyper) -> (state, metrics)`.
+def step(
+    state: TrainState, batch: Batch, config: Config, *, steps: int, axis_name: str | None = None
+) -> tuple[TrainState, Metrics]:
+    """Takes one step of training, in float32 unless the configuration says otherwise.
 
     Args:
-      model: the network.
-      objective: what is minimised.
-      config: optimiser and schedule.
+      state: the network and all that its next step depends on.
+      batch: examples, with their rows in the whole batch.
+      config: the configuration; its leaves may be traced.
       steps: steps of the present epoch; the last of them begins the next epoch.
       axis_name: mesh axis the batch is spread over, None on one device. Gradients, metrics and counts then are those
         of the whole batch, on every device.
+
+    Returns:
+      The next state, and what to log.
     """
+    training = config.training
+    params = state.variables.params
+    epoch = state.epoch.astype(jnp.float32)
+    if axis_name is not None:
+        # Differentiated as they are, replicated parameters would get the sum of the gradients under shard_map
+        # and the local one under pmap; made device-varying they get the local one under both.
+        params = lax.pcast(params, axis_name, to="varying")
+    # Keyed by the row in the whole batch, noise does not depend on how the batch is spread.
+    noise_key = jax.random.fold_in(jax.random.fold_in(state.key, NOISE), state.step)
+    keys = example_keys(noise_key, batch.rows)
+    model = config.model.at(epoch, state.step)
 
-    def step(state: TrainState, batch: Batch, hyper: Hyper) -> tuple[TrainState, Metrics]:
-        params = state.variables.params
-        epoch = state.epoch.astype(jnp.float32)
-        if axis_name is not None:
-            # Differentiated as they are, replicated parameters would get the sum of the gradients under shard_map
-            # and the local one under pmap; made device-varying they get the local one under both.
-            params = lax.pcast(params, axis_name, to="varying")
-        # Keyed by the row in the whole batch, noise does not depend on how the batch is spread.
-        noise_key = jax.random.fold_in(jax.random.fold_in(state.key, NOISE), state.step)
-        keys = example_keys(noise_key, batch.rows)
-        model_hyper = model.scheduled(hyper.get("model", {}), epoch=epoch, step=state.step)
+    def loss_of(params, probes=None):
+        variables = state.variables._replace(params=params)
+        variables = variables if probes is None else probed(variables, probes)
+        output = applied(model, variables, batch.images, precision=training.precision, key=keys, axis_name=axis_name)
+        return total_loss(config.objective, output, batch, axis_name=axis_name)
 
-        def loss_of(params, probes=None):
-            variables = state.variables._replace(params=params)
-            variables = variables if probes is None else probed(variables, probes)
-            settings = {"key": keys, "hyper": model_hyper, "axis_name": axis_name}
-            output = applied(model, variables, batch.images, precision=config.precision, **settings)
-            return total_loss(objective, output, batch, hyper.get("objective", {}), axis_name=axis_name)
+    (_, (metrics, new_state)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
+    if axis_name is not None:
+        grads, metrics = lax.pmean((grads, metrics), axis_name)
+    fraction = (epoch + state.position / steps) / training.epochs
+    rate = learning_rate(training, epoch, fraction)
+    # Behind a barrier the squares are summed where they are made. Else XLA finds that Adam needs them, too, and
+    # writes them all to memory and reads them again: 8 % of the step of a large autoencoder on a CPU.
+    norm = optax.tree.norm(lax.optimization_barrier(grads))
+    # `0 * norm` is a data dependency: the update starts after all gradients. Without it XLA copies the parameters in
+    # every step, because a gradient may still read what another parameter's update overwrites.
+    updates, opt_state = optimizer(training, rate + 0 * norm).update(grads, state.opt_state, state.variables.params)
+    variables = state.variables._replace(params=optax.apply_updates(state.variables.params, updates), state=new_state)
+    if training.rewiring != "none" and masked_layers(variables):
 
-        (_, (metrics, new_state)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
-        if axis_name is not None:
-            grads, metrics = lax.pmean((grads, metrics), axis_name)
-        fraction = (epoch + state.position / steps) / config.epochs
-        rate = learning_rate(config, hyper["training"], epoch, fraction)
-        # Behind a barrier the squares are summed where they are made. Else XLA finds that Adam needs them, too, and
-        # writes them all to memory and reads them again: 8 % of the step of a large autoencoder on a CPU.
-        norm = optax.tree.norm(lax.optimization_barrier(grads))
-        # Nothing is added, but now the update waits for all gradients: else XLA copies the parameters in every step,
-        # lest one gradient still read what the update by another overwrites.
-        updates, opt_state = optimizer(config, hyper["training"], rate + 0 * norm).update(
-            grads, state.opt_state, state.variables.params
+        def dense_gradients():
+            probes = no_probes(state.variables)
+            if axis_name is not None:
+                probes = lax.pcast(probes, axis_name, to="varying")
+            grads = jax.grad(lambda probes: loss_of(params, probes)[0])(probes)
+            return grads if axis_name is None else lax.pmean(grads, axis_name)
+
+        key = jax.random.fold_in(jax.random.fold_in(state.key, REWIRE), state.step)
+        variables, opt_state = lax.cond(
+            (state.step + 1) % training.rewire_every == 0,
+            lambda networks: rewired(
+                key,
+                networks[0],
+                networks[1],
+                dense_gradients if training.rewiring == "rigl" else None,
+                rewire_fraction(training, fraction),
+                optimizer(training, rate).init,
+            ),
+            lambda networks: networks,
+            (variables, opt_state),
         )
-        variables = state.variables._replace(
-            params=optax.apply_updates(state.variables.params, updates), state=new_state
-        )
-        if config.rewiring != "none" and masked_layers(variables):
-
-            def dense_gradients():
-                probes = no_probes(state.variables)
-                if axis_name is not None:
-                    probes = lax.pcast(probes, axis_name, to="varying")
-                grads = jax.grad(lambda probes: loss_of(params, probes)[0])(probes)
-                return grads if axis_name is None else lax.pmean(grads, axis_name)
-
-            key = jax.random.fold_in(jax.random.fold_in(state.key, REWIRE), state.step)
-            variables, opt_state = lax.cond(
-                (state.step + 1) % config.rewire_every == 0,
-                lambda networks: rewired(
-                    key,
-                    networks[0],
-                    networks[1],
-                    dense_gradients if config.rewiring == "rigl" else None,
-                    rewire_fraction(config, hyper["training"], fraction),
-                    optimizer(config, hyper["training"], rate).init,
-                ),
-                lambda networks: networks,
-                (variables, opt_state),
-            )
-        metrics |= {"grad_norm": norm, "learning_rate": rate}
-        if config.on_nan == "skip":
-            finite = is_finite(metrics)
-            variables, opt_state = jax.tree.map(
-                lambda new, old: jnp.where(finite, new, old),
-                (variables, opt_state), (state.variables, state.opt_state),
-            )  # fmt: skip
-        position = state.position + 1
-        return TrainState(
-            variables, opt_state, state.key, state.epoch + position // steps, position % steps, state.step + 1
-        ), metrics
-
-    return step
+    metrics |= {"grad_norm": norm, "learning_rate": rate}
+    if training.on_nan == "skip":
+        finite = is_finite(metrics)
+        variables, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old),
+            (variables, opt_state), (state.variables, state.opt_state),
+        )  # fmt: skip
+    position = state.position + 1
+    return TrainState(
+        variables, opt_state, state.key, state.epoch + position // steps, position % steps, state.step + 1
+    ), metrics
 
 
-def make_chunk(
-    model: Model,
-    objective: Objective,
-    config: TrainingConfig,
+def chunk(
+    state: TrainState,
+    config: Config,
+    data: Resident | Streamed,
     *,
     examples: int,
     batch_size: int,
     length: int,
-    balanced: bool = False,
-    augment: Augment | None = None,
     axis_name: str | None = None,
     shards: int = 1,
-) -> Chunk:
-    """Returns `chunk(state, hyper, data) -> (state, mean metrics)`, a scan over `length` steps of one epoch.
-
-    Among the metrics is `not_finite`, how many steps had a loss or gradient that is no finite number, and
-    `first_not_finite`, the first of them counted from 0, or `length` if there is none; steps whose update is left out
-    are no part of the means. Parameters that are not finite in the end count as the last step's.
+) -> tuple[TrainState, Metrics]:
+    """Takes `length` steps of one epoch, as a scan.
 
     The examples are those that are streamed, or of `data.batches` if they are given. Networks mapped over members then
     share them, so that the first layers of all are one product; else each has the order that its key draws.
 
     Args:
-      model, objective, config: as in `make_step`.
+      state: the network.
+      config: the configuration.
+      data: the training set, or the next batches of it.
       examples: size of the training set.
       batch_size: examples a step, over all shards.
       length: steps; it must divide those of an epoch.
-      balanced: show examples of every class equally often.
-      augment: how images, still bytes, are changed at every step.
       axis_name: mesh axis of the shards.
       shards: parts of a batch; each takes its rows of it.
+
+    Returns:
+      The state, and the means of the steps' metrics. Among them is `not_finite`, how many steps had a loss or gradient
+      that is no finite number, and `first_not_finite`, the first of them counted from 0, or `length` if there is none;
+      steps whose update is left out are no part of the means. Parameters that are not finite in the end count as the
+      last step's.
     """
-    steps = steps_per_epoch(examples, batch_size)
-    step = make_step(model, objective, config, steps, axis_name=axis_name)
-    share = batch_size // shards
+    steps, share = steps_per_epoch(examples, batch_size), batch_size // shards
+    augment, skip = AUGMENTATIONS.get(config.data.augment), config.training.on_nan == "skip"
+    first_row = 0 if axis_name is None else share * lax.axis_index(axis_name)
+    if isinstance(data, Streamed):
+        batches = data.images, data.labels
+        if data.labels.shape[1] != share:  # pmap gives all devices the whole
+            batches = jax.tree.map(lambda leaf: lax.dynamic_slice_in_dim(leaf, first_row, share, 1), batches)
+    else:
+        order, first = data.batches, 0
+        if order is None:
+            labels = data.labels if config.data.balanced else None
+            order = epoch_order(jax.random.fold_in(state.key, ORDER), state.epoch, examples, batch_size, labels)
+            first = state.position
+        batches = lax.dynamic_slice(order, (first, first_row), (length, share))
 
-    def chunk(state: TrainState, hyper: Hyper, data: Resident | Streamed) -> tuple[TrainState, Metrics]:
-        first_row = 0 if axis_name is None else share * lax.axis_index(axis_name)
-        if isinstance(data, Streamed):
-            batches = data.images, data.labels
-            if data.labels.shape[1] != share:  # pmap gives all devices the whole
-                batches = jax.tree.map(lambda leaf: lax.dynamic_slice_in_dim(leaf, first_row, share, 1), batches)
-        else:
-            order, first = data.batches, 0
-            if order is None:
-                labels = data.labels if balanced else None
-                order = epoch_order(jax.random.fold_in(state.key, ORDER), state.epoch, examples, batch_size, labels)
-                first = state.position
-            batches = lax.dynamic_slice(order, (first, first_row), (length, share))
+    def body(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+        images, labels = batch if isinstance(data, Streamed) else (data.images[batch], data.labels[batch])
+        rows = first_row + jnp.arange(share)
+        if augment is not None:
+            key = jax.random.fold_in(jax.random.fold_in(state.key, AUGMENT), state.step)
+            images = augment(example_keys(key, rows), images)
+        return step(state, Batch(normalised(data, images), labels, rows), config, steps=steps, axis_name=axis_name)
 
-        def body(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
-            images, labels = batch if isinstance(data, Streamed) else (data.images[batch], data.labels[batch])
-            rows = first_row + jnp.arange(share)
-            if augment is not None:
-                key = jax.random.fold_in(jax.random.fold_in(state.key, AUGMENT), state.step)
-                images = augment(example_keys(key, rows), images)
-            return step(state, Batch(normalised(data, images), labels, rows), hyper)
-
-        state, metrics = lax.scan(body, state, batches)
-        good = is_finite(metrics)
-        total = sum(jnp.sum(jnp.abs(leaf)) for leaf in jax.tree.leaves(state.variables.params))
-        good = good.at[-1].set(good[-1] & (jnp.isfinite(total) | (config.on_nan == "skip")))
-        counted = good if config.on_nan == "skip" else jnp.ones_like(good)
-        number = jnp.maximum(jnp.sum(counted.astype(jnp.float32)), 1)
-        means = {name: jnp.sum(jnp.where(counted, values, 0), axis=0) / number for name, values in metrics.items()}
-        first_bad = jnp.where(jnp.all(good), length, jnp.argmin(good)).astype(jnp.int32)
-        return state, means | {"not_finite": jnp.sum((~good).astype(jnp.int32)), "first_not_finite": first_bad}
-
-    return chunk
+    state, metrics = lax.scan(body, state, batches)
+    good = is_finite(metrics)
+    total = sum(jnp.sum(jnp.abs(leaf)) for leaf in jax.tree.leaves(state.variables.params))
+    good = good.at[-1].set(good[-1] & (jnp.isfinite(total) | skip))
+    counted = good if skip else jnp.ones_like(good)
+    number = jnp.maximum(jnp.sum(counted.astype(jnp.float32)), 1)
+    means = {name: jnp.sum(jnp.where(counted, values, 0), axis=0) / number for name, values in metrics.items()}
+    first_bad = jnp.where(jnp.all(good), length, jnp.argmin(good)).astype(jnp.int32)
+    return state, means | {"not_finite": jnp.sum((~good).astype(jnp.int32)), "first_not_finite": first_bad}
 
 
 def is_finite(metrics: Metrics) -> Bool[Array, "*steps"]:

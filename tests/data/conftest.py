@@ -1,5 +1,6 @@
 """Folders, idx files and mirrors for the tests of sparsejax.data. No test here leaves this machine."""
 
+import dataclasses
 import gzip
 import hashlib
 import http.server
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sparsejax.data import DATA
 from sparsejax.data.idx import MNIST_FILES
 
 _CODES = {"u1": 0x08, "i1": 0x09, "i2": 0x0B, "i4": 0x0C, "f4": 0x0D, "f8": 0x0E}
@@ -77,6 +79,20 @@ def small_folder(small_files: dict[str, bytes], tmp_path: Path) -> Path:
     for name, content in small_files.items():
         (folder / name).write_bytes(content)
     return folder
+
+
+@pytest.fixture
+def changed_entry(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Returns a function that changes fields of a registered data set, and of its download, until the test ends."""
+
+    def change(name: str, download: dict[str, object] | None = None, **fields: object) -> None:
+        entry = DATA[name]
+        if download:
+            fields["download"] = entry.download._replace(**download)
+        place, module, _ = DATA._entries[name]
+        monkeypatch.setitem(DATA._entries, name, (place, module, dataclasses.replace(entry, **fields)))
+
+    return change
 
 
 class Mirror:

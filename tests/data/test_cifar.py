@@ -11,7 +11,7 @@ import pytest
 
 from sparsejax.data import load
 from sparsejax.data.cifar import CIFAR10_FILES, CIFAR10_FOLDER, read_cifar10_folder, read_cifar_batch
-from sparsejax.data.survey import survey
+from sparsejax.data.inventory import survey
 from sparsejax.errors import ConfigError, DataDamagedError, DataMissingError
 
 ROWS = 6
@@ -175,7 +175,7 @@ def test_missing_files(small_cifar: Path, tmp_path: Path):
 
 def test_load(small_cifar: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     said: list[str] = []
-    with pytest.raises(DataMissingError, match=r"is in neither\. Download https.*tar -xzf"):
+    with pytest.raises(DataMissingError, match=r"is in neither, and cannot .* or download https.*tar -xzf"):
         load("cifar10", say=said.append)
     with pytest.raises(DataMissingError, match="SPARSEJAX_DATA is not set"):
         load("cifar10", "files", say=said.append)
@@ -189,17 +189,17 @@ def test_load(small_cifar: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (small_cifar / "test_batch").rename(tmp_path / "test_batch")
     with pytest.raises(DataMissingError, match="neither"):
         load("cifar10", say=said.append)
-    assert said == [f"Only 5 of CIFAR-10's 6 files are in {small_cifar} (test_batch not)."]
+    assert said == [f"Only 5 of CIFAR-10's 6 files are in {small_cifar} (test_batch not): looking on."]
     (tmp_path / "test_batch").rename(small_cifar / "test_batch")
     (tmp_path / "cache" / "sparsejax").mkdir(parents=True)
     small_cifar.rename(tmp_path / "cache" / "sparsejax" / CIFAR10_FOLDER)
-    assert load("cifar10", say=said.append).source == "files"
+    assert load("cifar10", say=said.append).source == "download"
 
 
 def test_survey(small_cifar: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SPARSEJAX_DATA", str(small_cifar.parent))
     (small_cifar / "test_batch").unlink()
-    here, cache = (place for place in survey() if place.name == "cifar10")
+    here, cache, _ = (place for place in survey() if place.name == "cifar10")
     size = sum(path.stat().st_size for path in small_cifar.iterdir())
     assert (here.source, here.path, here.found, here.size) == ("files", small_cifar, "5 of 6 files", size)
     assert (cache.found, cache.size) == ("", 0)

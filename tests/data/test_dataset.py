@@ -63,7 +63,7 @@ def test_pixel_moments_per_channel():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"images": np.zeros((6, 2, 2, 1), np.float32)}, "float32"),
+        ({"images": np.zeros((6, 2, 2, 1))}, "float64"),
         ({"images": np.zeros((6, 2, 2), np.uint8)}, r"\[6, 2, 2\]"),
         ({"images": np.zeros((5, 2, 2, 1), np.uint8)}, "5 images and 6 labels"),
         ({"labels": np.arange(6)}, "int64"),

@@ -3,14 +3,14 @@
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sparsejax.data import DATA, load, read_mnist_folder
 from sparsejax.data import download as module
-from sparsejax.data import download_mnist, load, read_mnist_folder
 from sparsejax.data.folders import download_folder
 from sparsejax.errors import DataDamagedError, DataMissingError
 
@@ -21,6 +21,11 @@ LABELS = "train-labels-idx1-ubyte.gz"
 
 def unheard(message: str) -> None:
     """Takes what nobody reads."""
+
+
+def download_mnist(folder: Path, *, mirrors: Sequence[str] = (), **options: Any) -> Path:
+    """Downloads MNIST to a folder."""
+    return module.download(DATA["mnist"].download._replace(mirrors=mirrors), folder, title="MNIST", **options)
 
 
 @pytest.fixture
@@ -172,12 +177,12 @@ def test_real_files_have_the_published_md5s(real_data: Path):
 
 
 def test_folder_of_a_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    assert download_folder() == tmp_path / "cache" / "sparsejax" / "mnist"
+    assert download_folder("mnist") == tmp_path / "cache" / "sparsejax" / "mnist"
     monkeypatch.setenv("SPARSEJAX_DATA", str(tmp_path))
-    assert download_folder() == tmp_path / "mnist"
+    assert download_folder("mnist") == tmp_path / "mnist"
     locked = tmp_path  # as another user's folder; root may write anywhere, hence not chmod
     monkeypatch.setattr(os, "access", lambda path, mode: not (Path(path) == locked and mode & os.W_OK))
-    assert download_folder() == tmp_path / "cache" / "sparsejax" / "mnist"
+    assert download_folder("mnist") == tmp_path / "cache" / "sparsejax" / "mnist"
     locked = tmp_path / "mnist"
     locked.mkdir()
-    assert download_folder() == tmp_path / "cache" / "sparsejax" / "mnist"
+    assert download_folder("mnist") == tmp_path / "cache" / "sparsejax" / "mnist"

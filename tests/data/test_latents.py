@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sparsejax.data import Dataset, Split, load
+from sparsejax.data import Dataset, Split, entry, load
+from sparsejax.data.folders import download_folder
+from sparsejax.data.inventory import survey
 from sparsejax.data.latents import LATENTS_FILE, latents_bytes, read_latents
 from sparsejax.data.resident import normalised, resident
-from sparsejax.data.sources import found_latents, latents_destination
-from sparsejax.data.survey import survey
 from sparsejax.errors import ConfigError, DataDamagedError, DataMissingError
 
 
@@ -68,7 +68,7 @@ def test_the_fingerprint_sees_every_bit_of_a_number():
 
 
 def test_load_looks_in_the_folder_and_in_the_cache(latents_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    assert found_latents() is None
+    assert entry("cifar10_latents").found() is None
     commands = r"launch --config cifar_conv_mixer_small --out (\S+) .*embed --run \1"
     with pytest.raises(DataMissingError, match=f"in neither.*{commands}"):
         load("cifar10_latents")
@@ -77,9 +77,9 @@ def test_load_looks_in_the_folder_and_in_the_cache(latents_file: Path, tmp_path:
     with pytest.raises(ConfigError, match="its sources are auto, files"):
         load("cifar10_latents", "tfds")
     cached = tmp_path / "cache" / "sparsejax" / LATENTS_FILE
-    assert latents_destination() == cached
+    assert download_folder(LATENTS_FILE) == cached
     monkeypatch.setenv("SPARSEJAX_DATA", str(latents_file.parents[1]))
-    assert found_latents() == latents_destination() == latents_file
+    assert entry("cifar10_latents").found() == download_folder(LATENTS_FILE) == latents_file
     assert load("cifar10_latents").fingerprint == load("cifar10_latents", "files").fingerprint
     cached.parent.mkdir(parents=True)
     latents_file.rename(cached)
@@ -123,7 +123,7 @@ def test_a_broken_file_is_refused_and_says_what_to_do(latents_file: Path, spoil:
     spoil(latents_file)
     with pytest.raises(DataDamagedError, match=said) as caught:
         read_latents(latents_file)
-    assert str(latents_file) in str(caught.value) and "sparsejax.embed" in str(caught.value)
+    assert str(latents_file) in str(caught.value) and "sparsejax embed" in str(caught.value)
 
 
 def test_survey(latents_file: Path, monkeypatch: pytest.MonkeyPatch):

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from sparsejax.data import download as download_module
 from sparsejax.data import load
 from sparsejax.data.__main__ import main
 
@@ -41,9 +40,9 @@ def test_list_without_a_folder(monkeypatch: pytest.MonkeyPatch, capsys: Output, 
 
 
 def test_download(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output, small_files: Files, start_mirror: Start
+    tmp_path: Path, capsys: Output, small_files: Files, start_mirror: Start, changed_entry: Callable[..., None]
 ):
-    monkeypatch.setattr(download_module, "MIRRORS", (start_mirror(small_files).url,))
+    changed_entry("mnist", {"mirrors": (start_mirror(small_files).url,)})
     assert main(["download"]) == 0
     assert f"MNIST is in {tmp_path}/cache/sparsejax/mnist" in capsys.readouterr().out
     assert main(["download"]) == 0  # is there already
@@ -67,7 +66,7 @@ def test_prepare_tfds(small_folder: Path, tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_prepare_tfds_never_takes_a_substitute(tmp_path: Path, capsys: Output):
     assert main(["prepare-tfds", "--data-dir", str(tmp_path / "there")]) == 1
-    assert "MNIST is not in" in capsys.readouterr().err and not (tmp_path / "there").exists()
+    assert "MNIST was looked for in" in capsys.readouterr().err and not (tmp_path / "there").exists()
 
 
 @pytest.mark.parametrize(("words", "code"), [(["list"], 0), (["lst"], 2), ([], 2), (["prepare-tfds", "--dir"], 2)])

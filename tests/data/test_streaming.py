@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 
 from sparsejax import configs, data
+from sparsejax.commands.train import main
 from sparsejax.data.dataset import Split
 from sparsejax.data.streaming import read_chunks
 from sparsejax.errors import DataDamagedError, DataMissingError
-from sparsejax.launch import main
 from tests.command import ONE, ROOT, environment, without_figures
 from tests.test_processes import assert_close, finished, several
 
 pytest.importorskip("grain")
 FEW = ["--config", "digits_mlp", "--training.epochs", "3", "--training.batch-size", "40",
        "--training.first-epoch-batch-size", "None", "--data.name", "arrays", "--model.dropout", "0.2",
-       "--evaluation.no-noise"]  # fmt: skip
+       "--evaluation.measures", "accuracy", "activity", "weights", "macs"]  # fmt: skip
 
 
 def written(where: Path) -> Path:
@@ -88,7 +88,7 @@ def test_chunks_follow_the_order_and_take_their_columns():
 @pytest.mark.optimized
 @pytest.mark.parametrize(
     "words",
-    [ONE, ["--devices.data", "4"], ["--devices.carrier", "pmap", "--devices.data", "2"],
+    [ONE, ["--devices.data", "4"], ["--devices.transform", "pmap", "--devices.data", "2"],
      ["--training.order-seed", "3", "--seeds", "2", *ONE, "--data.balanced"]],
     ids=["one device", "four devices", "pmap", "two networks of one order"],
 )  # fmt: skip

@@ -1,15 +1,12 @@
 """Tests of sparsejax.data.text: what becomes which token, and the windows that training takes."""
 
-import functools
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sparsejax.data.text import Text, load_text, token_batches, token_windows, tokenised
+from sparsejax.data.text import Text, load_text, tokenised
 from sparsejax.errors import ConfigError, DataDamagedError, DataMissingError
 
 TRAIN = " = The cat = \n \n the cat saw the <unk> dog .\n the dog saw a cat .\n"
@@ -103,14 +100,19 @@ def test_tiny_shakespeare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_missing_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    with pytest.raises(DataMissingError, match=r"wikitext-2 was looked for in .* is in neither\. Its word-level"):
+    said = r"WikiText-2 was looked for in .* is in neither, and .* or download its word-level"
+    with pytest.raises(DataMissingError, match=said):
         load_text("wikitext-2")
     with pytest.raises(DataMissingError, match=r"raw\.githubusercontent\.com/karpathy"):
         load_text("tinyshakespeare")
     monkeypatch.setenv("SPARSEJAX_DATA", str(tmp_path / "data"))
     put(tmp_path / "data" / "wikitext-103", {"wiki.valid.tokens": VALIDATION, "wiki.test.tokens": TEST})
-    with pytest.raises(DataMissingError, match=r"neither train\.txt nor wiki\.train\.tokens is there.* wikitext-2 is"):
-        load_text("wikitext-103")
+    told: list[str] = []
+    with pytest.raises(DataMissingError, match=r"WikiText-103 was looked for"):
+        load_text("wikitext-103", say=told.append)
+    assert "Only 2 of WikiText-103's 3 files" in told[0] and "(train not)" in told[0]
+    with pytest.raises(DataMissingError, match=r"neither train\.txt nor wiki\.train\.tokens is there"):
+        load_text("wikitext-103", source="files")
 
 
 @pytest.mark.parametrize(("content", "said"), [(b"", "is empty"), (b" \n\n", "is empty"), (b"caf\xe9 x", "at byte 3")])
@@ -126,7 +128,7 @@ def test_damaged_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ({"name": "wikitext"}, "no text 'wikitext'; there are wikitext-2, wikitext-103, tinyshakespeare"),
+        ({"name": "wikitext"}, "no data set 'wikitext'; did you mean wikitext"),
         ({"name": "wikitext-2", "unit": "bytes"}, "unit of the text is 'bytes'; expected 'words' or 'characters'"),
         ({"name": "wikitext-2", "vocabulary": 1}, "vocabulary is 1; expected 2 or more"),
     ],
@@ -134,39 +136,6 @@ def test_damaged_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content:
 def test_refused_words(words, said: str):
     with pytest.raises(ConfigError, match=said):
         load_text(**words)
-
-
-windows = jax.jit(jax.vmap(functools.partial(token_windows, length=4), in_axes=(None, 0)))
-
-
-@pytest.mark.parametrize("tokens", [60, 62])
-def test_an_epoch_shows_every_window_once(tokens: int):
-    ids = np.arange(62, dtype=np.int32)
-    draw = jax.jit(lambda key, epoch: token_batches(key, epoch, tokens, length=4, batch_size=5))
-    epochs = []
-    for epoch in range(2):
-        starts = draw(jax.random.key(0), epoch)
-        assert starts.shape == (3, 5)
-        shown = np.asarray(windows(ids, starts))
-        assert shown.shape == (3, 5, 4)
-        np.testing.assert_array_equal(np.sort(shown.ravel()), np.arange(60))  # non-overlapping, each once
-        assert np.all(np.diff(shown, axis=-1) == 1)
-        epochs.append(shown)
-    assert not np.array_equal(*epochs)
-
-
-def test_the_last_batch_is_filled_up():
-    draw = jax.jit(lambda key, epoch: token_batches(key, epoch, 60, length=4, batch_size=4))
-    starts = np.asarray(draw(jax.random.key(0), 0))
-    assert starts.shape == (4, 4) and len(np.unique(starts)) == 15
-    assert starts[-1, -1] == starts[0, 0]
-
-
-@pytest.mark.parametrize(("length", "batch_size"), [(0, 1), (63, 1), (10, 7), (10, 0)])
-def test_too_little_text(length: int, batch_size: int):
-    said = f"window length is {length} and the batch size {batch_size}, but 62 tokens make"
-    with pytest.raises(ConfigError, match=said):
-        token_batches(jax.random.key(0), jnp.int32(0), 62, length=length, batch_size=batch_size)
 
 
 def test_real_wikitext_2(real_data: Path, monkeypatch: pytest.MonkeyPatch):

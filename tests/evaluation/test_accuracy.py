@@ -6,85 +6,75 @@ import numpy as np
 import pytest
 
 from sparsejax import data
+from sparsejax.configuration import as_arrays
 from sparsejax.data.resident import resident
-from sparsejax.evaluation.accuracy import NOISE_LEVELS, make_evaluation, make_noise_evaluation
-from sparsejax.evaluation.report import layer_report, noise_report, summary
+from sparsejax.evaluation.measure import MEASURES, setting_of
+from sparsejax.evaluation.measures.noise_score import NOISE_LEVELS
+from sparsejax.evaluation.report import summary
+from sparsejax.evaluation.split import make_evaluation
 from sparsejax.functional import example_keys, pixel_noise
-from sparsejax.hyper import hyper_of
-from sparsejax.models import DenseNetwork, SparseMLP
-from sparsejax.training.objectives import cross_entropy
+from sparsejax.models import SparseMLP
+from sparsejax.training.config import Config, EvaluationConfig
 
-MODEL = SparseMLP(hidden=(30,), k=(6,))
+MODEL = SparseMLP(hidden=(30,), k=(6,), k_inference_factor=1.5)
+CONFIG = Config(MODEL, evaluation=EvaluationConfig(noise_seed=5))
 EXAMPLES = 45
-
-
-apply = jax.jit(MODEL.apply)
-
-
-def log_softmax(logits):
-    return logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
 
 
 @pytest.fixture(scope="module")
 def setting():
     dataset = data.load("digits").limited(None, EXAMPLES)
-    variables = jax.jit(MODEL.init)(jax.random.key(1), jnp.zeros((1, 28, 28, 1)))
-    return dataset, resident(dataset, dataset.test), variables, {"model": hyper_of(MODEL)}
+    variables = MODEL.init(jax.random.key(1), jnp.zeros((1, 28, 28, 1)))
+    return dataset, resident(dataset, dataset.test), variables
 
 
-@pytest.fixture(scope="module", params=[7, 500], ids=["the last batch is not full", "one batch"])
-def counts(setting, request):
-    _, test, variables, hyper = setting
-    evaluate = make_evaluation(MODEL, cross_entropy, examples=EXAMPLES, batch_size=request.param, units=True)
-    return jax.jit(evaluate)(variables, hyper, jnp.float32(0), test)
+def counted(setting, batch_size, *names):
+    """Returns measures bound to the network, and their sums."""
+    dataset, test, variables = setting
+    bound = setting_of(CONFIG, dataset, jax.tree.map(np.asarray, variables))
+    measures = {name: MEASURES[name].bind(bound) for name in names}
+    evaluate = jax.jit(make_evaluation(list(measures.values()), examples=EXAMPLES, batch_size=batch_size))
+    return measures, jax.tree.map(np.asarray, evaluate(variables, as_arrays(CONFIG), jnp.float32(0), test))
 
 
-def test_counts_equal_those_of_one_pass(setting, counts):
-    dataset, _, variables, _ = setting
+@pytest.mark.parametrize("batch_size", [7, 45, 500])
+def test_counts_equal_those_of_one_pass(setting, batch_size):
+    dataset, _, variables = setting
+    _, sums = counted(setting, batch_size, "accuracy", "activity")
+    scores, counts = sums["accuracy"], sums["activity"]
     images = (dataset.test.images / np.float32(255) - dataset.mean[0]) / dataset.std[0]
-    output = apply(variables, jnp.asarray(images, jnp.float32))
-    log_p = log_softmax(np.asarray(output.prediction))
-    assert float(counts.sums["accuracy"]) == (log_p.argmax(-1) == dataset.test.labels).sum()
-    np.testing.assert_allclose(counts.sums["loss"], -log_p[np.arange(EXAMPLES), dataset.test.labels].sum(), rtol=1e-5)
+    output = MODEL.apply(variables, jnp.asarray(images, jnp.float32))
+    log_p = np.asarray(jax.nn.log_softmax(output.prediction))
+    assert float(scores["accuracy"]) == (log_p.argmax(-1) == dataset.test.labels).sum()
+    np.testing.assert_allclose(scores["loss"], -log_p[np.arange(EXAMPLES), dataset.test.labels].sum(), rtol=1e-5)
     on = np.asarray(output.activations["hidden1"]) != 0
     np.testing.assert_array_equal(counts.active["hidden1"], on.sum(0))
     np.testing.assert_array_equal(counts.k["hidden1"], np.bincount(on.sum(1), minlength=31))
     np.testing.assert_allclose(counts.density["hidden1"], [on.mean(1).sum(), (on.mean(1) ** 2).sum()], rtol=1e-5)
 
 
-PLAIN = DenseNetwork(hidden=(20,))
-
-
-@jax.jit
-def under_noise(variables, test, index, level):
-    """Returns which pixels one level of noise changes, and what the network says of the images, all in one pass."""
-    keys = example_keys(jax.random.fold_in(jax.random.key(5), index), jnp.arange(EXAMPLES))
-    pixels = test.images.astype(jnp.float32) / 255
-    noisy = pixel_noise(keys, pixels, level=level, value=test.mean + 2 * test.std)
-    return noisy != pixels, PLAIN.apply(variables, (noisy - test.mean) / test.std).prediction
-
-
-def test_noise_depends_on_seed_level_and_image_alone(setting):
-    dataset, test, *_ = setting
-    variables = jax.jit(PLAIN.init)(jax.random.key(1), jnp.zeros((1, 28, 28, 1)))
-    evaluate = jax.jit(make_noise_evaluation(PLAIN, examples=EXAMPLES, batch_size=7, seed=5))
-    correct = np.asarray(evaluate(variables, {"model": hyper_of(PLAIN)}, jnp.float32(0), test))
-    assert len(set(correct.tolist())) > 3, "noise changes what the network says"
+@pytest.mark.slow
+@pytest.mark.parametrize("batch_size", [7, 45])
+def test_noise_depends_on_seed_level_and_image_alone(setting, batch_size):
+    dataset, _, variables = setting
+    correct = counted(setting, batch_size, "noise_score")[1]["noise_score"]
+    white = dataset.mean[0] + 2 * dataset.std[0]
     for index, level in enumerate(NOISE_LEVELS):
-        changed, logits = map(np.asarray, under_noise(variables, test, index, jnp.float32(level)))
-        changed = changed.reshape(EXAMPLES, -1).sum(1)
+        keys = example_keys(jax.random.fold_in(jax.random.key(5), index), jnp.arange(EXAMPLES))
+        pixels = jnp.asarray(dataset.test.images, jnp.float32) / 255
+        noisy = np.asarray(pixel_noise(keys, pixels, level=level, value=white))
+        changed = (noisy != np.asarray(pixels)).reshape(EXAMPLES, -1).sum(1)
         assert (changed <= int(784 * level)).all()
         assert changed.max() >= 0.9 * int(784 * level)
-        assert correct[index] == (logits.argmax(-1) == dataset.test.labels).sum()
+        logits = MODEL.apply(variables, jnp.asarray((noisy - dataset.mean[0]) / dataset.std[0], jnp.float32)).prediction
+        assert correct[index] == (np.asarray(logits).argmax(-1) == dataset.test.labels).sum()
     assert NOISE_LEVELS == (0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5)
 
 
-def test_the_report_of_a_layer(setting, counts):
-    _, _, variables, _ = setting
-    entry = layer_report(MODEL.layers((28, 28, 1)), variables, counts, EXAMPLES)["hidden1"]
-    active = np.asarray(counts.active["hidden1"])
-    assert entry["units"] == 30
-    assert (entry["k"], entry["k_inference"]) == (6, 9)
+def test_the_report_of_a_layer(setting):
+    measures, sums = counted(setting, 45, "activity")
+    entry = measures["activity"].report(sums["activity"])["layers"]["hidden1"]
+    active = np.asarray(sums["activity"].active["hidden1"])
     assert entry["active_fraction"] == pytest.approx(active.sum() / (30 * EXAMPLES))
     assert entry["active_fraction"] == pytest.approx(9 / 30)
     assert entry["dead_units"] == (active == 0).sum() > 0
@@ -93,7 +83,8 @@ def test_the_report_of_a_layer(setting, counts):
 
 
 def test_a_summary_of_several_networks_is_their_mean_and_population_deviation():
-    reports = [noise_report(np.asarray(counts), 10) for counts in ([10] * 11, [8] * 11)]
+    setting = setting_of(CONFIG, data.load("digits").limited(None, 10))
+    reports = [MEASURES["noise_score"].bind(setting).report(np.array(counts)) for counts in ([10] * 11, [8] * 11)]
     members = [
         {"seed": i, "test_accuracy": accuracy, **report, "layers": {"a": {"units": 4, "k": None}},
          "best": {"epoch": i, "test_accuracy": accuracy, **report}}

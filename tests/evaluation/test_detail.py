@@ -9,16 +9,18 @@ import numpy as np
 import pytest
 
 from sparsejax import configs, data
+from sparsejax.configuration import as_arrays, replaced
 from sparsejax.data.resident import resident
 from sparsejax.errors import ConfigError
-from sparsejax.evaluation.detail import EDGES, NORMS, detail_report, make_detail, weight_histograms
+from sparsejax.evaluation.measure import MEASURES, setting_of
+from sparsejax.evaluation.measures.detail import EDGES, NORMS, detail_report, weight_histograms
+from sparsejax.evaluation.split import make_evaluation
 from sparsejax.experiment import Experiment, run
-from sparsejax.hyper import hyper_of
 from sparsejax.models import SparseCNN
-from sparsejax.training.config import replaced
+from sparsejax.training.config import CLEAN_MEASURES, Config
 from sparsejax.training.run_folder import RunFolder
 
-MODEL = SparseCNN(channels=(3,), conv_k=(None,), kernel_size=11, pool=1, hidden=20, hidden_k=None, density=1.0)
+MODEL = SparseCNN(channels=(3,), conv_k=(None,), kernel_size=11, pool=1, hidden=20, hidden_k=None, density=None)
 EXAMPLES = 45
 
 
@@ -31,12 +33,13 @@ def setting():
     return dataset, variables, output
 
 
-@pytest.fixture(scope="module")
-def detail(setting):
+@pytest.fixture(scope="module", params=[7, 500], ids=["the last batch is not full", "one batch"])
+def detail(setting, request):
     dataset, variables, _ = setting
-    sizes = {"classes": 10, "classifier": True, "examples": EXAMPLES, "batch_size": 7}
-    measure = jax.jit(make_detail(MODEL, **sizes))
-    return measure(variables, {"model": hyper_of(MODEL)}, jnp.float32(0), resident(dataset, dataset.test))
+    measure = MEASURES["detail"].bind(setting_of(Config(MODEL), dataset))
+    evaluate = jax.jit(make_evaluation([measure], examples=EXAMPLES, batch_size=request.param))
+    test = resident(dataset, dataset.test)
+    return evaluate(variables, as_arrays(Config(MODEL)), jnp.float32(0), test)["detail"]
 
 
 def test_mistakes_are_counted_by_class(setting, detail):
@@ -79,7 +82,7 @@ def test_weights_are_counted_in_symmetric_bins():
 
 def _few(name: str):
     few = {"data.train_examples": 100, "data.test_examples": 40, "training.epochs": 1, "training.batch_size": 25}
-    measured = {"evaluation.detail": True, "evaluation.noise": False, "devices.carrier": "jit"}
+    measured = {"evaluation.measures": (*CLEAN_MEASURES, "detail"), "devices.transform": "jit"}
     return replaced(configs.get(name), few | measured)
 
 
@@ -109,6 +112,6 @@ def test_texts_have_no_classes_to_measure(tmp_path: Path, monkeypatch):
         (folder / f"{part}.txt").write_text("one two three four five six\n" * 1000)
     monkeypatch.setenv("SPARSEJAX_DATA", str(tmp_path))
     few = {"data.train_examples": 20, "data.test_examples": 20}
-    config = replaced(configs.get("wikitext_gpt_small"), {"evaluation.detail": True, **few})
-    with pytest.raises(ConfigError, match=r"evaluation.detail is True"):
+    config = replaced(configs.get("wikitext_gpt_small"), {"evaluation.measures": ("detail",), **few})
+    with pytest.raises(ConfigError, match=r"evaluation.measures names detail, but windows"):
         run(Experiment("gpt", (config,), ({},)), RunFolder(tmp_path / "run"))

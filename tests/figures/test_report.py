@@ -6,11 +6,18 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from sparsejax.evaluation.measure import measures_of
+from sparsejax.figures import report as page_of
 from sparsejax.figures.html import Picture
 from sparsejax.figures.noise import noise_curve
-from sparsejax.figures.report import report, setting
+from sparsejax.figures.report import setting
 from sparsejax.figures.style import png
 from sparsejax.figures.words import duration, percent, plain
+
+
+def report(result, pictures):
+    return page_of.report(result, pictures, measures_of(result))
+
 
 VOID = {"meta", "img", "source", "br", "link"}
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sparsejax.functional import adaptive_threshold, conv2d, divisive_norm, gini, hebbian_cost, hoyer, unit_norm
+from sparsejax.functional import adaptive_threshold, conv2d, divisive_norm, hebbian_cost, unit_norm
+from sparsejax.functional.measures import gini, hoyer
 from tests.golden import load
 
 pytestmark = pytest.mark.optimized

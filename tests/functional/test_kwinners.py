@@ -11,11 +11,11 @@ from hypothesis.extra import numpy as hnp
 from sparsejax.functional import (
     BoostState,
     boost,
-    compact_top_k,
     inference_k,
     init_boost_state,
     k_winners,
     k_winners_2d,
+    sparse_top_k,
     top_k,
     update_boost_state,
 )
@@ -164,7 +164,7 @@ def test_winners_kept_by_themselves_count_the_same():
 
     @jax.jit
     def updates(x, state):
-        winners = compact_top_k(x, 4), top_k(x, 4, ties="first")
+        winners = sparse_top_k(x, 4), top_k(x, 4, ties="first")
         return tuple(update_boost_state(state, y, period=40) for y in winners)
 
     ours, dense = updates(x, state)

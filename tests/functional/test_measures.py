@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sparsejax.functional import (
+from sparsejax.functional import measures
+from sparsejax.functional.measures import (
     activation_frequency,
     active_counts,
     active_fraction,
@@ -21,7 +22,6 @@ from sparsejax.functional import (
     l0,
     magnitude_counts,
     max_entropy,
-    measures,
 )
 from tests.functional.drawn import normal
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sparsejax.functional import cauchy, gaussian, l1, l2
+from sparsejax.functional.penalties import cauchy, gaussian, l1, l2
 from tests.functional.drawn import normal
 
 X = jnp.array([[0.0, 1.0, -2.0], [0.5, 0.0, 0.0]])

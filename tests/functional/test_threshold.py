@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sparsejax.functional import threshold as module
-from sparsejax.functional import tpu_blocks
+from sparsejax.functional.kernels import tpu as tpu_blocks
 from sparsejax.functional.threshold import ordered_key, threshold
 
 INF, NAN = float("inf"), float("nan")

@@ -9,9 +9,9 @@ import numpy as np
 import optax
 import pytest
 
+from sparsejax.configuration import as_arrays, stack
 from sparsejax.errors import ConfigError
 from sparsejax.functional import example_keys
-from sparsejax.hyper import hyper_of, stack_hyper
 from sparsejax.models.gpt import GPT, next_token_loss
 
 SMALL = GPT(vocabulary=11, context=12, blocks=2, width=16, heads=4, sigma=0.5)
@@ -31,9 +31,9 @@ def drawn(model=SMALL):
     return untrained(model)._replace(params=larger)
 
 
-@functools.cache
-def applied(model=SMALL):
-    return jax.jit(model.apply, static_argnames="train")
+@functools.partial(jax.jit, static_argnames="train")
+def apply(model, variables, tokens, key=None, train=False):
+    return model.apply(variables, tokens, key=key, train=train)
 
 
 @functools.cache
@@ -41,15 +41,14 @@ def keys(seed=1):
     return jax.jit(example_keys)(jax.random.key(seed), np.arange(BATCH))
 
 
-def answered(tokens):
-    return applied()(drawn(), tokens)
+def answered(tokens, model=SMALL, variables=None, key=None):
+    return apply(as_arrays(model), variables or drawn(), tokens, key)
 
 
-def trained(tokens=TOKENS, variables=None, key=None, **hyper):
+def trained(tokens=TOKENS, variables=None, key=None, **fields):
     """Runs the network as in training: with noise."""
     key = keys() if key is None else key
-    hyper = hyper_of(SMALL) | {name: np.float32(value) for name, value in hyper.items()}
-    return applied()(variables or drawn(), tokens, key=key, train=True, hyper=hyper)
+    return apply(as_arrays(dataclasses.replace(SMALL, **fields)), variables or drawn(), tokens, key, train=True)
 
 
 def test_shapes_of_everything():
@@ -64,7 +63,7 @@ def test_shapes_of_everything():
     assert described == ("mlp1", 64 * LENGTH, LENGTH, None, 0) and second.name == "mlp2"
     gelu = dataclasses.replace(SMALL, activation="gelu")
     assert gelu.layers((LENGTH,))[0].threshold == 1e-4
-    assert np.min(applied(gelu)(drawn(), TOKENS).activations["mlp1"]) < 0
+    assert np.min(answered(TOKENS, gelu).activations["mlp1"]) < 0
 
 
 def test_the_first_weights():
@@ -103,7 +102,7 @@ def test_positions_count():
 
 def test_noise_is_in_training_only():
     plain = answered(TOKENS).prediction
-    np.testing.assert_array_equal(applied()(drawn(), TOKENS, key=keys()).prediction, plain)
+    np.testing.assert_array_equal(answered(TOKENS, key=keys()).prediction, plain)
     noisy, without = trained(), trained(sigma=0.0)
     assert np.all(np.abs(noisy.prediction - plain).max(axis=-1) > 1e-3)
     np.testing.assert_allclose(without.prediction, plain, rtol=1e-5, atol=1e-6)
@@ -142,21 +141,21 @@ def test_noise_is_off_from_its_step_on():
     model = dataclasses.replace(SMALL, noise_off_step=100)
 
     @jax.jit
-    def at(hyper, step):
-        return model.scheduled(hyper, epoch=jnp.float32(0), step=step)["sigma"]
+    def at(model, step):
+        return model.at(jnp.float32(0), step).sigma
 
-    assert [float(at(hyper_of(model), np.int32(step))) for step in (0, 99, 100, 101, 10**6)] == [0.5, 0.5, 0, 0, 0]
-    assert float(SMALL.scheduled(hyper_of(SMALL), epoch=jnp.float32(0), step=jnp.int32(10**6))["sigma"]) == 0.5
+    assert [float(at(model, np.int32(step))) for step in (0, 99, 100, 101, 10**6)] == [0.5, 0.5, 0, 0, 0]
+    assert SMALL.at(jnp.float32(0), jnp.int32(10**6)) == SMALL
     # Traced: networks that differ in it are one program.
-    several = stack_hyper([dataclasses.replace(model, noise_off_step=step) for step in (0, 50, 200)])
+    several = stack([dataclasses.replace(model, noise_off_step=step) for step in (0, 50, 200)])
     sigmas = jax.vmap(at, in_axes=(0, None))(several, jnp.int32(50))
     np.testing.assert_array_equal(np.asarray(sigmas), np.asarray([0, 0, 0.5], np.float32))
 
 
 def test_several_networks_in_one_program_equal_each_alone():
     models = [dataclasses.replace(SMALL, sigma=sigma) for sigma in (0.0, 0.3, 2.0)]
-    run = jax.jit(jax.vmap(lambda hyper: SMALL.apply(drawn(), TOKENS, key=keys(), train=True, hyper=hyper).prediction))
-    for model, got in zip(models, run(stack_hyper(models)), strict=True):
+    run = jax.jit(jax.vmap(lambda model: model.apply(drawn(), TOKENS, key=keys(), train=True).prediction))
+    for model, got in zip(models, run(stack(models)), strict=True):
         np.testing.assert_allclose(got, trained(sigma=model.sigma).prediction, rtol=1e-3, atol=1e-4)
 
 
@@ -186,9 +185,9 @@ def test_tied_weights():
     params = drawn().params
     assert set(params) - set(jax.eval_shape(tied.init, jax.random.key(0), TOKENS[:1]).params) == {"output"}
     expected = {**params, "output": {"kernel": params["embedding"].T}}
-    expected = applied()(drawn()._replace(params=expected), TOKENS).prediction
+    expected = answered(TOKENS, variables=drawn()._replace(params=expected)).prediction
     own = drawn()._replace(params={name: layer for name, layer in params.items() if name != "output"})
-    np.testing.assert_allclose(applied(tied)(own, TOKENS).prediction, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(answered(TOKENS, tied, own).prediction, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_loss_is_the_mean_surprise_of_each_next_token():
@@ -198,7 +197,7 @@ def test_loss_is_the_mean_surprise_of_each_next_token():
     expected = [-np.mean([np.log(probability[n, t, tokens[n, t + 1]]) for t in range(3)]) for n in range(2)]
     loss = jax.jit(next_token_loss)
     np.testing.assert_allclose(loss(logits, tokens), expected, rtol=1e-5)
-    np.testing.assert_allclose(loss(applied()(untrained(), TOKENS).prediction, TOKENS), np.log(11), rtol=0.02)
+    np.testing.assert_allclose(loss(answered(TOKENS, variables=untrained()).prediction, TOKENS), np.log(11), rtol=0.02)
     for shape in ((2, 1, 5), (2, 3, 5)):
         with pytest.raises(ValueError, match="expected .batch, length, vocabulary"):
             next_token_loss(jnp.zeros(shape), jnp.asarray(tokens[:, : 1 if shape[1] == 1 else 4]))
@@ -212,13 +211,13 @@ def test_a_small_network_learns_a_repeated_sequence():
     variables, optimiser = untrained(), optax.adam(1e-2)
 
     @jax.jit
-    def learnt(params, hyper):
+    def learnt(params, model):
         def step(carry, index):
             params, moments = carry
             noise = example_keys(jax.random.fold_in(jax.random.key(5), index), jnp.arange(8))
 
             def loss_of(params):
-                output = SMALL.apply(variables._replace(params=params), tokens, key=noise, train=True, hyper=hyper)
+                output = model.apply(variables._replace(params=params), tokens, key=noise, train=True)
                 return jnp.mean(next_token_loss(output.prediction, tokens))
 
             loss, gradient = jax.value_and_grad(loss_of)(params)
@@ -230,9 +229,9 @@ def test_a_small_network_learns_a_repeated_sequence():
 
     for sigma in (0.0, 0.3):
         with jax.numpy_dtype_promotion("standard"):  # optax promotes
-            params, losses = learnt(variables.params, hyper_of(dataclasses.replace(SMALL, sigma=sigma)))
+            params, losses = learnt(variables.params, dataclasses.replace(SMALL, sigma=sigma))
         assert float(losses[0]) == pytest.approx(np.log(11), rel=0.05)
-        logits = applied()(variables._replace(params=params), tokens).prediction
+        logits = answered(tokens, variables=variables._replace(params=params)).prediction
         assert np.mean(next_token_loss(logits, tokens)) < 0.25
         np.testing.assert_array_equal(np.argmax(np.asarray(logits)[:, 2:-1], axis=-1), tokens[:, 3:])
 
@@ -264,8 +263,6 @@ def test_refused_inputs():
             SMALL.apply(drawn(), wrong)
     with pytest.raises(ValueError, match="needs `key`: one PRNG key per example"):
         SMALL.apply(drawn(), TOKENS, train=True)
-    with pytest.raises(ValueError, match="no traced field"):
-        SMALL.apply(drawn(), TOKENS, hyper={"sigmas": 1.0})
 
 
 @pytest.mark.parametrize("wrong", [-1, 11, 10**6])

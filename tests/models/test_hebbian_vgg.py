@@ -87,7 +87,8 @@ def graded(model):
     """Returns a function that gives the kernels' gradients, and the costs, with so much weight on the task."""
 
     def loss(params, task, alphas):
-        output = model.apply(variables_of_small()._replace(params=params), X, train=True, hyper={"alphas": alphas})
+        weighted = dataclasses.replace(model, alphas=alphas)
+        output = weighted.apply(variables_of_small()._replace(params=params), X, train=True)
         return task * jnp.mean(output.prediction**2) + sum(output.losses.values()), output.losses
 
     return jax.jit(jax.grad(loss, has_aux=True))
@@ -158,10 +159,13 @@ def test_batch_norm_may_stand_in_for_divisive_normalisation():
 @pytest.mark.slow
 def test_traced_fields_may_differ_between_members():
     values = np.asarray([0, 1], np.float32)
-    run = lambda value: SMALL.apply(variables_of_small(), X, hyper={"suppression": value}).prediction  # noqa: E731
-    together, run = jax.jit(jax.vmap(run))(values), jax.jit(run)
+
+    def run(value, variables, x):
+        return dataclasses.replace(SMALL, suppression=value).apply(variables, x).prediction
+
+    together = jax.jit(jax.vmap(run, (0, None, None)))(values, variables_of_small(), X)
     for value, got in zip(values, together, strict=True):
-        np.testing.assert_allclose(got, run(value), atol=1e-5)
+        np.testing.assert_allclose(got, jax.jit(run)(value, variables_of_small(), X), atol=1e-5)
     assert np.abs(together[0] - together[1]).max() > 1e-3
 
 

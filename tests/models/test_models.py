@@ -12,22 +12,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sparsejax.configuration import as_arrays
 from sparsejax.functional import BoostState, add_noise, example_keys
-from sparsejax.hyper import hyper_of, static_fields
 from sparsejax.models import SparseCNN, SparseMLP, Variables
 
 # Noise and dropout are part of the program, but of size 0 unless a test changes that.
 OFF = {"sigma": 0.0, "dropout": 0.0}
-CNN = SparseCNN(channels=(4,), conv_k=(20,), hidden=30, hidden_k=5, kernel_size=3, conv_density=(0.6,), **OFF)
-RELU = SparseCNN(channels=(4,), conv_k=(None,), hidden=30, hidden_k=None, kernel_size=3, density=1.0)
-MLP = SparseMLP(hidden=(40, 30), k=(8, 5), density=1.0)
+MORE = {"k_inference_factor": 1.5}
+CNN = SparseCNN(channels=(4,), conv_k=(20,), hidden=30, hidden_k=5, kernel_size=3, conv_density=(0.6,), **OFF, **MORE)
+RELU = SparseCNN(channels=(4,), conv_k=(None,), hidden=30, hidden_k=None, kernel_size=3, density=None, **MORE)
+MLP = SparseMLP(hidden=(40, 30), k=(8, 5), density=None, **MORE)
 BATCH = 5
-IMAGES = np.random.default_rng(0).normal(size=(BATCH, 14, 14, 1)).astype(np.float32)
+IMAGES = jnp.asarray(np.random.default_rng(0).normal(size=(BATCH, 14, 14, 1)), jnp.float32)
 
 
-@functools.cache
-def applied(model):
-    return jax.jit(model.apply, static_argnames="train")
+@functools.partial(jax.jit, static_argnames="train")
+def apply(model, variables, x, key, train):
+    return model.apply(variables, x, key=key, train=train)
 
 
 @functools.cache
@@ -51,9 +52,10 @@ def keys():
 
 
 def run(program, x=IMAGES, model=None, *, variables=None, key=None, train=False):
-    """Runs the program of one model with the hyperparameters of another that differs in nothing else."""
+    """Runs the program of one model, and its weights, with the numbers of another that differs in nothing else."""
+    assert model is None or jax.tree.structure(model) == jax.tree.structure(program)
     variables, key = variables or drawn(program), keys() if key is None else key
-    return applied(program)(variables, x, key=key, train=train, hyper=hyper_of(model or program))
+    return apply(as_arrays(model or program), variables, x, key, train)
 
 
 def winners(activation):
@@ -73,15 +75,17 @@ def test_every_unit_of_a_sparse_layer_has_its_connections_and_the_output_is_dens
     assert "mask" not in state["output"] and np.all(params["output"]["kernel"] != 0)
 
 
-def test_a_given_density_replaces_the_models_own_and_a_dense_layer_stays_dense():
-    denser, dense = (dataclasses.replace(CNN, density=density) for density in (0.5, 1.0))
+def test_a_density_may_be_an_argument_and_a_dense_layer_stays_dense():
+    denser, dense = (dataclasses.replace(CNN, density=density) for density in (0.5, None))
     key, x = jax.random.key(0), jnp.zeros((1, 14, 14, 1))
-    given = jax.jit(denser.init)(key, x, hyper=hyper_of(CNN))
-    chex.assert_trees_all_close(given.params, drawn(CNN).params, rtol=1e-6)  # of two programs
+    init = jax.jit(lambda model, key: model.init(key, x))
+    given = init(as_arrays(CNN), key)
+    chex.assert_trees_all_equal(given.params, drawn(CNN).params)
     for name in ("conv1", "hidden"):
         np.testing.assert_array_equal(given.state[name]["mask"], drawn(CNN).state[name]["mask"])
-    assert "mask" not in jax.eval_shape(dense.init, key, x, hyper=hyper_of(dense)).state["hidden"]
-    own, other, none = (static_fields(model)["density"] for model in (CNN, denser, dense))
+    assert init(as_arrays(denser), key).state["hidden"]["mask"].sum() > given.state["hidden"]["mask"].sum()
+    assert "mask" not in jax.eval_shape(init, as_arrays(dense), key).state["hidden"]
+    own, other, none = (jax.tree.structure(model) for model in (CNN, denser, dense))
     assert own == other != none, "dense weights are another program"
 
 
@@ -117,7 +121,7 @@ def test_masked_weights_have_no_influence_and_get_no_gradient():
     ("model", "more"), [(CNN, {"conv_k": (11,), "hidden_k": 12}), (MLP, {"k": (11, 9)})], ids=["cnn", "mlp"]
 )
 def test_k_win_in_training_and_half_as_many_again_at_inference(model, more):
-    for values in (model, dataclasses.replace(model, **more)):  # by `hyper`, of one program
+    for values in (model, dataclasses.replace(model, **more)):
         layers = {layer.name: layer for layer in values.layers((14, 14, 1))}
         for train in (True, False):
             activations = run(model, model=values, train=train).activations
@@ -206,31 +210,24 @@ def test_noise_on_the_examples_is_of_each_example():
 
 
 def test_no_prediction_depends_on_another_example():
-    expected, changed = run(CNN, train=True).prediction, IMAGES.copy()
+    expected, changed = run(CNN, train=True).prediction, np.array(IMAGES)
     changed[1:] = np.nan
     changed = run(CNN, changed, train=True).prediction
     np.testing.assert_allclose(changed[0], expected[0], rtol=1e-6)
     assert np.isnan(changed[1:]).all()
 
 
-def test_hyper_equals_a_model_built_with_those_values():
+def test_numbers_may_be_arguments_or_built_in():
     other = dataclasses.replace(CNN, conv_k=(11,), hidden_k=12, boost_strength=4.0, k_inference_factor=1.2)
     given = run(CNN, model=other)
-    chex.assert_trees_all_equal(given, applied(other)(drawn(CNN), IMAGES))
+    chex.assert_trees_all_equal(given, jax.jit(other.apply)(drawn(CNN), IMAGES))
     assert np.any(given.prediction != run(CNN).prediction)
 
 
-def test_an_unknown_hyperparameter_is_refused_with_those_there_are():
-    with pytest.raises(ValueError, match=r"no traced field \['bost_strength'\]; it has .*'boost_strength'"):
-        CNN.apply(drawn(CNN), IMAGES, hyper={"bost_strength": 2.0})
-
-
 def test_the_boost_strength_decays_by_the_epoch():
-    hyper = hyper_of(CNN)
-    later = CNN.scheduled(hyper, epoch=jnp.int32(3), step=jnp.int32(100))
-    np.testing.assert_allclose(later.pop("boost_strength"), 1.5 * 0.85**3, rtol=1e-6)
-    hyper.pop("boost_strength")
-    chex.assert_trees_all_equal(later, hyper)
+    later = CNN.at(jnp.float32(3), jnp.int32(100))
+    np.testing.assert_allclose(later.boost_strength, 1.5 * 0.85**3, rtol=1e-6)
+    assert dataclasses.replace(later, boost_strength=CNN.boost_strength) == CNN
 
 
 def test_bfloat16_images_and_weights_give_bfloat16_and_as_many_winners():
@@ -245,13 +242,13 @@ def test_bfloat16_images_and_weights_give_bfloat16_and_as_many_winners():
 @pytest.mark.parametrize(("kind", "expected"), [("linear", [40, 25, 10, 10]), ("exponential", [40, 20, 10, 10])])
 def test_k_comes_down_over_the_epochs_to_its_value(kind, expected):
     model = dataclasses.replace(CNN, conv_k=(10,), hidden_k=10, k_schedule=kind, k_start=4.0, k_epochs=2.0)
-    at = jax.jit(jax.vmap(lambda epoch: model.scheduled(hyper_of(model), epoch=epoch, step=jnp.int32(0))))
-    hyper = jax.tree.map(np.asarray, at(np.arange(4, dtype=np.float32)))
-    assert hyper["hidden_k"].tolist() == hyper["conv_k"][0].tolist() == expected
+    at = jax.jit(jax.vmap(lambda model, epoch: model.at(epoch, jnp.int32(0)), (None, 0)))
+    models = jax.tree.map(np.asarray, at(as_arrays(model), np.arange(4, dtype=np.float32)))
+    assert models.hidden_k.tolist() == models.conv_k[0].tolist() == expected
     for epoch, k in enumerate(expected):
-        now = jax.tree.map(lambda leaf, epoch=epoch: leaf[epoch], hyper)
-        out = applied(CNN)(drawn(CNN), IMAGES, key=keys(), train=True, hyper=now)
-        active = winners(out.activations["hidden"])
+        now = jax.tree.map(lambda leaf, epoch=epoch: np.asarray(leaf[epoch]), models)
+        now = dataclasses.replace(now, k_schedule="constant")  # which is all that makes it another program than CNN's
+        active = winners(apply(now, drawn(CNN), IMAGES, keys(), True).activations["hidden"])
         np.testing.assert_array_equal(active, np.full(BATCH, min(k, 30)), "all units at most")
     constant = dataclasses.replace(model, k_schedule="constant")
-    assert int(constant.scheduled(hyper_of(model), epoch=jnp.float32(0), step=jnp.int32(0))["hidden_k"]) == 10
+    assert constant.at(jnp.float32(0), jnp.int32(0)).hidden_k == 10

@@ -7,15 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sparsejax.configuration import as_arrays
 from sparsejax.data.resident import Batch
 from sparsejax.errors import ConfigError
-from sparsejax.functional import example_keys, l1
-from sparsejax.hyper import hyper_of
+from sparsejax.functional import example_keys
+from sparsejax.functional.penalties import l1
 from sparsejax.models import NoisyNetwork
 from sparsejax.training.config import Config, ObjectiveConfig, TrainingConfig
-from sparsejax.training.objectives import reconstruction, total_loss
+from sparsejax.training.objectives import total_loss
 from sparsejax.training.state import init_state
-from sparsejax.training.step import make_step
+from sparsejax.training.step import step
 from tests.models.made_up import made_up
 
 WAYS = {
@@ -34,9 +35,9 @@ WAYS = {
 }
 
 
-QUICK = ("top_k",)
-IMAGES = np.random.default_rng(1).random((8, 5, 5, 1), np.float32)
-BATCH = Batch(IMAGES, np.zeros(8, np.int32), np.arange(8))
+QUICK = ("top_k", "sampled k")
+IMAGES = jnp.asarray(np.random.default_rng(1).random((8, 5, 5, 1), np.float32))
+BATCH = Batch(IMAGES, jnp.zeros(8, jnp.int32), jnp.arange(8))
 
 
 def keys():
@@ -48,22 +49,21 @@ def keys():
 )  # fmt: skip
 def test_every_way_to_compete_learns(way):
     model = NoisyNetwork(hidden=30, sigma=0.1, **WAYS[way])
-    training = TrainingConfig(optimizer="adam", learning_rate=1e-2, clip_norm=1.0)
-    hyper = hyper_of(Config(model, training=training, objective=ObjectiveConfig("reconstruction")))
-    step = make_step(model, reconstruction, training, 1000)
+    training = TrainingConfig(seed=0, optimizer="adam", learning_rate=1e-2, clip_norm=1.0)
+    config = Config(model, training=training, objective=ObjectiveConfig("reconstruction"))
 
     @jax.jit
-    def learnt():
-        state = init_state(model, training, hyper, jnp.int32(0), IMAGES)
-        after, metrics = jax.lax.scan(lambda state, _: step(state, BATCH, hyper), state, length=150)
+    def learnt(config):
+        state = init_state(config, IMAGES)
+        after, metrics = jax.lax.scan(lambda state, _: step(state, BATCH, config, steps=1000), state, length=150)
         return state.variables, after.variables, metrics["loss"]
 
     with jax.numpy_dtype_promotion("standard"):  # Optax's Adam raises floats to whole powers
-        before, after, losses = learnt()
+        before, after, losses = learnt(as_arrays(config))
     assert losses[-1] < 0.5 * losses[0]
     assert all(np.isfinite(leaf).all() for leaf in map(np.asarray, jax.tree.leaves(after)))
     if way in ("learned k", "sampled k"):
-        first, last = (float(model.winners(variables.params, hyper["model"])) for variables in (before, after))
+        first, last = (float(model.winners(variables.params)) for variables in (before, after))
         assert abs(last - first) > 0.2
     if way in ("top_k", "subtract"):
         output = jax.jit(model.apply)(after, IMAGES, key=keys())
@@ -87,11 +87,11 @@ def test_schedules_of_noise_and_k():
         hidden=100, sigma=0.4, hidden_sigma=0.2, anneal_after=10.0, anneal_epochs=10.0, competition="top_k", k=10.0,
         k_schedule="linear", k_epochs=9.0,
     )  # fmt: skip
-    at = jax.jit(jax.vmap(lambda epoch: model.scheduled(hyper_of(model), epoch=epoch, step=jnp.int32(0))))
-    hyper = at(np.asarray([0, 3, 15, 20], np.float32))
-    np.testing.assert_allclose(hyper["sigma"], [0.4, 0.4, 0.2, 0.0], atol=1e-6)
-    np.testing.assert_allclose(hyper["hidden_sigma"], [0.2, 0.2, 0.1, 0.0], atol=1e-6)
-    assert np.asarray(hyper["k"]).astype(int).tolist() == [100, 70, 10, 10]
+    at = jax.jit(jax.vmap(lambda model, epoch: model.at(epoch, jnp.int32(0)), (None, 0)))
+    models = at(as_arrays(model), np.asarray([0, 3, 15, 20], np.float32))
+    np.testing.assert_allclose(models.sigma, [0.4, 0.4, 0.2, 0.0], atol=1e-6)
+    np.testing.assert_allclose(models.hidden_sigma, [0.2, 0.2, 0.1, 0.0], atol=1e-6)
+    assert np.asarray(models.k).astype(int).tolist() == [100, 70, 10, 10]
 
 
 def test_l1_penalises_the_summed_activity():
@@ -101,8 +101,8 @@ def test_l1_penalises_the_summed_activity():
     @jax.jit
     def losses(keys):
         output = model.apply(variables, IMAGES, key=keys, train=True)
-        plain, _ = total_loss(reconstruction, output, BATCH, {})
-        penalised, (metrics, _) = total_loss(reconstruction, output, BATCH, {"l1": jnp.float32(0.1)})
+        plain, _ = total_loss(ObjectiveConfig("reconstruction"), output, BATCH)
+        penalised, (metrics, _) = total_loss(ObjectiveConfig("reconstruction", l1=0.1), output, BATCH)
         return plain, penalised, metrics["l1_activity"], output.activations["hidden"]
 
     plain, penalised, activity, hidden = losses(keys())

@@ -8,7 +8,6 @@ import pytest
 
 from sparsejax.data.resident import Batch
 from sparsejax.functional import add_noise, annealed, example_keys
-from sparsejax.hyper import hyper_of
 from sparsejax.models import NoisyNetwork
 from sparsejax.models.base import Variables
 from sparsejax.training.config import TrainingConfig
@@ -43,7 +42,7 @@ def scored(params, clean, noisy):
 
 @jax.jit
 def step(params, opt_state, clean, noisy):
-    update = optimizer(TRAINING, hyper_of(TRAINING), jnp.float32(1e-2))
+    update = optimizer(TRAINING, jnp.float32(1e-2))
     (_, each), grads = jax.value_and_grad(scored, has_aux=True)(params, clean, noisy)
     updates, opt_state = update.update(grads, opt_state, params)
     return optax.apply_updates(params, updates), opt_state, each, optax.tree.norm(grads)
@@ -54,7 +53,7 @@ def test_training_steps_are_the_originals(name, sigma):
     case = golden.load(name)
     params = params_of(case, "init")
     with jax.numpy_dtype_promotion("standard"):  # Optax's Adam raises floats to whole powers
-        opt_state = jax.jit(optimizer(TRAINING, hyper_of(TRAINING), jnp.float32(1e-2)).init)(params)
+        opt_state = jax.jit(optimizer(TRAINING, jnp.float32(1e-2)).init)(params)
         for x, eps, loss, norm in zip(case["x"], case["eps"], case["loss"], case["grad_norm"], strict=True):
             # The noise is the recorded one, so the network sees it on its input and adds none.
             params, opt_state, each, grad_norm = step(params, opt_state, x, x + np.float32(sigma) * eps)
@@ -86,7 +85,7 @@ def test_a_shared_bias_is_the_originals():
 
 
 def test_noise_has_the_originals_moments_and_is_fresh_for_each_example():
-    case, zeros = golden.load("noise_layer_moments"), np.zeros((400, 500), np.float32)
+    case, zeros = golden.load("noise_layer_moments"), jnp.zeros((400, 500))
     for name, distribution in (("normal", "gaussian"), ("laplace", "laplace")):
         draw = jax.jit(
             lambda keys, distribution=distribution: add_noise(keys, zeros, sigma=0.5, distribution=distribution)
@@ -95,14 +94,18 @@ def test_noise_has_the_originals_moments_and_is_fresh_for_each_example():
         np.testing.assert_allclose([noise.mean(), noise.var()], case[name], atol=0.01)
         assert len(np.unique(noise)) > 0.98 * noise.size
         np.testing.assert_allclose(np.asarray(draw(keys(400)[::-1]))[::-1], noise, rtol=1e-6)
+
+
+@pytest.mark.wrong_types
+def test_noise_that_cannot_be_is_refused():
     with pytest.raises(ValueError, match="distribution is 'cauchy'"):
-        add_noise(keys(2), zeros[:2], sigma=1.0, distribution="cauchy")
+        add_noise(keys(2), jnp.zeros((2, 5)), sigma=1.0, distribution="cauchy")
     with pytest.raises(ValueError, match=r"sigma is -1\.0"):
-        add_noise(keys(2), zeros[:2], sigma=-1.0)
+        add_noise(keys(2), jnp.zeros((2, 5)), sigma=-1.0)
 
 
 def test_annealing_is_the_originals():
     after = golden.load("noise_anneal_sigma0p3")["sigma_after_epoch"]
-    ours = jax.jit(jax.vmap(lambda epoch: annealed(0.3, epoch, hold=800, duration=800)))(np.arange(len(after)))
-    np.testing.assert_allclose(ours, after, atol=1e-6)
+    ours = jax.jit(jax.vmap(lambda epoch: annealed(0.3, epoch, hold=800, duration=800)))
+    np.testing.assert_allclose(ours(np.arange(len(after), dtype=np.float32)), after, atol=1e-6)
     assert annealed(0.3, 801, hold=800, duration=0) == 0

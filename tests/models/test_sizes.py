@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from sparsejax import configs
 from sparsejax.errors import ConfigError
 from sparsejax.functional import connections_per_unit
 from sparsejax.models import SparseCNN, SparseMLP
@@ -21,18 +22,18 @@ def cnn(channels, conv_k, hidden, hidden_k, density, **more):
 
 
 PAPER = {
-    "dense CNN-1": (cnn((30,), (None,), 1000, None, 1.0), 4_331_790, 4_331_790),
-    "dense CNN-2": (cnn((30, 30), (None, None), 1000, None, 1.0), 514_320, 514_320),
+    "dense CNN-1": (cnn((30,), (None,), 1000, None, None), 4_331_790, 4_331_790),
+    "dense CNN-2": (cnn((30, 30), (None, None), 1000, None, None), 514_320, 514_320),
     "sparse CNN-1": (cnn((30,), (400,), 150, 50, 0.3), 650_440, 196_840),
     "sparse CNN-2": (cnn((32, 64), (400, 300), 700, 100, 0.3), 776_606, 274_706),
     "dense CNN-2 SP3": (cnn((30, 30), (None, None), 700, 100, 0.3), 367_020, 131_820),
-    "sparse CNN-2 D3": (cnn((32, 64), (400, 300), 1000, None, 1.0), 1_087_106, 1_087_106),
-    "sparse CNN-2 W1": (cnn((32, 64), (400, 300), 700, 100, 1.0), 776_606, 776_606),
+    "sparse CNN-2 D3": (cnn((32, 64), (400, 300), 1000, None, None), 1_087_106, 1_087_106),
+    "sparse CNN-2 W1": (cnn((32, 64), (400, 300), 700, 100, None), 776_606, 776_606),
     "sparse CNN-2 DSW": (cnn((32, 64), (400, 300), 1000, None, 0.3), 1_087_106, 370_106),
 }
 gsc = functools.partial(cnn, classes=12, batch_norm=True)
 SPEECH = {
-    "dense CNN-2": (gsc((64, 64), (None, None), 1000, None, 1.0), 1_717_140, 1_717_140),
+    "dense CNN-2": (gsc((64, 64), (None, None), 1000, None, None), 1_717_140, 1_717_140),
     "sparse CNN-2": (gsc((64, 64), (1200, 200), 1000, 100, 0.4), 1_717_140, 757_140),
     "super-sparse CNN-2": (gsc((64, 64), (1200, 200), 1500, 100, 0.1), 2_523_640, 363_640),
 }
@@ -47,18 +48,19 @@ def test_the_papers_networks_have_the_papers_number_of_weights(model, total, non
     params, state = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, size, size, 1)))
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == total
     masks = {name: layer["mask"] for name, layer in state.items() if "mask" in layer}
-    assert list(masks) == (["hidden"] if model.density < 1 else [])
+    assert list(masks) == (["hidden"] if model.density is not None else [])
     kept = sum(connections_per_unit(mask.shape, model.density) * mask.shape[-1] for mask in masks.values())
     assert total - sum(mask.size for mask in masks.values()) + kept == nonzero
 
 
 def test_layers_of_the_papers_sparse_cnn_2_are_described():
-    model = PAPER["sparse CNN-2"][0]
-    assert model == SparseCNN()
+    model = configs.get("mnist_kwinners").model
+    assert PAPER["sparse CNN-2"][0] == SparseCNN() == dataclasses.replace(model, k_inference_factor=1.0)
     described = [(x.name, x.units, x.k, x.k_inference, x.positions) for x in model.layers((28, 28, 1))]
     assert described == [("conv1", 4608, 400, 600, 144), ("conv2", 1024, 300, 450, 16), ("hidden", 700, 100, 150, 1)]
-    mlp = [(x.name, x.units, x.k, x.k_inference) for x in SparseMLP(hidden=(40, 30), k=(8, None)).layers((14, 14, 1))]
-    assert mlp == [("hidden1", 40, 8, 12), ("hidden2", 30, None, None)]
+    mlp = SparseMLP(hidden=(40, 30), k=(8, None), k_inference_factor=1.5).layers((14, 14, 1))
+    described = [(x.name, x.units, x.k, x.k_inference) for x in mlp]
+    assert described == [("hidden1", 40, 8, 12), ("hidden2", 30, None, None)]
 
 
 @pytest.mark.parametrize(
@@ -76,7 +78,7 @@ def test_layers_of_the_papers_sparse_cnn_2_are_described():
         ({"boost_strength": -1.0}, "model.boost_strength is -1.0"),
         ({"boost_decay": 1.1}, "model.boost_decay is 1.1"),
         ({"k_inference_factor": 0.0}, "model.k_inference_factor is 0.0"),
-        ({"duty_period": 0}, "model.duty_period is 0"),
+        ({"period": 0}, "model.period is 0"),
         ({"dropout": 1.0}, "model.dropout is 1.0"),
         ({"sigma": -0.1}, "model.sigma is -0.1; expected None or a standard deviation"),
         ({"kernel_size": 0}, r"model.kernel_size is 0"),

@@ -1,5 +1,7 @@
 """SparseCNN against whole networks of nupic.torch and of the paper's own code: four SGD steps from their weights."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -19,7 +21,7 @@ MODELS = {
         channels=(4, 6), conv_k=(58, 19), hidden=40, hidden_k=8, conv_density=(0.6, 0.45), density=0.2, ties="all"
     ),
     PAPER: SparseCNN(
-        channels=(4, 6), conv_k=(50, 28), hidden=40, hidden_k=6, density=0.3, ties="first"
+        channels=(4, 6), conv_k=(50, 28), hidden=40, hidden_k=6, density=0.3, ties="first", k_inference_factor=1.5
     ),
 }  # fmt: skip
 LAYERS = {
@@ -152,18 +154,18 @@ def test_the_duty_cycles_are_the_original_ones(run):
 
 def test_the_evaluation_is_the_original_one_with_more_winners(run):
     peer, (case, params, state, *_) = run
-    model, hyper = MODELS[peer], {}
+    model = MODELS[peer]
     if peer == NUPIC:
         # Its layers round or truncate a fraction of the units; no factor takes k = 58, 19, 8 to its 86, 29, 12.
         k1, k2, k3 = (layer["k_inference"] for layer in golden.params(peer)["kwinners"].values())
-        hyper = {"conv_k": (jnp.int32(k1), jnp.int32(k2)), "hidden_k": jnp.int32(k3), "k_inference_factor": 1.0}
+        model = dataclasses.replace(model, conv_k=(k1, k2), hidden_k=k3)
     apply = jax.jit(model.apply)
-    masked = apply(Variables(params, state), images_of(case)[0], hyper=hyper).prediction
+    masked = apply(Variables(params, state), images_of(case)[0]).prediction
     if peer == PAPER:
         # Its evaluation sees the values that momentum gave to masked weights, as ours cannot: they are put in here.
         params = jax.tree.map(jnp.asarray, layers_of(case, peer, "final"))
         state = {**state, "hidden": {**state["hidden"], "mask": jnp.ones_like(state["hidden"]["mask"])}}
-    out = apply(Variables(params, state), images_of(case)[0], hyper=hyper)
+    out = apply(Variables(params, state), images_of(case)[0])
     np.testing.assert_allclose(jax.nn.log_softmax(out.prediction), case["eval_logprobs"], **TOLERANCE)
     if peer == PAPER:
         assert np.abs(out.prediction - masked).max() > 1e-4

@@ -9,19 +9,22 @@ import numpy as np
 import pytest
 
 from sparsejax import configs
-from sparsejax.data import Dataset, Split
+from sparsejax.configuration import as_arrays
+from sparsejax.data.dataset import Dataset, Split
 from sparsejax.data.resident import resident
 from sparsejax.errors import ConfigError
-from sparsejax.evaluation.accuracy import NOISE_LEVELS, make_noise_evaluation
+from sparsejax.evaluation.measure import MEASURES, setting_of
+from sparsejax.evaluation.measures.noise_score import NOISE_LEVELS
+from sparsejax.evaluation.split import make_evaluation
 from sparsejax.functional import example_keys, mel_spectrogram, white_noise_blend
-from sparsejax.hyper import hyper_of
 from sparsejax.models import SparseCNN, SpeechCNN
+from sparsejax.training.config import Config, EvaluationConfig
 from tests.models.made_up import made_up
 
-SIZES = {"channels": (3,), "conv_k": (None,), "hidden": 12, "hidden_k": None, "density": 1.0, "classes": 4}
+SIZES = {"channels": (3,), "conv_k": (None,), "hidden": 12, "hidden_k": None, "density": None, "classes": 4}
 MODEL = SpeechCNN(**SIZES, batch_norm=True)
 SPARSE = {"channels": (3, 4), "conv_k": (60, 20), "hidden": 12, "hidden_k": 3}
-WAVES = (np.random.default_rng(0).normal(size=(6, 16_000)) * np.linspace(0, 0.3, 16_000)).astype(np.float32)
+WAVES = jnp.asarray(np.random.default_rng(0).normal(size=(6, 16_000)) * np.linspace(0, 0.3, 16_000), jnp.float32)
 answer = jax.jit(MODEL.apply)
 
 
@@ -31,7 +34,7 @@ def keys(seed=0):
 
 @pytest.fixture(scope="module")
 def variables():
-    return made_up(MODEL, WAVES.shape[1:])
+    return jax.tree.map(jnp.asarray, made_up(MODEL, WAVES.shape[1:]))
 
 
 @pytest.mark.slow
@@ -49,7 +52,7 @@ def test_it_is_a_sparse_cnn_of_mel_spectrograms(variables):
 def test_clips_are_changed_in_training_only_and_by_their_own_keys(variables):
     @jax.jit
     def train(keys, augment):
-        return MODEL.apply(variables, WAVES, key=keys, train=True, hyper={"augment": augment}).prediction
+        return dataclasses.replace(MODEL, augment=augment).apply(variables, WAVES, key=keys, train=True).prediction
 
     calm = jax.jit(functools.partial(dataclasses.replace(MODEL, augment=None).apply, train=True))
     unchanged = calm(variables, WAVES).prediction
@@ -76,14 +79,15 @@ def test_its_noise_score_counts_clips_blended_with_white_noise(variables):
     clips = np.asarray(WAVES * 32768).astype(np.int16)
     split = Split(clips, np.asarray([0, 1, 2, 3, 0, 1], np.int32))
     dataset = Dataset("some", "files", split, split, 4, (0.0,), (1.0,))
-    evaluate = make_noise_evaluation(MODEL, examples=6, batch_size=4, seed=5)
-    hyper = {"model": hyper_of(MODEL)}
-    correct = np.asarray(jax.jit(evaluate)(variables, hyper, jnp.float32(0), resident(dataset, split)))
+    config = Config(MODEL, evaluation=EvaluationConfig(noise_seed=5))
+    measure = MEASURES["noise_score"].bind(setting_of(config, dataset))
+    evaluate = jax.jit(make_evaluation([measure], examples=6, batch_size=4))
+    correct = evaluate(variables, as_arrays(config), jnp.float32(0), resident(dataset, split))["noise_score"]
 
     @jax.jit
     def predicted(level, index):
         own = example_keys(jax.random.fold_in(jax.random.key(5), index), jnp.arange(6))
-        noisy = white_noise_blend(own, clips.astype(np.float32) / 32768, level=level)
+        noisy = white_noise_blend(own, jnp.asarray(clips, jnp.float32) / 32768, level=level)
         return jnp.argmax(MODEL.apply(variables, noisy).prediction, -1)
 
     for index, level in enumerate(NOISE_LEVELS):
@@ -94,6 +98,7 @@ def test_the_papers_configurations():
     sparse, dense = configs.get("gsc_sparse_cnn2"), configs.get("gsc_dense_cnn2_dropout")
     assert (sparse.model.conv_k, sparse.model.hidden_k, sparse.model.density) == ((1200, 200), 100, 0.4)
     assert (sparse.model.boost_strength, sparse.model.boost_decay, sparse.model.batch_norm) == (1.5, 0.9, True)
+    assert sparse.model.k_inference_factor == 1.5 and dense.model.density is None
     assert (sparse.training.weight_decay, sparse.training.batch_size, sparse.training.epochs) == (0.01, 16, 30)
     assert (sparse.training.momentum, sparse.training.first_epoch_batch_size) == (None, None)
     assert (dense.model.dropout, dense.training.momentum, dense.training.batch_size) == (0.5, 0.9, 64)

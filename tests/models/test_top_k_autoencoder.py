@@ -1,5 +1,6 @@
 """The Top-K autoencoder: its formula, its gradients, and training that lowers its error."""
 
+import dataclasses
 import json
 
 import chex
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sparsejax import launch
+from sparsejax.commands import train as launch
 from sparsejax.errors import ConfigError
 from sparsejax.functional import init_boost_state, top_k
 from sparsejax.models import TopKAutoencoder
@@ -52,7 +53,10 @@ def test_boosted_units_that_never_won_come_in():
     variables = jax.jit(MODEL.init)(jax.random.key(0), X[:1])
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: leaf + rng.normal(size=leaf.shape).astype(np.float32), variables.params)
-    apply = jax.jit(lambda v, strength: MODEL.apply(v, X, train=True, hyper={"boost_strength": strength}))
+
+    @jax.jit
+    def apply(variables, strength):
+        return dataclasses.replace(MODEL, boost_strength=strength).apply(variables, X, train=True)
 
     def used(strength):
         now, seen = variables._replace(params=params), np.zeros(MODEL.hidden, bool)
@@ -69,8 +73,6 @@ def test_boosted_units_that_never_won_come_in():
 def test_impossible_sizes_are_refused():
     with pytest.raises(ConfigError, match=r"model.k is 129; expected a number of winners from 1 to 128"):
         TopKAutoencoder(hidden=128, k=129)
-    with pytest.raises(ValueError, match="TopKAutoencoder has no traced field"):
-        MODEL.apply(made_up(MODEL, X.shape[1:]), X, hyper={"k": jnp.float32(3)})
     with pytest.raises(ConfigError, match="model.boost_strength is -1"):
         TopKAutoencoder(boost_strength=-1.0)
 

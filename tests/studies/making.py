@@ -9,10 +9,10 @@ import jax
 import numpy as np
 from PIL import Image
 
+from sparsejax.commands.reproduce import main
 from sparsejax.evaluation.robustness import robustness_report
-from sparsejax.reproduce import main
 
-DIGITS = {"data.name": "digits", "devices.carrier": "jit"}
+DIGITS = {"data.name": "digits", "devices.transform": "jit"}
 """Settings of a small network: bundled data, and one device, for which nothing is compiled eight times."""
 
 

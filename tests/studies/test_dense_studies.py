@@ -1,12 +1,17 @@
 """The studies of "How Can We Be So Dense?": from few digits here, so only the parts are tested."""
 
+import jax
 import pytest
 
 from sparsejax import configs
+from sparsejax.configuration import replaced
 from sparsejax.data import load
-from sparsejax.studies import dense_mnist, matching, products
-from sparsejax.studies import grid as grid_study
-from sparsejax.training.config import Config, replaced
+from sparsejax.models import SparseCNN
+from sparsejax.studies.dense import grid as grid_study
+from sparsejax.studies.dense import macs as products
+from sparsejax.studies.dense import matching
+from sparsejax.studies.dense import mnist as dense_mnist
+from sparsejax.training.config import Config
 from tests.studies.making import DIGITS, made
 
 
@@ -31,7 +36,7 @@ def tiny(monkeypatch):
     for name, values in (("WINNERS", (5, 20)), ("DENSITIES", (0.1, 0.5)), ("BOOSTS", (0.0, 1.5))):
         monkeypatch.setattr(grid_study, name, {"small": values})
     monkeypatch.setattr(products, "EXAMPLES", {"small": 16})
-    monkeypatch.setattr(SparseCNN, "init", jax.jit(SparseCNN.init, static_argnums=0))
+    monkeypatch.setattr(SparseCNN, "init", jax.jit(SparseCNN.init))
     monkeypatch.setattr(matching, "TRIALS", {"small": 2_000})
 
 

@@ -7,11 +7,15 @@ import numpy as np
 import pytest
 
 from sparsejax import configs, studies
+from sparsejax.configuration import replaced
 from sparsejax.data import Split
 from sparsejax.data.latents import LATENTS_FILE, latents_bytes
-from sparsejax.studies import implicit_terms, noise_activity, noise_language, noise_pictures
+from sparsejax.studies.noise import activity as noise_activity
+from sparsejax.studies.noise import language as noise_language
+from sparsejax.studies.noise import pictures as noise_pictures
+from sparsejax.studies.noise import terms as implicit_terms
+from sparsejax.studies.noise.activity import has_latents
 from sparsejax.studies.study import Outcome
-from sparsejax.training.config import replaced
 from tests.studies.making import DIGITS, made
 
 _FEW = {**DIGITS, "data.train_examples": 300, "data.test_examples": 100, "training.epochs": 3,
@@ -30,7 +34,7 @@ def tiny(monkeypatch):
         monkeypatch.setattr(module, "base", base)
     monkeypatch.setattr(noise_activity, "grid", quickly_annealed(noise_activity.grid))
     monkeypatch.setattr(noise_activity, "SIGMAS", (0.0, 0.8, 3.0))
-    monkeypatch.setattr(noise_activity, "found_latents", lambda: None)
+    monkeypatch.setattr(noise_activity, "has_latents", lambda: False)
     monkeypatch.setattr(
         noise_activity, "PAPER", {"MNIST": (0.96, 0.088, 0.03), "latents": (0.8, 0.1, 0.03), "GELU": (0.9, 0.3, 0.1)}
     )
@@ -85,7 +89,7 @@ def test_the_language_model_is_told_before_and_after_its_noise_is_removed(monkey
     monkeypatch.setenv("SPARSEJAX_DATA", str(folder.parent))
     small = {"data.vocabulary": 10, "data.length": 16, "data.train_examples": 160, "data.test_examples": 20,
              "model.vocabulary": 10, "model.context": 16, "model.width": 16, "training.epochs": 2,
-             "model.noise_off_step": 10, "devices.carrier": "jit"}  # fmt: skip
+             "model.noise_off_step": 10, "devices.transform": "jit"}  # fmt: skip
     whole = noise_language.base
     monkeypatch.setattr(noise_language, "base", lambda scale: replaced(whole(scale), small))
     monkeypatch.setattr(noise_language, "SIGMAS", (0.0, 3.0))
@@ -155,7 +159,7 @@ def test_what_gathers_is_shown_on_latents_where_there_are_some(tiny, monkeypatch
     path.parent.mkdir(parents=True)
     path.write_bytes(latents_bytes(*splits, {"classes": 4, "data": {"name": "cifar10"}}))
     monkeypatch.setenv("SPARSEJAX_DATA", str(tmp_path / "library"))
-    monkeypatch.setattr(noise_activity, "found_latents", lambda: path)
+    monkeypatch.setattr(noise_activity, "has_latents", has_latents)
     whole = noise_activity.embedded
     assert (whole().data.name, whole().training.learning_rate) == ("cifar10_latents", 3e-4)
     few = {"data.train_examples": None, "data.test_examples": None}
@@ -184,12 +188,12 @@ def test_latents_are_compared_when_they_are_there_and_said_to_be_left_out_when_n
         return {}, Outcome(None, {"sigma": []}, {}, [])
 
     monkeypatch.setattr(noise_activity, "_compared", compared)
-    for found in (None, tmp_path):
-        monkeypatch.setattr(noise_activity, "found_latents", lambda found=found: found)
+    for found in (False, True):
+        monkeypatch.setattr(noise_activity, "has_latents", lambda found=found: found)
         ours = noise_activity.STUDIES["noise/fig7b"].make(scale, tmp_path).ours
-        assert ("left_out" in ours) == (found is None)
-        if found is None:
-            assert "python -m sparsejax.embed" in ours["left_out"]["latents"]
+        assert ("left_out" in ours) == (not found)
+        if not found:
+            assert "sparsejax embed --run" in ours["left_out"]["latents"]
     assert [list(variants) for variants in asked] == [["MNIST", "CIFAR-10"], ["MNIST", "CIFAR-10", "latents"]]
     latents = asked[1]["latents"]
     assert latents.data.name == "cifar10_latents"

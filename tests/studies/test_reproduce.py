@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sparsejax import studies
-from sparsejax.reproduce import main
+from sparsejax.commands.reproduce import main
 from sparsejax.studies.study import spearman
 
 

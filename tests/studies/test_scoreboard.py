@@ -1,34 +1,46 @@
 """The scoreboard: from few digits, every network through every column; its numbers are those of its parts."""
 
+import inspect
+
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from sparsejax.configs.scoreboard import networks
+from sparsejax.configuration import replaced
 from sparsejax.data import load
-from sparsejax.figures.scoreboard import Column, scoreboard
+from sparsejax.evaluation.robustness import robustness_report
 from sparsejax.studies import attacked
-from sparsejax.studies import scoreboard as study
-from sparsejax.training.config import replaced
-from tests.studies.making import DIGITS, even_report, made
+from sparsejax.studies.scoreboard import study
+from sparsejax.studies.scoreboard.figure import Column, scoreboard
+from tests.studies.making import DIGITS, made
 
 _FEW = {**DIGITS, "data.train_examples": 100, "data.test_examples": 20, "training.epochs": 1,
         "training.batch_size": 25}  # fmt: skip
 
 
+def report(logits_fn, images, labels, **settings):
+    """Returns a report in the form of `robustness_report`, which has tests of its own, with one accuracy throughout."""
+    inspect.signature(robustness_report).bind(logits_fn, images, labels, **settings)
+    accuracy = float(np.mean(np.argmax(jax.jit(logits_fn)(images), -1) == labels))
+    attacked = {norm: dict.fromkeys((*settings["attacks"][norm], "all"), accuracy) for norm in settings["balls"]}
+    noise = {kind: dict.fromkeys(scales, accuracy) for kind, scales in settings["noise"].items()}
+    return {"clean": accuracy, "noise": noise, "minimal": dict.fromkeys(settings["minimal"], 0.5), **attacked}
+
+
 @pytest.fixture
 def tiny(monkeypatch):
-    """Makes small networks of few digits, which are not attacked; noise and L1 are ReLU but for a number."""
+    """Makes small networks of few digits, which are not attacked."""
 
     def base(data, scale):
         small = networks("mnist", channels=(4, 6), hidden=10)
-        labels = ("ReLU", "Top-K", "k-winners", "HaH") if data == "mnist" else ("ReLU",)
-        return {label: replaced(small[label], _FEW) for label in labels}
+        few = small if data == "mnist" else {"ReLU": small["ReLU"]}
+        return {label: replaced(config, _FEW) for label, config in few.items()}
 
     monkeypatch.setattr(study, "base", base)
     monkeypatch.setattr(attacked, "load", lambda name: load("digits"))
-    monkeypatch.setattr(attacked, "robustness_report", even_report)
+    monkeypatch.setattr(attacked, "robustness_report", report)
     benches = {name: bench._replace(attacked={"small": 16}) for name, bench in study.BENCHES.items()}
     monkeypatch.setattr(study, "BENCHES", benches)
 
@@ -38,7 +50,7 @@ def test_one_command_takes_every_network_through_every_column(tiny, tmp_path):
     ours = made("scoreboard", tmp_path)["ours"]
     assert set(ours) == {"mnist", "cifar10"}
     rows = ours["mnist"]
-    assert list(rows) == ["ReLU", "Top-K", "k-winners", "HaH"]
+    assert list(rows) == ["ReLU", "noise", "L1", "Top-K", "k-winners", "HaH"]
     for row in (*rows.values(), *ours["cifar10"].values()):
         assert list(row) == list(study.KEYS)
         assert all(0 <= row[key] <= 100 for key in study.KEYS[:11]) and 0 <= row["gini"] <= 1
@@ -64,13 +76,6 @@ def test_networks_are_of_one_shape_whatever_makes_them_sparse():
             for name in ("conv1", "conv2", "hidden"):
                 assert len({of[name]["kernel"] for of in kernels.values()}) == 1
         assert configs["k-winners"].model.hidden_k == 105 and configs["noise"].model.sigma == 0.5
-
-
-def test_networks_are_those_of_the_table():
-    of = networks("mnist")
-    assert list(of) == ["ReLU", "noise", "L1", "Top-K", "k-winners", "HaH"]
-    assert of["noise"] == replaced(of["ReLU"], {"model.sigma": 0.5})
-    assert of["L1"] == replaced(of["ReLU"], {"objective.l1": 3e-4})
 
 
 def test_a_row_is_made_of_its_parts():

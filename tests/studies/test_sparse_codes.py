@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sparsejax.studies import sparse_codes
+from sparsejax.studies.thesis import sparsenet as sparse_codes
 from tests.studies.making import made
 
 

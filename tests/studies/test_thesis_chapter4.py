@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from sparsejax.configs.convnets import convnet
+from sparsejax.configuration import replaced
 from sparsejax.data import load
-from sparsejax.studies import thesis_autoencoders, thesis_convnets, thesis_distributions
-from sparsejax.training.config import replaced
+from sparsejax.studies.thesis import autoencoders as thesis_autoencoders
+from sparsejax.studies.thesis import convnets as thesis_convnets
+from sparsejax.studies.thesis import distributions as thesis_distributions
 from tests.studies.making import DIGITS, made
 
 _FEW = {**DIGITS, "data.train_examples": 50, "data.test_examples": 20, "training.epochs": 1,

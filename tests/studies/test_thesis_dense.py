@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from sparsejax import studies
-from sparsejax.studies import thesis_dense, thesis_grid
-from sparsejax.studies.thesis_grid import KINDS, base, critical
+from sparsejax.studies.thesis import dense as thesis_dense
+from sparsejax.studies.thesis import grid as thesis_grid
+from sparsejax.studies.thesis.grid import KINDS, base, critical
 from tests.studies.making import DIGITS, made
 
 TINY = {**DIGITS, "data.train_examples": 100, "data.test_examples": 100, "training.epochs": 1,

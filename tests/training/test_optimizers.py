@@ -10,7 +10,6 @@ import pytest
 
 from sparsejax.data.resident import epoch_order, steps_per_epoch
 from sparsejax.errors import ConfigError
-from sparsejax.hyper import hyper_of
 from sparsejax.training.config import TrainingConfig
 from sparsejax.training.loop import examples_done
 from sparsejax.training.optimizers import learning_rate, optimizer
@@ -42,7 +41,7 @@ def stepped(transformation, steps=3):
     ],
 )
 def test_update_rules_are_those_of_optax(config, expected):
-    ours = optimizer(config, hyper_of(config), jnp.float32(config.learning_rate))
+    ours = optimizer(config, jnp.float32(config.learning_rate))
     with jax.numpy_dtype_promotion("standard"):  # optax's adam relies on it
         np.testing.assert_allclose(stepped(ours), stepped(expected), rtol=1e-6)
 
@@ -65,7 +64,7 @@ def test_update_rules_are_those_of_optax(config, expected):
 )
 def test_learning_rate_over_the_epochs(schedule, epoch, expected):
     config = TrainingConfig(epochs=10, learning_rate=0.02, **schedule)
-    rate = learning_rate(config, hyper_of(config), jnp.float32(epoch), jnp.float32(epoch / 10))
+    rate = learning_rate(config, jnp.float32(epoch), jnp.float32(epoch / 10))
     np.testing.assert_allclose(rate, expected, rtol=1e-5, atol=1e-9)
 
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from sparsejax import configs
+from sparsejax.configuration import differing_fields, replaced
 from sparsejax.data.resident import Batch
 from sparsejax.errors import ConfigError
-from sparsejax.hyper import hyper_of, static_fields
 from sparsejax.models.base import Output
-from sparsejax.task import load_data
-from sparsejax.training.config import ObjectiveConfig, replaced
-from sparsejax.training.objectives import objective_of, total_loss
+from sparsejax.training.checks import check_data, load_data
+from sparsejax.training.config import ObjectiveConfig
+from sparsejax.training.objectives import total_loss
 
 COSTS = {
     "l1": np.abs,
@@ -28,8 +28,8 @@ def losses(config: ObjectiveConfig):
     layers = {"hidden1": rng.normal(size=(4, 6)), "hidden2": rng.normal(size=(4, 2, 3, 5))}
     output = Output(jnp.zeros((4, 3)), {}, {name: jnp.asarray(h, jnp.float32) for name, h in layers.items()})
     batch = Batch(jnp.zeros((4, 1)), jnp.zeros(4, jnp.int32), jnp.arange(4))
-    plain, _ = total_loss(objective_of(ObjectiveConfig()), output, batch, {})
-    penalised, (metrics, _) = total_loss(objective_of(config), output, batch, hyper_of(config))
+    plain, _ = total_loss(ObjectiveConfig(), output, batch)
+    penalised, (metrics, _) = total_loss(config, output, batch)
     return float(plain), float(penalised), metrics, layers
 
 
@@ -55,10 +55,10 @@ def test_several_penalties_add_up_and_none_costs_nothing():
 
 
 def test_weights_are_traced_and_layers_are_not():
-    assert jax.tree.leaves(hyper_of(ObjectiveConfig(l1=0.1))) == [np.float32(0.1)]
-    same = static_fields(ObjectiveConfig(l1=0.1)) == static_fields(ObjectiveConfig(l1=0.2))
-    other = static_fields(ObjectiveConfig(l1=0.1)) == static_fields(ObjectiveConfig(l1=0.1, per_unit=True))
-    assert same and not other
+    config = ObjectiveConfig(l1=0.1)
+    assert jax.tree.leaves(config) == [0.1]
+    assert differing_fields(config, ObjectiveConfig(l1=0.2)) == []
+    assert differing_fields(config, ObjectiveConfig(l1=0.1, per_unit=True)) == ["per_unit"]
 
 
 @pytest.mark.parametrize("fields", [{"l2": -0.1}, {"cauchy": float("nan")}, {"penalised": ()}])
@@ -71,4 +71,4 @@ def test_an_unknown_layer_is_named_with_those_there_are():
     digits = {"data.name": "digits", "data.train_examples": 200}
     config = replaced(configs.get("mnist_l1_deep"), {"objective.penalised": ("hidden2", "hidden9"), **digits})
     with pytest.raises(ConfigError, match=r"hidden9, but .* hidden1, hidden2, hidden3"):
-        load_data(config)
+        check_data(config, load_data(config))

@@ -3,12 +3,10 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from sparsejax.data.resident import Batch
-from sparsejax.hyper import hyper_of
 from sparsejax.models import (
     ConvMixer,
     DenseNetwork,
@@ -19,9 +17,8 @@ from sparsejax.models import (
     TopKAutoencoder,
 )
 from sparsejax.training.config import Config, ObjectiveConfig, TrainingConfig
-from sparsejax.training.objectives import objective_of
 from sparsejax.training.state import init_state
-from sparsejax.training.step import make_step
+from sparsejax.training.step import step
 
 TRAINING = TrainingConfig(learning_rate=0.05, momentum=0.0)
 CLASSIFIERS = (
@@ -45,12 +42,12 @@ BATCH = Batch(IMAGES, np.arange(16, dtype=np.int32) % 10, np.arange(16))
 def test_a_step_in_bfloat16_is_near_one_in_float32(model):
     kind = "reconstruction" if model in AUTOENCODERS else "classification"
     config = Config(model, training=TRAINING, objective=ObjectiveConfig(kind))
-    hyper = hyper_of(config)
-    before = jax.jit(lambda: init_state(model, TRAINING, hyper, jnp.int32(0), IMAGES[:1]))()
+    before = jax.jit(init_state)(config, IMAGES[:1])
 
     def stepped(precision):
         training = dataclasses.replace(TRAINING, precision=precision)
-        return jax.jit(make_step(model, objective_of(config.objective), training, steps=10))(before, BATCH, hyper)
+        changed = dataclasses.replace(config, training=training)
+        return jax.jit(step, static_argnames="steps")(before, BATCH, changed, steps=10)
 
     (exact, metrics), (near, rough) = stepped("float32"), stepped("bfloat16")
     assert jax.tree.map(lambda leaf: leaf.dtype, near) == jax.tree.map(lambda leaf: leaf.dtype, before)

@@ -8,16 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sparsejax.configuration import stack
 from sparsejax.data.resident import Batch
 from sparsejax.errors import ConfigError
-from sparsejax.hyper import hyper_of
 from sparsejax.models import SparseCNN, SparseMLP
-from sparsejax.training.config import TrainingConfig
-from sparsejax.training.devices import Placement, carry
-from sparsejax.training.objectives import cross_entropy
+from sparsejax.training.config import Config, TrainingConfig
+from sparsejax.training.devices import Placement, transform
 from sparsejax.training.rewiring import rewire_fraction
 from sparsejax.training.state import init_state
-from sparsejax.training.step import make_step
+from sparsejax.training.step import step
 
 MODEL = SparseMLP(hidden=(20,), k=(8,), density=0.25)
 CONFIG = TrainingConfig(epochs=4, batch_size=8, learning_rate=0.1, momentum=0.9, rewire_every=2, rewire_fraction=0.5)
@@ -31,30 +30,28 @@ LABELS = np.random.default_rng(1).integers(0, 10, 8).astype(np.int32)
 
 
 @functools.cache
-def states(config, carrier="jit", model=MODEL, steps=2):
+def states(training, spread="jit", model=MODEL, steps=2):
     """Returns the network before and after every step, on one device or on two."""
-    hyper, mesh = {"model": hyper_of(model), "training": hyper_of(config)}, None
-    if carrier == "shard_map":
+    config, mesh = stack([Config(model, training=training)]), None
+    if spread == "shard_map":
         mesh = jax.make_mesh((1, 2), ("member", "data"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
-    placement = Placement(carrier, mesh, None)
-    step = make_step(model, cross_entropy, config, 4, axis_name=placement.axis_name)
+    placement = Placement(spread, mesh, None)
 
-    def share(state, batch):
+    def share(state, config, batch):
         first = 0 if mesh is None else 4 * jax.lax.axis_index("data")
         size = 8 // placement.shards
         cut = [jax.lax.dynamic_slice_in_dim(array, first, size) for array in batch]
-        return step(state, Batch(*cut), hyper)[0]
+        return step(state, Batch(*cut), config, steps=4, axis_name=placement.axis_name)[0]
 
-    run, passed = carry(share, placement), [untrained(model)]
+    run, passed = transform(share, placement), [untrained(model)]
     for _ in range(steps):
-        passed.append(run(passed[-1], (IMAGES, LABELS, np.arange(8))))
+        passed.append(run(passed[-1], config, (IMAGES, LABELS, np.arange(8))))
     return passed
 
 
 @functools.cache
 def untrained(model):
-    hyper = {"model": hyper_of(model), "training": hyper_of(SET)}
-    state = jax.jit(lambda: init_state(model, SET, hyper, jnp.int32(3), IMAGES[:1]))()
+    state = jax.jit(init_state)(Config(model, training=dataclasses.replace(SET, seed=3)), IMAGES[:1])
     return jax.tree.map(lambda leaf: leaf[None], state)
 
 
@@ -123,10 +120,10 @@ def test_rigl_grows_where_a_finite_difference_says():
 
 
 def test_the_fraction_of_rigl_falls_and_that_of_set_stays():
-    hyper = {"rewire_fraction": jnp.float32(0.4)}
-    values = [float(rewire_fraction(RIGL, hyper, jnp.float32(done))) for done in (0, 0.375, 0.75, 1)]
+    rigl, set_ = (dataclasses.replace(config, rewire_fraction=0.4) for config in (RIGL, SET))
+    values = [float(rewire_fraction(rigl, jnp.float32(done))) for done in (0, 0.375, 0.75, 1)]
     np.testing.assert_allclose(values, [0.4, 0.2, 0, 0], atol=1e-7)
-    assert float(rewire_fraction(SET, hyper, jnp.float32(0.9))) == np.float32(0.4)
+    assert float(rewire_fraction(set_, jnp.float32(0.9))) == 0.4
 
 
 def test_fields_outside_their_range_are_refused():

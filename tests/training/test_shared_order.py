@@ -1,6 +1,5 @@
 """Networks that see the same batches: each is as it would be alone, and their first layers are one product."""
 
-import dataclasses
 import functools
 
 import jax
@@ -8,15 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sparsejax.configuration import replaced, stack
 from sparsejax.data.resident import Resident, epoch_order
 from sparsejax.errors import ConfigError
-from sparsejax.hyper import stack_hyper
 from sparsejax.models import DenseNetwork
 from sparsejax.training.config import Config, DataConfig, DevicesConfig, ObjectiveConfig, TrainingConfig
-from sparsejax.training.devices import carry, place
-from sparsejax.training.objectives import objective_of
+from sparsejax.training.devices import place, transform
 from sparsejax.training.state import ORDER, init_state
-from sparsejax.training.step import make_chunk
+from sparsejax.training.step import chunk
 
 EXAMPLES, BATCH, UNITS = 40, 8, 5
 BASE = Config(
@@ -42,33 +40,26 @@ def data() -> Resident:
 
 @jax.jit
 @jax.vmap
-def untrained(hyper, seed):
-    return init_state(BASE.model, BASE.training, hyper, seed, jnp.zeros((1, 6, 6, 1)))
+def untrained(config):
+    return init_state(config, jnp.zeros((1, 6, 6, 1)))
 
 
 def grid(points):
-    """Returns states and hyperparameters of networks, one for each (weight, seed)."""
-    hyper = stack_hyper([dataclasses.replace(BASE, objective=ObjectiveConfig(l1=weight)) for weight, _ in points])
-    return untrained(hyper, np.asarray([seed for _, seed in points])), hyper
+    """Returns states and configurations of networks, one for each (weight, seed)."""
+    config = stack([replaced(BASE, {"objective.l1": weight, "training.seed": seed}) for weight, seed in points])
+    return untrained(config), config
 
 
-@functools.cache
-def chunk():
-    return make_chunk(
-        BASE.model, objective_of(BASE.objective), BASE.training, examples=EXAMPLES, batch_size=BATCH,
-        length=EXAMPLES // BATCH,
-    )  # fmt: skip
-
-
-program = jax.jit(lambda *arguments: jax.vmap(chunk(), in_axes=(0, 0, None))(*arguments))
+epoch = functools.partial(chunk, examples=EXAMPLES, batch_size=BATCH, length=EXAMPLES // BATCH)
+program = jax.jit(jax.vmap(epoch, in_axes=(0, 0, None)))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("at_once", [1, 2, None])
 def test_each_network_is_as_it_would_be_alone(data, at_once):
     points = [(0.0, 0), (0.3, 0), (0.0, 1), (0.3, 1)]
-    placement = place(DevicesConfig(carrier="jit", members_at_once=at_once), len(points), {BATCH}, sharing=10**9)
-    together, _ = carry(chunk(), placement)(*grid(points), data)
+    placement = place(DevicesConfig(transform="jit", members_at_once=at_once), len(points), {BATCH}, sharing=10**9)
+    together, _ = transform(epoch, placement)(*grid(points), data)
     for i, point in enumerate(points):
         alone, _ = program(*grid([point]), data)
         for a, b in zip(*(jax.tree.leaves(state.variables) for state in (together, alone)), strict=True):
@@ -79,11 +70,11 @@ def test_each_network_is_as_it_would_be_alone(data, at_once):
 
 def test_the_same_batches_come_from_the_order_that_is_given(data):
     """A network whose own order is the one given is trained to the same weights."""
-    state, hyper = grid([(0.1, 3)])
+    state, config = grid([(0.1, 3)])
     order = order_of(jax.random.fold_in(state.key[0], ORDER))
-    given, _ = program(state, hyper, data._replace(batches=order))
-    own, _ = program(state, hyper, data._replace(batches=None))
-    other, _ = program(state, hyper, data)
+    given, _ = program(state, config, data._replace(batches=order))
+    own, _ = program(state, config, data._replace(batches=None))
+    other, _ = program(state, config, data)
     first, second, third = (np.asarray(s.variables.params["hidden1"]["kernel"]) for s in (given, own, other))
     np.testing.assert_allclose(first, second, rtol=1e-5, atol=1e-6)
     assert np.abs(first - third).max() > 1e-4
@@ -100,18 +91,18 @@ def products(jaxpr):
 
 
 def test_the_first_layers_of_all_networks_are_one_product(data):
-    state, hyper = grid([(0.0, 0), (0.3, 0), (0.0, 1)])
-    mapped = jax.vmap(chunk(), in_axes=(0, 0, None))
+    state, config = grid([(0.0, 0), (0.3, 0), (0.0, 1)])
+    mapped = jax.vmap(epoch, in_axes=(0, 0, None))
     for shared in (data, data._replace(batches=None)):
-        found = list(products(jax.make_jaxpr(mapped)(state, hyper, shared).jaxpr))
+        found = list(products(jax.make_jaxpr(mapped)(state, config, shared).jaxpr))
         shapes = {tuple(sorted(variable.aval.shape for variable in equation.invars)) for equation in found}
         assert (((3, 36, UNITS), (BATCH, 36)) in shapes) == (shared.batches is not None)
 
 
 def test_small_networks_that_share_batches_are_computed_side_by_side():
     for sharing, members in ((None, 1), (6_370, 30), (25_450, 10), (203_530, 1), (10**7, 1)):
-        assert place(DevicesConfig(carrier="jit"), 60, {BATCH}, sharing=sharing).members_at_once == members
-    assert place(DevicesConfig(carrier="jit", members_at_once=7), 60, {BATCH}, sharing=10).members_at_once == 7
+        assert place(DevicesConfig(transform="jit"), 60, {BATCH}, sharing=sharing).members_at_once == members
+    assert place(DevicesConfig(transform="jit", members_at_once=7), 60, {BATCH}, sharing=10).members_at_once == 7
 
 
 def test_an_order_needs_a_seed_that_there_can_be():

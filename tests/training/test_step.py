@@ -1,49 +1,45 @@
 """The training step: what it hands to a network."""
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sparsejax.configuration import configuration, replaced
 from sparsejax.data.resident import Batch
-from sparsejax.hyper import hyper_of
-from sparsejax.models.base import Output, Variables
-from sparsejax.training.config import TrainingConfig
-from sparsejax.training.objectives import cross_entropy
+from sparsejax.models.base import Model, Output, Variables
+from sparsejax.training.config import Config, TrainingConfig
 from sparsejax.training.state import init_state
-from sparsejax.training.step import make_step
+from sparsejax.training.step import step
 
 EXAMPLES = 8
-CONFIG = TrainingConfig(epochs=2, batch_size=EXAMPLES, learning_rate=0.1)
 
 
-class Listener(NamedTuple):
+@configuration
+class Listener(Model):
     """A linear network that keeps, as its state, a number drawn from each example's key."""
 
-    def init(self, key, example, *, hyper=None):
+    def init(self, key, example):
         return Variables({"kernel": jnp.ones((4, 3))}, {"drawn": jnp.zeros(EXAMPLES)})
 
-    def apply(self, variables, x, *, key=None, train=False, hyper=None, axis_name=None):
+    def apply(self, variables, x, *, key=None, train=False, axis_name=None):
         drawn = jax.vmap(jax.random.uniform)(key)
         return Output(x @ variables.params["kernel"], {"drawn": drawn}, {})
 
-    def scheduled(self, hyper, *, epoch, step):
-        return hyper
+
+CONFIG = Config(Listener(), training=TrainingConfig(epochs=2, batch_size=EXAMPLES, learning_rate=0.1))
 
 
 @jax.jit
 def drawn(seed, rows):
     """Returns what each example drew in each of three steps."""
-    hyper = {"training": hyper_of(CONFIG)}
+    config = replaced(CONFIG, {"training.seed": seed})
     batch = Batch(np.ones((EXAMPLES, 4), np.float32), np.zeros(EXAMPLES, np.int32), rows)
-    step = make_step(Listener(), cross_entropy, CONFIG, 10)
 
     def stepped(state, _):
-        state, _ = step(state, batch, hyper)
+        state, _ = step(state, batch, config, steps=10)
         return state, state.variables.state["drawn"]
 
-    return jax.lax.scan(stepped, init_state(Listener(), CONFIG, hyper, seed, batch.images), length=3)[1]
+    return jax.lax.scan(stepped, init_state(config, batch.images), length=3)[1]
 
 
 def test_every_example_of_every_step_of_every_network_has_its_own_key():

@@ -11,6 +11,7 @@ from sparsejax.evaluation.attacks.apgd_l1 import climb_l1
 from sparsejax.evaluation.attacks.geometry import Bounds, Norm, inside, length, spread, steepest
 from sparsejax.evaluation.attacks.losses import LogitsFn, Loss, Network, cross_entropy, dlr, runner_up, targeted_dlr
 from sparsejax.evaluation.attacks.pgd import Adversarial, prepared
+from sparsejax.evaluation.attacks.registry import register_attack
 
 _MOMENTUM, _RISES = 0.75, 0.75
 
@@ -32,6 +33,7 @@ class _Climb(NamedTuple):
     done: Array
 
 
+@register_attack("apgd_ce", place=2)
 def apgd(
     logits_fn: LogitsFn,
     x: Float[Array, "batch *shape"],
@@ -79,6 +81,7 @@ def apgd(
     return _climb(network, x, labels, epsilon, norm, loss, iterations, bounds, key)
 
 
+@register_attack("apgd_dlr", place=3)
 def apgd_dlr(logits_fn: LogitsFn, x: Array, labels: Array, **settings) -> Adversarial:
     """Runs APGD on the difference of logits ratio, which a network cannot hide by large logits.
 
@@ -104,6 +107,7 @@ def apgd_dlr(logits_fn: LogitsFn, x: Array, labels: Array, **settings) -> Advers
     return apgd(logits_fn, x, labels, loss=dlr, **settings)
 
 
+@register_attack("apgd_t", targeted=True, place=4)
 def apgd_targeted(
     logits_fn: LogitsFn,
     x: Float[Array, "batch *shape"],

@@ -8,10 +8,12 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from sparsejax.evaluation.attacks.geometry import Bounds, Norm, length, spread, to_hyperplane
 from sparsejax.evaluation.attacks.losses import LogitsFn, Network, mistaken, runner_up
 from sparsejax.evaluation.attacks.pgd import Adversarial, prepared
+from sparsejax.evaluation.attacks.registry import register_attack
 
 _MOST_BACK, _BEYOND, _CLOSER = 0.1, 1.05, 0.9
 
 
+@register_attack("fab_t", targeted=True, place=5)
 def fab_targeted(
     logits_fn: LogitsFn,
     x: Float[Array, "batch *shape"],

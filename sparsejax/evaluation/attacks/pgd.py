@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from sparsejax.evaluation.attacks.geometry import Bounds, Norm, inside, random_start, spread, steepest
 from sparsejax.evaluation.attacks.losses import LogitsFn, Loss, Network, cross_entropy, mistaken
+from sparsejax.evaluation.attacks.registry import register_attack
 
 
 class Adversarial(NamedTuple):
@@ -23,6 +24,7 @@ class Adversarial(NamedTuple):
     success: Bool[Array, "batch"]
 
 
+@register_attack("fgsm", place=0)
 def fgsm(
     logits_fn: LogitsFn,
     x: Float[Array, "batch *shape"],
@@ -65,6 +67,7 @@ def fgsm(
     )  # fmt: skip
 
 
+@register_attack("pgd", place=1)
 def pgd(
     logits_fn: LogitsFn,
     x: Float[Array, "batch *shape"],

@@ -12,11 +12,13 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from sparsejax.evaluation.attacks.geometry import Bounds, Norm, length, spread
 from sparsejax.evaluation.attacks.losses import LogitsFn, margin
 from sparsejax.evaluation.attacks.pgd import Adversarial, prepared
+from sparsejax.evaluation.attacks.registry import register_attack
 
 # Queries, of 10,000, after which the squares shrink to half their area.
 _SHRINK_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
+@register_attack("square", place=6)
 def square(
     logits_fn: LogitsFn,
     x: Float[Array, "batch height width channels"],

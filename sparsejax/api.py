@@ -1,0 +1,168 @@
+"""Training from Python: `sparsejax.train`, `sparsejax.load` and `sparsejax.compare`."""
+
+import dataclasses
+import difflib
+import itertools
+import runpy
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sparsejax import configs
+from sparsejax import experiment as experiments
+from sparsejax.configuration import field_of, replaced
+from sparsejax.data.dataset import Dataset
+from sparsejax.errors import ConfigError
+from sparsejax.experiment import Experiment, members_of
+from sparsejax.models.base import Model
+from sparsejax.runs import Run, compared
+from sparsejax.training.config import Config, DataConfig, ObjectiveConfig
+from sparsejax.training.run_folder import RunFolder
+
+
+def train(
+    what: str | Path | Config | Model,
+    *,
+    data: Any = None,
+    out: str | Path | None = None,
+    seeds: int = 1,
+    sweep: Mapping[str, Sequence[Any]] | None = None,
+    measures: Sequence[Any] = (),
+    fresh: bool = False,
+    **overrides: Any,
+) -> Run:
+    """Train one or several networks, or resume their training, and return the run.
+
+    Args:
+      what: the name of a configuration, a Python file that defines `config`, a `Config`, or a network, which needs
+        `data`.
+      data: the name of a data set, arrays `(x_train, y_train, x_test, y_test)`, or a `Dataset`; None for the data of
+        the configuration.
+      out: the run folder; by default `runs/NAME`. The same call on the same folder resumes the run.
+      seeds: networks of successive seeds for every point of the sweep.
+      sweep: field -> values; one network is trained for each combination, all in one compiled program.
+      measures: names, which take the place of those that the configuration names, and objects to measure with besides.
+      fresh: replace an earlier run in the folder.
+      **overrides: fields by their dotted names, `**{"training.epochs": 2}`, or by a bare name, `epochs=2`.
+
+    Returns:
+      The finished run.
+
+    Raises:
+      ConfigError: a field is unknown or out of range, or network, data and objective do not fit each other.
+      DataMissingError, DataDamagedError, RunFolderError, CheckpointError: as their messages say.
+
+    Examples:
+      >>> run = train("digits_mlp", epochs=5, sweep={"model.k": [(10,), (20,)]})  # doctest: +SKIP
+    """
+    name, config = _configured(what)
+    dataset = None
+    if isinstance(data, str):
+        config = replaced(config, {"data.name": data})
+    elif data is not None:
+        from sparsejax.data import from_arrays
+
+        dataset = data if isinstance(data, Dataset) else from_arrays(*data)
+        config = replaced(config, {"data.name": dataset.name})
+    elif isinstance(what, Model):
+        raise ConfigError(
+            f"A {type(what).__name__} alone says nothing about its data; give data=(x_train, y_train, x_test, y_test), "
+            "or the name of a data set such as data='digits'."
+        )
+    config = replaced(config, {path_of(config, name): _plain(value) for name, value in overrides.items()})
+    points = [
+        dict(zip(sweep or (), map(_plain, values), strict=True))
+        for values in itertools.product(*(sweep or {}).values())
+    ]
+    points = [{path_of(config, name): value for name, value in point.items()} for point in points]
+    if names := tuple(measure for measure in measures if isinstance(measure, str)):
+        config = replaced(config, {"evaluation.measures": names})
+    own = tuple(measure for measure in measures if not isinstance(measure, str))
+    experiment = Experiment(name, *members_of(config, points, seeds), own)
+    folder = RunFolder(Path(out or f"runs/{name}"))
+    experiments.run(experiment, folder, dataset=dataset, fresh=fresh)
+    return Run(folder.path)
+
+
+def load(path: str | Path) -> Run:
+    """Read a run from its folder; its data are not needed.
+
+    Raises:
+      RunFolderError: there is no run, or it cannot be read.
+    """
+    return Run(path)
+
+
+def compare(*runs: str | Path | Run) -> dict[str, dict[str, str]]:
+    """Return the rows of a table that sets runs side by side: run -> measure -> what is written there.
+
+    Raises:
+      RunFolderError: a folder holds no finished run.
+    """
+    found = [run if isinstance(run, Run) else Run(run) for run in runs]
+    return {str(run.folder.path): compared(run.result) for run in found}
+
+
+def config_from_file(path: str | Path) -> Config:
+    """Run a Python file and return the `Config` that it defines as `config`; it can import modules beside it.
+
+    Raises:
+      ConfigError: there is no such file, or it defines none.
+    """
+    if not Path(path).is_file():
+        raise ConfigError(f"There is no file {path}; expected a Python file that defines `config`.")
+    if (folder := str(Path(path).absolute().parent)) not in sys.path:
+        sys.path.append(folder)
+    found = runpy.run_path(str(path), run_name=Path(path).stem).get("config")
+    if not isinstance(found, Config):
+        raise ConfigError(f"{path} defines config as {found!r}; expected a sparsejax.Config, such as Config(model).")
+    return found
+
+
+def path_of(config: Config, name: str) -> str:
+    """Return the dotted name of a field, given that or its last part.
+
+    Of several fields that end in the name, it is the one of the training: `batch_size` is `training.batch_size`.
+
+    Raises:
+      ConfigError: there is no such field, or several.
+    """
+    fields = list(_fields(config))
+    found = [field for field in fields if name in (field, field.rpartition(".")[2])]
+    found = [field for field in found if field.startswith("training.")] or found
+    if name in fields or len(found) == 1:
+        return name if name in fields else found[0]
+    if found:
+        raise ConfigError(f"{name} may be {' or '.join(found)}; give the whole name, **{{{found[0]!r}: ...}}.")
+    close = difflib.get_close_matches(name, [*fields, *(field.rpartition(".")[2] for field in fields)], n=3)
+    hint = (
+        f"did you mean {' or '.join(close)}?" if close else "`sparsejax train --config NAME --help` lists all fields."
+    )
+    raise ConfigError(f"There is no field {name!r}; {hint}")
+
+
+def _configured(what: str | Path | Config | Model) -> tuple[str, Config]:
+    """Return a name and a configuration."""
+    if isinstance(what, Config):
+        config: Config = what
+        return type(config.model).__name__.lower(), config
+    if isinstance(what, Model):
+        kind = what.task or "classification"
+        return type(what).__name__.lower(), Config(what, DataConfig(), objective=ObjectiveConfig(kind))
+    if str(what).endswith(".py"):
+        return Path(what).stem, config_from_file(what)
+    return str(what), configs.get(str(what))
+
+
+def _fields(config: Any, prefix: str = "") -> Iterator[str]:
+    for field in dataclasses.fields(config):
+        path, value = prefix + field.name, field_of(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _fields(value, path + ".")
+        else:
+            yield path
+
+
+def _plain(value: Any) -> Any:
+    return tuple(map(_plain, value)) if isinstance(value, list) else value

@@ -1,0 +1,1 @@
+"""The commands: train, rehearse, reproduce, embed, report, compare."""

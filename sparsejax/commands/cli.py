@@ -1,0 +1,179 @@
+"""`sparsejax train|reproduce|embed|list|report|compare|completion`: the modules' commands under one name."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from sparsejax import configs, studies
+from sparsejax.commands import embed, reproduce
+from sparsejax.commands import train as launch
+from sparsejax.commands.status import status_of
+from sparsejax.errors import ConfigError, RunFolderError
+
+_ABOUT = {
+    "train": "train a named experiment, or a grid of it (as python -m sparsejax.launch)",
+    "reproduce": "make a figure or table of a paper again (as python -m sparsejax.reproduce)",
+    "embed": "make the latents of a trained network",
+    "list": "name the experiments and the studies",
+    "report": "draw the figures and the report of a run again",
+    "compare": "put several runs into one table, and their curves into one picture",
+    "completion": "print the completion of bash, zsh or fish",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns its exit status: 0 done, 1 failed, 2 not understood."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    passed_on = {"train": launch.main, "reproduce": reproduce.main, "embed": embed.main}
+    if words and words[0].startswith("-") and words[0] not in ("-h", "--help"):
+        words = ["train", *words]  # `sparsejax --config NAME`
+    if words and words[0] in passed_on:
+        return passed_on[words[0]](words[1:])
+    return status_of(_run, words)
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        width = max(map(len, _ABOUT))
+        print("Usage: sparsejax COMMAND ...\n")
+        print("\n".join(f"  {name:<{width}}  {about}" for name, about in _ABOUT.items()))
+        return 0
+    commands: dict[str, Callable[[list[str]], None]] = {
+        "list": _list, "report": _report, "compare": _compare, "completion": _completion,
+    }  # fmt: skip
+    if words[0] not in commands:
+        raise ConfigError(f"There is no command {words[0]!r}; there are {', '.join(_ABOUT)}.")
+    commands[words[0]](words[1:])
+    return 0
+
+
+def _list(words: list[str]) -> None:
+    _parser("list").parse_args(words)
+    for title, table in (("Experiments", configs.CONFIGS), ("Studies", studies.STUDIES)):
+        width = max(map(len, table))
+        print(f"{title}:", *(f"  {name:<{width}}  {about}" for name, about in table.items()), sep="\n")
+
+
+def _report(words: list[str]) -> None:
+    parser = _parser("report")
+    parser.add_argument("run", metavar="RUN", help="a run folder")
+    options = parser.parse_args(words)
+
+    from sparsejax.evaluation.measure import measures_of
+    from sparsejax.figures.run import write_figures
+    from sparsejax.training.restore import recorded, trained
+    from sparsejax.training.run_folder import RunFolder
+
+    folder = RunFolder(Path(options.run))
+    run_of = recorded(folder)
+    result = _result(folder.path)
+    with folder.held():
+        state = trained(folder, run_of)
+        for path in write_figures(folder, result, state.variables, measures_of(result)):
+            print(path)
+
+
+def _compare(words: list[str]) -> None:
+    parser = _parser("compare")
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="run folders")
+    parser.add_argument("--out", metavar="FILE", help="also draw their curves into this PNG file")
+    options = parser.parse_args(words)
+    paths = [Path(run) for run in options.runs]
+    from sparsejax.runs import compared
+
+    results = {_name(path, paths): _result(path) for path in paths}
+
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    rows = {name: compared(result) for name, result in results.items()}
+    table = Table("", *(Column(name, justify="right", overflow="fold") for name in rows))
+    for measure in dict.fromkeys(measure for row in rows.values() for measure in row):
+        table.add_row(measure, *(row.get(measure, "") for row in rows.values()))
+    Console().print(table)
+    if options.out:
+        print(_drawn(dict(zip(results, paths, strict=True)), Path(options.out)))
+
+
+def _drawn(runs: dict[str, Path], out: Path) -> Path:
+    """Draws the test scores of all runs along training, the networks of each in one colour."""
+    import numpy as np
+
+    from sparsejax.figures.curves import curves_of, training_curves
+    from sparsejax.figures.style import png
+    from sparsejax.files import write_whole
+    from sparsejax.training.log import read_metrics
+
+    epochs: dict[str, dict[str, Any]] = {name: curves_of(read_metrics(path / "metrics.jsonl"))
+                                         for name, path in runs.items()}  # fmt: skip
+    kind = "test_accuracy" if all("test_accuracy" in curves for curves in epochs.values()) else "test_loss"
+    curves = {name: found[kind] for name, found in epochs.items()}
+    longest = max(curves.values(), key=lambda curve: len(curve.epochs)).epochs
+
+    def padded(curve: Any) -> np.ndarray:
+        """Fills up with NaN after the last epoch of a shorter run."""
+        values = np.full((len(longest), curve.values.shape[1]), np.nan)
+        values[: len(curve.values)] = curve.values
+        return values
+
+    together = np.concatenate([padded(curve) for curve in curves.values()], axis=1)
+    groups = [name for name, curve in curves.items() for _ in range(curve.values.shape[1])]
+    first = next(iter(curves.values()))._replace(epochs=longest, values=together)
+    return write_whole(out.absolute(), png(training_curves({kind: first}, groups=groups)))
+
+
+def _completion(words: list[str]) -> None:
+    parser = _parser("completion")
+    parser.add_argument("shell", choices=("bash", "zsh", "fish"))
+    shell = parser.parse_args(words).shell
+    commands, names, figures = (" ".join(table) for table in (_ABOUT, configs.CONFIGS, studies.STUDIES))
+    if shell == "fish":
+        print(f"complete -c sparsejax -n __fish_use_subcommand -f -a '{commands}'\n"
+              f"complete -c sparsejax -n '__fish_seen_subcommand_from train' -l config -x -a '{names}'\n"
+              f"complete -c sparsejax -n '__fish_seen_subcommand_from reproduce' -f -a '{figures}'")  # fmt: skip
+        return
+    print(
+        ("autoload -U +X bashcompinit && bashcompinit\n" if shell == "zsh" else "")
+        + f"""_sparsejax() {{
+  local word="${{COMP_WORDS[COMP_CWORD]}}" before="${{COMP_WORDS[COMP_CWORD-1]}}" choices=""
+  case "$before" in
+    sparsejax) choices="{commands}" ;;
+    --config) choices="{names}" ;;
+    reproduce) choices="{figures}" ;;
+  esac
+  if [ -n "$choices" ]; then
+    COMPREPLY=($(compgen -W "$choices" -- "$word"))
+  else
+    COMPREPLY=($(compgen -f -- "$word"))
+  fi
+}}
+complete -o filenames -F _sparsejax sparsejax"""
+    )
+
+
+def _parser(command: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(prog=f"sparsejax {command}", description=_ABOUT[command], allow_abbrev=False)
+
+
+def _result(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads((path / "result.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunFolderError(
+            f"{path} holds no result.json: it is no run folder, or its run is not done. Name a finished run."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{path}/result.json cannot be read ({error!r}); train the networks again.") from None
+
+
+def _name(path: Path, among: Sequence[Path]) -> str:
+    """Returns the folder's own name, or its whole path where that is not enough to tell it from the others."""
+    alike = [other for other in among if other.name == path.name]
+    return path.name if len(alike) == 1 else str(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""`sparsejax embed --run FOLDER`: make the latents of a trained network, and keep them as a data set."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from sparsejax.commands.status import status_of
+from sparsejax.errors import ConfigError
+
+_DESCRIPTION = """Run a trained network over the training and the test set of its data, and write what one of its
+layers gives for each example as a file that other networks train on: --data.name cifar10_latents."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns its exit status: 0 done, 1 failed, 2 not understood."""
+    return status_of(_run, arguments, stopped="nothing was written")
+
+
+def _run(arguments: list[str]) -> int:
+    options = _parser().parse_args(arguments)
+
+    import jax
+    import numpy as np
+
+    from sparsejax.data.dataset import Split
+    from sparsejax.data.folders import download_folder
+    from sparsejax.data.latents import LATENTS_FILE, latents_bytes
+    from sparsejax.data.resident import resident
+    from sparsejax.evaluation.latents import make_embedding
+    from sparsejax.files import write_whole
+    from sparsejax.training.checks import load_data
+    from sparsejax.training.restore import check_same_data, config_of, recorded, trained
+    from sparsejax.training.run_folder import RunFolder, environment
+
+    folder, member = RunFolder(Path(options.run)), options.member
+    run_of = recorded(folder)
+    description = run_of.description
+    config = config_of(folder, run_of, member)
+    if options.out is None and config.data.name != "cifar10":
+        raise ConfigError(f"{folder.path} is of {config.data.name}, not of cifar10; name the file to write with --out.")
+    out = download_folder(LATENTS_FILE) if options.out is None else Path(options.out).absolute()
+    dataset = load_data(config)
+    if dataset.kind == "tokens":
+        raise ConfigError(f"{folder.path} is of a text, {dataset.name}; latents are made of images and vectors only.")
+    layers = [layer.name for layer in config.model.layers(dataset.train.images.shape[1:])]
+    if options.layer not in layers:
+        raise ConfigError(f"The network in {folder.path} has no layer {options.layer!r}; it has {', '.join(layers)}.")
+    check_same_data(folder, run_of, dataset)
+    state = jax.tree.map(lambda leaf: leaf[member], trained(folder, run_of))
+    model = config.model.at(state.epoch.astype(np.float32), state.step)
+
+    def embedded(split: Split) -> Split:
+        size = len(split.labels)
+        embed = make_embedding(options.layer, examples=size, batch_size=config.evaluation.batch_size)
+        data = resident(dataset, split, normalise=config.data.normalise)
+        return Split(np.asarray(jax.jit(embed)(model, state.variables, data)), split.labels)
+
+    train, test = embedded(dataset.train), embedded(dataset.test)
+    provenance = {
+        "layer": options.layer,
+        "epoch": int(state.epoch),
+        "result": _result(folder.result, member),
+        "classes": dataset.classes,
+        **{name: description[name] for name in ("name", "data", "config")},
+        "trained": {name: description[name] for name in ("command", "versions", "device")},
+        **environment("sparsejax embed"),
+    }
+    write_whole(out, latents_bytes(train, test, provenance))
+    print(
+        f"{len(train.labels):,} + {len(test.labels):,} vectors of {train.images.shape[1]} features: {options.layer} of "
+        f"{description['name']} after epoch {int(state.epoch)}, in {out}"
+    )
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sparsejax embed", description=_DESCRIPTION)
+    parser.add_argument("--run", required=True, metavar="FOLDER", help="folder of the run that trained the network")
+    parser.add_argument("--layer", default="latent", metavar="NAME", help="a hidden layer (default: latent)")
+    parser.add_argument("--member", type=int, default=0, metavar="N", help="which network of a grid (default: 0)")
+    parser.add_argument("--out", metavar="FILE", help="the .npz file (default, for CIFAR-10 only: where "
+                        "cifar10_latents is looked for)")  # fmt: skip
+    return parser
+
+
+def _result(path: Path, member: int) -> dict[str, float] | None:
+    """Returns how well the network does on its test set; None if its run has not come to its end."""
+    import json
+
+    if not path.is_file():
+        return None
+    entry = json.loads(path.read_text(encoding="utf-8"))["members"][member]
+    return {name: value for name, value in entry.items() if name.startswith("test_")}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

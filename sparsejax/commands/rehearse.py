@@ -1,0 +1,173 @@
+"""The training of an experiment compiled for a Cloud TPU that is not here, by TPU's own compiler: does it fit?"""
+
+import os
+import re
+import time
+from importlib import metadata
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, SingleDeviceSharding
+from jax.sharding import PartitionSpec as P
+
+from sparsejax.configuration import stack
+from sparsejax.data.resident import Resident, resident
+from sparsejax.errors import ConfigError
+from sparsejax.experiment import Experiment
+from sparsejax.training import loop
+from sparsejax.training.checks import batch_sizes, check_data, count_parameters, load_data
+from sparsejax.training.devices import Placement, place
+
+_COLLECTIVE = re.compile(r" (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
+
+
+class Rehearsal(NamedTuple):
+    """What the compiler says of the training of an experiment.
+
+    Attributes:
+      placement: how networks and batches are spread over the chips.
+      seconds: the compiler took.
+      held_bytes: on each chip between two steps: networks, the best of them so far, training and test data.
+      working_bytes: besides, while a step runs.
+      flops: of a step, on each chip, and of drawing the order of an epoch.
+      moved_bytes: the same step reads and writes in memory, on each chip.
+      collectives: kinds of communication between chips -> how many there are in the program.
+    """
+
+    placement: Placement
+    seconds: float
+    held_bytes: int
+    working_bytes: int
+    flops: float
+    moved_bytes: float
+    collectives: dict[str, int]
+
+
+def rehearse(experiment: Experiment, topology: str) -> Rehearsal:
+    """Compiles the steps of a training for chips that are not here, as a run on them would.
+
+    It needs libtpu (`pip install sparsejax[tpu]`), the data, and no TPU: any Linux machine will do.
+
+    Args:
+      experiment: the networks.
+      topology: kind of chip and how many, such as "v5e:2x2", "v5p:2x2x1" or "v6e:4x4".
+
+    Raises:
+      ConfigError: libtpu is missing or does not know the topology, the experiment does not fit it or the memory of a
+        chip, or is to be carried by pmap or streamed.
+    """
+    config = experiment.config
+    if config.data.streaming or config.devices.transform == "pmap":
+        what = "data.streaming True" if config.data.streaming else "devices.transform pmap"
+        raise ConfigError(f"{what} cannot be rehearsed; leave it out for the rehearsal.")
+    chips = _chips(topology)
+    dataset = load_data(config)
+    check_data(config, dataset, len(experiment.configs))
+    parameters = count_parameters(config, dataset) if config.training.order_seed is not None else None
+    sizes = batch_sizes(config)
+    placement = place(config.devices, len(experiment.configs), sizes, sharing=parameters, devices=chips)
+
+    def laid(tree: Any, spec: P) -> Any:
+        where = SingleDeviceSharding(chips[0]) if placement.mesh is None else NamedSharding(placement.mesh, spec)
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), tree)
+
+    split, test = (
+        resident(dataset, part, normalise=config.data.normalise, on_device=False)
+        for part in (dataset.train, dataset.test)
+    )
+    networks = len(experiment.configs)
+    rows = -(-networks // placement.member_devices) * placement.member_devices
+    stacked = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype), stack(experiment.configs)
+    )
+    train: Resident = laid(split, P())
+    job = loop.Job(stacked, placement, train, rows - networks)
+    progress = jax.eval_shape(lambda config: loop.start(config, placement, loop.example_of(split)), stacked)
+    data = train
+    if config.training.order_seed is not None:
+        length = loop.chunk_length(loop.steps_per_epoch(job.examples, config.training.batch_size))
+        order = jax.ShapeDtypeStruct((length, config.training.batch_size), np.int32)
+        data = train._replace(batches=laid(order, P()))
+    chunk, _ = loop.compiled_chunk(job, config.training.batch_size)
+    started = time.perf_counter()
+    try:
+        compiled = chunk.lower(laid(progress.state, P("member")), laid(stacked, P("member")), data).compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        said = str(error).partition(":")[2].split("\n")[0].strip(" .")
+        raise ConfigError(
+            f"{experiment.name} does not fit a chip of {topology} ({said}); take fewer networks on a chip, a smaller "
+            "--training.batch-size or network, more chips, or --training.precision bfloat16."
+        ) from None
+    seconds = time.perf_counter() - started
+    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    best = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(progress.best))
+    found = _COLLECTIVE.findall(compiled.as_text())
+    return Rehearsal(
+        placement,
+        seconds,
+        held_bytes=memory.argument_size_in_bytes
+        + best // placement.member_devices
+        + test.images.nbytes
+        + test.labels.nbytes,
+        working_bytes=memory.temp_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.generated_code_size_in_bytes,
+        flops=cost["flops"],
+        moved_bytes=cost["bytes accessed"],
+        collectives={kind: found.count(kind) for kind in sorted(set(found))},
+    )
+
+
+def lines_of(rehearsal: Rehearsal, experiment: Experiment, topology: str) -> list[str]:
+    """Returns what a person wants to read of it."""
+    placement, networks = rehearsal.placement, len(experiment.configs)
+    spread = f"{networks} network{'s' if networks > 1 else ''} over {placement.member_devices}, each batch over "
+    told = [f"{count} {kind}" for kind, count in rehearsal.collectives.items()]
+    return [
+        f"{experiment.name} on {topology}: {spread}{placement.shards} chip{'s' if placement.shards > 1 else ''}, "
+        f"{placement.transform}; compiled in {rehearsal.seconds:.0f} s by libtpu {_version()}",
+        f"memory of a chip  a step fits: {_size(rehearsal.held_bytes)} held between steps, "
+        f"{_size(rehearsal.working_bytes)} more in them",
+        f"a step            {rehearsal.flops / 1e9:,.3g} GFLOP and {_size(rehearsal.moved_bytes)} moved on a chip, "
+        f"{' and '.join(told) or 'no communication'}",
+    ]
+
+
+def _chips(topology: str) -> list[Any]:
+    """Returns the chips of a topology, to compile for."""
+    # Or libtpu would look for the machine it is part of, say so at length, and not let another compile beside it.
+    for name, value in (("TPU_SKIP_MDS_QUERY", "1"), ("TPU_WORKER_HOSTNAMES", "localhost"), ("TPU_LOG_DIR", "disabled"),
+                        ("TPU_STDERR_LOG_LEVEL", "3"), ("TPU_MIN_LOG_LEVEL", "3"), ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"),
+                        ("TPU_ACCELERATOR_TYPE", "v5litepod-4")):  # fmt: skip
+        os.environ.setdefault(name, value)
+    if _version() is None:
+        raise ConfigError("A rehearsal needs TPU's compiler; pip install 'sparsejax[tpu]' (Linux on x86-64).")
+    from jax.experimental import topologies
+
+    try:
+        return list(topologies.get_topology_desc(topology, platform="tpu").devices)
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ConfigError(
+            f"{topology} is no TPU that libtpu {_version()} knows ({reason}); expected a kind and a shape, such as "
+            "v5e:2x2, v5p:2x2x1 or v6e:4x4."
+        ) from None
+
+
+def _version() -> str | None:
+    try:
+        return metadata.version("libtpu")
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.3g} GB"

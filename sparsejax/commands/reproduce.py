@@ -1,0 +1,104 @@
+"""`python -m sparsejax.reproduce NAME`: make a figure or table of a paper again, with its number beside ours."""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from sparsejax import studies
+from sparsejax.commands.status import status_of
+from sparsejax.errors import ConfigError
+
+_DESCRIPTION = """Make a figure or table of a paper again. Writes DIR/NAME.png and DIR/NAME.json, the
+networks into folders beside them, where figures that share some find them; the same command goes on where it was
+stopped."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns its exit status: 0 done, 1 failed, 2 not understood."""
+    return status_of(_run, arguments)
+
+
+def _run(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m sparsejax.reproduce", description=_DESCRIPTION)
+    parser.add_argument("name", nargs="?", metavar="NAME", help="the study; --list shows all")
+    parser.add_argument("--scale", choices=("small", "paper"), default="small",
+                        help="small: minutes on two cores; paper: the published size")  # fmt: skip
+    parser.add_argument("--seeds", type=int, metavar="N",
+                        help="networks of each kind, where a study has a choice; more add to those there")  # fmt: skip
+    parser.add_argument("--out", default="reproduced", metavar="DIR", help="where to (default: reproduced)")
+    parser.add_argument("--list", action="store_true", help="list the studies")
+    options = parser.parse_args(arguments)
+    if options.list:
+        width = max(map(len, studies.STUDIES))
+        for name, summary in studies.STUDIES.items():
+            print(f"{name:<{width}}  {summary}")
+        return 0
+    if options.name is None:
+        raise ConfigError(f"Name a study; there are: {', '.join(studies.STUDIES)}.")
+    if options.name not in studies.STUDIES:
+        studies.get(options.name)  # says which come close, before anything heavy is imported
+
+    from sparsejax.training.devices import use_cores
+
+    use_cores()
+    from sparsejax.figures.style import png
+    from sparsejax.files import write_whole
+    from sparsejax.training.run_folder import RunFolder, environment
+
+    study, out = studies.get(options.name), Path(options.out).absolute()
+    folder = out / options.name / options.scale
+    started = time.perf_counter()
+    outcome = study.make(options.scale, folder, **_chosen_seeds(options.name, options.seeds, study.seeds))
+    picture = write_whole(out / f"{options.name}.png", png(outcome.figure))
+    numbers = out / f"{options.name}.json"
+    RunFolder(folder).write(
+        numbers,
+        {
+            "name": options.name,
+            "source": study.source,
+            "paper": outcome.paper,
+            "ours": outcome.ours,
+            "scale": options.scale,
+            "seeds": outcome.seeds,
+            "seconds": round(time.perf_counter() - started),  # of this call: what is there already is not trained again
+            **environment("python -m sparsejax.reproduce"),
+        },
+    )
+    print(f"\n{options.name}: {study.source}")
+    for key, value in outcome.ours.items():
+        beside = f"   (paper: {_said(outcome.paper[key])})" if key in outcome.paper else ""
+        if isinstance(value, dict) and all(isinstance(row, dict) for row in value.values()):  # a table, row by row
+            print(f"  {key}:{beside}")
+            for name, row in value.items():
+                print(f"    {name}: {_said(row)}")
+        else:
+            print(f"  {key}: {_said(value)}{beside}")
+    print(f"{picture}\n{numbers}")
+    return 0
+
+
+def _chosen_seeds(name: str, chosen: int | None, most: int | None) -> dict[str, int | None]:
+    """Returns the keyword that a study with a choice of seeds takes."""
+    if most is None:
+        if chosen is not None:
+            raise ConfigError(f"--seeds is {chosen}, but the seeds of {name} are fixed; leave the option out.")
+        return {}
+    if chosen is not None and not 1 <= chosen <= most:
+        raise ConfigError(f"--seeds is {chosen}; expected a number from 1 to {most}, those of the paper.")
+    return {"seeds": chosen}
+
+
+def _said(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, (list, tuple)):
+        return " ".join(map(_said, value))
+    if isinstance(value, dict):
+        return "; ".join(f"{name}: {_said(item)}" for name, item in value.items())
+    return str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,253 @@
+"""`python -m sparsejax.launch --config NAME`: train a named experiment, or a grid of it."""
+
+import argparse
+import contextlib
+import io
+import itertools
+import math
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparsejax import configs
+from sparsejax.commands.status import status_of
+from sparsejax.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sparsejax.training.config import Config
+
+    Members = tuple[tuple[Config, ...], tuple[dict[str, Any], ...]]
+
+_DESCRIPTION = """Train a named experiment. Every field of a configuration can be overridden, e.g.
+--training.epochs 3; --config NAME --help lists them all. The same command on the same folder
+goes on where it was stopped."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns its exit status: 0 done, 1 failed, 2 not understood."""
+    try:
+        status = status_of(_run, arguments)
+    except Exception:
+        if not _one_of_several():
+            raise
+        traceback.print_exc()
+        status = 1
+    if status and _one_of_several():
+        from sparsejax.training.processes import leave
+
+        leave(status)
+    return status
+
+
+def _one_of_several() -> bool:
+    """Says whether this process has joined others; JAX is not imported for it."""
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def _run(arguments: list[str]) -> int:
+    options, overrides = _parser().parse_known_args(arguments)
+    if options.list:
+        width = max(map(len, configs.CONFIGS))
+        for name, summary in configs.CONFIGS.items():
+            print(f"{name:<{width}}  {summary}")
+        return 0
+    if options.config is None:
+        if not {"-h", "--help"} & set(overrides):
+            raise ConfigError(f"Name a configuration with --config; there are: {', '.join(configs.CONFIGS)}.")
+        _parser().print_help()
+        return 0
+    is_file = options.config.endswith(".py")
+    if not is_file and options.config not in configs.CONFIGS:
+        configs.get(options.config)  # says which come close, before anything heavy is imported
+    if options.seeds < 1:
+        raise ConfigError(f"--seeds is {options.seeds}; expected how many networks to train, 1 or more.")
+    if is_file:
+        from sparsejax.api import config_from_file
+
+        given, name = config_from_file(options.config), Path(options.config).stem
+    else:
+        given, name = configs.get(options.config), options.config
+    base = _overridden(options.config, given, overrides)
+    members = _members(options.config, base, options.sweep, options.seeds)
+
+    if options.rehearse is not None:
+        return _rehearsed(name, members, options.rehearse)
+    settings = (options.coordinator, options.processes, options.process)
+    if options.distributed or any(setting is not None for setting in settings):
+        from sparsejax.training import processes
+
+        processes.join(*settings)
+    else:
+        from sparsejax.training.devices import use_cores
+
+        use_cores(base.devices.wanted(len(members[0])))
+    from sparsejax.experiment import Experiment, run
+    from sparsejax.training.processes import is_first
+    from sparsejax.training.run_folder import RunFolder
+
+    folder = RunFolder(Path(options.out or f"runs/{name}"))
+    experiment = Experiment(name, *members)
+    result, _ = run(experiment, folder, fresh=options.fresh, resume_step=options.resume_step)
+    if is_first():
+        for line in _closing_lines(result, folder.path):
+            print(line)
+    return 0
+
+
+def _rehearsed(name: str, members: "Members", topology: str) -> int:
+    """Says what the training would take of a TPU, and trains nothing."""
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")  # libtpu, once it is installed, would be looked to for devices
+    from sparsejax.commands.rehearse import lines_of, rehearse
+    from sparsejax.experiment import Experiment
+
+    experiment = Experiment(name, *members)
+    for line in lines_of(rehearse(experiment, topology), experiment, topology):
+        print(line)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m sparsejax.launch", description=_DESCRIPTION, add_help=False, allow_abbrev=False
+    )
+    parser.add_argument(
+        "--config", metavar="NAME", help="the experiment, or a Python file that defines `config`; --list shows all"
+    )
+    parser.add_argument("--out", metavar="DIR", help="run folder (default: runs/NAME)")
+    parser.add_argument("--seeds", type=_whole, default=1, metavar="N", help="train N networks, of successive seeds")
+    parser.add_argument(
+        "--sweep", action="append", default=[], metavar="FIELD=VALUES",
+        help="train one network per value, a,b,c or start:stop:step; several make a grid",
+    )  # fmt: skip
+    parser.add_argument("--fresh", action="store_true", help="replace an earlier run in the folder")
+    parser.add_argument(
+        "--resume-step", type=_whole, metavar="STEP", help="go on from this checkpoint rather than the latest"
+    )
+    parser.add_argument(
+        "--rehearse", metavar="TPU",
+        help="train nothing, but compile for TPU chips that are not here, such as v5e:2x4: does it fit their memory?",
+    )  # fmt: skip
+    parser.add_argument(
+        "--distributed", action="store_true",
+        help="be one of several processes; which one, the environment says (Cloud TPU, SLURM, JAX_PROCESS_ID...)",
+    )  # fmt: skip
+    parser.add_argument("--coordinator", metavar="HOST:PORT", help="of the first of several processes")
+    parser.add_argument("--processes", type=_whole, metavar="N", help="their number")
+    parser.add_argument("--process", type=_whole, metavar="I", help="which this one is, from 0")
+    parser.add_argument("--list", action="store_true", help="list the named experiments")
+    return parser
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+
+
+def _overridden(name: str, config: "Config", overrides: Sequence[str]) -> "Config":
+    """Returns the configuration with typed overrides; on a mistake tyro says what was meant and exits with 2."""
+    import tyro
+
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(
+                tyro.conf.AvoidSubcommands[type(config)],
+                default=config,
+                args=list(overrides),
+                prog=f"python -m sparsejax.launch --config {name}",
+                description="Fields of the configuration. Besides them: " + _parser().format_usage(),
+            )
+    except SystemExit as stop:
+        error: BaseException | None = stop
+        while error is not None:  # tyro wraps what a configuration itself refuses; its own words are clearer
+            if isinstance(error, ConfigError):
+                raise error from None
+            error = error.__cause__ or error.__context__
+        sys.stderr.write(complaint.getvalue())
+        raise
+
+
+def _members(name: str, base: "Config", sweeps: Sequence[str], seeds: int) -> "Members":
+    """Returns configuration and swept values of every network: each point of the grid with each seed."""
+    from sparsejax.configuration import field_of
+    from sparsejax.experiment import members_of
+
+    grid = [[(field, value) for value in values] for field, values in map(_parse_sweep, sweeps)]
+    points = []
+    for point in itertools.product(*grid):
+        words = [word for field, value in point for word in (f"--{field.replace('_', '-')}", value)]
+        config = _overridden(name, base, words) if words else base
+        points.append({field: field_of(config, field) for field, _ in point})
+    return members_of(base, points, seeds)
+
+
+def _parse_sweep(text: str) -> tuple[str, list[str]]:
+    """Splits `FIELD=a,b,c` or `FIELD=start:stop:step`, the stop included.
+
+    Raises:
+      ConfigError: it has neither form.
+    """
+    field, equals, values = text.partition("=")
+    expected = "expected FIELD=a,b,c or FIELD=start:stop:step, such as --sweep model.boost_strength=0:2:0.5"
+    if not equals or not field or not values:
+        raise ConfigError(f"--sweep {text!r} is not understood; {expected}.")
+    field = field.replace("-", "_")
+    if ":" not in values:
+        return field, values.split(",")
+    try:
+        start, stop, step = map(float, values.split(":"))
+        count = math.floor((stop - start) / step + 1e-9) + 1
+    except (ValueError, ZeroDivisionError):
+        raise ConfigError(f"--sweep {text!r} has a range that is not understood; {expected}.") from None
+    if count < 1:
+        raise ConfigError(f"--sweep {text!r} is an empty range; {expected}.")
+    return field, [f"{start + i * step:.10g}" for i in range(count)]
+
+
+def _closing_lines(result: dict[str, Any], folder: Path) -> list[str]:
+    """Returns the figures that a person wants to see at the end."""
+    several = len(result["members"]) > 1
+    best = result["best"]
+    at = "each network's best epoch" if several else f"the best, epoch {best['epoch']}"
+    name, form = ("test_accuracy", ".2%") if "test_accuracy" in best else ("test_loss", ".5f")
+    spread = f" ± {result[name + '_std']:{form}}" if several else ""
+    lines = ["", f"{name.replace('_', ' '):<14} {result[name]:{form}}{spread} after the last epoch, "
+             f"{best[name]:{form}} after {at}"]  # fmt: skip
+    if "test_perplexity" in result:
+        lines.append(f"perplexity     {result['test_perplexity']:.2f} on the validation text after the last epoch")
+    if "noise_score" in result:
+        lines.append(
+            f"noise score    {result['noise_score']:,} after the last epoch, {best['noise_score']:,} after {at}, "
+            f"of {result['noise_score_max']:,}"
+        )
+    if result.get("products_ratio"):
+        lines.append(
+            f"products       {result['products']:,.0f} of {result['products_dense']:,.0f} an image are not zero, "
+            f"{result['products_ratio']:.1f} times fewer"
+        )
+    for name, layer in result["layers"].items():
+        winners = f", {layer['k']:g} winners ({layer['k_inference']:g} at inference)" if layer["k"] else ""
+        entropy = (
+            f", duty-cycle entropy {layer['duty_entropy'] / layer['max_entropy']:.1%} of its maximum"
+            if layer.get("max_entropy") else ""
+        )  # fmt: skip
+        fewer = f", {layer['products_ratio']:.1f} times fewer products" if layer.get("products_ratio") else ""
+        active = (
+            f": {layer['active_fraction']:.1%} active, {layer['dead_units']:.0f} never" if "dead_units" in layer else ""
+        )
+        lines.append(f"{name:<14} {layer['units']:g} units{winners}{active}{entropy}{fewer}")
+    if result["notice"]:
+        lines.append(f"NOTE: {result['notice']}")
+    lines.append(f"{result['seconds']:.0f} s; figures and report: {folder}/report.html")
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,299 @@
+"""The registry of data sets: what each is, how it is read, and the locations where it is looked for, in their order."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from sparsejax.data.arrays import from_arrays, read_arrays, read_path
+from sparsejax.data.dataset import Dataset
+from sparsejax.data.download import Download, download
+from sparsejax.data.folders import data_root, download_folder, tfds_folder, user_cache
+from sparsejax.data.tfds_source import is_prepared, read_tfds
+from sparsejax.errors import ConfigError, DataMissingError
+from sparsejax.registry import Registered
+
+Say = Callable[[str], None]
+Kind = Literal["images", "vectors", "tokens", "clips"]
+F = TypeVar("F", bound=Callable[..., Any])
+
+LOCATIONS = ("files", "tfds", "download", "digits")
+"""Where data come from, besides a function of the user's; "digits" are those that scikit-learn ships."""
+
+
+def itself(path: Path) -> dict[str, Path | None]:
+    """Finds a data set that is one file, or a folder of any files."""
+    return {path.name: path if path.exists() else None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A data set: read from a place on the disk, or made by a function.
+
+    Args:
+      name: what `data.name` calls it.
+      title: what sentences call it.
+      kind: what its examples are.
+      read: `(path, source=...) -> Dataset`; or without a place, `() -> Dataset`, or the arguments of `from_arrays`. It
+        is given those fields of `DataConfig` that its other arguments are named like.
+      place: file or folder below $SPARSEJAX_DATA, and below the user's cache; "" where it is made.
+      files: the files that belong to it, by name; None for each that a place lacks.
+      elsewhere: other places.
+      tfds: TFDS's name of it.
+      download: where it can be downloaded.
+      substitute: take scikit-learn's digits where it is nowhere, and say so.
+      how: a sentence on how to get it.
+      location: the one location of what is made.
+    """
+
+    name: str
+    title: str
+    kind: Kind
+    read: Callable[..., Any]
+    place: str = ""
+    files: Callable[[Path], Mapping[str, Path | None]] = itself
+    elsewhere: tuple[Path, ...] = ()
+    tfds: str = ""
+    download: Download | None = None
+    substitute: bool = False
+    how: str = ""
+    location: str = "function"
+
+    @property
+    def locations(self) -> tuple[str, ...]:
+        """Its locations, in the order in which "auto" tries them."""
+        if not self.place:
+            return (self.location,)
+        has = (True, bool(self.tfds), self.download is not None, self.substitute)
+        return tuple(location for location, there in zip(LOCATIONS, has, strict=True) if there)
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The fields of `DataConfig` that its reader takes."""
+        return tuple(name for name in inspect.signature(self.read).parameters if name not in ("name", "path", "source"))
+
+    def places(self) -> list[tuple[str, Path]]:
+        """Returns where "auto" looks on the disk, with what a data set from there says of its source."""
+        if not self.place:
+            return []
+        root, cached = data_root(), "download" if self.download else "files"
+        return [*([("files", root / self.place)] if root else []), (cached, user_cache() / self.place),
+                *(("files", path) for path in self.elsewhere)]  # fmt: skip
+
+    def is_whole(self, path: Path) -> bool:
+        """Says whether a place has all of its files."""
+        return None not in self.files(path).values()
+
+    def found(self) -> Path | None:
+        """Returns the first place that has all of its files."""
+        return next((path for _, path in self.places() if self.is_whole(path)), None)
+
+
+DATA: Registered[Entry] = Registered("data set", "sparsejax.data")
+
+
+def add(entry: Entry, place: float = 100.0) -> None:
+    """Registers a data set of this package."""
+    DATA.add(entry.name, entry, module="sparsejax.data", place=place)
+
+
+def register(name: str, *, kind: Kind, title: str = "") -> Callable[[F], F]:
+    """Register a data set of one's own: `--data.name NAME` then calls the decorated function.
+
+    Args:
+      name: what `data.name` calls it.
+      kind: what its examples are: "images", "vectors", "tokens" or "clips".
+      title: what sentences call it.
+
+    Returns:
+      A decorator of a function that returns a `Dataset`, or arrays `(x_train, y_train, x_test, y_test)` as
+      `from_arrays` takes them. A parameter that is named like a field of `DataConfig`, such as `length`, is given it.
+
+    Raises:
+      ConfigError: there is such a data set already, or the kind is unknown.
+
+    Examples:
+      >>> import numpy as np
+      >>> @register("stripes", kind="vectors")
+      ... def stripes():
+      ...     x = np.eye(6, dtype=np.float32)
+      ...     return x, [0, 0, 0, 1, 1, 1], x, [0, 0, 0, 1, 1, 1]
+      >>> load("stripes").classes
+      2
+    """
+    if kind not in Kind.__args__ or name.startswith("tfds/"):
+        raise ConfigError(f"The data set {name!r} is of the kind {kind!r}; expected one of {', '.join(Kind.__args__)}, "
+                          "and a name that does not begin with tfds/.")  # fmt: skip
+
+    def decorate(function: F) -> F:
+        DATA.add(name, Entry(name=name, title=title or name, kind=kind, read=function), module=function.__module__)
+        return function
+
+    return decorate
+
+
+def entry(name: str, source: str = "auto") -> Entry:
+    """Returns a data set's entry, before anything is read; `tfds/NAME` is the entry of a prepared TFDS data set.
+
+    Raises:
+      ConfigError: there is no data set or source of that name, or this data set is not to be had from there.
+    """
+    if name.startswith("tfds/"):
+        name = name.removeprefix("tfds/")
+
+        def make(test_fraction: float | None = None) -> Dataset:
+            return read_tfds(name, test_fraction=test_fraction)
+
+        found = Entry(name=f"tfds/{name}", title=name, kind="images", read=make, location="tfds")
+    else:
+        found = DATA[name]
+    if source not in ("auto", *found.locations):
+        raise ConfigError(f"The data set {found.name!r} cannot come from the source {source!r}; its sources are auto, "
+                          f"{', '.join(found.locations)}.")  # fmt: skip
+    return found
+
+
+def title(name: str, source: str = "") -> str:
+    """Returns what sentences call a data set of this name and source, registered or not."""
+    if name in DATA and (not source or source in ("auto", *DATA[name].locations, "download")):
+        return DATA[name].title
+    return f"{name} from {source}" if source else name
+
+
+def load(
+    name: str = "mnist", source: str = "auto", *, path: str | Path | None = None, say: Say = print, **options: Any
+) -> Dataset:
+    """Returns a data set, from the source named or from the first location that has it.
+
+    "auto" looks in $SPARSEJAX_DATA, in the user's cache, in a prepared TFDS folder, then downloads. Where MNIST cannot
+    be had, it returns scikit-learn's digits, whose name, source and notice say so. A damaged file is an error wherever
+    it is found.
+
+    Args:
+      name: a registered data set, `python -m sparsejax.data list` shows them; or "tfds/NAME", any TFDS data set of
+        images and labels that is prepared.
+      source: "auto", "files" ($SPARSEJAX_DATA), "tfds", "download" (cached) or "digits".
+      path: a file or folder of one's own to read instead, see `read_path`.
+      say: takes what a person should read: a download, a substitute's notice.
+      **options: what its reader takes besides: `length`, `vocabulary` and `unit` of a text; `words`, `silence` and
+        `held_out` of speech; `test_fraction` of a path or of TFDS.
+
+    Raises:
+      ConfigError: an unknown name or source, or a source that this data set does not have.
+      DataMissingError: the source has no such data, or $SPARSEJAX_DATA names no folder.
+      DataDamagedError: a file is damaged.
+    """
+    if path is not None:
+        return read_path(path, **options)
+    found = entry(name, source)
+    dataset = obtain(found, found.read, source, say, options) if found.place else made(found, options)
+    if dataset.notice:
+        say(dataset.notice)
+    return dataset
+
+
+def options_of(name: str, path: str | Path | None = None) -> tuple[str, ...]:
+    """Returns the options of `load` that a data set takes."""
+    return ("test_fraction",) if path is not None else entry(name).options
+
+
+def made(found: Entry, options: Mapping[str, Any]) -> Dataset:
+    """Returns what an entry's function makes, as a data set."""
+    dataset = found.read(**options)
+    if not isinstance(dataset, Dataset):
+        dataset = from_arrays(*dataset, name=found.name, source=found.location)
+    if dataset.kind != found.kind:
+        raise ConfigError(f"The data set {found.name!r} is registered as {found.kind}, but its function returned "
+                          f"{dataset.kind}; register it as these.")  # fmt: skip
+    return dataset
+
+
+def obtain(found: Entry, read: Callable[..., Any], source: str, say: Say, options: Mapping[str, Any]) -> Any:
+    """Returns what a reader makes of a data set that lies on the disk or is downloaded; errors as `load`."""
+    if source == "digits":
+        return _substitute(f"As asked for by data.source digits, {_DIGITS.format(found.title)}.")
+    if source == "tfds":
+        return read_tfds(found.tfds)
+    if source == "files":
+        return read(_in_files(found), source="files", **options)
+    if source == "download" and found.download:
+        subject = f"{found.title} is not in {download_folder(found.place)} and"
+        return read(_downloaded(found, found.download, say, subject), source="download", **options)
+    for location, path in found.places():
+        files = found.files(path)
+        missing = [name for name, file in files.items() if file is None]
+        if not missing:
+            return read(path, source=location, **options)
+        if len(missing) < len(files):
+            say(f"Only {len(files) - len(missing)} of {found.title}'s {len(files)} files are in {path} "
+                f"({', '.join(missing)} not): looking on.")  # fmt: skip
+    try:
+        if found.tfds and is_prepared(found.tfds, tfds_folder()):
+            return read_tfds(found.tfds)
+    except DataMissingError as error:  # another format, or TFDS is not installed
+        say(str(error))
+    if found.download is None:
+        raise DataMissingError(f"{_nowhere(found)}. {found.how}")
+    try:
+        path = _downloaded(found, found.download, say, f"{_nowhere(found, last='')}, and")
+    except DataMissingError as error:
+        if not found.substitute:
+            raise
+        return _substitute(f"{found.title} was not found and could not be downloaded: {_DIGITS.format(found.title)}. "
+                           f"The reason: {error}")  # fmt: skip
+    return read(path, source="download", **options)
+
+
+_DIGITS = (
+    "these are the 1,797 handwritten digits that scikit-learn ships, enlarged to 28 × 28; figures are not "
+    "comparable with {}'s"
+)
+
+
+def _substitute(notice: str) -> Dataset:
+    return DATA["digits"].read(notice=notice)
+
+
+def _in_files(found: Entry) -> Path:
+    """Returns the place in $SPARSEJAX_DATA, or one besides that and the cache, for its reader to say what it lacks."""
+    root = data_root()
+    places = [*([root / found.place] if root else []), *found.elsewhere]
+    whole = next((path for path in places if found.is_whole(path)), None)
+    if whole is None and root is None:
+        raise DataMissingError(
+            f"The source 'files' reads {found.name} in $SPARSEJAX_DATA/{found.place}, but the environment variable "
+            f"SPARSEJAX_DATA is not set; set it, or take the source 'auto'. {found.how}"
+        )
+    return whole or places[0]
+
+
+def _downloaded(found: Entry, wanted: Download, say: Say, subject: str) -> Path:
+    """Returns a place with the whole data set, after downloading what that lacks."""
+    folder = download_folder(found.place)
+    for path in (folder, user_cache() / found.place):
+        if found.is_whole(path) and wanted.is_proven(path):
+            return path
+    download(wanted, folder, title=found.title, subject=subject, how=found.how, say=say)
+    return folder
+
+
+def _nowhere(found: Entry, last: str = "and ") -> str:
+    """Returns the beginning of a sentence on a data set that is in none of its places."""
+    places = [f"$SPARSEJAX_DATA/{found.place}", str(user_cache() / found.place), *map(str, found.elsewhere)]
+    where = f"{', '.join(places[:-1])} and {places[-1]}"
+    verdict = "neither" if len(places) == 2 else "none of them"
+    return f"{found.title[0].upper()}{found.title[1:]} was looked for in {where}, {last}is in {verdict}"
+
+
+add(
+    Entry(
+        name="arrays",
+        title="arrays of your own",
+        kind="images",
+        place="arrays",
+        read=read_arrays,
+        how="Or name any file or folder with --data.path.",
+    ),
+    place=12,
+)

@@ -1,0 +1,41 @@
+"""The attacks by name: those of this folder, and a user's own."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+from sparsejax.registry import Registered
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Entry(NamedTuple):
+    """An attack; a targeted one takes `ranks [classes]`, for which of the likeliest wrong classes it goes."""
+
+    attack: Callable[..., Any]
+    targeted: bool
+
+
+ATTACKS: Registered[Entry] = Registered("attack", "sparsejax.evaluation.attacks")
+"""All attacks within a ball, by name."""
+
+
+def register_attack(name: str, *, targeted: bool = False, place: float = 100.0) -> Callable[[F], F]:
+    """Register an attack for `robustness_report`: `@register_attack("mine")`.
+
+    The attack is called as `attack(logits_fn, images, labels, epsilon=, norm=, bounds=, draws=, key=)` and returns an
+    `Adversarial`; it compiles.
+
+    Args:
+      name: what the report calls it.
+      targeted: it goes for one class, and also takes `ranks`: it is run on one rank after another.
+      place: attacks are listed by their place; those of sparsejax have less than 100.
+
+    Returns:
+      A decorator that returns the attack.
+    """
+
+    def register(attack: F) -> F:
+        ATTACKS.add(name, Entry(attack, targeted), module=attack.__module__, place=place)
+        return attack
+
+    return register

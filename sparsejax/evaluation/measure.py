@@ -1,0 +1,263 @@
+"""What a measure is: an object that counts over the batches of a test set and reports what came out."""
+
+import copy
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from sparsejax.data.dataset import Dataset
+from sparsejax.data.resident import Resident
+from sparsejax.errors import ConfigError
+from sparsejax.figures.drawing import Column, Drawing, Row, Shown, Table
+from sparsejax.models.base import Layer, Model, Output, Variables
+from sparsejax.registry import Registered
+from sparsejax.training.config import DEFAULT_MEASURES, Config
+
+T = TypeVar("T")
+
+
+class EvaluationBatch(NamedTuple):
+    """A batch of test examples, and what the network answers.
+
+    Attributes:
+      images: inputs as the network reads them.
+      labels: their classes.
+      rows: their places in the test set.
+      counted: which of them count: the last batch is filled up with repetitions.
+      keys: one PRNG key for each, for networks that draw; None where they shall not.
+      output: of the network on these images, computed once for all measures.
+      raw: the examples as the data set holds them.
+      data: the whole test set, with the moments of the pixels.
+    """
+
+    images: Float[Array, "batch *shape"]
+    labels: Int[Array, "batch"]
+    rows: Int[Array, "batch"]
+    counted: Bool[Array, "batch"]
+    keys: Key[Array, "batch"] | None
+    output: Output
+    raw: Array
+    data: Resident
+
+    def sum(self, values: Array) -> Array:
+        """Sum values `[batch, ...]` over the examples that count."""
+        counted = self.counted.reshape(-1, *(1,) * (values.ndim - 1))
+        return jnp.sum(jnp.where(counted, values, jnp.zeros((), values.dtype)), axis=0)
+
+
+class Setting(NamedTuple):
+    """What is known of a network before its test examples are counted.
+
+    `layers` are the hidden ones, `examples` the size of the test set, `classes` of its labels, `kind` what the data
+    are and `dtype` of what type. `variables` are those of the trained network as NumPy arrays: in `report` of one
+    network, in `arrays` of all of them with a leading axis, and None before the end of training.
+    """
+
+    config: Config
+    layers: tuple[Layer, ...]
+    examples: int
+    classes: int
+    kind: str
+    dtype: Any
+    variables: Variables | None = None
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Beyond which a unit counts as active, by layer."""
+        return {layer.name: layer.threshold for layer in self.layers}
+
+
+class Measure:
+    """The base of a measure; any object with `of_batch` and `report` will do, and has these defaults.
+
+    Attributes:
+      name: under which it is registered.
+      versions: the number of versions of every batch that it sees, each with a forward pass of its own; None to see
+        the batch as it is.
+      examples: it looks at the first so many test examples; None for all.
+      at_best: measure each network also as it was after its best epoch, for `best` in `result.json`.
+      file: where its arrays are written in the run folder; `arrays/NAME.npz` by default.
+      setting: what is known of the network.
+    """
+
+    name: str = ""
+    versions: int | None = None
+    examples: int | None = None
+    at_best: bool = False
+    file: str = ""
+    setting: Setting
+
+    def bind(self, setting: Setting) -> "Measure":
+        """Return the measure for a network."""
+        made = copy.copy(self)
+        made.setting = setting
+        return made
+
+    def unfit(self, setting: Setting) -> str | None:
+        """Say why a run cannot be measured so; None if it can."""
+        return None
+
+    def of_batch(self, model: Model, variables: Variables, batch: EvaluationBatch) -> Any:
+        """Return what is summed over the batches: arrays in any structure, of `batch.counted` examples; it compiles."""
+        raise NotImplementedError
+
+    def version(self, batch: EvaluationBatch, index: Int[Array, ""]) -> EvaluationBatch:
+        """Return another version of a batch, from 0 to `versions` - 1: with other images or keys; it compiles."""
+        return batch
+
+    def report(self, sums: Any) -> dict[str, Any]:
+        """Return what `result.json` says of one network, from its sums as NumPy arrays.
+
+        What stands under `layers`, by the name of a layer, is added to what other measures say of that layer.
+        """
+        raise NotImplementedError
+
+    def tracked(self, variables: Variables, sums: Any) -> dict[str, Float[Array, ""]]:
+        """Return the numbers of one network that are logged after an epoch; it compiles.
+
+        Where it is not defined, the numbers of `report` are logged.
+        """
+        raise NotImplementedError
+
+    def arrays(self, sums: Any) -> dict[str, np.ndarray]:
+        """Return arrays of all networks, from sums with a leading axis of networks; they are written to `file`."""
+        return {}
+
+    def rows(self, result: Mapping[str, Any]) -> list[Row]:
+        """Return which numbers of a network the page shows at its top and in its tables."""
+        return []
+
+    def columns(self, result: Mapping[str, Any]) -> list[Column]:
+        """Return what the page's table of layers says of each."""
+        return []
+
+    def tables(self, result: Mapping[str, Any]) -> list[Table]:
+        """Return tables of its own on the page."""
+        return []
+
+    def figures(self, run: Shown) -> Iterable[Drawing | None]:
+        """Return figures of a run; None stands for one that there is nothing to draw for."""
+        return []
+
+
+MEASURES: Registered[Measure] = Registered("measure", "sparsejax.evaluation.measures")
+"""All measures by name, in the order of the page."""
+
+
+def register_measure(name: str, *, place: float = 100.0) -> Callable[[T], T]:
+    """Register a class without arguments, or an object, as a measure: `@register_measure("margin")`.
+
+    Args:
+      name: its name in `evaluation.measures` and `evaluation.track`.
+      place: measures stand on the page by their place; those of sparsejax have less than 100.
+
+    Returns:
+      A decorator that returns what it is given.
+    """
+
+    def register(thing: T) -> T:
+        measure = as_measure(thing() if isinstance(thing, type) else thing, name)
+        module = getattr(thing, "__module__", type(thing).__module__)
+        MEASURES.add(name, measure, module=module, place=place)
+        if isinstance(thing, type):
+            thing.name = name  # type: ignore[attr-defined]
+        return thing
+
+    return register
+
+
+def as_measure(thing: Any, name: str = "") -> Measure:
+    """Return an object as a measure, with the defaults of `Measure` for what it does not define.
+
+    Args:
+      thing: with `of_batch` and `report`.
+      name: of the measure; by default the object's own, or that of its class.
+
+    Raises:
+      ConfigError: it lacks one of the two.
+    """
+    lacking = [method for method in ("of_batch", "report") if not callable(getattr(thing, method, None))]
+    if lacking:
+        raise ConfigError(f"{thing!r} has no {' and no '.join(lacking)}, which a measure needs.")
+    if isinstance(thing, Measure):
+        measure = copy.copy(thing)
+    else:
+        measure = Measure()
+        for attribute in (entry for entry in vars(Measure) if not entry.startswith("_") and hasattr(thing, entry)):
+            setattr(measure, attribute, getattr(thing, attribute))
+    measure.name = name or measure.name or re.sub(r"(?<!^)(?=[A-Z])", "_", type(thing).__name__).lower()
+    return measure
+
+
+def setting_of(config: Config, dataset: Dataset, variables: Variables | None = None) -> Setting:
+    """Return what is known of a network on a data set."""
+    layers = tuple(config.model.layers(dataset.train.images.shape[1:]))
+    test = dataset.test
+    return Setting(config, layers, len(test.labels), dataset.classes, dataset.kind, test.images.dtype, variables)
+
+
+def chosen_measures(config: Config, dataset: Dataset, passed: Iterable[Any] = ()) -> tuple[Measure, ...]:
+    """Return the measures of a run in the order of the page: those the configuration names, and those passed.
+
+    The best network is chosen on its `accuracy`, which therefore is always one of them. Of the default measures, those
+    that do not fit the run are left out.
+
+    Args:
+      config: the run's.
+      dataset: what it is trained on.
+      passed: objects as in `as_measure`; one takes the place of a registered one of its name.
+
+    Raises:
+      ConfigError: a name is unknown, or a measure does not fit the run.
+    """
+    given = {measure.name: measure for measure in map(as_measure, passed)}
+    named = {"accuracy", *config.evaluation.measures, *config.evaluation.track} - given.keys()
+    for name in sorted(named):
+        MEASURES[name]  # says which come close
+    found = [given.get(name) or MEASURES[name] for name in MEASURES if name in named | given.keys()]
+    found += [measure for name, measure in given.items() if name not in MEASURES]
+    setting, fitting = setting_of(config, dataset), []
+    for measure in found:
+        reason = measure.unfit(setting)
+        if reason is None:
+            fitting.append(measure)
+        elif measure.name not in DEFAULT_MEASURES:
+            raise ConfigError(f"evaluation.measures names {measure.name}, but {reason}; leave it out.")
+    return tuple(fitting)
+
+
+def measures_of(result: Mapping[str, Any]) -> list[Measure]:
+    """Return the registered measures that a run has, in the order of the page.
+
+    Args:
+      result: as in `result.json`; version 0.1 did not list the measures there, but what they said tells which.
+    """
+    names = result.get("measures")
+    if names is None:
+        member = result["members"][0]
+        detail = any("gini" in layer for layer in (member.get("layers") or {}).values())
+        names = ["accuracy", "activity", "weights", "macs", *["noise_score"] * ("noise_score" in member)]
+        names += ["detail"] * (detail or "confusion" in member)
+    return [measure for name, measure in MEASURES.items() if name in names]
+
+
+def has_tracked(measure: Measure) -> bool:
+    """Say whether a measure defines what is logged after an epoch."""
+    return getattr(measure.tracked, "__func__", None) is not Measure.tracked
+
+
+def numbers_of(report: Mapping[str, Any], suffix: str = "") -> dict[str, float]:
+    """Return the numbers of a report by name; those of a layer are called `NAME/LAYER`."""
+    found: dict[str, float] = {}
+    for name, value in report.items():
+        if isinstance(value, Mapping) and name == "layers":
+            for layer, entry in value.items():
+                found |= numbers_of(entry, f"/{layer}")
+        elif isinstance(value, (int, float, np.number, np.ndarray, jax.Array)) and np.ndim(value) == 0:
+            found[name + suffix] = float(value)
+    return found

@@ -1,0 +1,122 @@
+"""Units of one layer that act on each other: explaining away, and a single inhibitory interneuron."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+
+def explain_away(
+    drive: Float[Array, "*batch units"],
+    lateral: Float[Array, "units units"],
+    *,
+    steps: int | np.integer = 1,
+    gamma: float | Float[Array, ""] = 1.0,
+    zero_diagonal: bool = False,
+    only_inhibitory: bool = False,
+) -> Float[Array, "*batch units"]:
+    r"""Lets every unit suppress (or help) every other for a few steps, then rectifies.
+
+    .. math:: \mu_0 = \mathrm{drive}, \quad z_t = \mathrm{ReLU}(\mu_t), \quad
+        \mu_{t+1} = \mu_t + \gamma\, (\mu_0 - G z_t - \mu_t)
+
+    The gradient passes through all steps. In backward mode, the activations of every step are kept.
+
+    Args:
+      drive: feed-forward input of the layer, its bias included `[..., units]`.
+      lateral: G; row i holds what unit i receives from each unit. A positive weight inhibits.
+      steps: number of updates; static. 0 is a plain ReLU layer.
+      gamma: size of an update; 1 replaces mu, less moves it part of the way; may be traced.
+      zero_diagonal: keep units from acting on themselves. The paper and its code let them.
+      only_inhibitory: subtract relu(G z), so that no unit is ever driven above its own input.
+
+    Returns:
+      Array like drive, relu(mu) after the last step.
+
+    Raises:
+      ValueError: lateral does not fit drive, steps is no whole number >= 0, or gamma is a negative Python number.
+
+    References:
+      Bricken et al., Noise Transforms Feed-Forward Networks into Sparse Coding Networks, 2022, Eq. 2 and appendix C
+      (whose first line has the reconstruction for what is the noisy input). steps=1 and gamma=1 are its Table 1.
+    """
+    units = drive.shape[-1]
+    if lateral.shape != (units, units):
+        raise ValueError(
+            f"lateral has shape {lateral.shape}, but drive has {units} units; expected ({units}, {units}), "
+            "a row for each unit that receives."
+        )
+    if zero_diagonal:
+        lateral = jnp.where(jnp.eye(units, dtype=bool), jnp.zeros_like(lateral), lateral)
+
+    def inhibition(z):
+        received = z @ lateral.T
+        return jax.nn.relu(received) if only_inhibitory else received
+
+    return _settle(drive, inhibition, steps, gamma)
+
+
+def inhibitory_interneuron(
+    drive: Float[Array, "*batch units"],
+    gather: Float[Array, "units"],
+    scatter: Float[Array, "units"],
+    bias: Float[Array, ""] | None = None,
+    *,
+    steps: int | np.integer = 1,
+    gamma: float | Float[Array, ""] = 1.0,
+    rectified: bool = False,
+) -> Float[Array, "*batch units"]:
+    r"""Lets all units excite one interneuron, which inhibits them all: `explain_away` with G of rank one.
+
+    .. math:: G z = \mathrm{scatter} \cdot f(\mathrm{gather} \cdot z + \mathrm{bias})
+
+    Args:
+      drive: feed-forward input of the layer `[..., units]`.
+      gather: weights from the units to the interneuron `[units]`.
+      scatter: weights from the interneuron back to the units `[units]`; positive inhibits.
+      bias: the interneuron's bias `[]`, None for none.
+      steps: as in `explain_away`.
+      gamma: as in `explain_away`.
+      rectified: f is ReLU instead of the identity. The paper's interneuron is linear and has no bias; its code has
+        both a ReLU and a bias.
+
+    Returns:
+      Array like drive.
+
+    Raises:
+      ValueError: gather or scatter does not fit drive, bias is no scalar, or as `explain_away`.
+
+    References:
+      Bricken et al., 2022, appendix C, G_d G_e z. It acts only in layers whose units have no bias of their own.
+    """
+    for name, weights in (("gather", gather), ("scatter", scatter)):
+        if weights.shape != drive.shape[-1:]:
+            raise ValueError(
+                f"{name} has shape {weights.shape}, but drive has {drive.shape[-1]} units; expected one weight each, "
+                f"({drive.shape[-1]},)."
+            )
+    if bias is not None and jnp.shape(bias) != ():
+        raise ValueError(f"bias has shape {jnp.shape(bias)}; expected (), for there is one interneuron.")
+
+    def inhibition(z):
+        activity = z @ gather if bias is None else z @ gather + bias
+        return jnp.tensordot(jax.nn.relu(activity) if rectified else activity, scatter, axes=0)
+
+    return _settle(drive, inhibition, steps, gamma)
+
+
+def _settle(drive: Array, inhibition: Callable[[Array], Array], steps: int | np.integer, gamma: float | Array) -> Array:
+    if not isinstance(steps, (int, np.integer)) or steps < 0:
+        raise ValueError(f"steps is {steps!r}; expected a whole number of updates, 0 (a plain ReLU layer) or more.")
+    if isinstance(gamma, (int, float)) and not gamma >= 0:
+        raise ValueError(f"gamma is {gamma}; expected the size of an update, 0 or more.")
+    rate = jnp.asarray(gamma, drive.dtype)
+
+    def step(mu, _):
+        return mu + rate * (drive - inhibition(jax.nn.relu(mu)) - mu), None
+
+    mu, _ = lax.scan(step, drive, length=int(steps))
+    return jax.nn.relu(mu)

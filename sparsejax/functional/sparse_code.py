@@ -1,0 +1,383 @@
+"""Winners as values and indices, and layers before and after them that touch nothing else.
+
+Of n units k win; where k is far below n, most of a dense product with them is products with 0. Here a code is kept as
+its k values and their places: decoding gathers k rows, and both gradients of either layer touch as many. Kernels have
+a row for each unit, `[units, ...]`, so that a row lies in one piece.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.core import Tracer
+from jaxtyping import Array, Bool, Float, Int, UInt
+
+from sparsejax.functional.selection import as_count, winners
+from sparsejax.functional.shards import on_shards, vary_alike
+
+_SPARSE = 1 / 32
+"""Up to this density gathering is faster than a dense product on a CPU: see benchmarks/sae_decode.py."""
+_SPARSE_ALONE = 0.4
+"""The same for one example, whose dense product has to fetch the whole kernel: see benchmarks/inference.py."""
+_TOGETHER = 4
+"""So many rows are gathered in one turn of a loop."""
+
+
+class _Winners(NamedTuple):
+    values: Float[Array, "*batch k"]
+    indices: Int[Array, "*batch k"]
+
+
+@jax.tree_util.register_pytree_node_class
+class SparseCode(_Winners):
+    """The winners of each row: a pair of arrays, and how many units they were chosen from.
+
+    Attributes:
+      values: `[..., k]`.
+      indices: which of the n units they are, `[..., k]`, int32, each row in ascending order.
+      units: n, a part of the structure rather than an array; None where it is not known.
+    """
+
+    units: int | None = None
+
+    def __new__(cls, values: Any, indices: Any, units: int | None = None) -> "SparseCode":
+        """Pairs the arrays; the number of units stands beside them."""
+        code = super().__new__(cls, values, indices)
+        code.units = units
+        return code
+
+    def to_dense(self, units: int | None = None) -> Float[Array, "*batch units"]:
+        """Returns the dense form `[..., units]`; the number of units is needed only where the code does not know it.
+
+        Raises:
+          ValueError: it is not known, or another one.
+        """
+        units = self.units if units is None else units
+        if units is None:
+            raise ValueError("This code does not know of how many units it is; give their number: code.to_dense(n).")
+        return to_dense(self, units)
+
+    def tree_flatten(self):
+        """Returns the arrays, and the number of units."""
+        return tuple(self), self.units
+
+    @classmethod
+    def tree_unflatten(cls, units, arrays):
+        """Returns the code of these arrays."""
+        values, indices = arrays
+        return cls(values, indices, units)
+
+
+def sparse_top_k(
+    x: Float[Array, "*batch n"], k: int | np.integer, *, rank: Float[Array, "*batch n"] | None = None
+) -> SparseCode:
+    """Returns the k largest values of each row and where they are; of equal ones the first.
+
+    The gradient goes to the winners. It is the sort-free selection of `top_k`, followed by a search in the counts of
+    winners per 32 units.
+
+    Args:
+      x: values `[..., n]`, float16, bfloat16 or float32.
+      k: number of winners, 1 <= k <= n; an int, for it is a shape.
+      rank: what to choose by instead of x, `[..., n]`; no gradient passes.
+
+    Returns:
+      SparseCode, `[..., k]`, by ascending index.
+
+    Raises:
+      ValueError: k is no int in [1, n].
+
+    References:
+      Makhzani & Frey, k-Sparse Autoencoders, 2013, section 2.
+    """
+    k = _as_size(k, x.shape[-1])
+    rank = lax.stop_gradient(x if rank is None else rank)
+    return on_shards(partial(_sparse_top_k, k=k), lead=x.ndim - 1, rows={"x": x, "rank": rank}, shared={})
+
+
+def to_dense(code: SparseCode, units: int) -> Float[Array, "*batch units"]:
+    """Returns the dense form of a code: its values in their places, zeros elsewhere.
+
+    Args:
+      code: values and indices `[..., k]`.
+      units: n.
+
+    Returns:
+      Array `[..., units]`.
+
+    Raises:
+      ValueError: the code is of another number of units.
+    """
+    if code.units not in (None, units):
+        raise ValueError(f"This is a code of {code.units} units, not of {units}; code.to_dense() knows their number.")
+    lead = code.values.ndim - 1
+    return on_shards(_to_dense, lead=lead, rows={"code": code}, shared={"units": units})
+
+
+def decode(code: SparseCode, kernel: Float[Array, "units outputs"]) -> Float[Array, "*batch outputs"]:
+    """Returns the sum of the winners' rows, each times its value: the product of the dense code and the kernel.
+
+    On a CPU rows are gathered where few units win: at most one in 32, in the gradients too, and of small batches up to
+    two in five. Elsewhere the product is the dense one, which matrix units do faster.
+
+    Args:
+      code: values and indices `[..., k]`; the indices of a row differ.
+      kernel: `[units, outputs]`, a row for each unit the winners were chosen from.
+
+    Returns:
+      Array `[..., outputs]`.
+
+    Raises:
+      ValueError: values and indices differ in shape, or the kernel has another number of rows than the code has units
+        (of a code whose `units` are not known, fewer than an index needs, if that is not traced).
+
+    References:
+      Gao et al., Scaling and evaluating sparse autoencoders, 2024, appendix on sparse kernels.
+    """
+    if code.values.shape != code.indices.shape:
+        raise ValueError(f"A code has values {code.values.shape} and indices {code.indices.shape}; expected the same.")
+    _check_kernel(code, kernel)
+    return on_shards(_decode_rows, lead=code.values.ndim - 1, rows={"code": code}, shared={"kernel": kernel})
+
+
+def _check_kernel(code: SparseCode, kernel: Array) -> None:
+    units = code.units
+    if units is None:
+        # A hand-made code: its indices say how many units there are at least.
+        indices = code.indices
+        seen = indices.size > 0 and not isinstance(indices, Tracer) and getattr(indices, "is_fully_addressable", True)
+        least = int(np.asarray(indices).max()) + 1 if seen else code.values.shape[-1]
+        fits, expected = kernel.shape[0] >= least, f"at least {least}"
+    else:
+        fits, expected = kernel.shape[0] == units, str(units)
+    if not fits:
+        turned = " It seems to be transposed: give kernel.T." if kernel.shape[-1] == units else ""
+        raise ValueError(
+            f"The kernel has shape {kernel.shape}, but the code is of {expected} units; expected [units, outputs], a "
+            f"row for each unit.{turned}"
+        )
+
+
+def gathering_pays(density: float, batch: int | None = None) -> bool:
+    """Says whether a CPU is faster with the rows of the winners than with all.
+
+    Args:
+      density: winners of an example, as a fraction of the units.
+      batch: number of examples whose rows are summed; None for the gradients.
+
+    Returns:
+      Whether `decode` gathers. It fetches the more of the kernel the more examples there are, a dense product all of
+        it, but once.
+
+    References:
+      benchmarks/inference.py and benchmarks/sae_decode.py, where this was measured.
+    """
+    return density <= (_SPARSE if batch is None else max(_SPARSE, _SPARSE_ALONE / math.sqrt(batch)))
+
+
+def encode_top_k(
+    x: Float[Array, "*batch inputs"],
+    kernel: Float[Array, "units inputs"],
+    bias: Float[Array, "units"],
+    k: int | np.integer,
+    *,
+    gain: Float[Array, "units"] | None = None,
+) -> SparseCode:
+    """Returns the k most active of the units that each row of the kernel feeds, rectified.
+
+    Only the forward product is dense; its gradients touch the winners' rows alone, as `decode` does.
+
+    Args:
+      x: inputs `[..., inputs]`.
+      kernel: `[units, inputs]`, a row for each unit.
+      bias: `[units]`.
+      k: number of winners, 1 <= k <= units.
+      gain: factor on each unit's activity in the choice of the winners, `[units]`, such as `boost` gives; winners keep
+        their own value, and no gradient passes.
+
+    Returns:
+      SparseCode, `[..., k]`; where fewer than k units are positive, the others' values are 0.
+
+    Raises:
+      ValueError: k is no int in [1, units], or the kernel does not fit the inputs.
+
+    References:
+      Makhzani & Frey, k-Sparse Autoencoders, 2013, section 2; Gao et al., Scaling and evaluating sparse autoencoders,
+      2024, Eq. 4.
+    """
+    if kernel.ndim != 2 or kernel.shape[1] != x.shape[-1]:
+        raise ValueError(
+            f"The kernel has shape {kernel.shape}, but x has {x.shape[-1]} inputs; expected [units, inputs], a row for "
+            "each unit (that of a dense layer, [inputs, units], is transposed)."
+        )
+    shared = {"kernel": kernel, "bias": bias, "gain": gain}
+    encode = partial(_encode_rows, k=_as_size(k, kernel.shape[0]))
+    return on_shards(encode, lead=x.ndim - 1, rows={"x": x}, shared=shared)
+
+
+def _as_size(k: int | np.integer, units: int) -> int:
+    if not isinstance(k, (int, np.integer)):
+        raise ValueError(f"k is {k!r}; expected an int, for it is the size of the result; top_k takes a traced one.")
+    return int(as_count(k, (), units, least=1))
+
+
+def _sparse_top_k(x: Array, rank: Array, k: int) -> SparseCode:
+    indices = _places(winners(rank, k, ties="first"), k)
+    return SparseCode(jnp.take_along_axis(x, indices, axis=-1), indices, x.shape[-1])
+
+
+def _to_dense(code: SparseCode, units: int) -> Array:
+    k = code.values.shape[-1]
+    values, indices = code.values.reshape(-1, k), code.indices.reshape(-1, k)
+    rows = jnp.arange(len(values), dtype=jnp.int32)[:, None]
+    dense = jnp.zeros((len(values), units), values.dtype).at[rows, indices].set(values, unique_indices=True)
+    return dense.reshape(*code.values.shape[:-1], units)
+
+
+def _decode_rows(code: SparseCode, kernel: Array) -> Array:
+    k = code.values.shape[-1]
+    arguments = vary_alike(code.values.reshape(-1, k), code.indices.reshape(-1, k), kernel)
+    return _decode(*arguments).reshape(*code.values.shape[:-1], kernel.shape[-1])
+
+
+def _encode_rows(x: Array, kernel: Array, bias: Array, gain: Array | None, k: int) -> SparseCode:
+    code: Any = _encode(*vary_alike(x.reshape(-1, x.shape[-1]), kernel, bias, gain), k)
+    values, indices = (part.reshape(*x.shape[:-1], k) for part in code)
+    return SparseCode(values, indices, kernel.shape[0])
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _encode(x: Array, kernel: Array, bias: Array, gain: Array | None, k: int) -> tuple[Array, Array]:
+    h = x @ kernel.T + bias[None]
+    values, indices = _sparse_top_k(h, lax.stop_gradient(h if gain is None else h * gain.astype(h.dtype)[None]), k)
+    return jax.nn.relu(values), indices
+
+
+def _encode_forward(x, kernel, bias, gain, k):
+    code: Any = _encode(x, kernel, bias, gain, k)
+    return code, (x, kernel, bias, code[0] > 0, code[1])
+
+
+def _encode_backward(k, kept, upstream):
+    x, kernel, bias, positive, indices = kept
+    to_winners = jnp.where(positive, upstream[0], 0)
+    to_bias = jnp.zeros_like(bias).at[indices.reshape(-1)].add(to_winners.reshape(-1))
+    return _decode(to_winners, indices, kernel), _rows_added(to_winners, indices, x, kernel), to_bias, None
+
+
+_encode.defvjp(_encode_forward, _encode_backward)
+
+
+@jax.custom_vjp
+def _decode(values: Array, indices: Array, kernel: Array) -> Array:
+    def dense(values, indices, kernel):
+        return _to_dense(SparseCode(values, indices), len(kernel)) @ kernel
+
+    pays = gathering_pays(indices.shape[-1] / len(kernel), len(values))
+    return _sparse_or(dense, _rows_summed, pays, values, indices, kernel)
+
+
+def _decode_forward(values, indices, kernel):
+    return _decode(values, indices, kernel), (values, indices, kernel)
+
+
+def _decode_backward(kept, upstream):
+    values, indices, kernel = kept
+    return _fed(upstream, indices, kernel), None, _rows_added(values, indices, upstream, kernel)
+
+
+_decode.defvjp(_decode_forward, _decode_backward)
+
+
+def _fed(x: Array, indices: Array, kernel: Array) -> Array:
+    """Returns what the named units are fed, `[batch, k]`: the products of their rows and `x [batch, inputs]`."""
+
+    def dense(x, indices, kernel):
+        return jnp.take_along_axis(x @ kernel.T, indices, axis=-1)
+
+    def gathered(x, indices, kernel):
+        return lax.map(lambda slot: jnp.sum(x * _row(kernel, slot), axis=-1), indices.T).T
+
+    return _sparse_or(dense, gathered, gathering_pays(indices.shape[-1] / len(kernel)), x, indices, kernel)
+
+
+def _rows_added(values: Array, indices: Array, x: Array, kernel: Array) -> Array:
+    """Returns the gradient of a kernel: to each winner's row the input `x [batch, inputs]` times its value is added."""
+
+    def dense(values, indices, x):
+        return (_to_dense(SparseCode(values, indices), len(kernel)).T @ x).astype(kernel.dtype)
+
+    def scattered(values, indices, x):
+        def add(rows, example):
+            value, index, x = example
+            change = value.astype(rows.dtype)[:, None] * x.astype(rows.dtype)[None]
+            return rows.at[index].add(change, unique_indices=True, mode="drop"), None
+
+        # A zero that varies over the same mesh axes as the examples, which a constant would not. But for the barrier
+        # XLA would fill one array for both layers' gradients and copy it to each.
+        zero = lax.optimization_barrier((jnp.max(indices, initial=0) * 0).astype(_summed_in(kernel)))
+        return lax.scan(add, jnp.full(kernel.shape, zero), (values, indices, x))[0].astype(kernel.dtype)
+
+    return _sparse_or(dense, scattered, gathering_pays(indices.shape[-1] / len(kernel)), values, indices, x)
+
+
+def _rows_summed(values: Array, indices: Array, kernel: Array) -> Array:
+    """Returns the sum of the winners' rows times their values, some rows in each turn of a loop."""
+    slots, (before, after) = values.shape[-1], (values.T[..., None], indices.T)
+    first = (slots - 1) % _TOGETHER + 1
+
+    def add(total, some):
+        for value, index in zip(*some, strict=True):
+            total = total + (value * _row(kernel, index)).astype(total.dtype)
+        return total, None
+
+    total = (before[0] * _row(kernel, after[0])).astype(_summed_in(kernel))
+    total, _ = add(total, (before[1:first], after[1:first]))
+    grouped = jax.tree.map(lambda a: a[first:].reshape(-1, _TOGETHER, *a.shape[1:]), (before, after))
+    return lax.scan(add, total, grouped)[0].astype(kernel.dtype)
+
+
+def _row(kernel: Array, index: Array) -> Array:
+    return jnp.take(kernel, index, axis=0, mode="clip")
+
+
+def _summed_in(kernel: Array) -> jnp.dtype:
+    """Returns the type that sums are kept in: half precision would lose most of a long one."""
+    return jnp.dtype(jnp.float32) if kernel.dtype.itemsize < 4 else kernel.dtype
+
+
+def _sparse_or(dense: Callable[..., Array], sparse: Callable[..., Array], pays: bool, *arguments: Array) -> Array:
+    """Applies the sparse function where it pays and the program is to run on a CPU, else the dense one."""
+    return lax.platform_dependent(*arguments, cpu=sparse, default=dense) if pays else dense(*arguments)
+
+
+def _places(kept: Bool[Array, "*batch n"], k: int) -> Int[Array, "*batch k"]:
+    """Returns the indices of the k marked units of each row, in ascending order.
+
+    Marks are packed into words. The word of a row's j-th winner is found in the running counts, its place in the word
+    by halving it five times.
+    """
+    kept = jnp.pad(kept, [(0, 0)] * (kept.ndim - 1) + [(0, -kept.shape[-1] % 32)])
+    bits = kept.reshape(*kept.shape[:-1], -1, 32).astype(jnp.uint32)
+    bits = bits << lax.broadcasted_iota(jnp.uint32, bits.shape, bits.ndim - 1)
+    words: UInt[Array, "*batch words"] = jnp.sum(bits, axis=-1, dtype=jnp.uint32)
+    counts = lax.population_count(words).astype(jnp.int32)
+    upto = jnp.cumsum(counts, axis=-1)
+    order = jnp.arange(k, dtype=jnp.int32)
+    find = jax.vmap(lambda upto: jnp.searchsorted(upto, order, side="right", method="scan_unrolled"))
+    block = find(upto.reshape(-1, upto.shape[-1])).reshape(*upto.shape[:-1], k).astype(jnp.int32)
+    word = jnp.take_along_axis(words, block, axis=-1)
+    rank = jnp.broadcast_to(order, block.shape) - jnp.take_along_axis(upto - counts, block, axis=-1)
+    place = jnp.zeros_like(block)
+    for half in (16, 8, 4, 2, 1):
+        low = word & jnp.uint32((1 << half) - 1)
+        below = lax.population_count(low).astype(jnp.int32)
+        beyond = rank >= below
+        word, rank = jnp.where(beyond, word >> half, low), jnp.where(beyond, rank - below, rank)
+        place = place + jnp.where(beyond, half, 0)
+    return block * 32 + place

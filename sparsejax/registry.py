@@ -1,0 +1,153 @@
+"""Things by name: names that are found in the files of a package before anything of it is imported, and objects that
+its modules, and a user's own files, register as they are imported.
+"""
+
+import ast
+import difflib
+import functools
+import importlib
+import importlib.util
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Generic, TypeVar
+
+from sparsejax.errors import ConfigError
+
+T = TypeVar("T")
+Entries = Callable[[ast.Module, str], Iterator[tuple[str, str]]]
+"""Yields name and summary of what a file defines, given its syntax tree and the name of its module."""
+
+
+class Registry(Mapping[str, str]):
+    """Maps names to one-line summaries, in the order of files and of definitions; a new file is found by itself.
+
+    Args:
+      package: whose files are read, with those of its folders; they are parsed, not imported.
+      what: what a name stands for, for error messages.
+      entries: what a file defines.
+    """
+
+    def __init__(self, package: str, what: str, entries: Entries):
+        self._package, self._what, self._entries = package, what, entries
+
+    def module(self, name: str) -> ModuleType:
+        """Import the module that defines a name.
+
+        Raises:
+          ConfigError: the name is unknown; the closest ones are given.
+        """
+        self.check(name)
+        return importlib.import_module(self._found[name][0])
+
+    def check(self, name: str) -> None:
+        """Raise a ConfigError that gives the closest names, unless the name is known."""
+        if name not in self._found:
+            raise ConfigError(_unknown(name, self._what, self._found))
+
+    @functools.cached_property
+    def _found(self) -> dict[str, tuple[str, str]]:
+        spec = importlib.util.find_spec(self._package)
+        assert spec is not None and spec.submodule_search_locations
+        root = Path(spec.submodule_search_locations[0])
+        found = {}
+        for path in sorted(root.rglob("*.py")):
+            if path.stem.startswith("_"):
+                continue
+            module = ".".join((self._package, *path.relative_to(root).with_suffix("").parts))
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            found |= {name: (module, summary) for name, summary in self._entries(tree, module)}
+        return found
+
+    def __getitem__(self, name: str) -> str:
+        """Return the summary of a name."""
+        return self._found[name][1]
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names."""
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        """Return the number of names."""
+        return len(self._found)
+
+
+def summary_of(node: ast.Module | ast.FunctionDef) -> str:
+    """Return the first line of a docstring, without its full stop."""
+    return (ast.get_docstring(node) or "").split("\n")[0].removesuffix(".")
+
+
+class Registered(Mapping[str, T], Generic[T]):
+    """Maps names to objects, in the order of their `place`, and within one place of their registration.
+
+    Every module of a package is imported before the first look-up, so that a new file there is all that a new entry
+    takes.
+
+    Args:
+      what: what a name stands for, for error messages.
+      package: whose modules register objects.
+    """
+
+    def __init__(self, what: str, package: str):
+        self._what, self._package, self._complete = what, package, False
+        self._entries: dict[str, tuple[float, str, T]] = {}
+
+    def add(self, name: str, thing: T, *, module: str, place: float = 100.0) -> None:
+        """Register an object; one of the same name that the same module has registered before is replaced.
+
+        Args:
+          name: its name.
+          thing: the object.
+          module: where it is defined.
+          place: entries are listed by their place, from the least.
+
+        Raises:
+          ConfigError: another module has registered the name.
+        """
+        if name in self._entries and self._entries[name][1] != module:
+            raise ConfigError(
+                f"The {self._what} {name!r} of {module} has the name of one from {self._entries[name][1]}; choose "
+                "another name."
+            )
+        self._entries[name] = (place, module, thing)
+
+    def __getitem__(self, name: str) -> T:
+        """Return an object.
+
+        Raises:
+          ConfigError: the name is unknown; the closest ones are given.
+        """
+        if name not in self._found:
+            own = "One of your own is there once the file that registers it has been imported."
+            raise ConfigError(f"{_unknown(name, self._what, self)} {own}")
+        return self._entries[name][2]
+
+    def __contains__(self, name: object) -> bool:
+        """Return whether there is an object of that name."""
+        return name in self._found
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names."""
+        found = self._found
+        return iter(sorted(found, key=lambda name: found[name][0]))
+
+    def __len__(self) -> int:
+        """Return the number of names."""
+        return len(self._found)
+
+    @property
+    def _found(self) -> dict[str, tuple[float, str, T]]:
+        if not self._complete:
+            self._complete = True
+            package = importlib.import_module(self._package)
+            for module in sorted(found.name for found in pkgutil.iter_modules(package.__path__)):
+                if not module.startswith("_"):
+                    importlib.import_module(f"{self._package}.{module}")
+        return self._entries
+
+
+def _unknown(name: str, what: str, known: Mapping[str, object]) -> str:
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    return f"There is no {what} {name!r}; {hint}There are: {', '.join(known)}."

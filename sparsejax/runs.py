@@ -1,0 +1,161 @@
+"""A run from Python: its results, its history, its networks and its figures."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sparsejax.errors import ConfigError, RunFolderError
+from sparsejax.evaluation.measure import measures_of
+from sparsejax.figures.curves import curves_of, training_curves
+from sparsejax.figures.words import several
+from sparsejax.training.config import Config
+from sparsejax.training.log import read_metrics
+from sparsejax.training.restore import TrainedNetwork, load_network, recorded, trained
+from sparsejax.training.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Run:
+    """A run folder: what `sparsejax.train` returns and `sparsejax.load` reads. Nothing of it needs the data.
+
+    Attributes:
+      folder: the paths of the run's files.
+      configs: the configuration of every network.
+      plot: methods that draw figures of the run.
+    """
+
+    def __init__(self, path: str | Path):
+        self.folder = RunFolder(Path(path))
+        self.configs: tuple[Config, ...] = recorded(self.folder).configs
+        self.plot = Plots(self)
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The contents of `result.json`.
+
+        Raises:
+          RunFolderError: the run is not finished, or the file is damaged.
+        """
+        try:
+            return json.loads(self.folder.result.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RunFolderError(
+                f"{self.folder.path} holds no result.json: its run is not finished. Resume it with the command or the "
+                "call that started it."
+            ) from None
+        except (OSError, ValueError) as error:
+            raise RunFolderError(
+                f"{self.folder.result} cannot be read ({error!r}); train the networks again."
+            ) from None
+
+    @property
+    def history(self) -> dict[str, np.ndarray]:
+        """Every logged quantity by name, `[epochs, members]`: means over an epoch, NaN where it was not logged."""
+        lines = read_metrics(self.folder.metrics)
+        epochs = max((int(np.ceil(line["epoch"])) for line in lines), default=0)
+        sums: dict[str, list[list[Any]]] = {}
+        for line in lines:
+            epoch = max(int(np.ceil(line["epoch"])), 1) - 1
+            for name, values in line.items():
+                if isinstance(values, list):
+                    sums.setdefault(name, [[] for _ in range(epochs)])[epoch].append(
+                        [np.nan if value is None else value for value in values]
+                    )
+        members = len(self.configs)
+        return {
+            name: np.array([np.mean(rows, axis=0) if rows else np.full(members, np.nan) for rows in by_epoch])
+            for name, by_epoch in sums.items()
+        }
+
+    def network(self, member: int = 0) -> TrainedNetwork:
+        """Return a network as it is after the last epoch; `member` counts the networks of a grid from 0.
+
+        Raises:
+          ConfigError: there is no such network.
+          CheckpointError: there is no checkpoint yet, or it is damaged.
+        """
+        return load_network(self.folder, member)
+
+    def __repr__(self) -> str:
+        """Return one line about the run."""
+        networks = f"{len(self.configs)} network{'s' if len(self.configs) > 1 else ''}"
+        if not self.folder.result.exists():
+            return f"Run({str(self.folder.path)!r}: {networks}, not finished)"
+        score = next(name for name in ("test_accuracy", "test_loss") if name in self.result)
+        return f"Run({str(self.folder.path)!r}: {networks}, {score.replace('_', ' ')} {self.result[score]:.4g})"
+
+
+class Plots:
+    """Figures of a run, as matplotlib figures."""
+
+    def __init__(self, run: Run):
+        self._run = run
+
+    def curves(self) -> "Figure":
+        """Draw loss and accuracy against epochs, in training and on the test set."""
+        return training_curves(curves_of(read_metrics(self._run.folder.metrics)))
+
+    def receptive_fields(self, member: int = 0) -> "Figure":
+        """Draw the weights of the first layer of a network as images."""
+        from sparsejax.figures.run_layers import filters
+
+        variables = trained(self._run.folder, recorded(self._run.folder))
+        result = self._run.result
+        if not 0 <= member < len(result["members"]):
+            raise ConfigError(f"member is {member}; expected a number from 0 to {len(result['members']) - 1}.")
+        one = _member(variables.variables, member)
+        return self._drawn(filters({**result, "members": [result["members"][member]]}, one), "images to show")
+
+    def duty_cycles(self) -> "Figure":
+        """Draw how often the units of each k-winners layer win."""
+        from sparsejax.figures.run_layers import duty_cycles
+
+        state = trained(self._run.folder, recorded(self._run.folder))
+        return self._drawn(duty_cycles(self._run.result, state.variables), "layer of k-winners")
+
+    def noise(self) -> "Figure":
+        """Draw the test accuracy against the level of noise."""
+        from sparsejax.figures.run_curves import noise
+
+        return self._drawn(noise(self._run.result, [""] * len(self._run.configs)), "noise score")
+
+    def _drawn(self, drawing: Any, what: str) -> "Figure":
+        if drawing is None:
+            raise ConfigError(f"The run in {self._run.folder.path} has no {what}, so there is nothing to draw.")
+        return drawing.draw(drawing.width)
+
+
+def _member(variables: Any, member: int) -> Any:
+    import jax
+
+    return jax.tree.map(lambda leaf: leaf[member : member + 1], variables)
+
+
+def compared(result: dict[str, Any]) -> dict[str, str]:
+    """Returns what a table says of a run, by measure: means over its networks, with their standard deviation."""
+    several_networks, layers = len(result["members"]) > 1, result["layers"].values()
+
+    def said(name: str, factor: float, form: str, entry: dict[str, Any] = result) -> str:
+        spread = f" ± {factor * entry[name + '_std']:{form}}" if several_networks and name + "_std" in entry else ""
+        return f"{factor * entry[name]:{form}}{spread}"
+
+    row = {"networks": str(len(result["members"]))}
+    if "test_accuracy" in result:
+        row["accuracy (%)"] = said("test_accuracy", 100, ".2f")
+        row["best (%)"] = said("test_accuracy", 100, ".2f", result["best"])
+    row["loss"] = said("test_loss", 1, ".4f")
+    if "noise_score" in result:
+        row["noise score (%)"] = said("noise_score", 100 / result["noise_score_max"], ".2f")
+    if all("dead_units" in layer for layer in layers):
+        row["active (%)"] = ", ".join(f"{100 * layer['active_fraction']:.1f}" for layer in layers)
+        row["dead"] = ", ".join(f"{layer['dead_units']:g}" for layer in layers)
+    if result.get("products_ratio"):
+        row["fewer products"] = f"{result['products_ratio']:.1f} ×"
+    for shown in (shown for measure in measures_of(result) for shown in measure.rows(result)):
+        if shown.key not in ("test_accuracy", "test_loss", "noise_score"):
+            row[shown.label] = several([member[shown.key] for member in result["members"]], False, shown.form)
+    return row | {"seconds": f"{result['training_seconds']:,.0f}"}

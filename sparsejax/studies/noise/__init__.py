@@ -1,0 +1,3 @@
+"""Figures of "Noise Transforms Feed-Forward Networks into Sparse Coding Networks" and "Emergence of
+Sparse Representations from Noise".
+"""

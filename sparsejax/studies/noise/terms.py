@@ -1,0 +1,112 @@
+"""The loss terms that noise adds, in closed form: watched along training, and trained on in its stead (seed 001)."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sparsejax.configuration import replaced
+from sparsejax.data import load
+from sparsejax.figures.activity import activity_against_noise, implicit_bars, terms_along_training
+from sparsejax.functional import implicit_terms
+from sparsejax.studies.networks import Trained, train
+from sparsejax.studies.noise.activity import base, grid
+from sparsejax.studies.study import Outcome, Scale, Study
+
+_SOURCE = "Bricken et al., Emergence of Sparse Representations from Noise, ICML 2023, "
+_SIGMAS = (0.05, 0.1, 0.3, 0.8)
+_UNITS = 256
+
+
+def _noisy(scale: Scale, folder: Path) -> Trained:
+    """Trains under noise, its terms watched: networks that all studies here look at."""
+    config = base(scale, hidden=_UNITS)
+    config = replaced(config, {"evaluation.track": (*config.evaluation.track, "implicit_terms")})
+    return grid(config, scale, folder, "noise", _SIGMAS)
+
+
+def _terms(scale: Scale, folder: Path) -> Outcome:
+    """Evaluates the terms at each noise level before and after training under that noise, against Monte-Carlo."""
+    trained = _noisy(scale, folder)
+    config = base(scale, hidden=_UNITS)
+    x = jnp.asarray(load(config.data.name, config.data.source).test.images[:200].reshape(200, -1) / np.float32(255))
+    untrained = config.model.init(jax.random.key(0), x[:1])
+    rows = {"untrained": [], "trained": []}
+    drawn = {"untrained": [], "trained": []}
+    for level, sigma in enumerate(_SIGMAS):
+        after = jax.tree.map(lambda leaf, level=level: jnp.asarray(leaf[level * trained.seeds]),
+                             trained.finished.variables.params)  # fmt: skip
+        for name, params in (("untrained", untrained.params), ("trained", after)):
+            weights = (params["hidden"]["kernel"], params["hidden"]["bias"], params["output"]["kernel"],
+                       params["output"]["bias"])  # fmt: skip
+            terms = implicit_terms(x, *weights, sigma=sigma)
+            rows[name].append([float(jnp.mean(term)) / x.shape[-1] for term in terms])
+            drawn[name].append(_monte_carlo(x, weights, sigma) / x.shape[-1])
+    figure = implicit_bars(_SIGMAS, rows, drawn)
+    ours = {"sigma": list(_SIGMAS)}
+    for name, values in rows.items():
+        sums = np.sum(values, axis=1)
+        ours |= {f"{name}: mean shift, second moment, co-fluctuation": values, f"{name}: sum": sums.tolist(),
+                 f"{name}: sum by drawing noise": drawn[name]}  # fmt: skip
+    return Outcome(figure, ours, {}, [config.training.seed])
+
+
+def _monte_carlo(x, weights, sigma: float, draws: int = 200) -> float:
+    """Returns the mean summed squared error that noise adds, by drawing it, each draw with its mirror image."""
+    encoder, encoder_bias, decoder, decoder_bias = weights
+
+    def loss(inputs):
+        made = jax.nn.relu(inputs @ encoder + encoder_bias[None]) @ decoder + decoder_bias[None]
+        return jnp.mean(jnp.sum((made - x) ** 2, axis=-1))
+
+    def of_draw(key):
+        noise = sigma * jax.random.normal(key, x.shape)
+        return (loss(x + noise) + loss(x - noise)) / 2
+
+    return float(jnp.mean(jax.lax.map(of_draw, jax.random.split(jax.random.key(1), draws))) - loss(x))
+
+
+def _trained(scale: Scale, folder: Path) -> Outcome:
+    """Trains on noise, on its terms instead of it, and on neither."""
+    seeds = (10,)
+    noisy = _noisy(scale, folder)
+    on_terms = base(scale, hidden=_UNITS, sigma=0.0, implicit=1.0)
+    terms = train(on_terms, folder, "terms", fields={"model.implicit_sigma": _SIGMAS}, seeds=seeds)
+    plain = train(base(scale, hidden=_UNITS, sigma=0.0), folder, "plain", fields={"model.sigma": (0.0,)},
+                  seeds=seeds)  # fmt: skip
+    name = "active_fraction/hidden"
+    without = np.repeat(plain.last(name), len(_SIGMAS), axis=0)
+    values = {"noise": noisy.last(name), "its terms as a loss": terms.last(name), "neither": without}
+    figure = activity_against_noise(_SIGMAS, values, {})
+    ours = {"sigma": list(_SIGMAS), **{label: value.mean(1).tolist() for label, value in values.items()}}
+    return Outcome(figure, ours, {}, list(seeds))
+
+
+def _along(scale: Scale, folder: Path) -> Outcome:
+    """Follows the terms of the noise in force while networks train under it."""
+    trained = _noisy(scale, folder)
+    names = ("mean shift", "second moment", "co-fluctuation")
+    series = {name: trained.along("implicit/" + name.replace(" ", "_").replace("-", "_")) for name in names}
+    epochs = next(iter(series.values()))[0]
+    figure = terms_along_training(epochs, {name: values for name, (_, values) in series.items()}, _SIGMAS)
+    ours = {"sigma": list(_SIGMAS)}
+    for name, (_, values) in series.items():
+        ours |= {
+            f"{name} after an epoch": values[0].mean(1).tolist(),
+            f"{name} at the end": values[-1].mean(1).tolist(),
+        }
+    return Outcome(figure, ours, {}, [base(scale).training.seed])
+
+
+SUMMARIES = {
+    "emergence/terms": "the three loss terms that noise adds, before and after training",
+    "emergence/along": "the three loss terms that noise adds, along training",
+    "emergence/trained": "trained on the terms instead of the noise",
+}
+
+STUDIES: dict[str, Study] = {
+    "emergence/terms": Study(_SOURCE + "the three terms", _terms),
+    "emergence/along": Study(_SOURCE + "the three terms along training", _along),
+    "emergence/trained": Study(_SOURCE + "the three terms as a loss", _trained),
+}

@@ -1,0 +1,1 @@
+"""One benchmark for all sparsity methods."""

@@ -1,0 +1,138 @@
+"""The scoreboard: networks of one shape, each made sparse in another way, through one bench, on MNIST and CIFAR-10.
+
+It is in none of the papers. Of every network: accuracy on clean, noisy and attacked images, how far the nearest
+mistake is, how sparse it is, how many products it saves, and what its training took.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sparsejax.configs.scoreboard import DataName, networks
+from sparsejax.configuration import replaced
+from sparsejax.evaluation.attacks.geometry import Norm
+from sparsejax.studies.attacked import kept_report, test_pixels
+from sparsejax.studies.networks import train
+from sparsejax.studies.scoreboard.figure import Column, scoreboard
+from sparsejax.studies.study import Outcome, Scale, Study, chosen_seeds
+from sparsejax.training.config import Config
+
+SEEDS = tuple(range(5))
+ATTACKS = {"fgsm": "FGSM", "pgd": "PGD", "apgd_ce": "APGD\nCE", "apgd_t": "APGD\nT", "fab_t": "FAB\nT",
+           "square": "Square"}  # fmt: skip
+"""All are run on their own; the last four are AutoAttack's."""
+
+
+class Bench(NamedTuple):
+    """What networks of a data set go through: noise, a ball for each norm, and the images that are attacked."""
+
+    title: str
+    sigma: float
+    balls: dict[Norm, float]
+    attacked: dict[Scale, int]
+
+
+BENCHES: dict[DataName, Bench] = {
+    "mnist": Bench("MNIST", 0.3, {"linf": 0.1, "l2": 1.0}, {"small": 100, "paper": 1000}),
+    "cifar10": Bench("CIFAR-10", 0.1, {"linf": 2 / 255, "l2": 0.25}, {"small": 100, "paper": 1000}),
+}
+_SMALL: dict[DataName, dict[str, Any]] = {
+    "mnist": {"data.train_examples": 12_000, "data.test_examples": 2_000},
+    "cifar10": {"data.train_examples": 20_000, "data.test_examples": 2_000},
+}
+_LINF = "accuracy under attack, ℓ∞ (%)"
+COLUMNS = (
+    Column("accuracy (%)", "clean", ".1f", "more"),
+    Column("accuracy (%)", "Gauss\nnoise", ".1f", "more"),
+    Column("accuracy (%)", "pixels\nnoise", ".1f", "more"),
+    *(Column(_LINF, name, ".1f", "more") for name in (*ATTACKS.values(), "all")),
+    Column("ℓ2", "all\n(%)", ".1f", "more"),
+    Column("ℓ2", "median\naway", ".2f", "more"),
+    Column("activity", "active\n(%)", ".1f", "less"),
+    Column("activity", "Gini", ".2f", "more"),
+    Column("activity", "Hoyer", ".2f", "more"),
+    Column("activity", "dead\n(%)", ".1f", "less"),
+    Column("cost", "fewer\nprod. ×", ".1f", "more"),
+    Column("cost", "train\n(s)", ".0f", "less"),
+)
+KEYS = ("clean", "gaussian_noise", "pixel_noise", *ATTACKS, "linf_all", "l2_all", "l2_mistake", "active", "gini",
+        "hoyer", "dead", "products_saved", "training_seconds")  # fmt: skip
+"""What the columns are called in the numbers."""
+
+
+def base(data: DataName, scale: Scale) -> dict[str, Config]:
+    """Returns the networks: of the published width and all images, or half as wide on a part of them."""
+    if scale == "paper":
+        return networks(data)
+    small = networks(data, channels=(16, 32), hidden=128, epochs=10)
+    return {label: replaced(config, _SMALL[data]) for label, config in small.items()}
+
+
+def measured(result: Mapping[str, Any], report: Mapping[str, Any], bench: Bench) -> list[float]:
+    """Returns a row: what a run's `result.json` and its network's report say, in the order of the columns."""
+    layers = list(result["layers"].values())
+    units = sum(layer["units"] for layer in layers)
+
+    def overall(name: str) -> float:
+        """Returns the mean over the layers, each counting as many times as it has units."""
+        return sum(layer[name] * layer["units"] for layer in layers) / units
+
+    return [
+        100 * result["test_accuracy"],
+        100 * report["noise"]["gaussian"][str(bench.sigma)],
+        100 * result["noise_score"] / result["noise_score_max"],
+        *(100 * report["linf"][attack] for attack in ATTACKS),
+        100 * report["linf"]["all"],
+        100 * report["l2"]["all"],
+        report["minimal"]["l2"],
+        100 * overall("active_fraction"),
+        overall("gini"),
+        overall("hoyer"),
+        100 * sum(layer["dead_units"] for layer in layers) / units,
+        result.get("products_ratio") or math.nan,
+        result["training_seconds"],
+    ]
+
+
+def _rows(data: DataName, scale: Scale, folder: Path, seeds: Sequence[int]) -> dict[str, list[float]]:
+    bench, rows = BENCHES[data], {}
+    pixels = test_pixels(data, bench.attacked[scale])
+    for label, config in base(data, scale).items():
+        of_seeds = []
+        for seed in seeds:
+            trained = train(config, folder / data, f"{label}/{seed}", fields={}, seeds=[seed])
+            report = kept_report(
+                folder / data / f"{label}_{seed}.json", config.model, trained.network(0), pixels, seed=seed,
+                noise={"gaussian": (bench.sigma,)}, balls=bench.balls, minimal=("l2",),
+                attacks={"linf": tuple(ATTACKS), "l2": ("apgd_ce", "apgd_t")}, batch_size=min(250, len(pixels.labels)),
+            )  # fmt: skip
+            of_seeds.append(measured(trained.finished.result, report, bench))
+        rows[label] = np.mean(of_seeds, axis=0).tolist()
+    return rows
+
+
+def _scoreboard(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
+    chosen, boards, ours = chosen_seeds(SEEDS, scale, seeds, small=1), {}, {}
+    for data, bench in BENCHES.items():
+        rows = _rows(data, scale, folder, chosen)
+        radii = f"ℓ∞ {_said(bench.balls['linf'])}, ℓ2 {bench.balls['l2']:g}"
+        boards[f"{bench.title}\nGaussian noise {bench.sigma:g}; attacks within {radii}"] = rows
+        ours[data] = {label: dict(zip(KEYS, (round(value, 4) for value in row), strict=True))
+                      for label, row in rows.items()}  # fmt: skip
+    return Outcome(scoreboard(boards, COLUMNS), ours, {}, list(chosen))
+
+
+def _said(radius: float) -> str:
+    return f"{radius:g}" if radius >= 0.05 else f"{round(255 * radius)}/255"
+
+
+SUMMARIES = {
+    "scoreboard": "every way to be sparse, one shape, noise and attacks: one table; --seeds N",
+}
+
+STUDIES: dict[str, Study] = {
+    "scoreboard": Study("None of the papers: their networks, of one shape, in one table", _scoreboard, len(SEEDS)),
+}

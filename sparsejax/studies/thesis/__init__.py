@@ -1,0 +1,1 @@
+"""Figures of the thesis "Sparse Coding in Deep Neural Networks and the Visual System"."""

@@ -1,0 +1,104 @@
+"""What a configuration trains on: its data, and whether network, objective and data fit each other."""
+
+import jax
+
+from sparsejax import data
+from sparsejax.data.dataset import Dataset
+from sparsejax.data.resident import steps_per_epoch
+from sparsejax.errors import ConfigError
+from sparsejax.training.config import Config
+from sparsejax.training.loop import example_of
+
+_READ = {
+    "images": ("images", "vectors"), "vectors": ("vectors", "images"), "tokens": ("tokens",), "clips": ("clips",),
+}  # fmt: skip
+"""Kind of data -> what a network may read; images and vectors are both arrays of numbers, which a network flattens."""
+
+
+def load_data(config: Config) -> Dataset:
+    """Loads the configured data.
+
+    Raises:
+      ConfigError: there are no such data.
+      DataMissingError, DataDamagedError: the data cannot be had.
+    """
+    wanted = config.data
+    options = {
+        name: getattr(wanted, name) for name in data.options_of(wanted.name, wanted.path) if hasattr(wanted, name)
+    }
+    dataset = data.load(wanted.name, wanted.source, path=wanted.path, **options)
+    if wanted.test_fraction is not None and "test_fraction" not in options:
+        raise ConfigError(
+            f"data.test_fraction is {wanted.test_fraction}, but {dataset.name} has a test set of its own; leave it out."
+        )
+    return dataset.limited(wanted.train_examples, wanted.test_examples)
+
+
+def check_data(config: Config, dataset: Dataset, networks: int = 1) -> None:
+    """Refuses data that so many networks, or their batches, do not fit.
+
+    Raises:
+      ConfigError: they do not fit.
+    """
+    for batch_size in sorted(batch_sizes(config)):
+        steps_per_epoch(len(dataset.train.labels), batch_size)
+    if config.data.augment != "none" and dataset.kind != "images":
+        raise ConfigError(
+            f"data.augment is {config.data.augment}, but {dataset.name} has no images to move and mirror; take none."
+        )
+    if config.data.streaming and networks > 1 and config.training.order_seed is None:
+        raise ConfigError(
+            f"data.streaming reads the same batches for all {networks} networks; give them one order with "
+            "--training.order-seed 0, or keep the data on the devices."
+        )
+    _check_task(config, dataset)
+    count_parameters(config, dataset)  # k and densities against the layers
+    penalised, layers = config.objective.penalised, config.model.layers(dataset.train.images.shape[1:])
+    unknown = sorted({*(penalised or ())} - {layer.name for layer in layers})
+    if unknown:
+        raise ConfigError(
+            f"objective.penalised names {', '.join(unknown)}, but the hidden layers of this network are "
+            f"{', '.join(layer.name for layer in layers)}; take some of them, or None for all."
+        )
+
+
+def count_parameters(config: Config, dataset: Dataset) -> int:
+    """Counts the parameters of a network on these data, without drawing it."""
+    variables = jax.eval_shape(config.model.init, jax.random.key(0), example_of(dataset.train))
+    return sum(leaf.size for leaf in jax.tree.leaves(variables.params))
+
+
+def _check_task(config: Config, dataset: Dataset) -> None:
+    """Refuses a network whose inputs or outputs do not fit the task and the data."""
+    model, kind = config.model, config.objective.kind
+    name, reads = type(model).__name__, _READ[dataset.kind]
+    if model.inputs not in reads:
+        raise ConfigError(
+            f"A {name} reads {model.inputs}, but {dataset.name} has {dataset.kind}; take a network that reads "
+            f"{' or '.join(reads)}, or other data."
+        )
+    if (model.task or kind) != kind or (kind == "next_token") != (dataset.kind == "tokens"):
+        classifier = kind == "classification" and hasattr(model, "classes")  # it is one once it has them
+        raise ConfigError(
+            f"objective.kind is {kind}, but a {name} is for {model.task or kind} and {dataset.name} has "
+            f"{dataset.kind}; take --objective.kind {model.task or 'next_token'}, or "
+            f"{f'--model.classes {dataset.classes}' if classifier else 'another network or data set'}."
+        )
+    if kind == "classification" and not dataset.classes:
+        raise ConfigError(
+            f"objective.kind is classification, but {dataset.name} has no labels; give some, or take --objective.kind "
+            "reconstruction and a network for it."
+        )
+    example = example_of(dataset.train)
+    output = jax.eval_shape(lambda x: model.apply(model.init(jax.random.key(0), x), x), example)
+    outputs, wanted = output.prediction.shape[-1], example[0].size if kind == "reconstruction" else dataset.classes
+    if outputs != wanted if kind == "reconstruction" else outputs < wanted:
+        what = {"classification": "classes", "reconstruction": "numbers in an example", "next_token": "tokens"}[kind]
+        field = "vocabulary" if kind == "next_token" else "classes"
+        way_out = f"take --model.{field} {wanted}" if hasattr(model, field) else "give the network as many outputs"
+        raise ConfigError(f"The network has {outputs} outputs, but {dataset.name} has {wanted} {what}; {way_out}.")
+
+
+def batch_sizes(config: Config) -> set[int]:
+    """Returns the sizes of the batches of training: the first epoch may have one of its own."""
+    return {config.training.batch_size_in(epoch) for epoch in range(min(2, config.training.epochs))}

@@ -1,0 +1,125 @@
+"""Configurations as JSON: what `config.json` holds, and how files of earlier versions are read."""
+
+import copy
+import dataclasses
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from sparsejax.configuration import replaced
+from sparsejax.errors import ConfigError
+from sparsejax.models.base import Model
+from sparsejax.training.config import CLEAN_MEASURES, DEFAULT_MEASURES, Config
+
+VERSION = 2
+"""Of the files that are written. 1: version 0.1, without the names of classes; dense weights had density 1.0."""
+
+
+_RENAMED = {"devices": {"carrier": "transform"}, "model": {"duty_period": "period"}}
+"""Fields that version 1 called otherwise, by part."""
+
+
+def to_json(config: Config) -> dict[str, Any]:
+    """Return the fields of a configuration by name, with the class of the network under `model.class`."""
+    fields = dataclasses.asdict(config)
+    fields["model"] = {"class": type(config.model).__name__, **fields["model"]}
+    return fields
+
+
+def from_json(fields: Mapping[str, Any], version: int) -> Config:
+    """Return a configuration from its fields: a missing field takes its default.
+
+    Args:
+      fields: as `to_json` returns them, or as version 0.1 wrote them.
+      version: of the file they are from.
+
+    Raises:
+      ConfigError: a field is unknown, or the network's class is not there.
+    """
+    fields = copy.deepcopy(dict(fields))
+    for part, names in _RENAMED.items() if version == 1 else ():
+        fields[part] = {names.get(name, name): value for name, value in fields[part].items()}
+    if version > VERSION:
+        raise ConfigError(
+            f"it has schema {version}, and this version of sparsejax reads up to {VERSION}; install a newer one"
+        )
+    model = dict(fields.pop("model"))
+    cls = _class_named(model.pop("class"), set(model)) if "class" in model else _class_with(set(model))
+    if version == 1 and model.get("density") == 1.0:
+        model["density"] = None
+    if version == 1:
+        fields["evaluation"] = _measures_of(fields.get("evaluation", {}))
+    parts = {field.name: field.default for field in dataclasses.fields(Config) if field.name != "model"}
+    unknown = sorted(fields.keys() - parts.keys())
+    if unknown:
+        raise ConfigError(f"it has the unknown parts {', '.join(unknown)}")
+    made = {name: _made(type(default), fields.get(name, {}), name) for name, default in parts.items()}
+    return Config(_made(cls, model, "model"), **made)
+
+
+def members_from_json(description: Mapping[str, Any]) -> tuple[Config, ...]:
+    """Return the configuration of every network of a run from its whole description; errors as in `from_json`."""
+    config = from_json(description["config"], description.get("schema", 1))
+    points, seeds = description["points"], description["seeds"]
+    if len(points) != len(seeds):
+        raise ConfigError(f"it has {len(seeds)} seeds, but {len(points)} points of a sweep")
+    return tuple(
+        replaced(config, {name: _plain(value) for name, value in point.items()} | {"training.seed": seed})
+        for seed, point in zip(seeds, points, strict=True)
+    )
+
+
+def _measures_of(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of an evaluation with measures by name, which version 1 had switches for."""
+    fields = dict(evaluation)
+    noise, track, detail, examples = (
+        fields.pop(name, default)
+        for name, default in (("noise", True), ("track", False), ("detail", False), ("implicit_examples", None))
+    )
+    fields["measures"] = (*(DEFAULT_MEASURES if noise else CLEAN_MEASURES), *["detail"] * detail)
+    fields["track"] = (*["activity", "weights"] * track, *["implicit_terms"] * (examples is not None))
+    return fields if examples is None else fields | {"implicit_examples": examples}
+
+
+def _made(cls: type, fields: Mapping[str, Any], prefix: str) -> Any:
+    known = {field.name for field in dataclasses.fields(cls)}
+    unknown = sorted(fields.keys() - known)
+    if unknown:
+        names = ", ".join(f"{prefix}.{name}" for name in unknown)
+        raise ConfigError(f"{names} is no field of a {cls.__name__} in this version of sparsejax")
+    return cls(**{name: _plain(value) for name, value in fields.items()})
+
+
+def _plain(value: Any) -> Any:
+    return tuple(map(_plain, value)) if isinstance(value, Sequence) and not isinstance(value, str) else value
+
+
+def _classes() -> Iterator[type]:
+    """Yield all classes of networks, the last defined first: sparsejax's, and those that the program has defined."""
+    importlib.import_module("sparsejax.models")
+    below = [Model]
+    while below:
+        cls = below.pop()
+        if dataclasses.is_dataclass(cls):
+            yield cls
+        below += cls.__subclasses__()
+
+
+def _class_named(name: str, fields: set[str]) -> type:
+    """Return the class of that name; of several the one that was defined last of those that have the fields."""
+    found = [cls for cls in _classes() if cls.__name__ == name]
+    if not found:
+        raise ConfigError(
+            f"its network is a {name}, which is no class of sparsejax; import the module that defines it first"
+        )
+    fitting = (cls for cls in found if fields <= {field.name for field in dataclasses.fields(cls)})
+    return next(fitting, found[0])
+
+
+def _class_with(names: set[str]) -> type:
+    """Return the class that has these fields, and the fewest others: version 0.1 did not name it."""
+    fields = {cls: {field.name for field in dataclasses.fields(cls)} for cls in _classes()}
+    found = [cls for cls, own in fields.items() if names <= own and cls.__module__.startswith("sparsejax.")]
+    if not found:
+        raise ConfigError(f"no network of sparsejax has the fields {', '.join(sorted(names))}")
+    return min(found, key=lambda cls: len(fields[cls]))

@@ -1,0 +1,165 @@
+"""`sparsejax.train`, `load` and `compare`: what they take, what a run has, and how they refuse."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import sparsejax as sj
+from sparsejax import experiment
+from sparsejax.errors import ConfigError, RunFolderError
+from sparsejax.functional import top_k
+from sparsejax.models import Model, Output, Variables, configuration, traced
+from tests.command import environment
+
+FEW = {"training.epochs": 2, "train_examples": 200, "test_examples": 60, "data": "digits"}
+
+
+@configuration
+class Net(Model):
+    """One hidden layer of Top-K, which declares nothing but `init` and `apply`."""
+
+    units: int = 30
+    k: int = traced(10)
+
+    def init(self, key, example):
+        shape = (example[0].size, self.units)
+        keys = jax.random.split(key)
+        params = {"in": jax.random.normal(keys[0], shape) / shape[0] ** 0.5,
+                  "out": jax.random.normal(keys[1], (self.units, 10)) / self.units**0.5}  # fmt: skip
+        return Variables(params, {})
+
+    def apply(self, variables, x, *, key=None, train=False, axis_name=None):
+        h = top_k(x.reshape(x.shape[0], -1) @ variables.params["in"], self.k)
+        return Output(h @ variables.params["out"], {}, {"hidden": h})
+
+
+@pytest.fixture(autouse=True)
+def as_in_a_program():
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory):
+    """A grid of own networks."""
+    out = tmp_path_factory.mktemp("runs") / "net"
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        return sj.train(Net(), sweep={"model.k": [5, 20]}, learning_rate=0.1, out=out, **FEW)
+
+
+def test_an_own_network_trains_as_a_grid_and_loads(grid):
+    members = grid.result["members"]
+    assert [member["model.k"] for member in members] == [5, 20]
+    assert all(member["layers"]["hidden"]["units"] == 30 for member in members)
+    assert grid.history["loss"].shape == grid.history["test_accuracy"].shape == (2, 2)
+    assert (np.diff(grid.history["loss"], axis=0) < 0).all()
+    again, images = sj.load(grid.folder.path), sj.data.load("digits").test.images[:60]
+    for member, k in enumerate((5, 20)):
+        network = again.network(member)
+        assert (np.count_nonzero(network.activations(images)["hidden"], axis=1) == k).all()
+        labels = sj.data.load("digits").test.labels[:60]
+        accuracy = np.mean(network.predict(images).argmax(-1) == labels)
+        assert accuracy == pytest.approx(members[member]["test_accuracy"])
+    assert repr(again).startswith("Run(") and "2 networks" in repr(again)
+    assert set(sj.compare(grid, again)) == {str(grid.folder.path)}
+
+
+def test_figures_are_matplotlibs(grid):
+    assert grid.plot.curves().axes
+    with pytest.raises(ConfigError, match="no layer of k-winners"):
+        grid.plot.duty_cycles()
+
+
+def test_the_same_call_resumes_and_more_epochs_extend(grid, tmp_path):
+    import shutil
+
+    folder = tmp_path / "copy"
+    shutil.copytree(grid.folder.path, folder)
+    longer = sj.train(Net(), sweep={"model.k": [5, 20]}, learning_rate=0.1, out=folder, **{**FEW, "training.epochs": 3})
+    assert longer.history["loss"].shape == (3, 2)
+    np.testing.assert_array_equal(longer.history["loss"][:2], grid.history["loss"])
+    whole = sj.train(Net(), sweep={"model.k": [5, 20]}, learning_rate=0.1, out=tmp_path / "whole",
+                     **{**FEW, "training.epochs": 3})  # fmt: skip
+    np.testing.assert_allclose(longer.history["loss"], whole.history["loss"], rtol=1e-5)
+    with pytest.raises(RunFolderError, match=r"training\.learning_rate \(was 0\.1, now 0\.2\)"):
+        sj.train(Net(), sweep={"model.k": [5, 20]}, learning_rate=0.2, out=folder, **FEW)
+    with pytest.raises(RunFolderError, match="training.epochs"):
+        sj.train(Net(), sweep={"model.k": [5, 20]}, learning_rate=0.1, out=folder, **FEW)
+
+
+def test_arrays_from_python(tmp_path):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (60, 6, 6, 1), np.uint8)
+    labels = (images.mean((1, 2, 3)) > 127).astype(np.int32)
+    run = sj.train(Net(k=5), data=(images[:40], labels[:40], images[40:], labels[40:]), epochs=2, batch_size=10,
+                   out=tmp_path / "arrays")  # fmt: skip
+    assert run.network().predict(images).shape == (60, 10)
+    assert sj.load(tmp_path / "arrays").network().example_shape == (6, 6, 1)
+
+
+def test_a_file_that_defines_config(tmp_path, monkeypatch):
+    from sparsejax.commands.train import main
+
+    (tmp_path / "mine.py").write_text(
+        "import sparsejax as sj\n"
+        "config = sj.Config(sj.models.SparseMLP(hidden=(20,), k=(5,)), sj.DataConfig('digits', train_examples=100,"
+        " test_examples=20), sj.TrainingConfig(epochs=1, batch_size=20))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert main(["--config", "mine.py", "--training.epochs", "2"]) == 0
+    run = sj.load("runs/mine")
+    assert run.configs[0].training.epochs == 2 and run.result["name"] == "mine"
+    (tmp_path / "mine.py").write_text("config = 3\n")
+    assert main(["--config", "mine.py"]) == 2
+    assert main(["--config", "none.py"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("what", "settings", "said"),
+    [
+        ("digits_mlp", {"epoch": 3}, "did you mean .*epochs"),
+        ("digits_mlp", {"seed": 3, "k": 5}, None),
+        ("digits_mlp", {"training.epochs": 0}, "training.epochs is 0"),
+        ("digits_mpl", {}, "did you mean digits_mlp"),
+        ("digits_mlp", {"seeds": 0}, "seeds is 0"),
+        ("digits_mlp", {"sweep": {"training.batch_size": [10, 20]}}, "training.batch_size changes the shape"),
+        (Net(), {}, "give data="),
+        (Net(), {"data": "digits", "objective.kind": "reconstruction"}, "10 outputs, but digits has 784 numbers"),
+    ],
+)
+def test_what_cannot_be_run_is_refused(what, settings, said, tmp_path, monkeypatch):
+    def reached(*_, **__):
+        raise ConfigError("all was understood")
+
+    if said is None:
+        monkeypatch.setattr(experiment, "run", reached)
+        said = "all was understood"
+        settings = {"seed": 3, "model.k": (5,)}
+    with pytest.raises(ConfigError, match=said):
+        sj.train(what, out=tmp_path / "run", **settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_every_public_name_is_imported_when_it_is_used_and_no_earlier():
+    code = (
+        "import sys, sparsejax as sj\n"
+        "assert 'jax' not in sys.modules\n"
+        "for name in sj.__all__: getattr(sj, name)\n"
+        "assert sj.functional.top_k and sj.nnx.KWinners and sj.linen.KWinners\n"
+        "try: sj.nothing\n"
+        "except AttributeError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment())
+    assert done.returncode == 0, done.stderr
+    assert "module 'sparsejax' has no attribute 'nothing'" in done.stdout
+
+
+def test_configurations_are_pytrees():
+    net = Net(k=3)
+    assert jax.tree.leaves(net) == [3] and jax.tree.map(lambda k: k + 1, net) == Net(k=4)
+    many = jax.vmap(lambda net: net.k * jnp.int32(2))(Net(k=jnp.arange(3)))
+    np.testing.assert_array_equal(many, [0, 2, 4])
