@@ -102,18 +102,20 @@ def test_an_unknown_topology_is_refused():
 )
 @pytest.mark.parametrize("chip", ["v4:2x2x1", "v5e:2x2", "v6e:2x2"])
 def test_winners_are_searched_by_one_kernel_and_boosted_in_it(monkeypatch, chip, rows, n, dtype):
-    def program(kernels):
+    def program(kernels, ties):
         monkeypatch.setenv("SPARSEJAX_TPU_KERNELS", kernels)
         where = SingleDeviceSharding(_chips(chip)[0])
         shapes = [((rows, n), dtype), ((1, n), dtype), ((), jnp.int32)]
         arguments = [jax.ShapeDtypeStruct(*shape, sharding=where) for shape in shapes]
-        compiled = jax.jit(lambda x, factor, k: winners(x * factor, k)).lower(*arguments).compile()
+        compiled = jax.jit(lambda x, factor, k: winners(x * factor, k, ties=ties)).lower(*arguments).compile()
         jax.clear_caches()  # the search is a program of its own, kept whatever the environment says then
         return compiled.as_text()
 
-    text = program("1")
-    assert " while(" not in text, "its passes are inside the kernel"
-    assert text.count("tpu_custom_call") == text.count("kind=kCustom") == 1, "with what makes the keys"
-    plain = program("0")
+    for ties, kernels in (("all", 1), ("first", 2)):  # "first" has one more, which runs only where there are ties
+        text = program("1", ties)
+        assert " while(" not in text, "its passes are inside the kernel"
+        assert text.count("tpu_custom_call") == text.count("kind=kCustom") == kernels, "with what makes the keys"
+        assert text.count(" conditional(") == kernels - 1
+    plain = program("0", "first")
     assert " while(" in plain
     assert "tpu_custom_call" not in plain
