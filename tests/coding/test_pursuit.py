@@ -59,7 +59,6 @@ def bound(pursue, most):
     return {} if pursue is matching_pursuit else {"at_most": most}
 
 
-@pytest.mark.optimized  # the gap without a code is exactly 1
 @each_pursuit
 def test_the_error_falls_with_k_and_k_may_be_traced(pursue):
     x, dictionary = problem()
@@ -68,7 +67,7 @@ def test_the_error_falls_with_k_and_k_may_be_traced(pursue):
     for k, result in results.items():
         assert np.all((np.asarray(result.code) != 0).sum(1) <= k)
     gaps = np.stack([result.gap for result in results.values()])
-    np.testing.assert_array_equal(gaps[0], 1)
+    np.testing.assert_allclose(gaps[0], 1, atol=1e-6)  # energy over energy, each rounded by its own program
     assert np.all(np.diff(gaps, axis=0) < 1e-6) and np.all(gaps[1] < 1)
     for k in (1, 10):
         np.testing.assert_allclose(pursue(x, dictionary, k=k).code, results[k].code, atol=1e-5)
