@@ -20,7 +20,7 @@ from sparsejax.experiment import Experiment, run
 from sparsejax.training import checkpoints, step
 from sparsejax.training.config import CLEAN_MEASURES
 from sparsejax.training.run_folder import RunFolder
-from tests.command import ONE, ROOT, SMALL, environment, here, started, without_figures
+from tests.command import EIGHT, ONE, ROOT, SMALL, environment, here, started, without_figures
 from tests.kill_campaign import SHORT, assert_same_run
 
 
@@ -145,13 +145,14 @@ def when_lines(folder, lines, process):
 @pytest.mark.optimized
 def test_asked_to_stop_it_saves_ends_well_and_goes_on(uninterrupted, tmp_path):
     folder = tmp_path / "run"
-    process = started(*SHORT, "--out", folder)
+    process = started(*SHORT, "--out", folder, **EIGHT)
     when_lines(folder, 45, process)
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 0, said
     assert "Asked to stop, and saved after step" in said and not (folder / "result.json").exists()
-    final = here(*SHORT, *ONE, "--out", folder)
+    with without_figures():
+        final = here(*SHORT, "--out", folder)
     assert final.returncode == 0 and "going on from the checkpoint of step" in final.stdout
     assert_same_run(folder, uninterrupted)
 
@@ -165,17 +166,18 @@ def test_a_full_disk_is_said_and_nothing_that_was_there_is_lost(uninterrupted, t
         resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
-    first = started(*SHORT, "--out", folder)
+    first = started(*SHORT, "--out", folder, **EIGHT)
     when_lines(folder, 45, first)
     first.kill()
     first.wait()
     full = subprocess.run(
         [sys.executable, "-m", "sparsejax.launch", *SHORT, "--out", str(folder)], preexec_fn=small_files,
-        capture_output=True, text=True, cwd=ROOT, env=environment(), timeout=200,
+        capture_output=True, text=True, cwd=ROOT, env=environment(**EIGHT), timeout=200,
     )  # fmt: skip
     assert full.returncode == 1, full.stderr
     assert "cannot be written" in full.stderr and "Traceback" not in full.stderr
-    final = here(*SHORT, *ONE, "--out", folder)
+    with without_figures():
+        final = here(*SHORT, "--out", folder)
     assert final.returncode == 0, final.stderr
     assert "going on from the checkpoint of step" in final.stdout
     assert_same_run(folder, uninterrupted)

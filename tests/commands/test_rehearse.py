@@ -8,12 +8,13 @@ import pytest
 from jax.sharding import SingleDeviceSharding
 
 from sparsejax import configs
+from sparsejax.commands import rehearse as rehearse_module
 from sparsejax.commands.rehearse import _chips, lines_of, rehearse
 from sparsejax.configuration import replaced
 from sparsejax.errors import ConfigError
 from sparsejax.experiment import Experiment
 from sparsejax.functional import winners
-from tests.command import SMALL, launch
+from tests.command import SMALL, here, launch
 
 INSTALLED = importlib.util.find_spec("libtpu") is not None
 compiled = pytest.mark.skipif(not INSTALLED, reason="libtpu is not installed (pip install '.[tpu]')")
@@ -27,12 +28,12 @@ def experiment(networks=1, **changes):
     return Experiment("digits_mlp", members, ({},) * networks)
 
 
-@pytest.mark.skipif(INSTALLED, reason="libtpu is installed")
-def test_without_the_compiler_it_says_what_to_install():
-    process = launch(*SMALL, "--rehearse", "v5e:2x2")
-    assert process.returncode == 2
-    assert "pip install 'sparsejax[tpu]'" in process.stderr
-    assert len(process.stderr.splitlines()) == 1
+def test_without_the_compiler_it_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(rehearse_module, "_version", lambda: None)
+    refused = here(*SMALL, "--rehearse", "v5e:2x2")
+    assert refused.returncode == 2
+    assert "pip install 'sparsejax[tpu]'" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -46,6 +47,7 @@ def test_what_cannot_be_rehearsed_is_refused(changes, named):
 
 @compiled
 @pytest.mark.slow
+@pytest.mark.optimized
 def test_a_batch_over_four_chips_takes_one_all_reduce():
     one = experiment(training__batch_size=64)
     found = rehearse(one, "v5e:2x2")
@@ -61,7 +63,7 @@ def test_a_batch_over_four_chips_takes_one_all_reduce():
 
 
 @compiled
-@pytest.mark.slow
+@pytest.mark.optimized
 def test_networks_of_a_grid_do_not_communicate():
     # On three of four chips, which are no rectangle.
     found = rehearse(experiment(3, training__order_seed=0, devices__data=1), "v5e:2x2")
@@ -70,7 +72,6 @@ def test_networks_of_a_grid_do_not_communicate():
 
 
 @compiled
-@pytest.mark.slow
 def test_what_a_chip_cannot_hold_is_said():
     with pytest.raises(ConfigError, match=r"does not fit a chip of v5e:2x2 \(Ran out of memory.*15\.\d+G"):
         rehearse(experiment(model__hidden=(4_000_000,), model__density=None), "v5e:2x2")
@@ -95,27 +96,36 @@ def test_an_unknown_topology_is_refused():
         rehearse(experiment(), "v99:2x2")
 
 
+def text_of_winners(monkeypatch, chip, rows, n, dtype, ties, *, kernels):
+    """Returns the text of the search for the winners of rows, compiled for a chip, with kernels or without."""
+    monkeypatch.setenv("SPARSEJAX_TPU_KERNELS", str(int(kernels)))
+    where = SingleDeviceSharding(_chips(chip)[0])
+    shapes = [((rows, n), dtype), ((1, n), dtype), ((), jnp.int32)]
+    arguments = [jax.ShapeDtypeStruct(*shape, sharding=where) for shape in shapes]
+    jax.clear_caches()  # the search is a program of its own, kept whatever the environment says then
+    compiled = jax.jit(lambda x, factor, k: winners(x * factor, k, ties=ties)).lower(*arguments).compile()
+    jax.clear_caches()
+    return compiled.as_text()
+
+
 @compiled
 @pytest.mark.slow
+@pytest.mark.optimized
 @pytest.mark.parametrize(
     ("rows", "n", "dtype"), [(128, 1000, jnp.float32), (4096, 10_000, jnp.bfloat16), (7, 2**17, jnp.float32)]
 )
 @pytest.mark.parametrize("chip", ["v4:2x2x1", "v5e:2x2", "v6e:2x2"])
 def test_winners_are_searched_by_one_kernel_and_boosted_in_it(monkeypatch, chip, rows, n, dtype):
-    def program(kernels, ties):
-        monkeypatch.setenv("SPARSEJAX_TPU_KERNELS", kernels)
-        where = SingleDeviceSharding(_chips(chip)[0])
-        shapes = [((rows, n), dtype), ((1, n), dtype), ((), jnp.int32)]
-        arguments = [jax.ShapeDtypeStruct(*shape, sharding=where) for shape in shapes]
-        compiled = jax.jit(lambda x, factor, k: winners(x * factor, k, ties=ties)).lower(*arguments).compile()
-        jax.clear_caches()  # the search is a program of its own, kept whatever the environment says then
-        return compiled.as_text()
-
     for ties, kernels in (("all", 1), ("first", 2)):  # "first" has one more, which runs only where there are ties
-        text = program("1", ties)
+        text = text_of_winners(monkeypatch, chip, rows, n, dtype, ties, kernels=True)
         assert " while(" not in text, "its passes are inside the kernel"
         assert text.count("tpu_custom_call") == text.count("kind=kCustom") == kernels, "with what makes the keys"
         assert text.count(" conditional(") == kernels - 1
-    plain = program("0", "first")
-    assert " while(" in plain
-    assert "tpu_custom_call" not in plain
+
+
+@compiled
+@pytest.mark.optimized
+def test_winners_are_searched_without_a_kernel_where_none_is_asked_for(monkeypatch):
+    text = text_of_winners(monkeypatch, "v5e:2x2", 128, 1000, jnp.float32, "first", kernels=False)
+    assert " while(" in text
+    assert "tpu_custom_call" not in text
