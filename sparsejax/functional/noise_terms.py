@@ -18,6 +18,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from sparsejax.functional.gaussian import normal_cdf
+
 # Beyond so many standard deviations from the threshold, the noise never takes a unit across it (in float32).
 _FAR = 12.0
 
@@ -87,7 +89,7 @@ def implicit_terms(
     above = t > 0
     # Not jnp.abs, whose gradient at 0 is that from above.
     a = jnp.where(above, t, -t)
-    density, beyond = jax.scipy.stats.norm.pdf(t), jax.scipy.special.ndtr(-a)
+    density, beyond = jax.scipy.stats.norm.pdf(t), normal_cdf(-a)
     mean = s * (density - a * beyond)
     # Written relative to s: the difference of the raw moments of relu(z + noise) would lose most digits.
     moment = s**2 * (jnp.where(above, 1 - 2 * beyond, 0.0) + (1 + a**2) * beyond - a * density)
@@ -212,7 +214,7 @@ def _hermite_coefficients(t: Array, s: Array, mean: Array, density: Array, terms
     From the second on, those of relu: c_p = s phi(t) He_{p-2}(t) / sqrt(p!), but for a sign that is the same for both
     units of a pair. The polynomials are carried over the root of their factorial, for they would overflow without.
     """
-    coefficients = [mean, s * jax.scipy.special.ndtr(t)]
+    coefficients = [mean, s * normal_cdf(t)]
     before, now = jnp.zeros_like(t), jnp.ones_like(t)
     for p in range(2, terms):
         coefficients.append(s * density * now / (p * (p - 1)) ** 0.5)

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Key, PRNGKeyArray
 from sparsejax.configuration import configuration
 from sparsejax.errors import ConfigError
 from sparsejax.functional import depthwise_conv2d, uniform_fan_in
+from sparsejax.functional.gaussian import gelu
 from sparsejax.models import blocks
 from sparsejax.models.base import Layer, Model, Output, Variables, expect
 from sparsejax.models.blocks import Params
@@ -95,7 +96,7 @@ class ConvMixer(Model):
         params, state = variables.params, {}
 
         def finished(name: str, x: Array) -> Array:
-            h, norm = jax.nn.gelu(x, approximate=False), params[f"{name}_norm"]
+            h, norm = gelu(x), params[f"{name}_norm"]
             y, state[name] = blocks.batch_norm(variables.state[name], h, train=train, axis_name=axis_name, params=norm)
             return y
 

@@ -10,12 +10,13 @@ from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 from sparsejax.configuration import configuration, traced
 from sparsejax.functional import add_noise
+from sparsejax.functional.gaussian import gelu
 from sparsejax.models.base import Layer, Model, Output, Variables, expect
 from sparsejax.models.blocks import Params, linear
 
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu": gelu,
 }
 _EPSILON = 1e-5  # in the normalisation of layers
 _SCALE = 0.02  # standard deviation of the first weights

@@ -23,6 +23,7 @@ from sparsejax.functional import (
     top_k_subtract,
     uniform_fan_in,
 )
+from sparsejax.functional.gaussian import gelu
 from sparsejax.functional.noise import Distribution
 from sparsejax.models import blocks
 from sparsejax.models.base import Layer, Model, Output, Variables, expect
@@ -31,7 +32,7 @@ Activation = Literal["relu", "gelu", "sigmoid"]
 Competition = Literal["none", "top_k", "top_k_subtract", "learned_k", "sampled_k", "explain_away", "interneuron"]
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu": gelu,
     "sigmoid": jax.nn.sigmoid,
 }
 _NEEDS_K = ("top_k", "top_k_subtract", "learned_k")

@@ -84,18 +84,6 @@ def assert_close(actual, expected, rtol=2e-4, atol=2e-6):
     chex.assert_trees_all_close(actual, expected, rtol=rtol, atol=atol)
 
 
-def erf_can_be_spread() -> bool:
-    """JAX 0.12.0 cannot differentiate its error function, and so GELU, under shard_map; others can."""
-    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    of_batches = {"in_specs": jax.P("data"), "out_specs": jax.P("data")}
-    spread = jax.shard_map(jax.grad(lambda x: jax.lax.erf(x).sum()), mesh=mesh, **of_batches)
-    try:
-        jax.eval_shape(spread, jnp.zeros(2))
-    except ValueError as error:
-        return "varying manual axes" not in str(error)
-    return True
-
-
 @pytest.mark.parametrize("transform", ["shard_map", pytest.param("pmap", marks=pytest.mark.slow)])
 def test_many_devices_train_the_network_that_one_trains(transform):
     expected = trained(ONE, 1)
@@ -106,8 +94,6 @@ def test_many_devices_train_the_network_that_one_trains(transform):
 @pytest.mark.slow
 @pytest.mark.parametrize("transform", ["shard_map", "pmap"])
 def test_many_devices_normalise_and_spread_gelu_as_one_does(transform):
-    if transform == "shard_map" and not erf_can_be_spread():
-        pytest.skip("this JAX cannot differentiate erf under shard_map")
     expected = trained(ONE, configs=MIXERS)
     assert_close(trained(DevicesConfig(transform, data=2), configs=MIXERS), expected)
     assert expected[1]["grad_norm"].min() > 0.1
