@@ -22,11 +22,11 @@ from benchmarks.peers import Twin
 from benchmarks.rows import Report, Row, row
 from benchmarks.timing import Timing, round_robin
 from sparsejax.configuration import stack
-from sparsejax.data.resident import Resident
+from sparsejax.data.resident import Resident, example_of
 from sparsejax.models import NoisyNetwork
 from sparsejax.training.config import Config, DataConfig, DevicesConfig, ObjectiveConfig, TrainingConfig
 from sparsejax.training.devices import place, put_members, put_shared, transform
-from sparsejax.training.loop import example_of, start
+from sparsejax.training.prepare import start
 from sparsejax.training.step import chunk
 
 GROUP = "scaling"

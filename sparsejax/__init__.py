@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.2.0.dev0"
 
-_MODULES = ("coding", "configs", "data", "evaluation", "functional", "linen", "models", "nnx")
+_MODULES = ("coding", "configs", "data", "errors", "evaluation", "functional", "linen", "models", "nnx")
 _NAMES = {
     "Config": "training.config",
     "DataConfig": "training.config",
@@ -23,11 +23,11 @@ _NAMES = {
 }
 __all__ = [
     "Config", "DataConfig", "DevicesConfig", "EvaluationConfig", "ObjectiveConfig", "Run", "TrainingConfig", "coding",
-    "compare", "configs", "data", "evaluation", "functional", "linen", "load", "models", "nnx", "train",
+    "compare", "configs", "data", "errors", "evaluation", "functional", "linen", "load", "models", "nnx", "train",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
-    from sparsejax import coding, configs, data, evaluation, functional, linen, models, nnx
+    from sparsejax import coding, configs, data, errors, evaluation, functional, linen, models, nnx
     from sparsejax.api import compare, load, train
     from sparsejax.runs import Run
     from sparsejax.training.config import (

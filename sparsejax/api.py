@@ -3,8 +3,6 @@
 import dataclasses
 import difflib
 import itertools
-import runpy
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from sparsejax.data.dataset import Dataset
 from sparsejax.errors import ConfigError
 from sparsejax.experiment import Experiment, members_of
 from sparsejax.models.base import Model
+from sparsejax.registry import run_file
 from sparsejax.runs import Run, compared
 from sparsejax.training.config import Config, DataConfig, ObjectiveConfig
 from sparsejax.training.run_folder import RunFolder
@@ -105,16 +104,12 @@ def compare(*runs: str | Path | Run) -> dict[str, dict[str, str]]:
 
 
 def config_from_file(path: str | Path) -> Config:
-    """Run a Python file and return the `Config` that it defines as `config`; it can import modules beside it.
+    """Run a Python file, as `run_file` does, and return the `Config` that it defines as `config`.
 
     Raises:
       ConfigError: there is no such file, or it defines none.
     """
-    if not Path(path).is_file():
-        raise ConfigError(f"There is no file {path}; expected a Python file that defines `config`.")
-    if (folder := str(Path(path).absolute().parent)) not in sys.path:
-        sys.path.append(folder)
-    found = runpy.run_path(str(path), run_name=Path(path).stem).get("config")
+    found = run_file(path).get("config")
     if not isinstance(found, Config):
         raise ConfigError(f"{path} defines config as {found!r}; expected a sparsejax.Config, such as Config(model).")
     return found

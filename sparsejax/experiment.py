@@ -11,7 +11,7 @@ import jax
 
 from sparsejax.configuration import differing_fields, replaced, stack
 from sparsejax.data.dataset import Dataset, counted_as
-from sparsejax.data.resident import resident
+from sparsejax.data.resident import example_of
 from sparsejax.errors import ConfigError
 from sparsejax.evaluation.evaluator import Evaluator
 from sparsejax.evaluation.measure import chosen_measures
@@ -19,10 +19,11 @@ from sparsejax.evaluation.report import summary
 from sparsejax.figures.run import write_figures
 from sparsejax.models.base import Variables
 from sparsejax.training import checkpoints, loop, processes
-from sparsejax.training.checks import batch_sizes, check_data, count_parameters, load_data
+from sparsejax.training.checks import load_data
 from sparsejax.training.config import Config
-from sparsejax.training.devices import gathered_members, place, put_members, put_shared
+from sparsejax.training.devices import Placement, gathered_members, put_members
 from sparsejax.training.log import MetricsLog, Terminal
+from sparsejax.training.prepare import prepare, shapes_of, start
 from sparsejax.training.restore import describe_inputs
 from sparsejax.training.run_folder import RunFolder, describe
 
@@ -127,12 +128,8 @@ def _run(
     started = time.perf_counter()
     config = experiment.config
     dataset = load_data(config) if dataset is None else dataset
-    check_data(config, dataset, len(experiment.configs))
-    for other in experiment.configs[1:]:  # a swept k or density, too, has to fit
-        other.model.layers(dataset.train.images.shape[1:])
+    job, test = prepare(experiment.configs, dataset)
     measures = chosen_measures(config, dataset, experiment.measures)
-    parameters = count_parameters(config, dataset) if config.training.order_seed is not None else None
-    placement = place(config.devices, len(experiment.configs), batch_sizes(config), sharing=parameters)
     description = describe(
         config, name=experiment.name, seeds=experiment.seeds, points=experiment.points, data=_origin(dataset)
     )
@@ -147,23 +144,18 @@ def _run(
 
     processes.first_does(claim)
     first, networks = processes.is_first(), len(experiment.configs)
-    stacked = put_members(stack(experiment.configs), placement)
-    normalise, streaming = config.data.normalise, config.data.streaming
-    train = resident(dataset, dataset.train, normalise=normalise, on_device=not streaming)
-    train = train if streaming else put_shared(train, placement)
-    job = loop.Job(stacked, placement, train, jax.tree.leaves(stacked)[0].shape[0] - networks)
-    test = put_shared(resident(dataset, dataset.test, normalise=normalise), placement)
-    measuring = Evaluator(experiment.configs, dataset, placement, stacked, test, measures)
+    measuring = Evaluator(experiment.configs, dataset, job.placement, job.config, test, measures)
 
     with (
         processes.termination() as asked_to_stop,  # outside: a second signal must not cut short what is being saved
         checkpoints.opened(folder.checkpoints, keep=config.training.keep_checkpoints) as saved,
     ):
-        progress = loop.start(stacked, placement, loop.example_of(train))
-        like = jax.eval_shape(lambda tree: jax.tree.map(lambda leaf: leaf[:networks], tree), progress)
-        restored = saved.restore(like, resume_step)
-        if restored is not None:
-            progress = put_members(restored.tree, placement)
+        example = example_of(job.data)
+        restored = saved.restore(shapes_of(stack(experiment.configs), example), resume_step)
+        if restored is None:
+            progress = start(job.config, job.placement, example)
+        else:
+            progress = put_members(restored.tree, job.placement)
         at = gathered_members((progress.state.epoch, progress.state.position, progress.state.step), networks)
         epoch, position, step = (int(values[0]) for values in at)
         total, done = (
@@ -172,7 +164,7 @@ def _run(
         )
         log = MetricsLog(folder.metrics, folder.tensorboard, resumed_step=step, quiet=not first)
         terminal = Terminal(total * networks, done * networks, quiet=not first)
-        for line in _headline(experiment, dataset, placement, step):
+        for line in _headline(experiment, dataset, job.placement, step):
             terminal.say(line)
         training_started = time.perf_counter()
         try:
@@ -228,7 +220,7 @@ def _origin(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _headline(experiment: Experiment, dataset: Dataset, placement, step: int) -> list[str]:
+def _headline(experiment: Experiment, dataset: Dataset, placement: Placement, step: int) -> list[str]:
     """Returns the lines that open a run."""
     networks = len(experiment.configs)
     devices = 1 if placement.mesh is None else placement.mesh.size

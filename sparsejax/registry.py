@@ -8,10 +8,12 @@ import functools
 import importlib
 import importlib.util
 import pkgutil
+import runpy
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from sparsejax.errors import ConfigError
 
@@ -71,6 +73,21 @@ class Registry(Mapping[str, str]):
     def __len__(self) -> int:
         """Return the number of names."""
         return len(self._found)
+
+
+def run_file(path: str | Path) -> dict[str, Any]:
+    """Run a Python file and return what it defines.
+
+    Networks, measures, attacks and data sets that it registers are there from then on. It can import modules beside it.
+
+    Raises:
+      ConfigError: there is no such file.
+    """
+    if not Path(path).is_file():
+        raise ConfigError(f"There is no file {path}; expected a Python file.")
+    if (folder := str(Path(path).absolute().parent)) not in sys.path:
+        sys.path.append(folder)
+    return runpy.run_path(str(path), run_name=Path(path).stem)
 
 
 def summary_of(node: ast.Module | ast.FunctionDef) -> str:

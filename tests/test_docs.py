@@ -30,27 +30,35 @@ def commands(page: Path) -> list[list[str]]:
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
-def write_experiment(page: Path) -> None:
-    """Writes `my_experiment.py` as a page says: the class of its first block, and the line that defines `config`."""
-    lines = re.findall(r"`(config = [^`]+)`", page.read_text(encoding="utf-8"))
-    if lines:
-        Path("my_experiment.py").write_text(f"{blocks(page, 'python')[0]}\n\n{lines[0]}\n", encoding="utf-8")
+def files_of(page: Path) -> dict[str, str]:
+    """Returns the files that a page names before a block, and `my_experiment.py`: its first block and its `config`."""
+    text = page.read_text(encoding="utf-8")
+    named = re.findall(r"`(\w+\.py)`[^`]*:\n\n```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    line = re.search(r"`(config = [^`]+)`", text)
+    return dict(named) | ({"my_experiment.py": f"{blocks(page, 'python')[0]}\n\n{line[1]}\n"} if line else {})
+
+
+def write_files(page: Path) -> None:
+    for name, text in files_of(page).items():
+        Path(name).write_text(text, encoding="utf-8")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.stem)
 def test_python_blocks_run(page, small_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    write_files(page)
     if page.stem == "equinox":
         pytest.importorskip("equinox")
     if page.stem == "resume":
         shutil.copytree(small_run / "run", tmp_path / "runs/digits_mlp")
     import jax
 
-    space: dict = {}
+    space, modules = {}, {text: Path(name).stem for name, text in files_of(page).items()}
     # As in a program of the reader's, not under the settings that tests have.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), without_figures():
         for block in blocks(page, "python"):
+            space["__name__"] = modules.get(block, "__main__")
             exec(compile(block, str(page), "exec"), space)
 
 
@@ -62,7 +70,7 @@ def test_commands_are_understood(page, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(experiment, "run", begun)
     monkeypatch.setattr(rehearsal, "rehearse", begun)
     monkeypatch.chdir(tmp_path)
-    write_experiment(page)
+    write_files(page)
     for words in commands(page):
         arguments = [word for word in words if "=" not in word or word.startswith("-")]
         if "sparsejax.launch" in words:

@@ -16,7 +16,6 @@ from sparsejax.commands.train import _parse_sweep, main
 from sparsejax.configs import CONFIGS
 from sparsejax.errors import ConfigError
 from sparsejax.models import SparseCNN
-from sparsejax.training import loop
 from sparsejax.training.config import CLEAN_MEASURES
 from tests.command import ONE, SMALL, environment, here, launch, without_figures
 
@@ -81,7 +80,7 @@ def test_what_a_run_says_without_a_terminal_stays_readable(finished):
     assert "examples/s" in output
     assert "noise score" in output
     assert "32 winners (48 at inference)" in output
-    assert "times fewer products" in output
+    assert "× fewer" in output
     assert "report.html" in output
 
 
@@ -110,7 +109,7 @@ def stopped(*_, **__):
 
 
 def test_fresh_replaces_a_run(copy, monkeypatch):
-    monkeypatch.setattr(loop, "start", stopped)
+    monkeypatch.setattr(experiment, "start", stopped)
     begun = here(*SMALL, *ONE, "--training.epochs", "1", "--out", copy, "--fresh")
     assert begun.returncode == 130, begun.stderr
     assert json.loads((copy / "config.json").read_text())["config"]["training"]["epochs"] == 1

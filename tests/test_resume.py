@@ -25,6 +25,7 @@ from sparsejax.training.checkpoints import Checkpoints
 from sparsejax.training.config import CLEAN_MEASURES, Config, DataConfig, DevicesConfig, TrainingConfig
 from sparsejax.training.devices import place
 from sparsejax.training.log import MetricsLog
+from sparsejax.training.prepare import Job
 from tests.command import EIGHT, ONE, here, without_figures
 from tests.kill_campaign import SHORT, assert_same_run, killed
 
@@ -101,7 +102,7 @@ def test_batches_of_one_order_go_on_where_they_stopped(streaming):
     images, labels = rng.integers(0, 256, (60, 4, 4, 1), np.uint8), rng.integers(0, 3, 60, np.int32)
     data = Resident(images, labels, *np.float32([[[[[0.5]]]], [[[[0.2]]]]]))
     config = Config(SparseMLP(), DataConfig(streaming=streaming), TrainingConfig(batch_size=6, order_seed=3))
-    job = loop.Job(stack([config]), place(DevicesConfig("jit"), 1, {6}), data)
+    job = Job(stack([config]), place(DevicesConfig("jit"), 1, {6}), data)
     if streaming:
         pytest.importorskip("grain")
 

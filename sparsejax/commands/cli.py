@@ -10,7 +10,7 @@ from typing import Any
 from sparsejax import configs, studies
 from sparsejax.commands import embed, reproduce
 from sparsejax.commands import train as launch
-from sparsejax.commands.status import status_of
+from sparsejax.commands.status import add_import, run_files, status_of
 from sparsejax.errors import ConfigError, RunFolderError
 
 _ABOUT = {
@@ -60,7 +60,9 @@ def _list(words: list[str]) -> None:
 def _report(words: list[str]) -> None:
     parser = _parser("report")
     parser.add_argument("run", metavar="RUN", help="a run folder")
+    add_import(parser)
     options = parser.parse_args(words)
+    run_files(options)
 
     from sparsejax.evaluation.measure import measures_of
     from sparsejax.figures.run import write_figures

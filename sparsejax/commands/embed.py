@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from sparsejax.commands.status import status_of
+from sparsejax.commands.status import add_import, run_files, status_of
 from sparsejax.errors import ConfigError
 
 _DESCRIPTION = """Run a trained network over the training and the test set of its data, and write what one of its
@@ -19,6 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
+    run_files(options)
 
     import jax
     import numpy as np
@@ -79,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--run", required=True, metavar="FOLDER", help="folder of the run that trained the network")
     parser.add_argument("--layer", default="latent", metavar="NAME", help="a hidden layer (default: latent)")
     parser.add_argument("--member", type=int, default=0, metavar="N", help="which network of a grid (default: 0)")
+    add_import(parser)
     parser.add_argument("--out", metavar="FILE", help="the .npz file (default, for CIFAR-10 only: where "
                         "cifar10_latents is looked for)")  # fmt: skip
     return parser

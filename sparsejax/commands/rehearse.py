@@ -8,16 +8,15 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
-from sparsejax.configuration import stack
-from sparsejax.data.resident import Resident, resident
+from sparsejax.data.resident import example_of
 from sparsejax.errors import ConfigError
 from sparsejax.experiment import Experiment
 from sparsejax.training import loop
-from sparsejax.training.checks import batch_sizes, check_data, count_parameters, load_data
-from sparsejax.training.devices import Placement, place
+from sparsejax.training.checks import load_data
+from sparsejax.training.devices import Placement
+from sparsejax.training.prepare import prepare, shapes_of, shapes_on
 
 _COLLECTIVE = re.compile(r" (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
 
@@ -63,36 +62,17 @@ def rehearse(experiment: Experiment, topology: str) -> Rehearsal:
         raise ConfigError(f"{what} cannot be rehearsed; leave it out for the rehearsal.")
     chips = _chips(topology)
     dataset = load_data(config)
-    check_data(config, dataset, len(experiment.configs))
-    parameters = count_parameters(config, dataset) if config.training.order_seed is not None else None
-    sizes = batch_sizes(config)
-    placement = place(config.devices, len(experiment.configs), sizes, sharing=parameters, devices=chips)
-
-    def laid(tree: Any, spec: P) -> Any:
-        where = SingleDeviceSharding(chips[0]) if placement.mesh is None else NamedSharding(placement.mesh, spec)
-        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), tree)
-
-    split, test = (
-        resident(dataset, part, normalise=config.data.normalise, on_device=False)
-        for part in (dataset.train, dataset.test)
-    )
-    networks = len(experiment.configs)
-    rows = -(-networks // placement.member_devices) * placement.member_devices
-    stacked = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype), stack(experiment.configs)
-    )
-    train: Resident = laid(split, P())
-    job = loop.Job(stacked, placement, train, rows - networks)
-    progress = jax.eval_shape(lambda config: loop.start(config, placement, loop.example_of(split)), stacked)
-    data = train
+    job, test = prepare(experiment.configs, dataset, chips)
+    placement, data = job.placement, job.data
+    progress = shapes_of(job.config, example_of(data))
     if config.training.order_seed is not None:
         length = loop.chunk_length(loop.steps_per_epoch(job.examples, config.training.batch_size))
         order = jax.ShapeDtypeStruct((length, config.training.batch_size), np.int32)
-        data = train._replace(batches=laid(order, P()))
+        data = data._replace(batches=shapes_on(order, placement, P(), chips))
     chunk, _ = loop.compiled_chunk(job, config.training.batch_size)
     started = time.perf_counter()
     try:
-        compiled = chunk.lower(laid(progress.state, P("member")), laid(stacked, P("member")), data).compile()
+        compiled = chunk.lower(shapes_on(progress.state, placement, P("member"), chips), job.config, data).compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -110,8 +90,7 @@ def rehearse(experiment: Experiment, topology: str) -> Rehearsal:
         seconds,
         held_bytes=memory.argument_size_in_bytes
         + best // placement.member_devices
-        + test.images.nbytes
-        + test.labels.nbytes,
+        + sum(leaf.size * leaf.dtype.itemsize for leaf in (test.images, test.labels)),
         working_bytes=memory.temp_size_in_bytes
         + memory.output_size_in_bytes
         - memory.alias_size_in_bytes

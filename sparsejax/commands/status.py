@@ -3,16 +3,13 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from sparsejax.errors import (
-    CheckpointError,
-    ConfigError,
-    DataDamagedError,
-    DataMissingError,
-    DivergedError,
-    Interrupted,
-    RunFolderError,
-)
+from sparsejax.errors import Interrupted, SparsejaxError
+from sparsejax.registry import run_file
+
+if TYPE_CHECKING:
+    import argparse
 
 GOES_ON = "the same command goes on from the last checkpoint"
 
@@ -34,10 +31,9 @@ def status_of(run: Callable[[list[str]], int], arguments: Sequence[str] | None, 
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain at its end
         return 141
-    except ConfigError as error:
-        return _failed(error, 2)
-    except (RunFolderError, DataMissingError, DataDamagedError, CheckpointError, DivergedError) as error:
-        return _failed(error, 1)
+    except SparsejaxError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.status
     except Interrupted as stop:
         print(f"Asked to stop, and saved {stop}; the same command goes on from there.", file=sys.stderr)
         return 0
@@ -48,6 +44,19 @@ def status_of(run: Callable[[list[str]], int], arguments: Sequence[str] | None, 
         return 130
 
 
-def _failed(error: Exception, status: int) -> int:
-    print(f"error: {error}", file=sys.stderr)
-    return status
+def add_import(parser: "argparse.ArgumentParser") -> None:
+    """Adds the option --import, whose files `run_files` runs."""
+    parser.add_argument(
+        "--import", action="append", default=[], metavar="FILE", dest="files",
+        help="first run a Python file, which may register networks, measures, attacks and data sets; repeatable",
+    )  # fmt: skip
+
+
+def run_files(options: "argparse.Namespace") -> None:
+    """Runs the files that --import names.
+
+    Raises:
+      ConfigError: there is no such file.
+    """
+    for file in options.files:
+        run_file(file)

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparsejax import configs
-from sparsejax.commands.status import status_of
+from sparsejax import __version__, configs
+from sparsejax.commands.status import add_import, run_files, status_of
 from sparsejax.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def _run(arguments: list[str]) -> int:
         for name, summary in configs.CONFIGS.items():
             print(f"{name:<{width}}  {summary}")
         return 0
+    run_files(options)
     if options.config is None:
         if not {"-h", "--help"} & set(overrides):
             raise ConfigError(f"Name a configuration with --config; there are: {', '.join(configs.CONFIGS)}.")
@@ -92,8 +93,9 @@ def _run(arguments: list[str]) -> int:
     experiment = Experiment(name, *members)
     result, _ = run(experiment, folder, fresh=options.fresh, resume_step=options.resume_step)
     if is_first():
-        for line in _closing_lines(result, folder.path):
-            print(line)
+        from sparsejax.evaluation.measure import measures_of
+
+        print(*_closing_lines(result, measures_of(result), folder.path), sep="\n")
     return 0
 
 
@@ -118,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--config", metavar="NAME", help="the experiment, or a Python file that defines `config`; --list shows all"
     )
+    add_import(parser)
     parser.add_argument("--out", metavar="DIR", help="run folder (default: runs/NAME)")
     parser.add_argument("--seeds", type=_whole, default=1, metavar="N", help="train N networks, of successive seeds")
     parser.add_argument(
@@ -140,6 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--processes", type=_whole, metavar="N", help="their number")
     parser.add_argument("--process", type=_whole, metavar="I", help="which this one is, from 0")
     parser.add_argument("--list", action="store_true", help="list the named experiments")
+    parser.add_argument("--version", action="version", version=f"sparsejax {__version__}")
     return parser
 
 
@@ -211,42 +215,21 @@ def _parse_sweep(text: str) -> tuple[str, list[str]]:
     return field, [f"{start + i * step:.10g}" for i in range(count)]
 
 
-def _closing_lines(result: dict[str, Any], folder: Path) -> list[str]:
-    """Returns the figures that a person wants to see at the end."""
-    several = len(result["members"]) > 1
-    best = result["best"]
-    at = "each network's best epoch" if several else f"the best, epoch {best['epoch']}"
-    name, form = ("test_accuracy", ".2%") if "test_accuracy" in best else ("test_loss", ".5f")
-    spread = f" ± {result[name + '_std']:{form}}" if several else ""
-    lines = ["", f"{name.replace('_', ' '):<14} {result[name]:{form}}{spread} after the last epoch, "
-             f"{best[name]:{form}} after {at}"]  # fmt: skip
-    if "test_perplexity" in result:
-        lines.append(f"perplexity     {result['test_perplexity']:.2f} on the validation text after the last epoch")
-    if "noise_score" in result:
-        lines.append(
-            f"noise score    {result['noise_score']:,} after the last epoch, {best['noise_score']:,} after {at}, "
-            f"of {result['noise_score_max']:,}"
-        )
-    if result.get("products_ratio"):
-        lines.append(
-            f"products       {result['products']:,.0f} of {result['products_dense']:,.0f} an image are not zero, "
-            f"{result['products_ratio']:.1f} times fewer"
-        )
+def _closing_lines(result: dict[str, Any], measures: Sequence[Any], folder: Path) -> list[str]:
+    """Returns the figures that a person wants to see at the end: what the measures show of the networks and layers."""
+    from sparsejax.figures.report import columns_of, headline
+    from sparsejax.figures.words import count
+
+    lines = [(label, f"{value}  {note}" if note else value) for label, value, note in headline(result, measures)]
+    columns = columns_of(result, measures)
     for name, layer in result["layers"].items():
-        winners = f", {layer['k']:g} winners ({layer['k_inference']:g} at inference)" if layer["k"] else ""
-        entropy = (
-            f", duty-cycle entropy {layer['duty_entropy'] / layer['max_entropy']:.1%} of its maximum"
-            if layer.get("max_entropy") else ""
-        )  # fmt: skip
-        fewer = f", {layer['products_ratio']:.1f} times fewer products" if layer.get("products_ratio") else ""
-        active = (
-            f": {layer['active_fraction']:.1%} active, {layer['dead_units']:.0f} never" if "dead_units" in layer else ""
-        )
-        lines.append(f"{name:<14} {layer['units']:g} units{winners}{active}{entropy}{fewer}")
-    if result["notice"]:
-        lines.append(f"NOTE: {result['notice']}")
-    lines.append(f"{result['seconds']:.0f} s; figures and report: {folder}/report.html")
-    return lines
+        winners = [f"{count(layer['k'])} winners ({count(layer['k_inference'])} at inference)"] if layer["k"] else []
+        told = [f"{column.label.lower()} {column.cell(layer)}" for column in columns]
+        lines.append((name, ", ".join([f"{count(layer['units'])} units", *winners, *told])))
+    width = max(len(label) for label, _ in lines)
+    ending = [f"NOTE: {result['notice']}"] if result["notice"] else []
+    ending.append(f"{result['seconds']:.0f} s; figures and report: {folder}/report.html")
+    return ["", *(f"{label:<{width}}  {text}" for label, text in lines), *ending]
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from sparsejax.data.folders import download_folder, tfds_folder
 from sparsejax.data.inventory import survey, table
 from sparsejax.data.registry import entry, obtain
 from sparsejax.data.tfds_source import is_prepared, prepare_tfds
-from sparsejax.errors import ConfigError, DataDamagedError, DataMissingError
+from sparsejax.errors import SparsejaxError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,12 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     _download(name)
             case "prepare-tfds":
                 _prepare(options.data_dir)
-    except (DataMissingError, DataDamagedError) as error:
+    except SparsejaxError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return error.status
     except KeyboardInterrupt:
         print("stopped; nothing incomplete was kept", file=sys.stderr)
         return 130

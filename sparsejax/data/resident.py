@@ -1,10 +1,11 @@
 """Data that lies on the device, images as uint8, and the shuffled batches that a compiled chunk takes from it."""
 
 import typing
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 from sparsejax.data.dataset import Dataset, Split
@@ -43,6 +44,16 @@ def resident(dataset: Dataset, split: Split, *, normalise: bool = True, on_devic
     mean, std = (jnp.asarray(numbers, jnp.float32).reshape(1, 1, 1, -1) for numbers in moments)
     images, labels = typing.cast(tuple[Array, Array], tuple(map(jnp.asarray, split)) if on_device else tuple(split))
     return Resident(images, labels, mean, std)
+
+
+def example(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Returns an input of zeros `[1, ...]`, of the type that a network is given of data of that shape and type."""
+    return np.zeros((1, *shape), np.int32 if np.dtype(dtype) == np.int32 else np.float32)
+
+
+def example_of(data: Resident | Split) -> np.ndarray:
+    """Returns an input of zeros `[1, ...]`, of the shape and type that a network is given."""
+    return example(data.images.shape[1:], data.images.dtype)
 
 
 def steps_per_epoch(examples: int, batch_size: int) -> int:

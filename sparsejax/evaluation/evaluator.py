@@ -16,8 +16,8 @@ from sparsejax.evaluation.split import make_evaluation
 from sparsejax.models.base import Variables
 from sparsejax.training.config import Config
 from sparsejax.training.devices import Placement, gathered_members, transform
-from sparsejax.training.loop import Progress
 from sparsejax.training.objectives import OBJECTIVES
+from sparsejax.training.prepare import Progress
 
 
 class Final(NamedTuple):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsejax.data.dataset import counted_as
-from sparsejax.figures.drawing import Part, Row, Table
+from sparsejax.figures.drawing import Column, Part, Row, Table
 from sparsejax.figures.html import Picture, image, section, table, unbroken
 from sparsejax.figures.words import count, duration, exact, plain, several
 
@@ -36,7 +36,7 @@ def report(result: Mapping[str, Any], pictures: Sequence[Picture], measures: Seq
     parts = [
         _header(result),
         _notice(result),
-        _headline(result, shown),
+        _headline(result, measures),
         _figures(pictures),
         *(_table(own) for measure in measures for own in measure.tables(result)),
         _layers(result, measures),
@@ -87,13 +87,13 @@ def _notice(result: Mapping[str, Any]) -> str:
     return f'<p class="notice" role="note"><strong>Note on the data.</strong> {notice}</p>'
 
 
-def _headline(result: Mapping[str, Any], shown: Sequence[Row]) -> str:
-    """Shows the numbers one looks for first."""
+def headline(result: Mapping[str, Any], measures: Sequence[Part]) -> list[tuple[str, str, str]]:
+    """Returns the numbers one looks for first: what each is called, its value over the networks, and a note on it."""
     members = result["members"]
-    swept, many = len({setting(member) for member in members}) > 1, len(members) > 1
+    swept = len({setting(member) for member in members}) > 1
     best = [member["best"] for member in members if "best" in member]
     tiles = []
-    for row in shown:
+    for row in (row for measure in measures for row in measure.rows(result)):
         last = several([member[row.key] for member in members], swept, row.form)
         tiles.append((f"{row.label}, last epoch" if row.at_best else row.label, last, row.note))
         if row.at_best and best:
@@ -101,20 +101,31 @@ def _headline(result: Mapping[str, Any], shown: Sequence[Row]) -> str:
             after = f"epoch {epochs[0]}" if len(epochs) == 1 else f"epochs {epochs[0]} to {epochs[-1]}"
             there = several([entry[row.key] for entry in best], swept, row.form)
             tiles.append((f"{row.label}, best epoch", there, after))
+    return tiles
+
+
+def columns_of(result: Mapping[str, Any], measures: Sequence[Part]) -> list[Column]:
+    """Returns what the measures say of each layer."""
+    return [column for measure in measures for column in measure.columns(result)]
+
+
+def _headline(result: Mapping[str, Any], measures: Sequence[Part]) -> str:
+    """Shows the numbers one looks for first."""
+    members = result["members"]
     rows = "\n".join(
         f"<div><dt>{escape(term)}</dt><dd>{unbroken(value)}<small>{escape(note)}</small></dd></div>"
-        for term, value, note in tiles
+        for term, value, note in headline(result, measures)
     )
     layers = ", ".join(
         f"{name} {100 * layer['active_fraction']:.1f} %"
         for name, layer in result.get("layers", {}).items() if "active_fraction" in layer
     )  # fmt: skip
     said = [f"Active units at inference: {layers}."] if layers else []
-    if swept:
+    if len({setting(member) for member in members}) > 1:
         said.append(f"Numbers are the range over {len(members)} networks; see the settings below.")
-    elif many:
+    elif len(members) > 1:
         said.append(f"Numbers are mean ± standard deviation over {len(members)} seeds.")
-    if best:
+    if any("best" in member for member in members):
         said.append("The best epoch is chosen on the test set, as in the k-winners paper, so it flatters the network.")
     return section("Result", f'<dl class="tiles">\n{rows}\n</dl>\n<p>{escape(" ".join(said))}</p>')
 
@@ -135,8 +146,7 @@ def _layers(result: Mapping[str, Any], measures: Sequence[Part]) -> str:
     layers = result.get("layers")
     if not layers:
         return ""
-    columns = [column for measure in measures for column in measure.columns(result)]
-    rows = []
+    columns, rows = columns_of(result, measures), []
     for name, layer in layers.items():
         k = "ReLU" if layer.get("k") is None else f"{count(layer['k'])} ({count(layer['k_inference'])})"
         rows.append([name, count(layer["units"]), k, *(column.cell(layer) for column in columns)])

@@ -4,10 +4,9 @@ import jax
 
 from sparsejax import data
 from sparsejax.data.dataset import Dataset
-from sparsejax.data.resident import steps_per_epoch
+from sparsejax.data.resident import example_of, steps_per_epoch
 from sparsejax.errors import ConfigError
 from sparsejax.training.config import Config
-from sparsejax.training.loop import example_of
 
 _READ = {
     "images": ("images", "vectors"), "vectors": ("vectors", "images"), "tokens": ("tokens",), "clips": ("clips",),

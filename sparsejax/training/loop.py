@@ -3,7 +3,7 @@
 import functools
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,83 +16,16 @@ from sparsejax.data.streaming import Streamed, read_chunks
 from sparsejax.errors import DivergedError, Interrupted
 from sparsejax.models.base import Variables
 from sparsejax.training.checkpoints import Checkpoints
-from sparsejax.training.config import Config, TrainingConfig
-from sparsejax.training.devices import (
-    Placement,
-    gathered_members,
-    own_columns,
-    put_batches,
-    put_shared,
-    transform,
-)
+from sparsejax.training.config import TrainingConfig
+from sparsejax.training.devices import gathered_members, own_columns, put_batches, put_shared, transform
 from sparsejax.training.log import MetricsLog, Terminal
 from sparsejax.training.objectives import OBJECTIVES
-from sparsejax.training.state import ORDER, Best, TrainState, init_best, init_state, update_best
+from sparsejax.training.prepare import Job, Progress
+from sparsejax.training.state import ORDER, update_best
 from sparsejax.training.step import chunk, chunk_length
 
 # evaluate(variables, epoch) -> name -> one number per network; the objective's score is among them, after "test_".
 Evaluate = Callable[[Variables, Float[Array, "members"]], dict[str, Float[Array, "members"]]]
-
-
-class Progress(NamedTuple):
-    """Networks in training and each one's best so far; all arrays have a leading member axis."""
-
-    state: TrainState
-    best: Best
-
-
-class Job(NamedTuple):
-    """What stays fixed while networks are trained.
-
-    `config` is the stack of their configurations, laid on the devices of `placement`; it may have `padding` members
-    too many: copies of the last one that fill up the devices.
-    """
-
-    config: Config
-    placement: Placement
-    data: Resident
-    padding: int = 0
-
-    @property
-    def networks(self) -> int:
-        """Number of networks."""
-        return jax.tree.leaves(self.config)[0].shape[0] - self.padding
-
-    @property
-    def examples(self) -> int:
-        """Size of the training set."""
-        return self.data.labels.shape[0]
-
-    @property
-    def training(self) -> TrainingConfig:
-        """How the networks are trained."""
-        return self.config.training
-
-
-def start(config: Config, placement: Placement, example: Any) -> Progress:
-    """Returns untrained networks.
-
-    Args:
-      config: the stack of their configurations.
-      placement: the devices.
-      example: inputs `[1, ...]`; their values do not matter.
-    """
-
-    def init(config: Config, example: Array) -> Progress:
-        state = init_state(config, example)
-        return Progress(state, init_best(state))
-
-    return transform(init, placement)(config, example)
-
-
-def example(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """Returns an input of zeros `[1, ...]`, of the type that a network is given of data of that shape and type."""
-    return np.zeros((1, *shape), np.int32 if np.dtype(dtype) == np.int32 else np.float32)
-
-
-def example_of(data: Resident | Split) -> np.ndarray:
-    """Returns an input of zeros `[1, ...]`, of the shape and type that a network is given."""
-    return example(data.images.shape[1:], data.images.dtype)
 
 
 def train(

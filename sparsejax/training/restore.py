@@ -10,14 +10,14 @@ import numpy as np
 
 from sparsejax.configuration import stack
 from sparsejax.data import Dataset, title
-from sparsejax.data.resident import Resident, normalised
+from sparsejax.data.resident import Resident, example, normalised
 from sparsejax.data.speech import SAMPLES
 from sparsejax.errors import CheckpointError, ConfigError, RunFolderError
 from sparsejax.models.base import Model, Variables
-from sparsejax.training import checkpoints, loop
+from sparsejax.training import checkpoints
 from sparsejax.training.checks import load_data
-from sparsejax.training.config import Config, DevicesConfig
-from sparsejax.training.devices import place
+from sparsejax.training.config import Config
+from sparsejax.training.prepare import shapes_of
 from sparsejax.training.run_folder import RunFolder
 from sparsejax.training.schema import members_from_json
 from sparsejax.training.state import TrainState
@@ -133,10 +133,8 @@ def trained(folder: RunFolder, run_of: Recorded) -> TrainState:
     Raises:
       CheckpointError: there is none yet, or it is damaged.
     """
-    configs, placement = run_of.configs, place(DevicesConfig("jit"), len(run_of.configs), set())
-    shape, dtype, *_ = _inputs(run_of)
-    example = loop.example(shape, dtype)
-    untrained = jax.eval_shape(lambda config: loop.start(config, placement, example), stack(configs))
+    configs, (shape, dtype, *_) = run_of.configs, _inputs(run_of)
+    untrained = shapes_of(stack(configs), example(shape, dtype))
     restored = None
     if folder.checkpoints.is_dir():  # opening it would make it
         with checkpoints.opened(folder.checkpoints, keep=configs[0].training.keep_checkpoints) as saved:

@@ -180,6 +180,7 @@ def describe(
     return {
         "schema": VERSION,
         "name": name,
+        "module": type(config.model).__module__,
         "config": to_json(config),
         "seeds": seeds,
         "points": list(points),

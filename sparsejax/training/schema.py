@@ -1,5 +1,6 @@
 """Configurations as JSON: what `config.json` holds, and how files of earlier versions are read."""
 
+import contextlib
 import copy
 import dataclasses
 import importlib
@@ -26,12 +27,14 @@ def to_json(config: Config) -> dict[str, Any]:
     return fields
 
 
-def from_json(fields: Mapping[str, Any], version: int) -> Config:
+def from_json(fields: Mapping[str, Any], version: int, module: str = "") -> Config:
     """Return a configuration from its fields: a missing field takes its default.
 
     Args:
       fields: as `to_json` returns them, or as version 0.1 wrote them.
       version: of the file they are from.
+      module: that defined the network's class then. One of sparsejax is imported; of several classes of the same name,
+        that of this module is taken.
 
     Raises:
       ConfigError: a field is unknown, or the network's class is not there.
@@ -44,7 +47,7 @@ def from_json(fields: Mapping[str, Any], version: int) -> Config:
             f"it has schema {version}, and this version of sparsejax reads up to {VERSION}; install a newer one"
         )
     model = dict(fields.pop("model"))
-    cls = _class_named(model.pop("class"), set(model)) if "class" in model else _class_with(set(model))
+    cls = _class_named(model.pop("class"), module, set(model)) if "class" in model else _class_with(set(model))
     if version == 1 and model.get("density") == 1.0:
         model["density"] = None
     if version == 1:
@@ -59,7 +62,7 @@ def from_json(fields: Mapping[str, Any], version: int) -> Config:
 
 def members_from_json(description: Mapping[str, Any]) -> tuple[Config, ...]:
     """Return the configuration of every network of a run from its whole description; errors as in `from_json`."""
-    config = from_json(description["config"], description.get("schema", 1))
+    config = from_json(description["config"], description.get("schema", 1), description.get("module", ""))
     points, seeds = description["points"], description["seeds"]
     if len(points) != len(seeds):
         raise ConfigError(f"it has {len(seeds)} seeds, but {len(points)} points of a sweep")
@@ -105,15 +108,22 @@ def _classes() -> Iterator[type]:
         below += cls.__subclasses__()
 
 
-def _class_named(name: str, fields: set[str]) -> type:
-    """Return the class of that name; of several the one that was defined last of those that have the fields."""
+def _class_named(name: str, module: str, fields: set[str]) -> type:
+    """Return the class of that name: of several, one of that module, one that has the fields, the last defined."""
+    if module.startswith("sparsejax."):  # no other: what a file says must not choose what is run
+        with contextlib.suppress(ModuleNotFoundError):
+            importlib.import_module(module)
+
+    def fits(cls: type) -> tuple[bool, bool]:
+        return cls.__module__ == module, fields <= {field.name for field in dataclasses.fields(cls)}
+
     found = [cls for cls in _classes() if cls.__name__ == name]
     if not found:
         raise ConfigError(
-            f"its network is a {name}, which is no class of sparsejax; import the module that defines it first"
+            f"its network is a {name} of {module or 'a module of yours'}, which is not imported; import it first "
+            "(--import FILE.py on the command line)"
         )
-    fitting = (cls for cls in found if fields <= {field.name for field in dataclasses.fields(cls)})
-    return next(fitting, found[0])
+    return max(found, key=fits)
 
 
 def _class_with(names: set[str]) -> type:

@@ -12,14 +12,14 @@ import pytest
 
 from sparsejax.configuration import stack
 from sparsejax.data.dataset import Dataset, Split
-from sparsejax.data.resident import resident
+from sparsejax.data.resident import example_of, resident
 from sparsejax.errors import ConfigError
 from sparsejax.evaluation.measure import chosen_measures, setting_of
 from sparsejax.evaluation.split import make_evaluation
 from sparsejax.models import ConvMixer, SparseCNN
 from sparsejax.training.config import Config, DevicesConfig, EvaluationConfig, TrainingConfig
 from sparsejax.training.devices import gathered_members, place, put_members, put_shared, share_of_cores, transform
-from sparsejax.training.loop import example_of, start
+from sparsejax.training.prepare import start
 from sparsejax.training.state import init_state
 from sparsejax.training.step import chunk
 

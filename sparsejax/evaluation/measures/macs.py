@@ -15,7 +15,8 @@ from jaxtyping import Array, Int
 
 from sparsejax.evaluation.measure import EvaluationBatch, Measure, register_measure
 from sparsejax.evaluation.measures.activity import active_units
-from sparsejax.figures.drawing import Column
+from sparsejax.figures.drawing import Column, Row
+from sparsejax.figures.words import score
 from sparsejax.models.base import Layer, Model, Variables, kernel_of
 
 
@@ -36,13 +37,19 @@ class Macs(Measure):
         layers = {layer: macs_report([of_layer]) for layer, of_layer in products.items() if layer in sums}
         return macs_report(list(products.values())) | {"layers": layers}
 
+    def rows(self, result: Mapping[str, Any]) -> list[Row]:
+        """Return the products of the whole network that are not zero."""
+        if not result.get("products_ratio"):
+            return []
+        return [Row("products", "non-zero products", score, f"{result['products_ratio']:.1f}× fewer than all")]
+
     def columns(self, result: Mapping[str, Any]) -> list[Column]:
         """Return the products that are not zero, and how many times fewer they are than all."""
         if not any(layer.get("products_ratio") for layer in (result.get("layers") or {}).values()):
             return []
         said = (
             "Non-zero products are those of a weight and an input that are both not zero, for one image, and how many "
-            f"times fewer they are than all; with the output layer {_products(result)}."
+            "times fewer they are than all; the output layer counts in the whole network's only."
         )
         return [Column("Non-zero products", _products, said)]
 
