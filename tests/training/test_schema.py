@@ -1,0 +1,43 @@
+"""Which class the network of a `config.json` is of, and what is said of one that cannot be found."""
+
+import sys
+
+import pytest
+
+from sparsejax.errors import ConfigError
+from sparsejax.models import Model, SparseMLP, configuration
+from sparsejax.training.config import Config
+from sparsejax.training.schema import from_json, to_json
+
+
+def net(module, **fields):
+    made = type("Net", (Model,), {"__module__": module, "__annotations__": dict.fromkeys(fields, int), **fields})
+    return configuration(made)
+
+
+def test_of_classes_of_one_name_that_of_the_recorded_module_is_taken_then_one_with_the_fields():
+    first, other = net("first", units=3), net("other", units=4, k=2)
+    fields = to_json(Config(first(units=7)))
+    assert type(from_json(fields, 2, "first").model) is first
+    assert from_json(fields, 2, "other").model == other(units=7)
+    again = net("first", units=5)  # the same cell of a notebook once more
+    assert type(from_json(fields, 2, "first").model) is again
+    assert type(from_json(to_json(Config(other())), 2, "moved").model) is other, "the only one that has k"
+
+
+def test_a_module_of_sparsejax_is_imported_and_no_other(tmp_path, monkeypatch):
+    fields = to_json(Config(SparseMLP()))
+    sys.modules.pop("sparsejax.configs.thesis", None)
+    assert from_json(fields, 2, "sparsejax.configs.thesis").model == SparseMLP()
+    assert "sparsejax.configs.thesis" in sys.modules
+    (tmp_path / "evil.py").write_text("raise SystemExit")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert from_json(fields, 2, "evil").model == SparseMLP()
+    assert from_json(fields, 2, "sparsejax.no.such").model == SparseMLP()
+
+
+def test_a_class_that_is_nowhere_is_named_with_its_module():
+    fields = to_json(Config(SparseMLP()))
+    fields["model"]["class"] = "Unheard"
+    with pytest.raises(ConfigError, match=r"a Unheard of mine, which is not imported; .*--import FILE\.py"):
+        from_json(fields, 2, "mine")
