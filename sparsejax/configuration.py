@@ -74,7 +74,7 @@ def is_concrete(config: Any) -> bool:
 
 def as_arrays(config: T) -> T:
     """Return a configuration whose leaves are arrays: float32 of floats, int32 of integers."""
-    return jax.tree.map(_array, config)
+    return jax.tree.map(lambda leaf: jnp.asarray(_array(leaf)), config)
 
 
 def stack(configs: Sequence[T]) -> T:

@@ -149,7 +149,7 @@ class GPT(Model):
         if train and key is None:
             raise ValueError("Training under noise needs `key`: one PRNG key per example [batch].")
         params, activations = variables.params, {}
-        embedding, positions = params["embedding"], params["positions"][None, : tokens.shape[1]]
+        embedding, positions = jnp.asarray(params["embedding"]), params["positions"][None, : tokens.shape[1]]
         # A negative id would count from the end: send it past the end, where there is no embedding.
         x = embedding.at[jnp.where(tokens < 0, self.vocabulary, tokens)].get(mode="fill", fill_value=jnp.nan)
         x = x + positions
