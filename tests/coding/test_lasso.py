@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsejax.coding import admm, duality_gap, fista, ista, kkt_violation, lasso_objective, lca, soft_threshold
+from sparsejax.coding.objective import largest_eigenvalue
 from tests.coding.problems import objective, problem, worst_violation
 
 # Every limit and every shape compiles anew, so that most tests share these.
@@ -126,6 +127,27 @@ def test_a_fixed_number_of_iterations(solve):
         nothing = solve(x, dictionary, l1=0.1, tolerance=None, max_iterations=0)
         assert not nothing.code.any() and not nothing.iterations.any()
         np.testing.assert_allclose(nothing.gap, gap / primal, rtol=1e-5)
+
+
+def test_steps_of_fista_are_the_papers_and_take_it_further_than_ista():
+    """Equations 4.1 to 4.3 of Beck and Teboulle; an example begins anew where its momentum points uphill."""
+    x, dictionary = problem()
+    settings = {"l1": 0.1, "tolerance": None, "max_iterations": 20}
+    result, plain = (SOLVERS[name](x, dictionary, **settings) for name in ("fista", "ista"))
+    step = 1 / float(largest_eigenvalue(jnp.asarray(dictionary)))
+    code = ahead = np.zeros((12, 24))
+    t, restarts = np.ones((12, 1)), 0
+    for _ in range(20):
+        reached = ahead + step * (x - ahead @ dictionary.T) @ dictionary
+        new = np.sign(reached) * np.maximum(np.abs(reached) - step * 0.1, 0)
+        uphill = np.sum((ahead - new) * (new - code), axis=1, keepdims=True) > 0
+        restarts += np.count_nonzero(uphill & (t > 1))
+        t = np.where(uphill, 1, t)
+        after = (1 + np.sqrt(1 + 4 * t**2)) / 2
+        code, ahead, t = new, new + (t - 1) / after * (new - code), after
+    assert restarts > 0, "some example begins anew"
+    np.testing.assert_allclose(result.code, code, atol=1e-4)
+    assert np.median(result.gap / plain.gap) < 0.5
 
 
 @pytest.mark.parametrize(("solve", "examples"), [(fista, 5), (ista, 200)], ids=["fista", "ista"])
