@@ -2,18 +2,59 @@
 
 import json
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sparsejax import configs
+from sparsejax.configuration import replaced, stack
 from sparsejax.data.resident import normalised, resident
 from sparsejax.errors import ConfigError, RunFolderError
 from sparsejax.models import SparseNetwork, freeze, predict
+from sparsejax.training import checkpoints, loop
 from sparsejax.training.checks import load_data
+from sparsejax.training.config import DevicesConfig
+from sparsejax.training.devices import place
 from sparsejax.training.restore import load_network, recorded
-from sparsejax.training.run_folder import RunFolder
+from sparsejax.training.run_folder import RunFolder, describe
 from tests.command import ONE, SMALL, here, without_figures
+
+BASE = replaced(configs.get("digits_mlp"), {"model.k": (5,), "model.hidden": (20,), "training.epochs": 2})
+POINTS = tuple({"model.boost_strength": boost} for boost in (0.0, 2.0))
+BLANK = {"name": "blank", "shape": (6, 6, 1), "dtype": "uint8", "mean": (0.1,), "std": (0.3,)}
+
+
+def anything(seed, leaf):
+    """Returns an array like a leaf of a checkpoint, each with contents of its own."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.split(jax.random.key(seed), leaf.shape)
+    return np.random.default_rng(seed).uniform(0, 100, leaf.shape).astype(leaf.dtype)
+
+
+@pytest.fixture(scope="module")
+def made_up(tmp_path_factory):
+    """Returns a run folder that nobody trained, and what is in its checkpoint."""
+    folder = RunFolder(tmp_path_factory.mktemp("made-up"))
+    folder.claim(describe(BASE, name="digits_mlp", seeds=[0, 0], points=POINTS, data=BLANK))
+    placement, networks = place(DevicesConfig("jit"), 2, set()), stack([replaced(BASE, point) for point in POINTS])
+    like = jax.eval_shape(lambda config: loop.start(config, placement, np.zeros((1, 6, 6, 1), np.float32)), networks)
+    leaves, structure = jax.tree.flatten(like)
+    progress = jax.tree.unflatten(structure, list(map(anything, range(len(leaves)), leaves)))
+    progress = progress._replace(state=progress.state._replace(epoch=np.asarray([2, 2], np.int32)))
+    with checkpoints.opened(folder.checkpoints, keep=1) as saved:
+        saved.save(7, progress, score=0.0)
+    return folder, progress.state
+
+
+@pytest.mark.parametrize("member", [0, 1])
+def test_every_array_of_a_network_comes_back_from_a_checkpoint(made_up, member):
+    folder, state = made_up
+    network = load_network(folder, member)
+    chex.assert_trees_all_equal(network.variables, jax.tree.map(lambda leaf: leaf[member], state.variables))
+    assert network.model.boost_strength == pytest.approx(2.0 * member * 0.85**2)
+    assert (network.example_shape, network.mean, network.std) == ((6, 6, 1), (0.1,), (0.3,))
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +83,8 @@ def test_a_frozen_network_is_as_accurate_as_its_run_says(folder, member):
     np.testing.assert_allclose(answers, network.predict(dataset.test.images), rtol=1e-3, atol=1e-4)
 
 
-def test_what_is_not_there_is_refused(folder, tmp_path):
+def test_what_is_not_there_is_refused(made_up, tmp_path):
     with pytest.raises(ConfigError, match="member is 2; expected a number from 0 to 1"):
-        load_network(folder, 2)
+        load_network(made_up[0], 2)
     with pytest.raises(RunFolderError, match="is not a run folder"):
         load_network(RunFolder(tmp_path))
