@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sparsejax.data.text import Text, load_text, tokenised
+from sparsejax.data.text import Text, load_text, tokenised, windows
 from sparsejax.errors import ConfigError, DataDamagedError, DataMissingError
 
 TRAIN = " = The cat = \n \n the cat saw the <unk> dog .\n the dog saw a cat .\n"
@@ -78,6 +78,28 @@ def test_a_part_must_hold_something():
     with pytest.raises(ValueError, match="its ids run from 0 to 3 where 0 to 1 is expected"):
         ids = np.arange(4, dtype=np.int32)
         Text("tale", "files", "words", ids, ids, ids, ("<unk>", "a"))
+
+
+@pytest.mark.parametrize("left", [0, 3])
+def test_every_token_is_in_one_window_and_what_is_left_over_in_none(left: int):
+    train, validation = np.arange(60 + left, dtype=np.int32), np.arange(7, dtype=np.int32)
+    dataset = windows(Text("tale", "files", "words", train, validation, validation, ("<unk>",) * 63), 4)
+    np.testing.assert_array_equal(dataset.train.images, np.arange(60).reshape(15, 4))
+    np.testing.assert_array_equal(dataset.test.images, [[0, 1, 2, 3]])
+    assert (dataset.classes, dataset.train.images.dtype) == (63, np.int32)
+
+
+@pytest.mark.parametrize(
+    ("length", "said"),
+    [
+        (1, "data.length is 1; expected 2 tokens or more"),
+        (8, "data.length is 8, but the validation part of tale has 7 tokens; take fewer"),
+    ],
+)
+def test_windows_that_no_text_fills_are_refused(length: int, said: str):
+    ids = np.arange(60, dtype=np.int32)
+    with pytest.raises(ConfigError, match=said):
+        windows(Text("tale", "files", "words", ids, ids[:7], ids, ("<unk>",) * 60), length)
 
 
 @pytest.mark.parametrize("pattern", ["{}.txt", "wiki.{}.tokens"])
