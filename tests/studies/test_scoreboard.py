@@ -20,7 +20,7 @@ _FEW = {**DIGITS, "data.train_examples": 100, "data.test_examples": 20, "trainin
         "training.batch_size": 25}  # fmt: skip
 
 
-def report(logits_fn, images, labels, **settings):
+def even_report(logits_fn, images, labels, **settings):
     """Returns a report in the form of `robustness_report`, which has tests of its own, with one accuracy throughout."""
     inspect.signature(robustness_report).bind(logits_fn, images, labels, **settings)
     accuracy = float(np.mean(np.argmax(jax.jit(logits_fn)(images), -1) == labels))
@@ -31,7 +31,17 @@ def report(logits_fn, images, labels, **settings):
 
 @pytest.fixture
 def tiny(monkeypatch):
-    """Makes small networks of few digits, which are not attacked."""
+    """Makes small networks of few digits, the first of which is attacked, weakly."""
+    times = []
+
+    def report(logits_fn, images, labels, **settings):
+        times.append(1)
+        if len(times) > 1:
+            return even_report(logits_fn, images, labels, **settings)
+        weak = {"attacks": ("fgsm",), "minimal_iterations": 3, "noise_draws": 1}
+        found = robustness_report(logits_fn, images, labels, **{**settings, **weak})
+        found["linf"] |= dict.fromkeys(study.ATTACKS, found["linf"]["fgsm"])
+        return found
 
     def base(data, scale):
         small = networks("mnist", channels=(4, 6), hidden=10)
@@ -55,6 +65,7 @@ def test_one_command_takes_every_network_through_every_column(tiny, tmp_path):
         assert list(row) == list(study.KEYS)
         assert all(0 <= row[key] <= 100 for key in study.KEYS[:11]) and 0 <= row["gini"] <= 1
         assert row["linf_all"] == row["fgsm"] and row["training_seconds"] > 0 and row["products_saved"] >= 1
+    assert rows["ReLU"]["linf_all"] < rows["ReLU"]["clean"] and rows["ReLU"]["l2_mistake"] != 0.5, "it is attacked"
     assert rows["Top-K"]["active"] < rows["ReLU"]["active"] and rows["HaH"]["active"] < rows["ReLU"]["active"]
     picture = Image.open(tmp_path / "scoreboard.png").convert("RGB")
     assert picture.width == round(6.8 * 200) and len(picture.getcolors(picture.width * picture.height)) > 50
