@@ -32,7 +32,7 @@ def tiny(monkeypatch):
 
     two = {"small": dict.fromkeys(thesis_convnets.KERNELS, (0.0, 0.002))}
     monkeypatch.setattr(thesis_convnets, "PENALTIES", two)
-    monkeypatch.setattr(thesis_convnets, "KERNELS", (7,))
+    monkeypatch.setattr(thesis_convnets, "KERNELS", (7, 11))
     for module in (thesis_convnets, thesis_autoencoders):
         monkeypatch.setattr(module, "load", lambda name: load("digits"))
     monkeypatch.setattr(thesis_autoencoders, "PENALTIES", {"small": (0.0, 1e-3)})
@@ -49,12 +49,14 @@ def tiny(monkeypatch):
 def test_figures_of_convnets_share_their_networks(tiny, opened_once, tmp_path):
     accuracy = made("thesis/fig4_1", tmp_path)["ours"]
     runs = sorted(tmp_path.glob("thesis/convnets/small/runs/*/*/result.json"))
-    assert [path.parts[-3] for path in runs] == [f"mnist_{layers}_layers_7x7" for layers in (1, 2, 3)]
+    kinds = [(1, 11), (1, 7), (2, 11), (2, 7), (3, 7)]  # a third of the larger kernels does not fit
+    assert [path.parts[-3] for path in runs] == [f"mnist_{layers}_layers_{size}x{size}" for layers, size in kinds]
     when = [path.stat().st_mtime_ns for path in runs]
     active = made("thesis/fig4_2", tmp_path)["ours"]
     assert [path.stat().st_mtime_ns for path in runs] == when, "nothing is trained twice"
     assert active["7 × 7 kernels"]["units"] == {"conv1": 6 * 22 * 22, "conv2": 16 * 16 * 16, "hidden": 6}
     assert set(accuracy["7 × 7 kernels"]["critical lambda"]) == {"1 layer", "2 layers", "3 layers"}
+    assert set(accuracy["11 × 11 kernels"]["critical lambda"]) == {"1 layer", "2 layers"}
     assert list(made("thesis/fig4_3", tmp_path)["ours"])[:1] == ["7 × 7 kernels"]
     made("thesis/fig4_4", tmp_path)
     result = json.loads(runs[0].read_text())
