@@ -85,9 +85,9 @@ def test_numbers_of_one_network(make_result, picture):
     page = Page(report(result, [picture]))
     for number in (
         f"{100 * member['test_accuracy']:.2f} %", f"{100 * member['best']['test_accuracy']:.2f} %",
-        f"{member['noise_score']:,}", "of 110,000", "conv1 13.0 %", "60,000 training and 10,000 test images",
-        "50 s of it training", "python -m sparsejax.launch --config mnist_kwinners --out runs/a", "jax 0.10.2",
-        "2 cores",
+        f"{member['noise_score']:,}", "of 110,000", "conv1 13.0 %, hidden 21.4 %",
+        "60,000 training and 10,000 test images", "50 s of it training",
+        "python -m sparsejax.launch --config mnist_kwinners --out runs/a", "jax 0.10.2", "2 cores",
     ):  # fmt: skip
         assert number in page.words
     assert ["conv1", "576", "50 (75)", "13.0 %", "27", "1 of 4", "90.0 %"] in page.rows
