@@ -71,8 +71,10 @@ def test_a_row_the_figure_and_the_table_share_networks_and_more_seeds_are_added(
     assert list(first) == [("Sparse_CNN-2", "42")], "where the table finds it"
     one = made("dense/fig5", tmp_path)
     assert one["seeds"] == [42] and len(trained()) == 2
+    before = trained()
     two = made("dense/fig5", tmp_path, "--seeds", "2")
     assert two["seeds"] == [42, 43] and len(trained()) == 4
+    assert before.items() <= trained().items(), "what was done is not done again"
     scores = [numbers["ours"]["Sparse CNN-2"]["noise_score_best"][0] for numbers in (row, one, two)]
     assert scores[0] == scores[1] != scores[2], "the second network counts"
     table = made("dense/table1", tmp_path)
