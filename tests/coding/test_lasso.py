@@ -182,7 +182,8 @@ def measures(x, dictionary, code, l1):
     return *gaps, lasso_objective(*arguments, l1=l1), kkt_violation(*arguments, l1=l1)
 
 
-@given(st.integers(0, 2**31), st.floats(0.05, 2.0), st.floats(0.0, 3.0))
+# Smaller coefficients may be subnormal, which XLA takes for 0 and NumPy does not.
+@given(st.integers(0, 2**31), st.floats(0.05, 2.0), st.just(0.0) | st.floats(1e-3, 3.0))
 def test_the_gap_is_positive_and_above_the_distance_from_the_minimum(seed, l1, size):
     x, dictionary = problem(seed=seed)
     code = (size * np.random.default_rng(seed).standard_normal((12, 24))).astype(np.float32)
