@@ -27,19 +27,18 @@ def to_json(config: Config) -> dict[str, Any]:
     return fields
 
 
-def from_json(fields: Mapping[str, Any], version: int, module: str = "") -> Config:
-    """Return a configuration from its fields: a missing field takes its default.
+def from_json(description: Mapping[str, Any]) -> Config:
+    """Return the configuration that a run's description holds: a missing field takes its default.
 
     Args:
-      fields: as `to_json` returns them, or as version 0.1 wrote them.
-      version: of the file they are from.
-      module: that defined the network's class then. One of sparsejax is imported; of several classes of the same name,
-        that of this module is taken.
+      description: `config` has the fields as `to_json` returns them, or as version 0.1 wrote them; `schema` is the
+        version; `module` defined the network's class then. One of sparsejax is imported; of several classes of the same
+        name, that of this module is taken.
 
     Raises:
       ConfigError: a field is unknown, or the network's class is not there.
     """
-    fields = copy.deepcopy(dict(fields))
+    fields, version = copy.deepcopy(dict(description["config"])), description.get("schema", 1)
     for part, names in _RENAMED.items() if version == 1 else ():
         fields[part] = {names.get(name, name): value for name, value in fields[part].items()}
     if version > VERSION:
@@ -47,7 +46,11 @@ def from_json(fields: Mapping[str, Any], version: int, module: str = "") -> Conf
             f"it has schema {version}, and this version of sparsejax reads up to {VERSION}; install a newer one"
         )
     model = dict(fields.pop("model"))
-    cls = _class_named(model.pop("class"), module, set(model)) if "class" in model else _class_with(set(model))
+    cls = (
+        _class_named(model.pop("class"), description.get("module", ""), set(model))
+        if "class" in model
+        else _class_with(set(model))
+    )
     if version == 1 and model.get("density") == 1.0:
         model["density"] = None
     if version == 1:
@@ -62,7 +65,7 @@ def from_json(fields: Mapping[str, Any], version: int, module: str = "") -> Conf
 
 def members_from_json(description: Mapping[str, Any]) -> tuple[Config, ...]:
     """Return the configuration of every network of a run from its whole description; errors as in `from_json`."""
-    config = from_json(description["config"], description.get("schema", 1), description.get("module", ""))
+    config = from_json(description)
     points, seeds = description["points"], description["seeds"]
     if len(points) != len(seeds):
         raise ConfigError(f"it has {len(seeds)} seeds, but {len(points)} points of a sweep")
