@@ -46,11 +46,8 @@ def from_json(description: Mapping[str, Any]) -> Config:
             f"it has schema {version}, and this version of sparsejax reads up to {VERSION}; install a newer one"
         )
     model = dict(fields.pop("model"))
-    cls = (
-        _class_named(model.pop("class"), description.get("module", ""), set(model))
-        if "class" in model
-        else _class_with(set(model))
-    )
+    name, module = model.pop("class", None), description.get("module", "")
+    cls = _class_with(set(model)) if name is None else _class_named(name, module, set(model))
     if version == 1 and model.get("density") == 1.0:
         model["density"] = None
     if version == 1:
