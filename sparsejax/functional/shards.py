@@ -77,7 +77,7 @@ def vary_alike(*arrays: Any) -> tuple[Any, ...]:
 def whole(x: Array) -> bool:
     """Says whether no compiler will spread x over devices, as far as its type tells."""
     mesh = jax.typeof(x).sharding.mesh
-    return mesh.empty or mesh.are_all_axes_manual
+    return mesh.empty or mesh.size == 1 or mesh.are_all_axes_manual
 
 
 def _varying(array: Any) -> frozenset[str]:
