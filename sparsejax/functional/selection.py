@@ -285,7 +285,7 @@ def _last_kept(key: Int[Array, "*rows n"], least: Int[Array, "*rows"], k: Int[Ar
     spare = k - jnp.sum((key > least[..., None]).astype(jnp.int32), axis=-1)
     # The tied units by place, the first highest, in the topmost bits: so the search for the last of them ends soon.
     free_bits = 31 - n.bit_length()
-    height = spread_like(jnp.where(tied, (n - jnp.arange(n)) << free_bits, 0), key)
+    height = spread_like(jnp.where(tied, (n - jnp.arange(n, dtype=jnp.int32)) << free_bits, 0), key)
     lowest, _ = threshold(height, jnp.maximum(spare, 1))
     lowest = jnp.min(jnp.where(height >= lowest[..., None], height, _largest(height)), axis=-1)
     return n - (lowest >> free_bits)

@@ -197,3 +197,12 @@ def test_k_0_unknown_ties_and_dtypes_are_refused_by_name():
         winners(jnp.ones(5), 2, ties="last")
     with pytest.raises(ValueError, match="uint8"):
         top_k(jnp.ones(5, jnp.uint8), 2)
+
+
+def test_64_bit_mode_changes_nothing():
+    x = np.asarray([[0, 1, 2, 3, 4, 5, 6, 7], [3, 3, 3, 0, 3, 9, 3, 3]], np.float32)
+    with jax.enable_x64(True):
+        kept, least = top_k(jnp.asarray(x), 3), kth_largest(jnp.asarray(x), jnp.asarray([3, 2]))
+    assert kept.dtype == least.dtype == jnp.float32
+    np.testing.assert_array_equal(kept, [[0, 0, 0, 0, 0, 5, 6, 7], [3, 3, 0, 0, 0, 9, 0, 0]])
+    np.testing.assert_array_equal(least, [5, 3])
