@@ -41,7 +41,7 @@ def train(
       out: the run folder; by default `runs/NAME`. The same call on the same folder resumes the run.
       seeds: networks of successive seeds for every point of the sweep.
       sweep: field -> values; one network is trained for each combination, all in one compiled program.
-      measures: names, which take the place of those that the configuration names, and objects to measure with besides.
+      measures: names, which replace those of the configuration, and additional measure objects.
       fresh: replace an earlier run in the folder.
       **overrides: fields by their dotted names, `**{"training.epochs": 2}`, or by a bare name, `epochs=2`.
 
@@ -50,7 +50,7 @@ def train(
 
     Raises:
       ConfigError: a field is unknown or out of range, or network, data and objective do not fit each other.
-      DataMissingError, DataDamagedError, RunFolderError, CheckpointError: as their messages say.
+      DataMissingError, DataDamagedError, RunFolderError, CheckpointError: see their messages.
 
     Examples:
       >>> run = train("digits_mlp", epochs=5, sweep={"model.k": [(10,), (20,)]})  # doctest: +SKIP
@@ -66,7 +66,7 @@ def train(
         config = replaced(config, {"data.name": dataset.name})
     elif isinstance(what, Model):
         raise ConfigError(
-            f"A {type(what).__name__} alone says nothing about its data; give data=(x_train, y_train, x_test, y_test), "
+            f"A {type(what).__name__} does not define its data; pass data=(x_train, y_train, x_test, y_test), "
             "or the name of a data set such as data='digits'."
         )
     config = replaced(config, {path_of(config, name): _plain(value) for name, value in overrides.items()})
@@ -94,7 +94,7 @@ def load(path: str | Path) -> Run:
 
 
 def compare(*runs: str | Path | Run) -> dict[str, dict[str, str]]:
-    """Return the rows of a table that sets runs side by side: run -> measure -> what is written there.
+    """Return a table that compares runs: run -> measure -> formatted value.
 
     Raises:
       RunFolderError: a folder holds no finished run.
@@ -118,7 +118,7 @@ def config_from_file(path: str | Path) -> Config:
 def path_of(config: Config, name: str) -> str:
     """Return the dotted name of a field, given that or its last part.
 
-    Of several fields that end in the name, it is the one of the training: `batch_size` is `training.batch_size`.
+    If several fields end in the name, the one of `training` is meant: `batch_size` is `training.batch_size`.
 
     Raises:
       ConfigError: there is no such field, or several.
@@ -129,7 +129,7 @@ def path_of(config: Config, name: str) -> str:
     if name in fields or len(found) == 1:
         return name if name in fields else found[0]
     if found:
-        raise ConfigError(f"{name} may be {' or '.join(found)}; give the whole name, **{{{found[0]!r}: ...}}.")
+        raise ConfigError(f"{name} may be {' or '.join(found)}; pass the full name, **{{{found[0]!r}: ...}}.")
     close = difflib.get_close_matches(name, [*fields, *(field.rpartition(".")[2] for field in fields)], n=3)
     hint = (
         f"did you mean {' or '.join(close)}?" if close else "`sparsejax train --config NAME --help` lists all fields."

@@ -1,7 +1,7 @@
 """Configurations as pytrees: frozen dataclasses whose traced fields are leaves.
 
-A grid of networks is a stack of configurations: one compiled program serves all that have the same structure. Every
-other field, and which traced fields are None, is part of the structure.
+A grid of networks is a stack of configurations: one compiled program works for all configurations of the same
+structure. The other fields, and which traced fields are None, are part of the structure.
 """
 
 import dataclasses

@@ -30,10 +30,10 @@ from sparsejax.training.run_folder import RunFolder, describe
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """Networks to be trained together: one configuration each, alike but for traced fields and the seed.
+    """Networks to train together: one configuration each, which differ only in traced fields and the seed.
 
-    `points` names what each was swept to, e.g. `{"model.boost_strength": 1.0}`; empty without a sweep. `measures` are
-    objects to measure with besides those that the configuration names.
+    `points` holds the swept values of each, e.g. `{"model.boost_strength": 1.0}`; empty without a sweep. `measures` are
+    additional measure objects.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Experiment:
 
     @property
     def config(self) -> Config:
-        """The configuration of the first network, whose untraced fields hold for all."""
+        """The configuration of the first network, whose untraced fields are those of all."""
         return self.configs[0]
 
     @property
@@ -65,13 +65,13 @@ class Experiment:
 def members_of(
     config: Config, points: Sequence[Mapping[str, Any]], seeds: int
 ) -> tuple[tuple[Config, ...], tuple[dict[str, Any], ...]]:
-    """Return the configuration of every network, and what each was swept to: each point with each seed.
+    """Return the configuration and swept values of every network: each point with each seed.
 
     Raises:
       ConfigError: seeds is not positive.
     """
     if seeds < 1:
-        raise ConfigError(f"seeds is {seeds}; expected how many networks to train, 1 or more.")
+        raise ConfigError(f"seeds is {seeds}; expected the number of networks per point, 1 or more.")
     members = [
         (replaced(config, {**point, "training.seed": config.training.seed + i}), dict(point))
         for point in points for i in range(seeds)
@@ -81,7 +81,7 @@ def members_of(
 
 
 class Finished(NamedTuple):
-    """What a run ends with: what `result.json` says, and the networks as arrays with a leading member axis."""
+    """The result of a run: the contents of `result.json`, and the networks as arrays with a leading member axis."""
 
     result: dict[str, Any]
     variables: Variables
@@ -99,19 +99,19 @@ def run(
 
     Args:
       experiment: the networks.
-      folder: where; a folder that holds the same run is resumed.
-      dataset: the data; None to load what the configuration names.
-      fresh: throw away what the folder holds of an earlier run.
-      resume_step: go on from this checkpoint rather than from the latest.
+      folder: the run folder; a run in it is resumed.
+      dataset: the data; None to load the configuration's.
+      fresh: discard an earlier run in the folder.
+      resume_step: resume from this checkpoint instead of the latest.
 
     Returns:
-      What is written to `result.json`, and the networks after the last epoch.
+      The contents of `result.json`, and the networks after the last epoch.
 
     Raises:
-      ConfigError, DataMissingError, DataDamagedError, RunFolderError, CheckpointError: as their messages say; all
-        but the last before anything is compiled.
-      DivergedError: a loss is no finite number.
-      Interrupted: the run was asked to stop (SIGTERM), and has saved where it stands.
+      ConfigError, DataMissingError, DataDamagedError, RunFolderError, CheckpointError: see their messages; all but the
+        last are raised before compilation.
+      DivergedError: a loss is not finite.
+      Interrupted: the run received SIGTERM and saved a checkpoint.
     """
     with contextlib.ExitStack() as hold:
         return _run(experiment, folder, dataset, fresh, resume_step, hold)
@@ -147,7 +147,7 @@ def _run(
     measuring = Evaluator(experiment.configs, dataset, job.placement, job.config, test, measures)
 
     with (
-        processes.termination() as asked_to_stop,  # outside: a second signal must not cut short what is being saved
+        processes.termination() as asked_to_stop,  # outside: a second signal must not interrupt saving
         checkpoints.opened(folder.checkpoints, keep=config.training.keep_checkpoints) as saved,
     ):
         example = example_of(job.data)
@@ -221,7 +221,7 @@ def _origin(dataset: Dataset) -> dict[str, Any]:
 
 
 def _headline(experiment: Experiment, dataset: Dataset, placement: Placement, step: int) -> list[str]:
-    """Returns the lines that open a run."""
+    """Returns the first lines of a run's output."""
     networks = len(experiment.configs)
     devices = 1 if placement.mesh is None else placement.mesh.size
     lines = [
@@ -230,5 +230,5 @@ def _headline(experiment: Experiment, dataset: Dataset, placement: Placement, st
         f"{devices} {jax.default_backend()} device{'s' if devices > 1 else ''}, {placement.transform}"
     ]
     if step:
-        lines.append(f"going on from the checkpoint of step {step:,}")
+        lines.append(f"resuming from the checkpoint of step {step:,}")
     return lines

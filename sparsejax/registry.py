@@ -1,5 +1,5 @@
-"""Things by name: names that are found in the files of a package before anything of it is imported, and objects that
-its modules, and a user's own files, register as they are imported.
+"""Registries by name: names found in the files of a package without importing it, and objects that modules and user
+files register on import.
 """
 
 import ast
@@ -23,12 +23,12 @@ Entries = Callable[[ast.Module, str], Iterator[tuple[str, str]]]
 
 
 class Registry(Mapping[str, str]):
-    """Maps names to one-line summaries, in the order of files and of definitions; a new file is found by itself.
+    """Maps names to one-line summaries, in the order of files and definitions; new files are found automatically.
 
     Args:
-      package: whose files are read, with those of its folders; they are parsed, not imported.
-      what: what a name stands for, for error messages.
-      entries: what a file defines.
+      package: whose files, including subfolders, are parsed, not imported.
+      what: kind of the named objects, for error messages.
+      entries: yields the definitions of a file.
     """
 
     def __init__(self, package: str, what: str, entries: Entries):
@@ -38,13 +38,13 @@ class Registry(Mapping[str, str]):
         """Import the module that defines a name.
 
         Raises:
-          ConfigError: the name is unknown; the closest ones are given.
+          ConfigError: the name is unknown; the message suggests similar ones.
         """
         self.check(name)
         return importlib.import_module(self._found[name][0])
 
     def check(self, name: str) -> None:
-        """Raise a ConfigError that gives the closest names, unless the name is known."""
+        """Raise a ConfigError with similar names, unless the name is known."""
         if name not in self._found:
             raise ConfigError(_unknown(name, self._what, self._found))
 
@@ -76,9 +76,9 @@ class Registry(Mapping[str, str]):
 
 
 def run_file(path: str | Path) -> dict[str, Any]:
-    """Run a Python file and return what it defines.
+    """Run a Python file and return its globals.
 
-    Networks, measures, attacks and data sets that it registers are there from then on. It can import modules beside it.
+    Networks, measures, attacks and data sets that it registers are then available. It can import modules next to it.
 
     Raises:
       ConfigError: there is no such file.
@@ -98,11 +98,10 @@ def summary_of(node: ast.Module | ast.FunctionDef) -> str:
 class Registered(Mapping[str, T], Generic[T]):
     """Maps names to objects, in the order of their `place`, and within one place of their registration.
 
-    Every module of a package is imported before the first look-up, so that a new file there is all that a new entry
-    takes.
+    Every module of a package is imported before the first look-up, so a new entry only needs a new file.
 
     Args:
-      what: what a name stands for, for error messages.
+      what: kind of the named objects, for error messages.
       package: whose modules register objects.
     """
 
@@ -111,20 +110,20 @@ class Registered(Mapping[str, T], Generic[T]):
         self._entries: dict[str, tuple[float, str, T]] = {}
 
     def add(self, name: str, thing: T, *, module: str, place: float = 100.0) -> None:
-        """Register an object; one of the same name that the same module has registered before is replaced.
+        """Register an object; it replaces one of the same name from the same module.
 
         Args:
           name: its name.
           thing: the object.
-          module: where it is defined.
-          place: entries are listed by their place, from the least.
+          module: that defines it.
+          place: sorts the entries in ascending order.
 
         Raises:
           ConfigError: another module has registered the name.
         """
         if name in self._entries and self._entries[name][1] != module:
             raise ConfigError(
-                f"The {self._what} {name!r} of {module} has the name of one from {self._entries[name][1]}; choose "
+                f"The {self._what} {name!r} of {module} has the same name as one of {self._entries[name][1]}; choose "
                 "another name."
             )
         self._entries[name] = (place, module, thing)
@@ -133,10 +132,10 @@ class Registered(Mapping[str, T], Generic[T]):
         """Return an object.
 
         Raises:
-          ConfigError: the name is unknown; the closest ones are given.
+          ConfigError: the name is unknown; the message suggests similar ones.
         """
         if name not in self._found:
-            own = "One of your own is there once the file that registers it has been imported."
+            own = "To use your own, import the file that registers it first."
             raise ConfigError(f"{_unknown(name, self._what, self)} {own}")
         return self._entries[name][2]
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Run:
-    """A run folder: what `sparsejax.train` returns and `sparsejax.load` reads. Nothing of it needs the data.
+    """A run folder, from `sparsejax.train` or `sparsejax.load`. It does not need the data.
 
     Attributes:
       folder: the paths of the run's files.
@@ -44,13 +44,11 @@ class Run:
             return json.loads(self.folder.result.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise RunFolderError(
-                f"{self.folder.path} holds no result.json: its run is not finished. Resume it with the command or the "
+                f"{self.folder.path} has no result.json: its run is not finished. Resume it with the command or the "
                 "call that started it."
             ) from None
         except (OSError, ValueError) as error:
-            raise RunFolderError(
-                f"{self.folder.result} cannot be read ({error!r}); train the networks again."
-            ) from None
+            raise RunFolderError(f"{self.folder.result} cannot be read ({error!r}); run the training again.") from None
 
     @property
     def history(self) -> dict[str, np.ndarray]:
@@ -72,11 +70,11 @@ class Run:
         }
 
     def network(self, member: int = 0) -> TrainedNetwork:
-        """Return a network as it is after the last epoch; `member` counts the networks of a grid from 0.
+        """Return a network after the last epoch; `member` is the index of a network of a grid.
 
         Raises:
           ConfigError: there is no such network.
-          CheckpointError: there is no checkpoint yet, or it is damaged.
+          CheckpointError: there is no checkpoint, or it is damaged.
         """
         return load_network(self.folder, member)
 
@@ -136,7 +134,7 @@ def _member(variables: Any, member: int) -> Any:
 
 
 def compared(result: dict[str, Any]) -> dict[str, str]:
-    """Returns what a table says of a run, by measure: means over its networks, with their standard deviation."""
+    """Returns a run's column of a table, by measure: means over its networks, with their standard deviation."""
     several_networks, layers = len(result["members"]) > 1, result["layers"].values()
 
     def said(name: str, factor: float, form: str, entry: dict[str, Any] = result) -> str:

@@ -127,7 +127,7 @@ def test_a_file_that_defines_config(tmp_path, monkeypatch):
         ("digits_mpl", {}, "did you mean digits_mlp"),
         ("digits_mlp", {"seeds": 0}, "seeds is 0"),
         ("digits_mlp", {"sweep": {"training.batch_size": [10, 20]}}, "training.batch_size changes the shape"),
-        (Net(), {}, "give data="),
+        (Net(), {}, "pass data="),
         (Net(), {"data": "digits", "objective.kind": "reconstruction"}, "10 outputs, but digits has 784 numbers"),
     ],
 )

@@ -57,7 +57,7 @@ def test_what_fails_in_orbax_besides_is_not_printed_and_what_fails_elsewhere_is(
 def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(tmp_path):
     stopped = here(*SMALL, *ONE, "--training.learning-rate", "1e18", "--out", tmp_path / "run")
     assert stopped.returncode == 1
-    assert "no finite number at step" in stopped.stderr and "epoch 1, batch" in stopped.stderr
+    assert "not finite at step" in stopped.stderr and "epoch 1, batch" in stopped.stderr
     assert "No checkpoint was saved yet" in stopped.stderr and "--training.on-nan skip" in stopped.stderr
     assert "Traceback" not in stopped.stderr and not (tmp_path / "run" / "result.json").exists()
 
@@ -150,10 +150,10 @@ def test_asked_to_stop_it_saves_ends_well_and_goes_on(uninterrupted, tmp_path):
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 0, said
-    assert "Asked to stop, and saved after step" in said and not (folder / "result.json").exists()
+    assert "Received SIGTERM and saved a checkpoint after step" in said and not (folder / "result.json").exists()
     with without_figures():
         final = here(*SHORT, "--out", folder)
-    assert final.returncode == 0 and "going on from the checkpoint of step" in final.stdout
+    assert final.returncode == 0 and "resuming from the checkpoint of step" in final.stdout
     assert_same_run(folder, uninterrupted)
 
 
@@ -179,5 +179,5 @@ def test_a_full_disk_is_said_and_nothing_that_was_there_is_lost(uninterrupted, t
     with without_figures():
         final = here(*SHORT, "--out", folder)
     assert final.returncode == 0, final.stderr
-    assert "going on from the checkpoint of step" in final.stdout
+    assert "resuming from the checkpoint of step" in final.stdout
     assert_same_run(folder, uninterrupted)

@@ -54,7 +54,7 @@ def test_what_does_not_fit_is_refused(tmp_path):
     with pytest.raises(DataMissingError, match="cannot be read: No such file"):
         load_weights(tmp_path / "none", variables)
     path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(DataDamagedError, match="is no safetensors file"):
+    with pytest.raises(DataDamagedError, match="is not a readable safetensors file"):
         load_weights(path, variables)
 
 

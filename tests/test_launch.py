@@ -88,7 +88,7 @@ def test_the_same_command_again_says_the_same_and_trains_nothing(finished, copy)
     with without_figures():
         again = here(*SMALL, *ONE, "--out", copy)
     assert again.returncode == 0, again.stderr
-    assert "epoch 1/2" not in again.stdout and "going on from the checkpoint of step 63" in again.stdout
+    assert "epoch 1/2" not in again.stdout and "resuming from the checkpoint of step 63" in again.stdout
     for start in ("test accuracy", "noise score", "hidden1"):
         said = [[line for line in text.splitlines() if line.startswith(start)] for text in (again.stdout, finished[1])]
         assert said[0] == said[1] != []
@@ -179,9 +179,9 @@ def test_without_data_and_network_mnist_falls_back_on_digits_and_says_so(tmp_pat
         (["--config", "digits_mlp", "--sweep", "training.batch_size=8,16"], "training.batch_size changes the shape"),
         (["--config", "digits_mlp", "--seeds", "0"], "--seeds is 0"),
         (["--config", "digits_mlp", "--seeds", "x"], "x"),
-        (["--training.epochs", "3"], "Name a configuration with --config"),
+        (["--training.epochs", "3"], "Pass a configuration with --config"),
         (["--config", "digits_mlp", "--devices.data", "64", "--devices.transform", "shard_map",
-          "--training.batch-size", "64"], "take fewer"),
+          "--training.batch-size", "64"], "use fewer"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_run_is_refused_with_the_way_out(arguments, expected, tmp_path):

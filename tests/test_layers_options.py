@@ -66,11 +66,11 @@ def test_a_kernel_arranged_as_in_pytorch_is_explained(kind):
     variables = layer.init(jax.random.key(1), x)
     params = {**variables["params"], "kernel": jnp.ones(turned)}
     hint = "kernel.T" if kind == "dense" else r"jnp.transpose\(kernel, \(2, 3, 1, 0\)\)"
-    with pytest.raises(ValueError, match=rf"The kernel has shape .*It is transposed, as PyTorch keeps it; give {hint}"):
+    with pytest.raises(ValueError, match=rf"The kernel has shape .*It seems to be in PyTorch's layout; pass {hint}"):
         layer.apply({**variables, "params": params}, x)
     given = in_nnx(kind)
     given.kernel.set_value(jnp.ones(turned))
-    with pytest.raises(ValueError, match=f"It is transposed, as PyTorch keeps it; give {hint}"):
+    with pytest.raises(ValueError, match=f"It seems to be in PyTorch's layout; pass {hint}"):
         given(x)
     given.kernel.set_value(jnp.ones((7, *kernel[1:])))
     with pytest.raises(ValueError, match=r"The kernel has shape \(7, .*expected \[") as error:

@@ -84,8 +84,8 @@ def test_two_processes_then_more_devices_then_one_are_one_run(tmp_path):
         else:
             os.kill(children(process)[-1], signal.SIGTERM)
         said = finished(process)
-        assert "Asked to stop, and saved after step" in said and f"{2 * devices} cpu devices" in said
-    assert "going on from the checkpoint of step" in alone(*run, "--out", folder).stdout
+        assert "Received SIGTERM and saved a checkpoint after step" in said and f"{2 * devices} cpu devices" in said
+    assert "resuming from the checkpoint of step" in alone(*run, "--out", folder).stdout
     assert_close(folder, tmp_path / "one")
 
 
@@ -187,7 +187,7 @@ def test_settings_that_cannot_be_are_refused_at_once(arguments, message):
 
 def test_other_processes_that_cannot_be_found_are_told():
     refused = launch("--config", "digits_mlp", "--distributed")  # JAX looks for them only before it has begun
-    assert refused.returncode == 2 and "cannot be found out" in refused.stderr and "Traceback" not in refused.stderr
+    assert refused.returncode == 2 and "cannot be detected" in refused.stderr and "Traceback" not in refused.stderr
 
 
 def test_a_dry_run_prints_the_commands():

@@ -83,15 +83,15 @@ def test_stopped_after_an_epoch_and_within_one_it_ends_as_if_never_stopped(whole
         save = once_done(Checkpoints.save, lambda self, step, *_, **__: step == 12, interrupt)
         patched.setattr(Checkpoints, "save", save)
         stopped = trained(folder)
-        assert stopped.returncode == 130 and "goes on from the last checkpoint" in stopped.stderr
+        assert stopped.returncode == 130 and "resume from the last checkpoint" in stopped.stderr
     with monkeypatch.context() as patched:
         terminate = functools.partial(os.kill, os.getpid(), signal.SIGTERM)
         patched.setattr(MetricsLog, "write", once_done(MetricsLog.write, lambda self, step, *_: step == 19, terminate))
         stopped = trained(folder)
-        assert stopped.returncode == 0 and "going on from the checkpoint of step 12" in stopped.stdout
-        assert "Asked to stop, and saved after step 19" in stopped.stderr and not (folder / "result.json").exists()
+        assert stopped.returncode == 0 and "resuming from the checkpoint of step 12" in stopped.stdout
+        assert "Received SIGTERM and saved a checkpoint after step 19" in stopped.stderr and not (folder / "result.json").exists()
     resumed = trained(folder)
-    assert resumed.returncode == 0 and "going on from the checkpoint of step 19" in resumed.stdout
+    assert resumed.returncode == 0 and "resuming from the checkpoint of step 19" in resumed.stdout
     assert_same_run(folder, whole)
 
 
@@ -123,7 +123,7 @@ def flipped(path: Path) -> None:
 
 DAMAGE = {
     "a bit flipped": flipped,
-    "cut short": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
     "emptied": lambda path: path.write_bytes(b""),
     "gone": Path.unlink,
 }
@@ -155,7 +155,7 @@ def test_a_run_goes_on_from_an_earlier_checkpoint_if_that_is_asked_for(whole, tm
     assert "checkpoint of step 36" in refused.stderr and "is damaged" in refused.stderr
     assert "--resume-step 34" in refused.stderr
     resumed = trained(folder, "--resume-step", 34)
-    assert resumed.returncode == 0 and "going on from the checkpoint of step 34" in resumed.stdout
+    assert resumed.returncode == 0 and "resuming from the checkpoint of step 34" in resumed.stdout
     assert_same_run(folder, whole)
 
 
@@ -167,7 +167,7 @@ def test_killed_at_random_moments_it_ends_bit_equal(uninterrupted, tmp_path, see
     with without_figures():
         final = here(*SHORT, "--training.checkpoint-every", 10, "--out", folder)
     assert final.returncode == 0, final.stderr
-    assert "going on from the checkpoint of step" in final.stdout
+    assert "resuming from the checkpoint of step" in final.stdout
     assert_same_run(folder, uninterrupted)
 
 

@@ -1,4 +1,4 @@
-"""Dictionary learning behind scikit-learn's interface, by duck typing: scikit-learn need not be installed."""
+"""Dictionary learning with scikit-learn's interface, by duck typing: scikit-learn need not be installed."""
 
 import inspect
 from typing import Any
@@ -16,19 +16,19 @@ class DictionaryLearner:
     """Learns a dictionary from mini-batches and codes with it; a scikit-learn transformer.
 
     Args:
-      atoms: of the dictionary.
+      atoms: number of atoms.
       l1: weight of the codes' absolute values while learning, and when transforming without k.
       k: transform by orthogonal matching pursuit with k atoms; None for the lasso.
-      batch_size: examples of a step.
-      epochs: how often `fit` goes through the examples.
-      forget: how fast old batches fade, see `dictionary_step`.
+      batch_size: examples per step.
+      epochs: passes of `fit` over the examples.
+      forget: how fast the weight of old batches decays, see `dictionary_step`.
       tolerance: of the codes' relative duality gap.
       max_iterations: of the lasso's solver for one batch.
-      seed: of the first dictionary and the order of the examples.
+      seed: for the initial dictionary and the order of the examples.
 
     Attributes:
-      components_: after fitting, the atoms as rows `[atoms, inputs]` as scikit-learn has them (the transpose of the
-        rest of `sparsejax.coding`).
+      components_: after fitting, the atoms as rows `[atoms, inputs]` as in scikit-learn (the transpose of the
+        convention in `sparsejax.coding`).
       n_features_in_: the number of inputs.
       n_steps_: batches seen.
       state_: DictionaryState.
@@ -66,7 +66,7 @@ class DictionaryLearner:
         """Learns a dictionary from scratch from the rows of X `[examples, inputs]`; y is ignored.
 
         Raises:
-          ValueError: X is no finite table of numbers, or a setting is out of range.
+          ValueError: X is not a finite table of numbers, or a setting is out of range.
         """
         x = self._checked(X)
         size = min(self.batch_size, len(x))
@@ -108,7 +108,7 @@ class DictionaryLearner:
         return self.fit(X).transform(X)
 
     def inverse_transform(self, X: Any) -> np.ndarray:
-        """Returns what codes `[examples, atoms]` stand for, `[examples, inputs]`."""
+        """Returns the reconstruction `[examples, inputs]` of codes `[examples, atoms]`."""
         self._require_fitted()
         return np.asarray(self._checked(X, self.components_.shape[0]) @ self.state_.dictionary.T)
 
@@ -120,7 +120,7 @@ class DictionaryLearner:
         """Changes settings.
 
         Raises:
-          ValueError: there is none of that name.
+          ValueError: there is no setting of that name.
         """
         for name, value in params.items():
             if name not in self._settings():
@@ -163,7 +163,7 @@ class DictionaryLearner:
         if x.ndim != 2 or not x.size:
             raise ValueError(f"X has shape {x.shape}; expected a table [examples, inputs] (for one example, X[None]).")
         if not np.isfinite(x).all():
-            raise ValueError("X holds numbers that are not finite; remove or impute them first.")
+            raise ValueError("X has values that are not finite; remove or impute them first.")
         if inputs is not None and x.shape[1] != inputs:
             raise ValueError(f"X has {x.shape[1]} columns; expected {inputs}, as when fitting.")
         return jnp.asarray(x)

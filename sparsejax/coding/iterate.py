@@ -1,4 +1,4 @@
-"""The loop that all solvers share: every example runs until it is done, and then no longer costs anything."""
+"""The loop of all solvers: every example runs until it has converged, and then costs nothing."""
 
 import functools
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Int
 
-# Below so many examples a smaller batch is no faster.
+# Below this many examples a smaller batch is not faster.
 _FEW = 8
 
 
@@ -25,18 +25,18 @@ def iterate(
 ) -> tuple[Any, Int[Array, "examples"], Any]:
     """Applies `state = update(state, data)` until `measure(state, data) <= tolerance` for each example.
 
-    An example that is done is frozen, so that its result does not depend on its neighbours. As soon as half of them
-    are done, the others go on in an array of half the size, and so on: the slowest few do not hold up the rest. On a
-    CPU an eighth of many examples are at work at a time, and another takes the place of one that is done; so arrays
-    are small and full until no more are waiting. Accelerators, where this was not measured, have all at work.
+    A converged example is frozen, so its result does not depend on the rest of the batch. Once half of the examples
+    have converged, the others continue in an array of half the size, and so on, so that a few slow examples do not
+    delay the rest. On a CPU an eighth of a large batch runs at a time, and waiting examples replace converged ones,
+    which keeps the arrays small and full. On accelerators, where this was not measured, all examples run at once.
 
     Args:
       update: one iteration.
-      measure: how far each example is from done, `[examples]`; or several such arrays, in a tuple.
+      measure: distance of each example from convergence, `[examples]`; or a tuple of several such arrays.
       state: pytree of arrays `[examples, ...]`.
       data: pytree of arrays `[examples, ...]`.
-      tolerance: as many numbers as there are measures, all of which an example has to reach; may be traced. None for
-        exactly `max_iterations` of all examples.
+      tolerance: one number per measure, all of which an example has to reach; may be traced. None for exactly
+        `max_iterations` of all examples.
       max_iterations: may be traced.
       check_every: iterations between two measures.
 
@@ -109,7 +109,7 @@ def iterate(
 
 
 class _Work(NamedTuple):
-    """Examples, what they need, how far they are from done, and their iterations: arrays `[examples, ...]` all."""
+    """Examples, their data, distances from convergence, and iterations: all are arrays `[examples, ...]`."""
 
     state: Any
     data: Any
@@ -122,7 +122,7 @@ def _take(work: _Work, some: Array) -> _Work:
 
 
 def _put(work: _Work, some: Array, part: _Work) -> _Work:
-    """Returns the work with some of its examples as they are now; data do not change."""
+    """Returns the work with some of its examples updated; data do not change."""
 
     def put(whole: Any, now: Any) -> Any:
         return jax.tree.map(lambda leaf, rows: leaf.at[some].set(rows, unique_indices=True), whole, now)
@@ -157,7 +157,7 @@ def check_loop(
 
 
 def _pending(left: Any, tolerance: Any) -> Array:
-    """Returns which examples `[examples]` are beyond a tolerance; not those with NaN, which no iteration would mend."""
+    """Returns which examples `[examples]` are beyond a tolerance; not those with NaN, which no iteration can repair."""
     beyond = jax.tree.map(lambda left, tolerance: left > tolerance, left, tolerance)
     return functools.reduce(jnp.logical_or, jax.tree.leaves(beyond))
 

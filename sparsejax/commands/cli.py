@@ -1,4 +1,4 @@
-"""`sparsejax train|reproduce|embed|list|report|compare|completion`: the modules' commands under one name."""
+"""`sparsejax train|reproduce|embed|list|report|compare|completion`: all commands under one name."""
 
 import argparse
 import json
@@ -15,17 +15,17 @@ from sparsejax.errors import ConfigError, RunFolderError
 
 _ABOUT = {
     "train": "train a named experiment, or a grid of it (as python -m sparsejax.launch)",
-    "reproduce": "make a figure or table of a paper again (as python -m sparsejax.reproduce)",
-    "embed": "make the latents of a trained network",
-    "list": "name the experiments and the studies",
-    "report": "draw the figures and the report of a run again",
-    "compare": "put several runs into one table, and their curves into one picture",
+    "reproduce": "reproduce a figure or table of a paper (as python -m sparsejax.reproduce)",
+    "embed": "compute the latents of a trained network",
+    "list": "list the experiments and the studies",
+    "report": "redraw the figures and the report of a run",
+    "compare": "compare several runs in one table and one figure",
     "completion": "print the completion of bash, zsh or fish",
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns its exit status: 0 done, 1 failed, 2 not understood."""
+    """Runs the command line; returns its exit status: 0 success, 1 failure, 2 invalid arguments."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     passed_on = {"train": launch.main, "reproduce": reproduce.main, "embed": embed.main}
     if words and words[0].startswith("-") and words[0] not in ("-h", "--help"):
@@ -81,7 +81,7 @@ def _report(words: list[str]) -> None:
 def _compare(words: list[str]) -> None:
     parser = _parser("compare")
     parser.add_argument("runs", metavar="RUN", nargs="+", help="run folders")
-    parser.add_argument("--out", metavar="FILE", help="also draw their curves into this PNG file")
+    parser.add_argument("--out", metavar="FILE", help="also draw their curves to this PNG file")
     options = parser.parse_args(words)
     paths = [Path(run) for run in options.runs]
     from sparsejax.runs import compared
@@ -101,7 +101,7 @@ def _compare(words: list[str]) -> None:
 
 
 def _drawn(runs: dict[str, Path], out: Path) -> Path:
-    """Draws the test scores of all runs along training, the networks of each in one colour."""
+    """Draws the test scores of all runs over training, one colour per run."""
     import numpy as np
 
     from sparsejax.figures.curves import curves_of, training_curves
@@ -116,7 +116,7 @@ def _drawn(runs: dict[str, Path], out: Path) -> Path:
     longest = max(curves.values(), key=lambda curve: len(curve.epochs)).epochs
 
     def padded(curve: Any) -> np.ndarray:
-        """Fills up with NaN after the last epoch of a shorter run."""
+        """Pads a shorter run with NaN after its last epoch."""
         values = np.full((len(longest), curve.values.shape[1]), np.nan)
         values[: len(curve.values)] = curve.values
         return values
@@ -165,14 +165,14 @@ def _result(path: Path) -> dict[str, Any]:
         return json.loads((path / "result.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RunFolderError(
-            f"{path} holds no result.json: it is no run folder, or its run is not done. Name a finished run."
+            f"{path} has no result.json: it is not a run folder, or its run is not finished. Pass a finished run."
         ) from None
     except (OSError, ValueError) as error:
-        raise RunFolderError(f"{path}/result.json cannot be read ({error!r}); train the networks again.") from None
+        raise RunFolderError(f"{path}/result.json cannot be read ({error!r}); run the training again.") from None
 
 
 def _name(path: Path, among: Sequence[Path]) -> str:
-    """Returns the folder's own name, or its whole path where that is not enough to tell it from the others."""
+    """Returns the folder's name, or its whole path if the name is not unique."""
     alike = [other for other in among if other.name == path.name]
     return path.name if len(alike) == 1 else str(path)
 

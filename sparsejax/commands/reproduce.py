@@ -1,4 +1,4 @@
-"""`python -m sparsejax.reproduce NAME`: make a figure or table of a paper again, with its number beside ours."""
+"""`python -m sparsejax.reproduce NAME`: reproduce a figure or table of a paper, with its number next to ours."""
 
 import argparse
 import sys
@@ -10,13 +10,12 @@ from sparsejax import studies
 from sparsejax.commands.status import status_of
 from sparsejax.errors import ConfigError
 
-_DESCRIPTION = """Make a figure or table of a paper again. Writes DIR/NAME.png and DIR/NAME.json, the
-networks into folders beside them, where figures that share some find them; the same command goes on where it was
-stopped."""
+_DESCRIPTION = """Reproduce a figure or table of a paper. Writes DIR/NAME.png and DIR/NAME.json, and the networks to
+folders next to them, which other figures reuse. Run the same command again to resume."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns its exit status: 0 done, 1 failed, 2 not understood."""
+    """Runs the command line; returns its exit status: 0 success, 1 failure, 2 invalid arguments."""
     return status_of(_run, arguments)
 
 
@@ -26,8 +25,8 @@ def _run(arguments: list[str]) -> int:
     parser.add_argument("--scale", choices=("small", "paper"), default="small",
                         help="small: minutes on two cores; paper: the published size")  # fmt: skip
     parser.add_argument("--seeds", type=int, metavar="N",
-                        help="networks of each kind, where a study has a choice; more add to those there")  # fmt: skip
-    parser.add_argument("--out", default="reproduced", metavar="DIR", help="where to (default: reproduced)")
+                        help="number of seeds, if the study supports it; more extend the existing ones")  # fmt: skip
+    parser.add_argument("--out", default="reproduced", metavar="DIR", help="output folder (default: reproduced)")
     parser.add_argument("--list", action="store_true", help="list the studies")
     options = parser.parse_args(arguments)
     if options.list:
@@ -36,9 +35,9 @@ def _run(arguments: list[str]) -> int:
             print(f"{name:<{width}}  {summary}")
         return 0
     if options.name is None:
-        raise ConfigError(f"Name a study; there are: {', '.join(studies.STUDIES)}.")
+        raise ConfigError(f"Pass the name of a study: one of {', '.join(studies.STUDIES)}.")
     if options.name not in studies.STUDIES:
-        studies.get(options.name)  # says which come close, before anything heavy is imported
+        studies.get(options.name)  # suggests similar names before any slow import
 
     from sparsejax.training.devices import use_cores
 
@@ -62,7 +61,7 @@ def _run(arguments: list[str]) -> int:
             "ours": outcome.ours,
             "scale": options.scale,
             "seeds": outcome.seeds,
-            "seconds": round(time.perf_counter() - started),  # of this call: what is there already is not trained again
+            "seconds": round(time.perf_counter() - started),  # of this call; existing networks are not retrained
             **environment("python -m sparsejax.reproduce"),
         },
     )
@@ -80,10 +79,10 @@ def _run(arguments: list[str]) -> int:
 
 
 def _chosen_seeds(name: str, chosen: int | None, most: int | None) -> dict[str, int | None]:
-    """Returns the keyword that a study with a choice of seeds takes."""
+    """Returns the keyword argument for the number of seeds, if the study has one."""
     if most is None:
         if chosen is not None:
-            raise ConfigError(f"--seeds is {chosen}, but the seeds of {name} are fixed; leave the option out.")
+            raise ConfigError(f"--seeds is {chosen}, but the seeds of {name} are fixed; omit the option.")
         return {}
     if chosen is not None and not 1 <= chosen <= most:
         raise ConfigError(f"--seeds is {chosen}; expected a number from 1 to {most}, those of the paper.")

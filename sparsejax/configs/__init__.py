@@ -19,13 +19,13 @@ def _configs(tree: ast.Module, module: str) -> Iterator[tuple[str, str]]:
 
 
 CONFIGS = Registry("sparsejax.configs", "configuration", _configs)
-"""Name -> what it is. Numbers are the paper's: test accuracy, noise score of 110,000."""
+"""Name -> summary. Numbers are the paper's: test accuracy, noise score of 110,000."""
 
 
 def get(name: str) -> "Config":
     """Return a named configuration.
 
     Raises:
-      ConfigError: there is none of that name; the closest ones are given.
+      ConfigError: the name is unknown; the message suggests similar ones.
     """
     return getattr(CONFIGS.module(name), name)()

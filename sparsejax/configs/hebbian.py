@@ -1,7 +1,7 @@
 """VGG-16 on CIFAR-10 with Hebbian/anti-Hebbian blocks, the standard one, and the ablations (Cekic et al., 2022).
 
-As the paper's code ran them: Adam at 1e-3, a tenth of it after 60 epochs and again after 80, batches of 128, images
-moved and mirrored (the paper's conclusion says without augmentation). `*_small` is a narrow network for two cores.
+As in the paper's code: Adam at 1e-3, divided by 10 after 60 and after 80 epochs, batches of 128, images shifted and
+mirrored (the paper's conclusion says without augmentation). `*_small` is a narrow network for two cores.
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ def cifar_vgg16() -> Config:
 
 
 def cifar_hebbian() -> Config:
-    """Six Hebbian/anti-Hebbian blocks in it (paper: 87.3 %, 64.0 %).
+    """VGG-16 with six Hebbian/anti-Hebbian blocks (paper: 87.3 %, 64.0 %).
 
     Six HaH blocks, then seven of the standard kind.
     """
@@ -48,7 +48,7 @@ def cifar_hebbian() -> Config:
 
 
 def cifar_hebbian_no_cost() -> Config:
-    """Without their costs (paper: 89.7 %, 50.4 %).
+    """VGG-16 without the Hebbian costs (paper: 89.7 %, 50.4 %).
 
     Without the Hebbian/anti-Hebbian costs.
     """

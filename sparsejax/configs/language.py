@@ -1,7 +1,7 @@
 """A small GPT with noise in front of every MLP (Bricken et al., 2022, appendix).
 
-The paper gives three blocks, WikiText-103, noise on what the MLPs read and its removal at step 200,000; width, context,
-batch and learning rate are choices. The noise is swept: `--sweep model.sigma=0,0.1,0.3,0.8`.
+The paper gives three blocks, WikiText-103, noise on the inputs of the MLPs and its removal at step 200,000; width,
+context, batch and learning rate are choices. The noise is swept: `--sweep model.sigma=0,0.1,0.3,0.8`.
 """
 
 from sparsejax.models import GPT
@@ -31,7 +31,7 @@ def wikitext_gpt() -> Config:
 
 
 def wikitext_gpt_small() -> Config:
-    """A small one on part of WikiText-2: minutes on a laptop.
+    """Small GPT with noise on part of WikiText-2: minutes on a laptop.
 
     Minutes on two cores: 2,000 words, the first half million tokens of WikiText-2.
     """

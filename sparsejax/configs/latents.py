@@ -1,6 +1,6 @@
 """ConvMixers on CIFAR-10, whose pooled features are latents, and Top-K autoencoders that learn from them.
 
-`sparsejax embed --run RUN_FOLDER` makes the latents of a trained one. The images are not augmented.
+`sparsejax embed --run RUN_FOLDER` computes the latents of a trained network. The images are not augmented.
 """
 
 from sparsejax.models import ConvMixer, TopKAutoencoder
@@ -18,7 +18,7 @@ _EVALUATION = EvaluationConfig(measures=CLEAN_MEASURES)
 
 
 def cifar_conv_mixer() -> Config:
-    """ConvMixer-256/8 on CIFAR-10, whose latents `sparsejax embed` makes.
+    """ConvMixer-256/8 on CIFAR-10, for `sparsejax embed`.
 
     ConvMixer-256/8 with kernels of 5 and patches of 2, for an accelerator.
     """
@@ -27,9 +27,9 @@ def cifar_conv_mixer() -> Config:
 
 
 def cifar_conv_mixer_small() -> Config:
-    """A shallow one: minutes on two cores.
+    """Shallow ConvMixer on CIFAR-10: minutes on two cores.
 
-    A shallow one with patches of 4, for two cores: small batches, whose activations fit their caches.
+    A shallow ConvMixer with patches of 4, for two cores: small batches, whose activations fit their caches.
 
     `python -m sparsejax.launch --config cifar_conv_mixer_small`; about 4 minutes on 2 CPU cores, test accuracy 71.9 %.
     """
@@ -45,7 +45,7 @@ def _top_k(data: DataConfig, hidden: int, k: int, epochs: int) -> Config:
 
 
 def mnist_top_k_autoencoder() -> Config:
-    """50 of 1,000 units represent a digit; only winners' rows are touched.
+    """50 of 1,000 units represent a digit; uses only the winners' rows.
 
     A code of 50 of 1,000 units for digits: under a minute on two cores.
     """

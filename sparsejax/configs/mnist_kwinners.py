@@ -1,7 +1,8 @@
 """The eight networks of "How Can We Be So Dense?" on MNIST (Tables 1 and 3), with the hyperparameters of their code.
 
 Test accuracy and noise score in the summaries are the paper's: mean over seeds 42-51 of the epoch with the best test
-accuracy. All train with plain SGD at batch 64, without weight decay, and the learning rate falls by 0.8 an epoch.
+accuracy. All train with plain SGD at batch 64, without weight decay, and the learning rate is multiplied by 0.8 after
+each epoch.
 """
 
 from typing import Any
@@ -11,7 +12,7 @@ from sparsejax.training.config import Config, DataConfig, TrainingConfig
 
 _DATA = DataConfig("mnist")
 _PAPER: dict[str, Any] = {"k_inference_factor": 1.5}
-"""Half as many units again win at inference as in training: section 3 of the paper."""
+"""At inference 1.5 times as many units win as in training: section 3 of the paper."""
 
 
 def mnist_kwinners() -> Config:

@@ -1,8 +1,8 @@
-"""Networks that noise makes sparse (Bricken et al., 2022): pixels in [0, 1], Adam at 1e-4, gradients clipped to 1.
+"""Networks made sparse by noise (Bricken et al., 2022): pixels in [0, 1], Adam at 1e-4, gradients clipped to 1.
 
-The paper's networks have 10,000 units and see CIFAR-10 for 800 to 3,000 epochs; the MNIST ones here have 1,000 units
-and an epoch count that two cores manage, at a higher learning rate. That rate is reached slowly: at once, its first
-steps leave a fifth of the units dead for good. The noise is swept: `--sweep model.sigma=0,0.1,1`.
+The paper's networks have 10,000 units and train on CIFAR-10 for 800 to 3,000 epochs; the MNIST networks here have 1,000
+units and fewer epochs, for two cores, at a higher learning rate. The rate is warmed up: without warmup, the first steps
+permanently kill a fifth of the units. The noise is swept: `--sweep model.sigma=0,0.1,1`.
 """
 
 import dataclasses
@@ -40,9 +40,9 @@ def mnist_noise() -> Config:
 
 
 def mnist_noise_annealed() -> Config:
-    """Noise held, then taken away.
+    """Constant noise, then annealed.
 
-    Noise held for half the epochs, then taken away linearly: the activity stays low.
+    Noise is constant for half the epochs, then annealed linearly; the activity stays low.
     """
     return _autoencoder(dataclasses.replace(_SMALL, epochs=40), anneal_after=15.0, anneal_epochs=15.0)
 
@@ -59,7 +59,7 @@ def mnist_noise_classifier() -> Config:
 def mnist_noise_shared_bias() -> Config:
     """One learned bias for all units.
 
-    One learned bias for all units of length 1: noise sets the number of winners.
+    One learned bias for all units of norm 1: noise determines the number of winners.
     """
     return _autoencoder(bias="shared", normalised=True)
 
@@ -81,9 +81,9 @@ def mnist_noise_interneuron() -> Config:
 
 
 def mnist_noise_top_k() -> Config:
-    """Top-K, k coming down over the first epochs.
+    """Top-K, with k decreasing over the first epochs.
 
-    Top-K on units of length 1, k coming down linearly over 10 epochs.
+    Top-K on units of norm 1, with k decreasing linearly over 10 epochs.
     """
     return _autoencoder(
         competition="top_k", k=50.0, k_schedule="linear", k_epochs=10.0, normalised=True, bias="none", sigma=0.0
@@ -101,7 +101,7 @@ def mnist_noise_learned_k() -> Config:
 def mnist_noise_sampled_k() -> Config:
     """K learned by REINFORCE.
 
-    k drawn for each example, its mean learned by REINFORCE with a running baseline.
+    k sampled for each example; REINFORCE with a running baseline learns its mean.
     """
     return _autoencoder(competition="sampled_k", sampled_log_k=6.0, normalised=True, bias="none")
 
@@ -109,7 +109,7 @@ def mnist_noise_sampled_k() -> Config:
 def mnist_implicit() -> Config:
     """No noise, but its implicit loss terms.
 
-    No noise, but its implicit loss terms in closed form: they make the network sparse as noise does.
+    No noise, but its implicit loss terms in closed form, which make the network sparse like noise.
     """
     return _autoencoder(hidden=256, sigma=0.0, implicit=1.0, implicit_sigma=0.3)
 
@@ -134,7 +134,7 @@ def cifar_noise() -> Config:
 def latent_noise() -> Config:
     """The paper's latent autoencoder: 10,000 units, CIFAR-10's latents, 800 epochs.
 
-    The paper's autoencoder of CIFAR-10's latents: 256 features that a ConvMixer makes of each image.
+    The paper's autoencoder of CIFAR-10's latents: 256 features per image from a ConvMixer.
     """
     return _autoencoder(dataclasses.replace(_PAPER, epochs=800), DataConfig("cifar10_latents"), hidden=10_000)
 
@@ -142,7 +142,7 @@ def latent_noise() -> Config:
 def cifar_noise_annealed() -> Config:
     """The same, the noise annealed over epochs 800 to 1,600.
 
-    As `cifar_noise`, the noise held for 800 epochs and taken away over 800.
+    As `cifar_noise`, with constant noise for 800 epochs, annealed over 800.
     """
     training = dataclasses.replace(_PAPER, epochs=2000)
     return _autoencoder(

@@ -1,7 +1,7 @@
 """Networks whose activity is penalised ("Sparse Coding in Deep Neural Networks and the Visual System", chapter 3).
 
 All train with Adam at 1e-3 and batches of 100 for 15 epochs on the first 50,000 images of MNIST, pixels in [0, 1]. The
-weight of the penalty is swept: `--sweep objective.l1=0:0.112:0.008 --seeds 5`; the networks of such a grid see the
+weight of the penalty is swept: `--sweep objective.l1=0:0.112:0.008 --seeds 5`; the networks of such a grid train on the
 same batches. Sizes and depth: `--model.hidden 256`, `--model.hidden 64 64`.
 """
 
@@ -36,7 +36,7 @@ def mnist_l1_mlp() -> Config:
 
 
 def mnist_l1_sigmoid() -> Config:
-    """The same with sigmoid units, which never are 0."""
+    """Sigmoid units, which are never 0, with an L1 penalty."""
     return dataclasses.replace(mnist_l1_mlp(), model=DenseNetwork(hidden=(64,), activation="sigmoid"))
 
 
@@ -52,7 +52,8 @@ def mnist_l1_deep() -> Config:
 def mnist_l1_thresholds() -> Config:
     """Two hidden layers, strictly negative biases and none on the output.
 
-    What the thesis proposes: strictly negative biases and none on the output, so that silence says nothing.
+    As the thesis proposes: strictly negative biases and none on the output, so that inactive units carry no
+      information.
     """
     network = DenseNetwork(hidden=(64, 64), bias="threshold", output_bias=False)
     return dataclasses.replace(mnist_l1_mlp(), model=network)

@@ -33,13 +33,13 @@ class Text:
     """A text in memory as token ids, with where it came from.
 
     Args:
-      name: what the text is ("wikitext-2", "wikitext-103", "tinyshakespeare", or a name of your own).
-      source: how it was reached ("files").
+      name: of the text ("wikitext-2", "wikitext-103", "tinyshakespeare", or your own name).
+      source: where it came from ("files").
       unit: what a token is: "words" or "characters".
       train: token ids int32 [n] of the training part.
       validation: likewise.
       test: likewise.
-      vocabulary: what each id stands for; entry 0 is "<unk>", the others come by falling frequency.
+      vocabulary: token of each id; entry 0 is "<unk>", the others are sorted by decreasing frequency.
 
     Raises:
       ValueError: a part is not int32 [n], is empty, or has an id outside the vocabulary.
@@ -74,7 +74,7 @@ class Text:
         return digest.hexdigest()
 
     def written(self, ids: Iterable[int]) -> str:
-        """Returns token ids as a text to read."""
+        """Returns token ids as readable text."""
         return (" " if self.unit == "words" else "").join(self.vocabulary[index] for index in ids)
 
 
@@ -88,16 +88,16 @@ def load_text(
       source: as `sparsejax.data.load`.
       unit: see `tokenised`.
       vocabulary: see `tokenised`.
-      say: takes what a person should read.
+      say: prints messages to the user.
 
     Raises:
       ConfigError: an unknown name or unit, or a vocabulary below 2.
-      DataMissingError: the text, or a part of it, is not there, or $SPARSEJAX_DATA names no folder.
+      DataMissingError: the text, or a part of it, is missing, or $SPARSEJAX_DATA is not a folder.
       DataDamagedError: a file is empty or is not UTF-8.
     """
     found = entry(name, source)
     if found.kind != "tokens" or not found.place:
-        raise ConfigError(f"The data set {name!r} is no text; it has {found.kind}. Read it with sparsejax.data.load.")
+        raise ConfigError(f"The data set {name!r} is not a text, but {found.kind}. Read it with sparsejax.data.load.")
     _check(unit, vocabulary)
     return obtain(found, read_text, source, say, {"name": name, "unit": unit, "vocabulary": vocabulary})
 
@@ -113,7 +113,7 @@ def read_text(
     Args:
       path: the folder or file.
       name: of the text.
-      source: the word the Text carries.
+      source: the Text's `source`.
       unit: see `tokenised`.
       vocabulary: see `tokenised`.
 
@@ -167,17 +167,17 @@ def tokenised(
     unit: Unit = "words",
     vocabulary: int | None = None,
 ) -> Text:
-    """Turns three texts into token ids of one vocabulary, which is made from the training part alone.
+    """Turns three texts into token ids of one vocabulary, which is built from the training part only.
 
     Args:
       train: the training part.
       validation: the validation part.
       test: the test part.
       name: of the text.
-      source: the word the Text carries.
+      source: the Text's `source`.
       unit: "words", which white space separates, with the token "<eos>" at the end of every line; or "characters".
-      vocabulary: size of the vocabulary. It holds "<unk>" and the most frequent tokens, of equally frequent ones those
-        that sort first; every other token becomes "<unk>". None keeps all tokens of the training part.
+      vocabulary: size of the vocabulary. It contains "<unk>" and the most frequent tokens (ties in sorted order); every
+        other token becomes "<unk>". None keeps all tokens of the training part.
 
     Raises:
       ConfigError: an unknown unit, or a vocabulary below 2.
@@ -201,7 +201,7 @@ def windows(text: Text, length: int) -> Dataset:
 
     Args:
       text: tokens.
-      length: of a window; what is left over at the end is dropped.
+      length: of a window; a remainder at the end is dropped.
 
     Returns:
       A Dataset whose images are token ids int32 [n, length].
@@ -214,18 +214,18 @@ def windows(text: Text, length: int) -> Dataset:
         count = len(tokens) // length
         if count < 1:
             raise ConfigError(
-                f"data.length is {length}, but the {word} part of {text.name} has {len(tokens)} tokens; take fewer."
+                f"data.length is {length}, but the {word} part of {text.name} has {len(tokens)} tokens; use fewer."
             )
         return Split(tokens[: count * length].reshape(count, length), np.arange(count, dtype=np.int32))
 
     if length < 2:
-        raise ConfigError(f"data.length is {length}; expected 2 tokens or more, for there must be a next one.")
+        raise ConfigError(f"data.length is {length}; expected 2 tokens or more, one to predict the next from.")
     parts = cut(text.train, "training"), cut(text.validation, "validation")
     return Dataset(text.name, text.source, *parts, classes=len(text.vocabulary), mean=(0.0,), std=(1.0,))
 
 
 def _check(unit: str, vocabulary: int | None) -> None:
-    """Refuses an unknown unit and a vocabulary that would hold nothing but "<unk>"."""
+    """Checks the unit, and that the vocabulary has more than "<unk>"."""
     if unit not in ("words", "characters"):
         raise ConfigError(f"The unit of the text is {unit!r}; expected 'words' or 'characters'.")
     if vocabulary is not None and vocabulary < 2:
@@ -248,10 +248,10 @@ def _content(path: str | os.PathLike[str]) -> str:
         ) from error
     except UnicodeDecodeError as error:
         raise DataDamagedError(
-            f"The text {path} is not UTF-8: {error.reason} at byte {error.start}. Fetch it again, or convert it."
+            f"The text {path} is not UTF-8: {error.reason} at byte {error.start}. Download it again, or convert it."
         ) from error
     if not content.strip():
-        raise DataDamagedError(f"The text {path} is empty. Fetch it again.")
+        raise DataDamagedError(f"The text {path} is empty. Download it again.")
     return content
 
 

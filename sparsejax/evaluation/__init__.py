@@ -1,4 +1,4 @@
-"""Evaluation: the measures of a run, adversarial attacks, and how robust a network is."""
+"""Evaluation: the measures of a run, adversarial attacks, and robustness reports."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """Import a part when it is first used."""
+    """Import a module on first use."""
     if name in _NAMES:
         return getattr(importlib.import_module(f"sparsejax.evaluation.{_NAMES[name]}"), name)
     raise AttributeError(f"module 'sparsejax.evaluation' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""What is measured of a run's networks on the test set: after every epoch, and at the end."""
+"""Evaluates a run's networks on the test set: after every epoch, and at the end."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -21,16 +21,16 @@ from sparsejax.training.prepare import Progress
 
 
 class Final(NamedTuple):
-    """What `result.json` says of each network, and arrays of all of them, by the file that they are written to."""
+    """The entries of `result.json` for each network, and arrays for all of them, by file name."""
 
     members: list[dict[str, Any]]
     arrays: dict[str, dict[str, np.ndarray]]
 
 
 class Evaluator:
-    """Evaluations of networks of one shape, compiled for their devices when they are first needed.
+    """Evaluations of networks of one structure, compiled on first use.
 
-    One compiled pass over the test set makes all measures at the end of training, another one those that are tracked.
+    One compiled pass over the test set computes all measures at the end of training, another one those tracked.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Evaluator:
         self._numbers = jax.jit(jax.vmap(tracked))
 
     def after_epoch(self, variables: Variables, epoch: jax.Array) -> dict[str, Any]:
-        """Return the scores, and what else is tracked, of every network `[members]`."""
+        """Return the scores and the other tracked numbers of every network `[members]`."""
         sums = self._evaluate(self._tracked)(variables, self._stacked, epoch, self._test)
         scores = self._numbers(variables, sums)
         rest = {name: sums[name] for name in self._tracked if not has_tracked(self._measures[name])}
@@ -70,11 +70,11 @@ class Evaluator:
         return scores
 
     def in_the_end(self, progress: Progress, points: Sequence[dict[str, Any]]) -> Final:
-        """Describe every network as it is after the last epoch and, under "best", as it was after its best one.
+        """Return the report of every network after the last epoch and, under "best", after its best epoch.
 
         Args:
           progress: the networks.
-          points: what each was swept to.
+          points: the swept values of each.
         """
         (state, best), networks, names = progress, len(self._configs), tuple(self._measures)
 
@@ -108,7 +108,7 @@ class Evaluator:
         return Final(members, arrays)
 
     def _compiled(self, placement: Placement, names: tuple[str, ...]) -> Callable[..., dict[str, Any]]:
-        """Return the pass over the test set that makes these measures."""
+        """Return the compiled pass over the test set for these measures."""
         settings = self._configs[0].evaluation
         evaluate = make_evaluation(
             [self._measures[name] for name in names],
@@ -143,5 +143,5 @@ def _bound(measures: Any, config: Config, dataset: Dataset, variables: Variables
 
 
 def _reports(measures: dict[str, Measure], sums: dict[str, Any], member: int) -> list[dict[str, Any]]:
-    """Return what measures say of one network, from the sums of all."""
+    """Return the measures' reports of one network, from the sums of all."""
     return [measure.report(jax.tree.map(lambda leaf: leaf[member], sums[name])) for name, measure in measures.items()]

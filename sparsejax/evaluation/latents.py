@@ -1,4 +1,4 @@
-"""What a layer of a trained network gives for every example of a split."""
+"""Activations of a layer of a trained network for every example of a split."""
 
 import jax.numpy as jnp
 from jax import lax
@@ -14,14 +14,14 @@ def make_embedding(layer: str, *, examples: int, batch_size: int):
     Args:
       layer: name of the hidden layer, whose output is flattened.
       examples: size of the split.
-      batch_size: examples at a time.
+      batch_size: examples per batch.
     """
     batches = -(-examples // batch_size)
 
     def embed(model: Model, variables: Variables, data: Resident) -> Float[Array, "examples features"]:
 
         def of_batch(batch):
-            # The last batch runs past the end: those rows repeat the last example and are cut off.
+            # The last batch is padded by repeating the last example; these rows are dropped.
             rows = jnp.minimum(batch * batch_size + jnp.arange(batch_size), examples - 1)
             output = model.apply(variables, normalised(data, data.images[rows]), train=False)
             return output.activations[layer].reshape(batch_size, -1).astype(jnp.float32)

@@ -1,4 +1,4 @@
-"""A whole split inside one compiled call: batch by batch, all measures at once, over the shards of a batch."""
+"""Evaluates a whole split in one compiled call: batch by batch, all measures at once, over the shards of a batch."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -26,14 +26,14 @@ def make_evaluation(
 ) -> Callable[[Variables, Config, Float[Array, ""], Resident], dict[str, Any]]:
     """Return `evaluate(variables, config, epoch, data) -> sums of every measure by name`, of one network.
 
-    One forward pass of a batch serves all measures; each further version that a measure asks for takes one of its own.
+    One forward pass of a batch serves all measures; each additional version needs its own.
 
     Args:
-      measures: what to count, bound to a network of the shape.
+      measures: bound to a network of the same structure.
       examples: size of the split.
-      batch_size: examples at a time, over all shards; rounded up to a multiple of them.
-      seed: of the noise of networks that keep it when they are evaluated; it depends on the image alone.
-      axis_name: mesh axis of the shards, which each evaluate a part of every batch.
+      batch_size: examples per batch over all shards; rounded up to a multiple of their number.
+      seed: for networks with noise in evaluation; the noise depends only on the image.
+      axis_name: mesh axis of the shards, each of which evaluates a part of every batch.
       shards: their number.
     """
     sizes = {measure.name: min(measure.examples or examples, examples) for measure in measures}
@@ -78,14 +78,14 @@ def over_split(
     axis_name: str | None,
     shards: int,
 ) -> Any:
-    """Add up `counts_of(rows, counted)`, arrays in any structure, over a split, batch by batch and over the shards."""
+    """Sum the pytree `counts_of(rows, counted)` over a split, batch by batch and over the shards."""
     share = -(-min(batch_size, examples) // shards)
     shard = 0 if axis_name is None else lax.axis_index(axis_name)
     batches = -(-examples // (share * shards))
 
     def of_batch(batch):
         rows = (batch * shards + shard) * share + jnp.arange(share)
-        # The last batch runs past the end: those rows repeat the last example and do not count.
+        # The last batch is padded by repeating the last example; these rows do not count.
         return counts_of(jnp.minimum(rows, examples - 1), rows < examples)
 
     total = jax.tree.map(lambda counts: jnp.sum(counts, axis=0), lax.map(of_batch, jnp.arange(batches)))

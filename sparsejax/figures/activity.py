@@ -1,4 +1,4 @@
-"""How active hidden units are: against noise, along training, and how their biases and keys gather."""
+"""Activity of hidden units: against noise, over training, and the distributions of their biases and keys."""
 
 from collections.abc import Mapping, Sequence
 
@@ -23,10 +23,10 @@ def activity_against_noise(
     percent: bool = True,
     width: style.Width = "column",
 ) -> Figure:
-    """Draws one line per variant against the noise level, dashed grey ones for the paper's.
+    """Draws one line per variant against the noise level, and dashed grey lines for the paper.
 
     Args:
-      sigmas: noise levels, equally far apart in the picture.
+      sigmas: noise levels, equally spaced in the figure.
       values: variant -> `[levels, networks]`; fractions with `percent`.
       paper: variant -> `[levels]`, drawn where the variant is.
       label: of the y axis.
@@ -65,7 +65,7 @@ def along_training(
     marks: Sequence[float] = (),
     width: style.Width = "column",
 ) -> Figure:
-    """Draws a quantity along training, one line per noise level, darker for more noise.
+    """Draws a quantity over training, one line per noise level, darker for more noise.
 
     Args:
       epochs: `[points]`.
@@ -99,11 +99,11 @@ def gathering(
     norms: np.ndarray,
     sigmas: Sequence[float],
 ) -> Figure:
-    """Draws how winners, biases and key norms are spread at the end, a row of histograms for each noise level.
+    """Draws the final distributions of winners, biases and key norms, a row of histograms for each noise level.
 
     Args:
       series: name -> (epochs, `[epochs, levels, networks]`) of the means, written into the panels.
-      winners: for how many inputs each number of units was active, `[levels, networks, units + 1]`.
+      winners: number of inputs for each number of active units, `[levels, networks, units + 1]`.
       biases: `[levels, networks, units]`.
       norms: of the keys, `[levels, networks, units]`.
       sigmas: noise levels.
@@ -173,7 +173,7 @@ def image_grid(
 
 
 def mosaic(images: np.ndarray) -> np.ndarray:
-    """Lays images `[rows, columns, height, width, channels]` out a pixel apart, `[..., ..., 3]` in [0, 1]."""
+    """Arranges images `[rows, columns, height, width, channels]` one pixel apart, `[..., ..., 3]` in [0, 1]."""
     rows, columns, high, wide, channels = images.shape
     canvas = np.ones((rows * (high + 1) - 1, columns * (wide + 1) - 1, 3), np.float32)
     for row in range(rows):
@@ -192,7 +192,7 @@ def implicit_bars(
     *,
     width: style.Width = "page",
 ) -> Figure:
-    """Draws the three implicit terms as bars for each noise level, and their sum as found by drawing noise as dots.
+    """Draws the three implicit terms as bars for each noise level, and their sum estimated by sampling noise as dots.
 
     Args:
       sigmas: noise levels.
@@ -208,7 +208,7 @@ def implicit_bars(
         for i, name in enumerate(names):
             axes.bar(places + 0.22 * (i - 1), (table / total)[:, i], 0.2, color=style.PALETTE[i], label=name)
         axes.plot(places, table.sum(1) / total[:, 0], "_", color=style.INK, markersize=16, label="sum")
-        axes.plot(places, np.asarray(drawn[title]) / total[:, 0], "o", color=style.INK, label="sum, drawing noise")
+        axes.plot(places, np.asarray(drawn[title]) / total[:, 0], "o", color=style.INK, label="sum, sampled noise")
         axes.axhline(0, color=style.INK, linewidth=0.6)
         axes.set_xticks(places, [f"{sigma:g}" for sigma in sigmas])
         axes.set_xlabel("noise σ")
@@ -223,7 +223,7 @@ def implicit_bars(
 def terms_along_training(
     epochs: ArrayLike, terms: Mapping[str, ArrayLike], sigmas: Sequence[float], *, width: style.Width = "page"
 ) -> Figure:
-    """Draws the implicit terms along training, one panel each, one line per noise level, darker for more noise.
+    """Draws the implicit terms over training, one panel each, one line per noise level, darker for more noise.
 
     Both axes of values are linear up to a ten thousandth and logarithmic beyond it, on either side of 0.
 

@@ -42,16 +42,16 @@ def training_curves(
 ) -> Figure:
     """Draws the loss (logarithmic) and the accuracy in training and test against epochs.
 
-    Several networks appear as median and range; those of one group share a colour, and in training they
-    appear as median alone.
+    Several networks appear as median and range; those of one group share a colour, and in training only their median is
+    shown.
 
     Args:
       curves: of `loss`, `test_loss`, `accuracy` and `test_accuracy`, those there are; accuracies from 0 to 1.
-      groups: a label per network, at most seven different ones; None for all alike.
+      groups: a label per network, at most seven different ones; None for one group.
       width: of the figure, with the panels side by side on a page and stacked in a column.
 
     Raises:
-      ValueError: there is nothing to draw, or a curve has not one row per epoch.
+      ValueError: there is nothing to draw, or a curve does not have one row per epoch.
     """
     drawn = {
         name: _checked(name, curve)
@@ -107,7 +107,7 @@ def _panel(axes: Axes, kind: str, train: Curve | None, test: Curve | None, membe
 
 
 def _accuracy_limits(train: Curve | None, test: Curve | None) -> tuple[float, float]:
-    """Returns limits in per cent that leave out the first steep rise of training, but nothing of the test."""
+    """Returns limits in per cent that exclude the initial steep rise of training, but include all of the test."""
     lows, highs = [], []
     for curve, least in ((test, 0), (train, 10)):
         known = np.empty(0) if curve is None else curve.values[np.isfinite(curve.values)]

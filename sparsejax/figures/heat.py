@@ -22,15 +22,15 @@ def heat_maps(
 ) -> Figure:
     """Draws a row of heat maps for each quantity, one map for each value of a third hyperparameter.
 
-    The maps of a row share their colours, dark for the least and light for the greatest.
+    The maps of a row share one colour scale, from dark for the smallest to light for the largest value.
 
     Args:
       quantities: name -> `[panels, rows, columns]`.
       rows: values of the hyperparameter down the maps.
-      columns: values of that along them.
+      columns: values of the hyperparameter across the maps.
       panels: values of the third.
       labels: names of the three, as of rows, columns and panels.
-      forms: how each quantity's numbers are written, e.g. ".1f".
+      forms: number format of each quantity, e.g. ".1f".
       width: of the figure.
 
     Raises:

@@ -1,4 +1,4 @@
-"""How a layer uses its units: how often each one wins, and how many are active."""
+"""Activity of a layer's units: duty cycles and active fractions."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -93,7 +93,7 @@ def active_fractions(
     targets: Mapping[str, float | None] | None = None,
     width: style.Width = "column",
 ) -> Figure:
-    """Draws which fraction of each layer's units is active at inference.
+    """Draws the fraction of each layer's units that is active at inference.
 
     Args:
       fractions: layer -> fraction of each network, `[networks]`, in order.

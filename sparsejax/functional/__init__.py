@@ -1,6 +1,6 @@
-"""Pure functions on arrays: what other JAX code imports. They need jax, numpy and jaxtyping, nothing else.
+"""Pure functions on arrays, for use in other JAX code. They need only jax, numpy and jaxtyping.
 
-Penalties and measures have namespaces of their own: `functional.penalties.l1`, `functional.measures.gini`.
+Penalties and measures have their own namespaces: `functional.penalties.l1`, `functional.measures.gini`.
 """
 
 from sparsejax.functional import measures, penalties

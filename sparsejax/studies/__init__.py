@@ -1,4 +1,4 @@
-"""The papers' figures and tables: one folder a paper, each with the figures and measures that only it uses.
+"""The papers' figures and tables: one folder per paper, with its own figures and measures.
 
 A file lists what it reproduces, by name, in `SUMMARIES` and `STUDIES`. A name is PAPER/FIGURE; PAPER is one of noise,
 emergence, hah, thesis, dense. The scoreboard is of all of them.
@@ -21,13 +21,13 @@ def _studies(tree: ast.Module, module: str) -> Iterator[tuple[str, str]]:
 
 
 STUDIES = Registry("sparsejax.studies", "study", _studies)
-"""Name -> what it shows."""
+"""Name -> summary."""
 
 
 def get(name: str) -> "Study":
     """Return a study by name.
 
     Raises:
-      ConfigError: there is none of that name; the closest ones are given.
+      ConfigError: the name is unknown; the message suggests similar ones.
     """
     return STUDIES.module(name).STUDIES[name]

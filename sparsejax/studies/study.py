@@ -1,4 +1,4 @@
-"""What a study is: from a scale and a folder, a picture and the numbers in it beside the paper's."""
+"""Studies: functions from a scale and a folder to a figure and its numbers next to the paper's."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
@@ -10,7 +10,7 @@ Scale = Literal["small", "paper"]
 
 
 class Outcome(NamedTuple):
-    """A picture, the numbers in it, the paper's where it prints them, and the seeds they come from."""
+    """A figure, its numbers, the paper's if printed, and the seeds."""
 
     figure: Figure
     ours: dict[str, Any]
@@ -21,8 +21,8 @@ class Outcome(NamedTuple):
 class Study(NamedTuple):
     """A figure or table of a paper: `make(scale, folder)` trains what it needs within the folder.
 
-    With `seeds`, the greatest number of them, it is `make(scale, folder, seeds=...)`, None for as many as the scale
-    has; further seeds are added to those that a folder holds.
+    With `seeds`, their largest number, it is `make(scale, folder, seeds=...)`, None for the scale's default; further
+    seeds are added to those in a folder.
     """
 
     source: str
@@ -31,7 +31,7 @@ class Study(NamedTuple):
 
 
 def chosen_seeds(seeds: Sequence[int], scale: Scale, asked: int | None, *, small: int) -> tuple[int, ...]:
-    """Returns as many seeds as were asked for; if none were, so many at small scale and all at the paper's."""
+    """Returns the requested number of seeds; by default `small` at small scale and all at the paper's."""
     return tuple(seeds[: asked or (small if scale == "small" else len(seeds))])
 
 

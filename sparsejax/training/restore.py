@@ -1,4 +1,4 @@
-"""Networks back from a run folder, without the data they were trained on."""
+"""Loads networks from a run folder, without the data they were trained on."""
 
 import dataclasses
 import json
@@ -24,7 +24,7 @@ from sparsejax.training.state import TrainState
 
 
 class Recorded(NamedTuple):
-    """What a run folder says of its run: all that `config.json` holds, and the configuration of every network."""
+    """The record of a run: the contents of `config.json`, and the configuration of every network."""
 
     description: dict[str, Any]
     configs: tuple[Config, ...]
@@ -32,14 +32,14 @@ class Recorded(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class TrainedNetwork:
-    """A network as it is after training.
+    """A trained network.
 
     Attributes:
-      model: the network, its schedules evaluated at the end of training.
+      model: the network, with its schedules evaluated at the end of training.
       variables: its parameters and state.
-      mean, std: of training pixels in [0, 1], one per channel; what the network sees is (pixels - mean) / std.
+      mean, std: of training pixels in [0, 1], one per channel; the network's inputs are (pixels - mean) / std.
       example_shape: shape of one example.
-      batch_size: examples that `predict` and `activations` compute at a time.
+      batch_size: of `predict` and `activations`.
     """
 
     model: Model
@@ -53,11 +53,11 @@ class TrainedNetwork:
         """Return predictions `[examples, ...]`: logits, reconstructions or logits of next tokens.
 
         Args:
-          x: examples `[examples, ...]` as their data set holds them: images uint8, or float32 in [0, 1];
+          x: examples `[examples, ...]` as stored in their data set: images uint8, or float32 in [0, 1];
             vectors float32; clips int16; tokens int32.
 
         Raises:
-          ConfigError: an example has another shape than the network was trained on.
+          ConfigError: an example's shape differs from that in training.
         """
         return self._over(x, lambda output: output.prediction)
 
@@ -69,7 +69,7 @@ class TrainedNetwork:
         x = np.asarray(x)
         if x.shape[1:] != self.example_shape:
             raise ConfigError(
-                f"Examples have shape {x.shape[1:]}, but the network was trained on {self.example_shape}; give "
+                f"Examples have shape {x.shape[1:]}, but the network was trained on {self.example_shape}; pass "
                 f"[examples, {', '.join(map(str, self.example_shape))}]."
             )
         parts = [_forward(self.model, self.variables, self._data(x[i : i + self.batch_size]), of)
@@ -98,7 +98,7 @@ def recorded(folder: RunFolder) -> Recorded:
         description = json.loads(folder.config.read_text(encoding="utf-8"))
         return Recorded(description, members_from_json(description))
     except FileNotFoundError:
-        raise RunFolderError(f"{folder.path} is not a run folder: it holds no config.json. Name another.") from None
+        raise RunFolderError(f"{folder.path} is not a run folder: it has no config.json. Choose another.") from None
     except ConfigError as error:
         raise RunFolderError(f"{folder.config} cannot be read: {str(error).rstrip('.')}.") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -108,16 +108,16 @@ def recorded(folder: RunFolder) -> Recorded:
 
 
 def load_network(folder: RunFolder, member: int = 0) -> TrainedNetwork:
-    """Reads a network from the newest checkpoint of a run; its data are not needed.
+    """Loads a network from the latest checkpoint of a run; its data are not needed.
 
     Args:
-      folder: the run's folder.
-      member: which of its networks.
+      folder: of the run.
+      member: index of the network.
 
     Raises:
       ConfigError: there is no such network.
       RunFolderError: there is no run.
-      CheckpointError: it has no checkpoint yet, or a damaged one.
+      CheckpointError: it has no checkpoint, or a damaged one.
     """
     run_of = recorded(folder)
     config = config_of(folder, run_of, member)
@@ -128,15 +128,15 @@ def load_network(folder: RunFolder, member: int = 0) -> TrainedNetwork:
 
 
 def trained(folder: RunFolder, run_of: Recorded) -> TrainState:
-    """Returns all networks of a run, on one device, as they are in its newest checkpoint.
+    """Loads all networks of a run from its latest checkpoint, on one device.
 
     Raises:
-      CheckpointError: there is none yet, or it is damaged.
+      CheckpointError: there is no checkpoint, or it is damaged.
     """
     configs, (shape, dtype, *_) = run_of.configs, _inputs(run_of)
     untrained = shapes_of(stack(configs), example(shape, dtype))
     restored = None
-    if folder.checkpoints.is_dir():  # opening it would make it
+    if folder.checkpoints.is_dir():  # opening would create it
         with checkpoints.opened(folder.checkpoints, keep=configs[0].training.keep_checkpoints) as saved:
             restored = saved.restore(untrained)
     if restored is None:
@@ -158,7 +158,7 @@ def config_of(folder: RunFolder, run_of: Recorded, member: int) -> Config:
 
 
 def check_same_data(folder: RunFolder, run_of: Recorded, dataset: Dataset) -> None:
-    """Refuses data that a run was not trained on.
+    """Checks that a run was trained on these data.
 
     Raises:
       RunFolderError: the data differ.
@@ -167,27 +167,27 @@ def check_same_data(folder: RunFolder, run_of: Recorded, dataset: Dataset) -> No
     if dataset.fingerprint != origin["fingerprint"]:
         raise RunFolderError(
             f"The network in {folder.path} was trained on {title(origin['name'], origin['source'])}, but other data is "
-            f"found now: {title(dataset.name, dataset.source)}. Let SPARSEJAX_DATA name the folder it named then."
+            f"found now: {title(dataset.name, dataset.source)}. Set SPARSEJAX_DATA to the folder used for training."
         )
 
 
 def _inputs(run_of: Recorded) -> tuple[tuple[int, ...], str, tuple[float, ...], tuple[float, ...]]:
-    """Returns shape and type of an example, and the moments that pixels are normalised by."""
+    """Returns shape and type of an example, and the moments for normalising pixels."""
     origin, config = run_of.description["data"], run_of.configs[0]
-    if "shape" not in origin:  # written by version 0.1, which did not record them
+    if "shape" not in origin:  # written by version 0.1, without these entries
         unscaled = {"mean": (0.0,), "std": (1.0,)}
         if origin.get("kind") == "windows":
             origin = {"shape": (config.data.length,), "dtype": "int32", **unscaled}
         elif origin.get("kind") == "clips":
             origin = {"shape": (SAMPLES,), "dtype": "int16", **unscaled}
-        else:  # pixels are scaled by moments that only the data tell
+        else:  # the moments are only known from the data
             origin = describe_inputs(load_data(config))
     mean, std = (origin["mean"], origin["std"]) if config.data.normalise else ((0.0,), (1.0,))
     return tuple(origin["shape"]), origin["dtype"], tuple(mean), tuple(std)
 
 
 def describe_inputs(dataset: Dataset) -> dict[str, Any]:
-    """Returns what a network needs to know of its data to be loaded and used without them."""
+    """Returns the information about the data that a network needs to be loaded without them."""
     images = dataset.train.images
     return {"shape": list(images.shape[1:]), "dtype": images.dtype.name, "mean": list(dataset.mean),
             "std": list(dataset.std), "classes": dataset.classes}  # fmt: skip

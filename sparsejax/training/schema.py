@@ -1,4 +1,4 @@
-"""Configurations as JSON: what `config.json` holds, and how files of earlier versions are read."""
+"""Configurations as JSON: the schema of `config.json`, also of earlier versions."""
 
 import contextlib
 import copy
@@ -13,11 +13,11 @@ from sparsejax.models.base import Model
 from sparsejax.training.config import CLEAN_MEASURES, DEFAULT_MEASURES, Config
 
 VERSION = 2
-"""Of the files that are written. 1: version 0.1, without the names of classes; dense weights had density 1.0."""
+"""Schema of written files. 1: version 0.1, without the names of classes; dense weights had density 1.0."""
 
 
 _RENAMED = {"devices": {"carrier": "transform"}, "model": {"duty_period": "period"}}
-"""Fields that version 1 called otherwise, by part."""
+"""Fields with other names in version 1, by part."""
 
 
 def to_json(config: Config) -> dict[str, Any]:
@@ -28,16 +28,16 @@ def to_json(config: Config) -> dict[str, Any]:
 
 
 def from_json(fields: Mapping[str, Any], version: int, module: str = "") -> Config:
-    """Return a configuration from its fields: a missing field takes its default.
+    """Return a configuration from its fields; missing fields take their defaults.
 
     Args:
-      fields: as `to_json` returns them, or as version 0.1 wrote them.
-      version: of the file they are from.
-      module: that defined the network's class then. One of sparsejax is imported; of several classes of the same name,
-        that of this module is taken.
+      fields: as returned by `to_json`, or as written by version 0.1.
+      version: schema of the file.
+      module: that defined the network's class. A module of sparsejax is imported; among several classes of the same
+        name, the one of this module is used.
 
     Raises:
-      ConfigError: a field is unknown, or the network's class is not there.
+      ConfigError: a field is unknown, or the network's class is not defined.
     """
     fields = copy.deepcopy(dict(fields))
     for part, names in _RENAMED.items() if version == 1 else ():
@@ -73,7 +73,7 @@ def members_from_json(description: Mapping[str, Any]) -> tuple[Config, ...]:
 
 
 def _measures_of(evaluation: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of an evaluation with measures by name, which version 1 had switches for."""
+    """Return the fields of an evaluation with measures by name, from the switches of version 1."""
     fields = dict(evaluation)
     noise, track, detail, examples = (
         fields.pop(name, default)
@@ -89,7 +89,7 @@ def _made(cls: type, fields: Mapping[str, Any], prefix: str) -> Any:
     unknown = sorted(fields.keys() - known)
     if unknown:
         names = ", ".join(f"{prefix}.{name}" for name in unknown)
-        raise ConfigError(f"{names} is no field of a {cls.__name__} in this version of sparsejax")
+        raise ConfigError(f"{names} is not a field of {cls.__name__} in this version of sparsejax")
     return cls(**{name: _plain(value) for name, value in fields.items()})
 
 
@@ -98,7 +98,7 @@ def _plain(value: Any) -> Any:
 
 
 def _classes() -> Iterator[type]:
-    """Yield all classes of networks, the last defined first: sparsejax's, and those that the program has defined."""
+    """Yield all classes of networks, the last defined first: of sparsejax and of the running program."""
     importlib.import_module("sparsejax.models")
     below = [Model]
     while below:
@@ -109,8 +109,8 @@ def _classes() -> Iterator[type]:
 
 
 def _class_named(name: str, module: str, fields: set[str]) -> type:
-    """Return the class of that name: of several, one of that module, one that has the fields, the last defined."""
-    if module.startswith("sparsejax."):  # no other: what a file says must not choose what is run
+    """Return the class of that name; prefer one of that module, then one with the fields, then the last defined."""
+    if module.startswith("sparsejax."):  # only sparsejax: a file must not choose which code runs
         with contextlib.suppress(ModuleNotFoundError):
             importlib.import_module(module)
 
@@ -127,7 +127,7 @@ def _class_named(name: str, module: str, fields: set[str]) -> type:
 
 
 def _class_with(names: set[str]) -> type:
-    """Return the class that has these fields, and the fewest others: version 0.1 did not name it."""
+    """Return the class with these fields and the fewest others, because version 0.1 did not store its name."""
     fields = {cls: {field.name for field in dataclasses.fields(cls)} for cls in _classes()}
     found = [cls for cls, own in fields.items() if names <= own and cls.__module__.startswith("sparsejax.")]
     if not found:

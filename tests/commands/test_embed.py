@@ -129,7 +129,7 @@ def changed(run, folder, change=lambda told: None):
         (["--run", "RUN", "--out", "OUT", "--layer", "hidden"], 2, "no layer 'hidden'; it has hidden1"),
         (["--run", "RUN", "--out", "OUT", "--member", "2"], 2, "member is 2; expected a number from 0 to 1"),
         (["--run", "RUN", "--out", "OUT", "--member", "-1"], 2, "member is -1"),
-        (["--run", "RUN/nowhere", "--out", "OUT"], 1, "is not a run folder: it holds no config.json"),
+        (["--run", "RUN/nowhere", "--out", "OUT"], 1, "is not a run folder: it has no config.json"),
         (["--run", "RUN", "--out", "OUT"], 2, "no layer 'latent'; it has hidden1"),
         (["--run", "RUN", *HIDDEN, "--out", "RUN/config.json/x.npz"], 1, "cannot be written: "),
         ([], 2, "required: --run"),

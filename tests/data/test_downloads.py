@@ -175,7 +175,7 @@ def test_something_else_than_what_was_published_is_not_kept(
     mirror = mirrored(name)
     monkeypatch.setenv("SPARSEJAX_DATA", str(tmp_path))
     mirror.files = dict.fromkeys(mirror.files, b"<html>please log in</html>")
-    with pytest.raises(DataDamagedError, match=r"sends something else than the published file \((MD5|SHA256)"):
+    with pytest.raises(DataDamagedError, match=r"sends a different file than the published one \((MD5|SHA256)"):
         loaded(name)
     assert not download_folder(DATA[name].place).exists()
 

@@ -104,7 +104,7 @@ def altered(**arrays: np.ndarray) -> Callable[[Path], None]:
     [
         (lambda path: path.write_bytes(path.read_bytes()[:-200]), "BadZipFile"),
         (lambda path: path.write_bytes(b""), "No data left"),
-        (lambda path: path.write_bytes(b"a,b\n1,2\n"), "cut short or damaged"),
+        (lambda path: path.write_bytes(b"a,b\n1,2\n"), "truncated or damaged"),
         (lambda path: path.write_bytes(path.read_bytes().replace(TRAIN.images.tobytes(), bytes(480))), "CRC"),
         (altered(test=None), "test"),
         (altered(provenance=np.array("{")), "JSONDecodeError"),

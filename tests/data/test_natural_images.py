@@ -69,7 +69,7 @@ def test_images_mat_is_read_and_what_is_none_is_named(tmp_path):
 
 
 def test_errors_say_what_was_expected():
-    with pytest.raises(ValueError, match="no room"):
+    with pytest.raises(ValueError, match="too small"):
         patches([np.zeros((10, 10))], 1, size=8)
     with pytest.raises(ValueError, match="0 images"):
         patches([], 1)

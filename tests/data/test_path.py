@@ -134,7 +134,7 @@ def test_one_array_without_labels(tmp_path: Path):
 
 
 def test_files_that_cannot_be_used(tmp_path: Path):
-    with pytest.raises(DataMissingError, match=f"data.path names {tmp_path}/gone, which is not there"):
+    with pytest.raises(DataMissingError, match=f"data.path is {tmp_path}/gone, which does not exist"):
         load(path=tmp_path / "gone")
     (tmp_path / "data.csv").write_text("1,2")
     with pytest.raises(ConfigError, match=r"data\.csv; expected a file \.npz or \.npy"):
@@ -226,7 +226,7 @@ def test_folders_that_cannot_be_used(tmp_path: Path):
         load(path=tmp_path / "sizes", test_fraction=0.5)
     damaged = put(tmp_path / "damaged", {"cat": 2}) / "cat" / "01.png"
     whole = damaged.read_bytes()
-    for content, said in ((b"text", "no image that can be read"), (whole[:50], "cut short or damaged")):
+    for content, said in ((b"text", "not a readable image"), (whole[:50], "truncated or damaged")):
         damaged.write_bytes(content)
         with pytest.raises(DataDamagedError, match=f"{damaged} is {said}"):
             load(path=tmp_path / "damaged", test_fraction=0.5)

@@ -58,7 +58,7 @@ def test_unknown_names_are_refused_before_jax_compiles(monkeypatch: pytest.Monke
 
     monkeypatch.setattr("jax.jit", lambda *args, **options: pytest.fail("compiled"))
     config = Config(SparseMLP(hidden=(8,), k=(2,)), DataConfig("mnits"))
-    with pytest.raises(ConfigError, match=r"no data set 'mnits'; did you mean mnist.* once the file that registers it"):
+    with pytest.raises(ConfigError, match=r"no data set 'mnits'; did you mean mnist.* import the file that registers it first"):
         load_data(config)
 
 

@@ -84,7 +84,7 @@ def test_a_damaged_file_is_an_error(small_folder: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("SPARSEJAX_DATA", str(small_folder.parent))
     path = small_folder / "train-images-idx3-ubyte.gz"
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(DataDamagedError, match=f"{path} is cut short"):
+    with pytest.raises(DataDamagedError, match=f"{path} is truncated"):
         load("mnist", source)
 
 
@@ -99,7 +99,7 @@ def test_auto_says_when_a_folder_is_incomplete(small_folder: Path, monkeypatch: 
 def test_auto_does_not_hide_a_corrupt_mirror(small_files: Files, start_mirror: Start, changed_entry: Change):
     mirror = start_mirror(dict.fromkeys(small_files, b"<html>please log in</html>"))
     changed_entry("mnist", {"mirrors": (mirror.url,)})
-    with pytest.raises(DataDamagedError, match="sends something else"):
+    with pytest.raises(DataDamagedError, match="sends a different file"):
         load("mnist", say=unheard)
 
 

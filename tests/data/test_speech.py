@@ -89,7 +89,7 @@ def test_where_there_is_no_test_part_the_validation_part_is_evaluated_and_said(c
         if part_of(path.name) == "test":
             path.unlink()
     dataset = read_speech(commands)
-    assert "validation part, as there are none of the test part" in dataset.notice
+    assert "from the validation part because the test part is empty" in dataset.notice
     np.testing.assert_array_equal(dataset.test.images, read_speech(commands, held_out="validation").test.images)
 
 

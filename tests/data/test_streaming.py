@@ -138,7 +138,7 @@ def test_what_cannot_be_streamed_is_refused(tmp_path, monkeypatch, capsys):
     folder = written(tmp_path / "data" / "arrays")
     monkeypatch.setenv("SPARSEJAX_DATA", str(folder.parent))
     assert main([*FEW, "--data.streaming", "--seeds", "2", "--out", str(tmp_path / "run")]) == 2
-    assert "give them one order with --training.order-seed 0" in capsys.readouterr().err
+    assert "set one order with --training.order-seed 0" in capsys.readouterr().err
     np.save(folder / "train_labels.npy", np.zeros((400, 1)))
     with pytest.raises(DataDamagedError, match=r"train_labels.npy holds float64 \[400, 1\]; expected"):
         data.load("arrays")

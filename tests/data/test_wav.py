@@ -78,8 +78,8 @@ WHOLE = wav_bytes(b"\1\0" * 50)
     ("content", "said"),
     [
         (b"", "the file is empty"),
-        (b"ID3" + WHOLE, "does not begin as a WAV file"),
-        (WHOLE[:100], "cut short, 56 bytes of its chunk 'data' of 100"),
+        (b"ID3" + WHOLE, "does not start like a WAV file"),
+        (WHOLE[:100], "truncated, with 56 of 100 bytes of its chunk 'data'"),
         (WHOLE[:36], "no chunk 'data'"),
         (WHOLE[:12] + WHOLE[36:], "no chunk 'fmt '"),
         (wav_bytes(b""), "holds 0 samples"),
@@ -88,7 +88,7 @@ WHOLE = wav_bytes(b"\1\0" * 50)
         (wav_bytes(b"\1\0", channels=0), "0 channels"),
         (wav_bytes(b"\1" * 8, coding=7, bits=8), "coding is 7"),
         (wav_bytes(b"\1" * 8, form=b"\1\0"), "format chunk has 2 bytes"),
-        (wav_bytes(np.array([0, np.nan], "<f4").tobytes(), coding=3, bits=32), "no numbers"),
+        (wav_bytes(np.array([0, np.nan], "<f4").tobytes(), coding=3, bits=32), "not numbers"),
     ],
 )
 def test_a_damaged_clip_is_named(clip, content, said):

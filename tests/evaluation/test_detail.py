@@ -101,7 +101,7 @@ def test_a_run_writes_what_it_measured(tmp_path: Path):
         np.testing.assert_array_equal(arrays["hidden1.active"].sum(1), units["hidden1.active"])
         assert arrays["hidden1.weights"].shape[0] == arrays["output.weights"].shape[0] == 2
     page = folder.report.read_text()
-    for words in ("Precision", "Gini", "Which classes are taken for which"):
+    for words in ("Precision", "Gini", "Confusion matrix"):
         assert words in page, words
 
 

@@ -22,7 +22,7 @@ def shown(page, *options):
 def test_a_browser_has_nothing_to_complain_of(uninterrupted):
     page = uninterrupted / "report.html"
     seen = shown(page, "--dump-dom")
-    assert "<h1" in seen.stdout and "How to repeat" in seen.stdout
+    assert "<h1" in seen.stdout and "How to reproduce" in seen.stdout
     pictures = re.findall(r'<img[^>]*src="([^"]{0,30})', seen.stdout)
     assert len(pictures) >= 3 and all(source.startswith("data:image/png;base64,") for source in pictures)
     assert "CONSOLE" not in seen.stderr

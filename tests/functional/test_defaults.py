@@ -133,7 +133,7 @@ def test_sizes_are_python_or_numpy_integers():
     x = normal(5, 12)
     np.testing.assert_array_equal(sparse_top_k(x, np.int64(3)).indices, sparse_top_k(x, 3).indices)
     for k in (jnp.int32(3), 3.0):
-        with pytest.raises(ValueError, match="expected an int, for it is the size"):
+        with pytest.raises(ValueError, match="expected an int because it is the size"):
             sparse_top_k(x, k)
     with pytest.raises(ValueError, match="k is 99, but a row has 12 units"):
         encode_top_k(x, normal(12, 12), jnp.zeros(12), np.int64(99))
@@ -167,7 +167,7 @@ def test_a_code_knows_of_how_many_units_it_is(transformed):
     assert encode_top_k(x, normal(7, 12), jnp.zeros(7), 2).units == 7
     with pytest.raises(ValueError, match="code of 12 units, not of 13"):
         to_dense(code, 13)
-    with pytest.raises(ValueError, match="does not know of how many units"):
+    with pytest.raises(ValueError, match="has no number of units"):
         SparseCode(values, indices).to_dense()
     with pytest.raises(ValueError, match="code of 12 units, but the state has 11"):
         update_boost_state(init_boost_state(11), code)

@@ -137,7 +137,7 @@ def test_what_makes_no_sense_is_refused():
     x = jnp.ones((2, 8))
     with pytest.raises(ValueError, match="k is 9, but a row has 8 units"):
         sparse_top_k(x, 9)
-    with pytest.raises(ValueError, match="expected an int, for it is the size of the result"):
+    with pytest.raises(ValueError, match="expected an int because it is the size of the result"):
         sparse_top_k(x, jnp.int32(3))
     with pytest.raises(ValueError, match="k is 2.5; expected an int"):
         encode_top_k(x, x, jnp.ones(2), 2.5)

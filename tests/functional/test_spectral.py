@@ -98,7 +98,7 @@ def test_filters_are_slaneys():
     areas = mel_filters(n_fft=2**15).sum(1) * 16_000 / 2**15
     np.testing.assert_allclose(areas, 1, atol=1e-3)
     assert not ours.flags.writeable
-    with pytest.raises(ValueError, match="take fewer bands or a longer n_fft"):
+    with pytest.raises(ValueError, match="use fewer bands or a longer n_fft"):
         mel_filters(n_fft=64, bands=60)
 
 

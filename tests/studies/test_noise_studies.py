@@ -77,7 +77,7 @@ def test_a_study_leaves_a_picture_and_numbers(tiny, opened_once, out, capsys, na
 def test_the_same_command_goes_on_and_gives_the_same_numbers(tiny, out, capsys):
     results = [made("noise/fig2", out)["ours"] for _ in range(2)]
     assert results[0] == results[1]
-    assert "going on from the checkpoint" in capsys.readouterr().out
+    assert "resuming from the checkpoint" in capsys.readouterr().out
 
 
 @pytest.mark.slow

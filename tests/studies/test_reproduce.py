@@ -17,7 +17,7 @@ def test_what_is_not_understood_is_answered_with_what_there_is(capsys):
     assert main(["noise/fig2", "--scale", "huge"]) == 2
     capsys.readouterr()
     assert main(["dense/fig5", "--seeds", "11"]) == 2 and "from 1 to 10" in capsys.readouterr().err
-    assert main(["noise/fig2", "--seeds", "2"]) == 2 and "leave the option out" in capsys.readouterr().err
+    assert main(["noise/fig2", "--seeds", "2"]) == 2 and "omit the option" in capsys.readouterr().err
 
 
 def test_spearman_is_the_correlation_of_ranks():

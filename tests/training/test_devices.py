@@ -180,7 +180,7 @@ def test_bad_placements_are_refused_before_anything_is_compiled():
         place(DevicesConfig("shard_map", data=5), 1, {16})
     with pytest.raises(ConfigError, match="there are 8"):
         place(DevicesConfig("shard_map", data=9), 1, {9})
-    with pytest.raises(ConfigError, match="pmap spreads batches only"):
+    with pytest.raises(ConfigError, match="pmap only shards batches"):
         DevicesConfig("pmap", member=2)
 
 

@@ -1,4 +1,4 @@
-"""FAB: goes to the decision boundary, linearised, and stays close to where it came from."""
+"""FAB: steps to the linearised decision boundary while staying close to the clean image."""
 
 import jax
 import jax.numpy as jnp
@@ -28,33 +28,32 @@ def fab_targeted(
     key: PRNGKeyArray | None = None,
     stop: bool = True,
 ) -> Adversarial:
-    """Seeks the nearest image that is mistaken, by way of one class after another, the likeliest first.
+    """Finds the nearest misclassified image, towards one class after another, the most likely first.
 
-    Each step goes to the plane on which, to first order, the target's logit equals the label's: from where it is and
-    from the clean image, and to a mean of both, weighted by how near they are; then a little beyond. From a mistaken
-    image it goes a tenth back towards the clean one.
+    Each step projects the current and the clean image onto the plane where, to first order, the target's logit equals
+    the label's, averages both, weighted by their distances, and overshoots slightly. From a misclassified image it
+    moves a tenth back towards the clean one.
 
     Args:
       logits_fn: `logits_fn(x) -> [batch, classes]`, or `logits_fn(x, key)` with `draws`; examples are independent.
       x: images `[batch, ...]` within the bounds.
       labels: their classes `[batch]`.
-      epsilon: success is a mistaken image within this distance, in the norm and the unit of a pixel; other images are
-        given back clean. May be traced.
+      epsilon: success is a misclassified image within this distance, in the norm and the unit of a pixel; other images
+        are returned clean. May be traced.
       norm: "linf", "l2" or "l1".
-      ranks: which classes to try `[targets]`, from 1 for the likeliest but the label; None for nine or as many as there
-        are.
-      iterations: steps for each class, at most.
-      bounds: least and greatest value of a pixel.
-      draws: of a noisy network's answer, over which gradients are averaged; None for a network without noise.
-      key: for the noise; it may be left out where there is none.
-      stop: leave an example alone once it is mistaken within epsilon; otherwise the nearest image is sought.
+      ranks: which classes to try `[targets]`, from 1 for the most likely class except the label; None for up to nine.
+      iterations: largest number of steps per class.
+      bounds: smallest and largest value of a pixel.
+      draws: samples of a stochastic network over which gradients are averaged; None for a deterministic network.
+      key: for the noise; optional without noise.
+      stop: stop for an example once it is misclassified within epsilon; otherwise find the nearest image.
 
     Returns:
-      Adversarial, with `images` `[batch, ...]` in the ball and the bounds, the nearest mistaken ones or else the clean
-        ones, and `success` `[batch]`.
+      Adversarial, with `images` `[batch, ...]` in the ball and the bounds, the nearest misclassified ones or else
+        clean, and `success` `[batch]`.
 
     Raises:
-      ValueError: epsilon is a negative Python number, the norm is none of the three, or a key is missing.
+      ValueError: epsilon is a negative Python number, the norm is unknown, or a key is missing.
 
     References:
       Croce & Hein, Minimally distorted Adversarial Examples with a Fast Adaptive Boundary Attack, 2020.
@@ -97,7 +96,7 @@ def fab_targeted(
 def _boundary_step(
     network: Network, x: Array, now: Array, labels: Array, target: Array, norm: Norm, bounds: Bounds, key: PRNGKeyArray
 ) -> tuple[Array, Array]:
-    """Returns the next image, and whether it is mistaken."""
+    """Returns the next image, and whether it is misclassified."""
 
     def lead(logits: Array, labels: Array) -> Array:
         chosen = jnp.stack([target, labels], 1)

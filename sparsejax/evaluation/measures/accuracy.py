@@ -1,4 +1,4 @@
-"""Loss and accuracy: the score of a network's objective, on which the best network is chosen."""
+"""Loss and accuracy: the score of a network's objective, which selects the best network."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -36,16 +36,16 @@ class Accuracy(Measure):
 
     def tracked(self, variables: Variables, sums: Mapping[str, Array]) -> dict[str, Float[Array, ""]]:
         """Return loss and accuracy."""
-        # Behind a barrier: XLA would multiply by the reciprocal of a constant, which rounds twice.
+        # The barrier keeps XLA from multiplying by the reciprocal of a constant, which rounds twice.
         examples = lax.optimization_barrier(jnp.float32(self.setting.examples))
         return {f"test_{name}": total / examples for name, total in sorted(sums.items())}
 
     def rows(self, result: Mapping[str, Any]) -> list[Row]:
-        """Return the number that networks are compared by."""
+        """Return the score that compares networks."""
         if "test_accuracy" in result["members"][0]:
             return [Row("test_accuracy", "test accuracy", percent, at_best=True)]
         return [Row("test_loss", "test loss", loss, at_best=True)]
 
     def figures(self, run: Shown) -> Iterable[Drawing | None]:
-        """Draw loss and accuracy along training."""
+        """Draw loss and accuracy over training."""
         return [run_curves.training(run.folder, run.result, run.groups)]

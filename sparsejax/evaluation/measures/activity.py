@@ -1,4 +1,4 @@
-"""How the hidden layers use their units: as networks are evaluated, without their own noise, and on noisy examples."""
+"""Activity of the hidden units: in normal evaluation, without the network's own noise, and on noisy examples."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -17,10 +17,10 @@ from sparsejax.models.base import Layer, Model, Variables
 
 
 class Units(NamedTuple):
-    """How hidden layers were used, by name.
+    """Activity of hidden layers, by name.
 
-    `density` is the sum over the examples of the fraction of units active, and of its square; `active` how often each
-    unit was active; `k` for how many examples each number of units was.
+    `density` is the sum over the examples of the fraction of active units, and of its square; `active` how often each
+    unit was active; `k` the number of examples for each number of active units.
     """
 
     density: dict[str, Float[Array, "2"]]
@@ -30,7 +30,7 @@ class Units(NamedTuple):
 
 @register_measure("activity", place=20)
 class Activity(Measure):
-    """Which units are active on the test set, the network being evaluated as it is: it keeps noise of its own."""
+    """Which units are active on the test set in normal evaluation, including the network's own noise."""
 
     file = "units.npz"
 
@@ -82,7 +82,7 @@ class Activity(Measure):
         return tracked
 
     def arrays(self, sums: Units) -> dict[str, np.ndarray]:
-        """Return how often each unit was active, for how many examples k units were, and the biases, per layer."""
+        """Return each unit's number of active examples, the histogram of active units, and the biases, per layer."""
         arrays, params = {}, self.setting.variables.params if self.setting.variables else {}
         for layer in sums.active:
             arrays |= {f"{layer}.active": sums.active[layer], f"{layer}.k": sums.k[layer]}
@@ -103,7 +103,7 @@ class Activity(Measure):
             columns.append(Column("Dead channels", _dead_channels))
         if any(layer.get("k") is not None for layer in layers):
             said = (
-                "Entropy is that of the duty cycles in training, out of the most that k winners can have: 100 % if all "
+                "Entropy is that of the duty cycles in training, relative to the maximum for k winners: 100 % if all "
                 "units win equally often."
             )
             columns.append(Column("Entropy", _entropy, said))
@@ -116,7 +116,7 @@ class Activity(Measure):
 
 @register_measure("clean_activity", place=21)
 class CleanActivity(Measure):
-    """The active fraction without the noise that a network itself draws."""
+    """The active fraction without the network's own noise."""
 
     versions = 1
 
@@ -135,7 +135,7 @@ class CleanActivity(Measure):
 
     def columns(self, result: Mapping[str, Any]) -> list[Column]:
         """Return the active fraction."""
-        said = "Active, clean is the same without the noise that the network itself draws."
+        said = "Active, clean is the same without the network's own noise."
         return [Column("Active, clean", lambda layer: f"{100 * layer['clean_active_fraction']:.1f} %", said)]
 
 

@@ -1,4 +1,4 @@
-"""What is measured of a network beyond the usual, when asked for: its mistakes by class, and how sparse its code is."""
+"""Optional measures of a network: misclassifications by class, and the sparsity of its code."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -24,18 +24,19 @@ from sparsejax.functional.measures import (
 from sparsejax.models.base import Model, Variables
 
 EDGES = (2.0 ** np.linspace(-20, 20, 81)).astype(np.float32)
-"""Between which the sizes of activations are counted: two to an octave, from 1e-6 to 1e6."""
+"""Edges of the histogram of activations: two per octave, from 1e-6 to 1e6."""
 
 NORMS = ("l0", "l1", "gini", "hoyer")
 _WEIGHT_BINS = 60
 
 
 class Detail(NamedTuple):
-    """Of a split: mistakes, and the codes of the hidden layers.
+    """Misclassifications and hidden codes of a split.
 
-    `examples` of every class, and how many of them were taken for which (None without classes). `norms` holds for each
-    layer the sum over the examples and that of squares of l0, l1, the Gini index and Hoyer's; `active` for how many
-    examples of every class each unit was active, `magnitudes` the counts of `magnitude_counts` between `EDGES`.
+    `examples` of every class, and the `confusion` between classes (None without classes). `norms` holds for each
+    layer the sum over the examples and that of squares of l0, l1, the Gini index and Hoyer's; `active` the number of
+    examples of every class for which each unit was active, `magnitudes` the counts of `magnitude_counts` between
+    `EDGES`.
     """
 
     examples: Int[Array, "classes"]
@@ -47,7 +48,7 @@ class Detail(NamedTuple):
 
 @register_measure("detail", place=50)
 class DetailMeasure(Measure):
-    """Mistakes by class, and for which classes and how sparsely the hidden layers are active."""
+    """Misclassifications by class, and the activity and sparsity of hidden layers by class."""
 
     file = "detail.npz"
 
@@ -56,7 +57,7 @@ class DetailMeasure(Measure):
         return "windows of a text have no classes" if setting.config.objective.kind == "next_token" else None
 
     def of_batch(self, model: Model, variables: Variables, batch: EvaluationBatch) -> Detail:
-        """Count mistakes and activations by class, and sum the norms of codes."""
+        """Count misclassifications and activations by class, and sum the norms of codes."""
         classes, labels, counted = self.setting.classes, batch.labels, batch.counted
         confusion = None
         if self.setting.config.objective.kind == "classification":
@@ -68,7 +69,7 @@ class DetailMeasure(Measure):
         for name, y in batch.output.activations.items():
             y, on = y.reshape(len(labels), -1).astype(jnp.float32), units[name]
             l0, l1 = jnp.sum(on.astype(jnp.float32), axis=-1), jnp.sum(jnp.abs(y), axis=-1)
-            alone = y.shape[-1] < 2  # Hoyer's index of a single unit says nothing
+            alone = y.shape[-1] < 2  # Hoyer's index is undefined for a single unit
             each = jnp.stack([l0, l1, gini(y), jnp.zeros_like(l1) if alone else hoyer(y)])
             each = jnp.where(counted[None], each, 0.0)
             norms[name] = jnp.stack([jnp.sum(each, axis=-1), jnp.sum(each**2, axis=-1)], axis=-1)
@@ -77,7 +78,7 @@ class DetailMeasure(Measure):
         return Detail(seen, confusion, norms, active, magnitudes)
 
     def report(self, sums: Detail) -> dict[str, Any]:
-        """Return what `detail_report` says of the classes, and of every layer."""
+        """Return `detail_report` of the classes and of every layer."""
         classes, layers = detail_report(sums)
         return classes | {"layers": layers}
 
@@ -90,8 +91,8 @@ class DetailMeasure(Measure):
         if not all("gini" in layer for layer in (result.get("layers") or {}).values()):
             return []
         said = (
-            "l0 and l1 are the units active and the summed activity for one example; the Gini and Hoyer indices go "
-            "from 0, all units equally active, to 1, one alone."
+            "l0 and l1 are the active units and the summed activity per example; the Gini and Hoyer indices range "
+            "from 0, all units equally active, to 1, only one."
         )
         titles = dict(zip(NORMS, ("l0", "l1", "Gini", "Hoyer"), strict=True))
         return [
@@ -100,7 +101,7 @@ class DetailMeasure(Measure):
         ]
 
     def tables(self, result: Mapping[str, Any]) -> list[Table]:
-        """Tabulate how well each class is told from the others."""
+        """Tabulate precision and recall of each class."""
         if "confusion" not in result:
             return []
         rows = [
@@ -110,14 +111,14 @@ class DetailMeasure(Measure):
             )
         ]
         said = (
-            "Precision is the part of the examples taken for a class that are of it, recall the part of its examples "
+            "Precision is the fraction of correct predictions of a class, recall the fraction of its examples "
             "that are recognised."
         )
         head = ["Class", "Examples", "Precision", "Recall"]
         return [Table("Classes", "Precision and recall of each class", head, rows, said)]
 
     def figures(self, run: Shown) -> Iterable[Drawing | None]:
-        """Draw mistakes, sizes of activations and weights."""
+        """Draw misclassifications, magnitudes of activations and weights."""
         return [
             run_curves.confusion(run.result),
             run_layers.sizes(run.folder, run.result),
@@ -126,11 +127,11 @@ class DetailMeasure(Measure):
 
 
 def detail_report(detail: Detail) -> tuple[dict[str, Any], dict[str, dict[str, float]]]:
-    """Returns what `result.json` says of one network: of its classes, and of each hidden layer.
+    """Returns the entries of one network in `result.json`: for its classes, and for each hidden layer.
 
-    Of the classes `confusion` (rows are what the examples are, columns what they are taken for), `precision` and
-    `recall`; empty if it tells none apart. Of a layer the mean over the examples of `l0` (units active), `l1` (summed
-    absolute activity), `gini` and `hoyer`, and of each the standard deviation, such as `l0_spread`.
+    For the classes `confusion` (rows are labels, columns predictions), `precision` and `recall`; empty without classes.
+    For a layer the mean over the examples of `l0` (units active), `l1` (summed
+    absolute activity), `gini` and `hoyer`, and their standard deviations, such as `l0_spread`.
     """
     examples = int(detail.examples.sum())
     layers = {}
@@ -147,10 +148,10 @@ def detail_report(detail: Detail) -> tuple[dict[str, Any], dict[str, dict[str, f
 
 
 def detail_arrays(detail: Detail, variables: Variables) -> dict[str, np.ndarray]:
-    """Returns the arrays of `detail.npz`, all but the edges with a leading axis of networks.
+    """Returns the arrays of `detail.npz`, all except the edges with a leading axis of networks.
 
-    `examples [classes]`; per layer `LAYER.active [classes, units]`, for how many examples of every class each unit was
-    active; `LAYER.magnitudes [bins]`, how often activations were of which size, between `magnitudes.edges`; and for a
+    `examples [classes]`; per layer `LAYER.active [classes, units]`, the number of examples of every class for which
+    each unit was active; `LAYER.magnitudes [bins]`, the histogram of activations between `magnitudes.edges`; and for a
     layer with a kernel, and the output, `LAYER.weights [bins]` between `LAYER.weights.edges`.
     """
     arrays = {"examples": np.asarray(detail.examples), "magnitudes.edges": EDGES}
@@ -167,7 +168,7 @@ def detail_arrays(detail: Detail, variables: Variables) -> dict[str, np.ndarray]
 def weight_histograms(weights: np.ndarray, bins: int = _WEIGHT_BINS) -> tuple[np.ndarray, np.ndarray]:
     """Counts weights `[networks, ...]` in bins that all networks share: counts `[networks, bins]`, edges `[bins + 1]`.
 
-    The bins are of equal width and symmetric about 0; weights that are not finite are left out.
+    The bins are of equal width and symmetric about 0; weights that are not finite are ignored.
     """
     finite = np.abs(weights[np.isfinite(weights)])
     most = float(finite.max()) if finite.size and finite.max() > 0 else 1.0

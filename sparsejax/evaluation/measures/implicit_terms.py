@@ -13,10 +13,10 @@ from sparsejax.models.base import Model, Variables
 
 @register_measure("implicit_terms", place=60)
 class Implicit(Measure):
-    """What noise on the input adds to the mean squared error of a plain ReLU autoencoder, in its three parts.
+    """The three terms that input noise adds to the mean squared error of a plain ReLU autoencoder.
 
-    They are taken over the first `evaluation.implicit_examples` test examples and named `implicit/mean_shift`,
-    `implicit/second_moment` and `implicit/co_fluctuation`; their sum is the expected loss with noise less the loss
+    They are averaged over the first `evaluation.implicit_examples` test examples and named `implicit/mean_shift`,
+    `implicit/second_moment` and `implicit/co_fluctuation`; their sum is the expected loss with noise minus the loss
     without.
 
     References:
@@ -24,13 +24,13 @@ class Implicit(Measure):
     """
 
     def bind(self, setting: Setting) -> Measure:
-        """Look at the configured number of examples."""
+        """Use the configured number of examples."""
         made = super().bind(setting)
         made.examples = min(setting.config.evaluation.implicit_examples, setting.examples)
         return made
 
     def unfit(self, setting: Setting) -> str | None:
-        """Refuse networks for which no closed form is known."""
+        """Exclude networks without a known closed form."""
         if getattr(setting.config.model, "has_implicit_terms", False):
             return None
         return (
@@ -55,7 +55,7 @@ class Implicit(Measure):
 
 @jax.custom_batching.sequential_vmap
 def _terms_of(params: dict[str, dict[str, Array]], sigma: Array, clean: Array) -> ImplicitTerms:
-    """Return the terms `[batch]`, of one network after another: they take a matrix over all pairs of units."""
+    """Return the terms `[batch]`, one network at a time: they need a matrix over all pairs of units."""
     hidden, output = params["hidden"], params["output"]
     bias = jnp.broadcast_to(hidden.get("bias", 0.0), hidden["kernel"].shape[-1:])
     return implicit_terms(clean, hidden["kernel"], bias, output["kernel"], output["bias"], sigma=sigma)

@@ -1,4 +1,4 @@
-"""The noise score: correct answers over eleven levels of noise in images or clips."""
+"""The noise score: correct classifications over eleven levels of noise in images or clips."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -21,16 +21,15 @@ NOISE_LEVELS = tuple(level / 20 for level in range(11))
 
 
 class UnderNoise(Measure):
-    """The base of measures on test examples under each level of noise, a version of a batch for each level.
+    """Base class of measures under noise, with a version of a batch for each level.
 
-    The noise depends on `evaluation.noise_seed`, the level and the image alone. What the network itself would draw is
-    left out.
+    The noise depends only on `evaluation.noise_seed`, the level and the image. The network's own noise is off.
     """
 
     versions = len(NOISE_LEVELS)
 
     def unfit(self, setting: Setting) -> str | None:
-        """Refuse inputs that are no images or clips."""
+        """Exclude inputs that are not images or clips."""
         if setting.dtype in (np.uint8, np.int16):
             return None
         return f"noise replaces pixels or blends clips, and the data are {setting.kind}"
@@ -44,7 +43,7 @@ class UnderNoise(Measure):
 
 @register_measure("noise_score", place=10)
 class NoiseScore(UnderNoise):
-    """Correct answers over all levels of noise, and the accuracy at each; of a classifier.
+    """Correct classifications over all levels of noise, and the accuracy at each.
 
     References:
       Ahmad & Scheinkman, How Can We Be So Dense?, 2019, section 4.
@@ -53,18 +52,18 @@ class NoiseScore(UnderNoise):
     at_best = True
 
     def unfit(self, setting: Setting) -> str | None:
-        """Refuse networks that are no classifiers, too."""
+        """Also exclude networks that are not classifiers."""
         if setting.config.objective.kind != "classification":
-            return "the noise score counts correct classes, and the network is no classifier"
+            return "the noise score counts correct classes, and the network is not a classifier"
         return super().unfit(setting)
 
     def of_batch(self, model: Model, variables: Variables, batch: EvaluationBatch) -> Int[Array, ""]:
-        """Count correct answers."""
+        """Count correct classifications."""
         hits = (jnp.argmax(batch.output.prediction, axis=-1) == batch.labels) & batch.counted
         return jnp.sum(hits.astype(jnp.int32))
 
     def report(self, sums: Int[np.ndarray, "levels"]) -> dict[str, Any]:
-        """Return the noise score, the greatest there is, the accuracy at each level, and the levels."""
+        """Return the noise score, its maximum, the accuracy at each level, and the levels."""
         return {
             "noise_score": int(sums.sum()),
             "noise_score_max": len(NOISE_LEVELS) * self.setting.examples,
@@ -88,7 +87,7 @@ class NoiseScore(UnderNoise):
 def corrupted(
     keys: Key[Array, "batch"], data: Resident, examples: Array, level: float | Float[Array, ""]
 ) -> Float[Array, "batch ..."]:
-    """Return what a network is given of examples under noise: waveforms blended with white noise, or images with that
+    """Return network inputs under noise: waveforms blended with white noise, or images with that
     fraction of their pixels replaced by the mean plus two standard deviations, then normalised.
     """
     if examples.dtype == jnp.int16:

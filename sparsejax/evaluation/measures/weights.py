@@ -1,4 +1,4 @@
-"""How the weights and biases of the hidden layers are spread."""
+"""Distributions of the hidden layers' weights and biases."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -14,7 +14,7 @@ from sparsejax.models.base import Model, Variables
 
 @register_measure("weights", place=30)
 class Weights(Measure):
-    """Lengths of the units' weights, and biases; no example is needed for it."""
+    """Norms of the units' weights, and biases; needs no examples."""
 
     def of_batch(self, model: Model, variables: Variables, batch: EvaluationBatch) -> dict[str, Array]:
         """Count nothing."""
@@ -50,9 +50,9 @@ class Weights(Measure):
 
 
 def spread_of(params: Mapping[str, Any]) -> dict[str, Float[Array, ""]]:
-    """Return how the parameters of a layer are spread.
+    """Return statistics of a layer's parameters.
 
-    With a kernel `key_norm` and `key_norm_spread`, mean and standard deviation over the units of the length of their
+    With a kernel `key_norm` and `key_norm_spread`, mean and standard deviation over the units of the norm of their
     weights; with a bias for each unit also `bias`, `bias_spread` and `negative_bias`, the fraction of units whose bias
     is below 0.
     """

@@ -1,4 +1,4 @@
-"""What winners, density and boosting each do: a grid over all three in one program (a study the paper did not have)."""
+"""Effects of winners, density and boosting: a grid over all three in one program (not in the paper)."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ _SEEDS = {"small": (42,), "paper": (42, 43, 44)}
 
 
 def base(scale: Scale) -> Config:
-    """Returns the network that is varied: Sparse CNN-2, on part of MNIST for a few epochs or as published."""
+    """Returns the base network: Sparse CNN-2, on part of MNIST for a few epochs or as published."""
     config = configs.get("mnist_kwinners")
     if scale == "paper":
         return config

@@ -1,9 +1,9 @@
-"""How many products sparse networks save: section 4.3 of "How Can We Be So Dense?".
+"""Products saved by sparse networks: section 4.3 of "How Can We Be So Dense?".
 
 The paper's numbers follow from its formula, (active inputs) x (non-zero weights) x (units), which multiplies each
-active input with every weight of the layer, and that once for every unit. Where sparse and dense layer are of one size,
-what is too much cancels in the ratio. For the hidden layer of the Super-Sparse CNN-2, whose 1,500 units are set against
-a dense layer of 1,000, it does not: 53 times fewer products become 35.
+active input with every weight of the layer, once for every unit. If sparse and dense layer have the same size, the
+excess cancels in the ratio. For the hidden layer of the Super-Sparse CNN-2, whose 1,500 units are compared with a dense
+layer of 1,000, it does not: 53 times fewer products become 35.
 """
 
 import dataclasses
@@ -42,8 +42,8 @@ PAPER = {("Sparse CNN-2", "conv2"): 10.5, ("Sparse CNN-2", "hidden"): 20.0, ("Su
 def paper_products(network: SparseCNN, layer: str) -> int:
     """Returns the products of a layer by the paper's formula.
 
-    A fully connected layer is said to take k * w |y'| |y| * |y|, with |y'| units before and |y| in it, and a
-    convolution k * K * K * C * |y|, with |y| its units before the pooling.
+    According to it a fully connected layer takes k * w |y'| |y| * |y|, with |y'| inputs and |y| units, and a
+    convolution k * K * K * C * |y|, with |y| its units before pooling.
     """
     stages = network.stages(IMAGE)
     index = [stage.name for stage in stages].index(layer)
@@ -59,11 +59,11 @@ def paper_products(network: SparseCNN, layer: str) -> int:
 
 
 def counted(network: SparseCNN, *, examples: int) -> tuple[dict[str, Products], dict[str, Products]]:
-    """Counts the products of an untrained network on noise, by its masks and its activations.
+    """Counts the products of an untrained network on noise, from its masks and activations.
 
     Args:
       network: the network.
-      examples: images of normal noise, 32 x 32, in the place of spectrograms.
+      examples: number of 32 x 32 images of normal noise, which replace spectrograms.
 
     Returns:
       Layer -> products, with the k winners of training and with the 1.5 k of inference.

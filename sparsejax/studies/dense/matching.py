@@ -108,7 +108,7 @@ def _fig3(scale: Scale, folder: Path) -> Outcome:
 
 
 def _active(name: str, n: np.ndarray) -> np.ndarray:
-    """Returns the non-zeros of a curve's vectors, for each n: all places where there are no more than `a` of them."""
+    """Returns the non-zeros of a curve's vectors, for each n: at most all places."""
     active = ACTIVE[name]
     return n // 2 if active is None else np.minimum(active, n)
 
@@ -118,7 +118,7 @@ def _key(stream: int):
 
 
 def _simulated(n: np.ndarray, active: np.ndarray, scales: np.ndarray, trials: int, stream: int, **setting: Any):
-    """Counts matches at every point of `[curves, points]`, all in one program."""
+    """Counts matches at every point of `[curves, points]`, in one program."""
     count = jax.jit(jax.vmap(lambda *point: simulate_matches(*point, trials=trials, **setting)))
     keys = jax.random.split(_key(stream), n.size)
     arrays = (jnp.asarray(n.ravel()), jnp.asarray(active.ravel()), jnp.asarray(scales.ravel(), jnp.float32))
@@ -135,7 +135,7 @@ def _given_overlap(n: np.ndarray, active: np.ndarray, given: np.ndarray, trials:
         p = given[at[1] % len(given)]
         setting = {"k": len(p) - 1, "active": int(active[at]), "threshold": 0}
         predicted[at] = match_probability(int(n[at]), **setting, given_overlap=p)
-        # One draw serves every b: the errors of the p_b go together, so they are added as they are.
+        # One draw serves every b, so the errors of the p_b are correlated and added directly.
         error[at] = match_probability(int(n[at]), **setting, given_overlap=np.sqrt(p * (1 - p) / trials))
     return predicted, error
 
@@ -143,9 +143,9 @@ def _given_overlap(n: np.ndarray, active: np.ndarray, given: np.ndarray, trials:
 def _compared(
     names: Sequence[str], predicted: np.ndarray, observed: np.ndarray, trials: int, error: np.ndarray | float
 ) -> dict[str, Any]:
-    """Returns the curves, and how far counts of matches lie from what is predicted, in standard errors.
+    """Returns the curves, and the deviation of counts of matches from the prediction, in standard errors.
 
-    Where fewer than ten matches are expected a count is not nearly normal: those points are taken together.
+    Points with fewer than ten expected matches are pooled, because their counts are not close to normal.
     """
     expected = trials * predicted
     deviation = (observed - expected) / np.sqrt(expected * (1 - predicted) + (trials * error) ** 2)

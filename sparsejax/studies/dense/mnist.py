@@ -1,7 +1,7 @@
 """MNIST in "How Can We Be So Dense?": table 1, figure 5, and the same with dropout.
 
 Every number is given twice: after the last epoch, and after the epoch with the best test accuracy of each network,
-which is what the paper reports without saying so.
+which the paper reports, without stating it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -51,7 +51,7 @@ def _seeds(scale: Scale, seeds: int | None) -> tuple[int, ...]:
 
 
 def _rows(networks: Mapping[str, Config], scale: Scale, folder: Path, seeds: int | None) -> dict[str, list[dict]]:
-    """Trains every kind of network with every seed: name -> what is said of each network.
+    """Trains every kind of network with every seed: name -> the results of each network.
 
     The table and the figures share networks, and so their folder.
     """
@@ -77,7 +77,7 @@ def _table1(scale: Scale, folder: Path, seeds: int | None = None, names: Sequenc
     table = {name: TABLE1[name] for name in names or TABLE1}
     rows = _rows({name: configs.get(config) for name, (config, *_) in table.items()}, scale, folder, seeds)
     best = {name: [member["best"] for member in row] for name, row in rows.items()}
-    # In per cent, as both count test images, of which a smaller scale has fewer.
+    # In per cent, because both count test images, of which a smaller scale has fewer.
     drawn = {
         "test accuracy (%)": [[100 * one["test_accuracy"] for one in row] for row in best.values()],
         "noise score (% of the greatest)": [
@@ -120,7 +120,7 @@ def _curves(networks: Mapping[str, Config], scale: Scale, folder: Path, seeds: i
 
 
 def _sparse_cnn2(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
-    """Makes the row of the paper's own network, which takes minutes with all seeds where the table takes hours."""
+    """Reproduces the row of the paper's own network: minutes with all seeds, while the table takes hours."""
     return _table1(scale, folder, seeds, ["Sparse CNN-2"])
 
 

@@ -28,7 +28,7 @@ GREATEST = 28_072
 
 
 def networks(scale: Scale) -> dict[str, Config]:
-    """Returns the networks as published, on the ten digits, or half as large, on whatever words there are."""
+    """Returns the networks as published, on the ten digits, or half as large, on the available words."""
     family = "gsc" if scale == "paper" else "speech"
     return {label: configs.get(f"{family}_{name}") for label, (name, *_) in TABLE2.items()}
 
@@ -71,7 +71,7 @@ def _table2(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
 
 
 def _data(folder: Path) -> dict[str, Any]:
-    """Returns what the runs say of their data."""
+    """Returns the runs' description of their data."""
     path = next(folder.glob("runs/*/*/result.json"))
     result = json.loads(path.read_text(encoding="utf-8"))
     return {name: result["data"][name] for name in ("name", "notice", "train", "test", "fingerprint")}

@@ -1,6 +1,6 @@
 """Hebbian/anti-Hebbian networks on CIFAR-10: tables 1 and 2 and figures 2 to 5 of Cekic et al.
 
-All share their networks and what was measured of their robustness. Attacks are APGD on the cross-entropy and targeted
+All share their networks and robustness reports. Attacks are APGD on the cross-entropy and targeted
 APGD, as the paper's; noisy images are clipped, and accuracies averaged over three draws.
 """
 
@@ -41,7 +41,7 @@ NOISE = (0.0, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2)
 NORMS: dict[Norm, str] = {"l0": "ℓ0", "l1": "ℓ1", "l2": "ℓ2", "linf": "ℓ∞"}
 _FEW = {"data.train_examples": 20_000, "data.test_examples": 1_000}
 _IMAGES = {"small": (1_000, 150), "paper": (10_000, 10_000)}
-"""Test images, and how many of them are attacked."""
+"""Number of test images, and of attacked ones."""
 
 
 def base(scale: Scale, label: str) -> Config:
@@ -98,7 +98,7 @@ def _numbers(blocks: list[str]) -> list[str]:
 
 
 def _fig2(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
-    """How evenly the channels of the first blocks are active."""
+    """Sparsity of the channels of the first blocks."""
     chosen, blocks = chosen_seeds(SEEDS, scale, seeds, small=1), []
     networks: dict[str, list[list[float]]] = {label: [] for label in _PAIR}
     images, _, normalise = test_pixels("cifar10", 500)
@@ -115,7 +115,7 @@ def _fig2(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
 
 
 def _fig3(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
-    """Signal-to-noise ratios of what every block sees, with noise of 0.1."""
+    """Signal-to-noise ratios of the inputs of every block, with noise of 0.1."""
     chosen, blocks = chosen_seeds(SEEDS, scale, seeds, small=1), []
     networks: dict[str, list[list[float]]] = {label: [] for label in _PAIR}
     images, _, normalise = test_pixels("cifar10", 500)

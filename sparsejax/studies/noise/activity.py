@@ -42,7 +42,7 @@ TABLE1 = {
     "explaining away": (0.0018, 0.0041, 0.0110, 0.0206),
     "interneuron": (0.0017, 0.0041, 0.0109, 0.0204),
 }
-# What the paper says of its networks of 10,000 units once the noise is gone (Section 4, Appendix D).
+# The paper's results for networks of 10,000 units after the noise is removed (Section 4, Appendix D).
 ANNEALED: dict[str, dict[str, Any]] = {
     "mnist_noise": {"sigma_with_dead_units": "0.8 and above", "active_fraction_after": "largely that before"},
     "mnist_noise_classifier": {
@@ -57,12 +57,12 @@ _LEFT_OUT = {"left_out": {"latents": f"{HOW_TO_MAKE}."}}
 
 
 def has_latents() -> bool:
-    """Says whether CIFAR-10's latents are there."""
+    """Returns whether CIFAR-10's latents are available."""
     return data.entry("cifar10_latents").found() is not None
 
 
 def base(scale: Scale, *, epochs: int = 40, name: str = "mnist_noise", **model: Any) -> Config:
-    """Returns the configuration that a study varies: MNIST and 1,000 units for minutes, or as published."""
+    """Returns the base configuration of a study: MNIST and 1,000 units for minutes, or as published."""
     if scale == "paper":
         config = configs.get("cifar_noise")
         if name == "mnist_noise_classifier":
@@ -75,7 +75,7 @@ def base(scale: Scale, *, epochs: int = 40, name: str = "mnist_noise", **model: 
 
 
 def ablated(scale: Scale, *, name: str = "mnist_noise", **model: Any) -> Config:
-    """Returns what figures 7a, c, d, 11 and table 1 vary: as published, 10,000 units on the latents of CIFAR-10."""
+    """Returns the base configuration of figures 7a, c, d, 11 and table 1: as published, 10,000 units on latents."""
     if scale == "small":
         return base(scale, name=name, **model)
     config = configs.get("latent_noise")
@@ -86,9 +86,9 @@ def ablated(scale: Scale, *, name: str = "mnist_noise", **model: Any) -> Config:
 
 
 def embedded(epochs: int = 400, **model: Any) -> Config:
-    """Returns figures 3, 6 and 12 at small scale: 1,000 units on part of CIFAR-10's latents, at a rate that kills none.
+    """Returns figures 3, 6 and 12 at small scale: 1,000 units on part of CIFAR-10's latents, at a rate without deaths.
 
-    That rate is slow: biases and lengths of keys still move when the fraction of active units hardly does.
+    That rate is slow: biases and norms of keys still change when the fraction of active units hardly does.
     """
     slow = {"data.name": "cifar10_latents", "training.learning_rate": 3e-4}
     return replaced(base("small", epochs=epochs, **model), slow)
@@ -97,7 +97,7 @@ def embedded(epochs: int = 400, **model: Any) -> Config:
 def grid(config: Config, scale: Scale, folder: Path, label: str, sigmas: Sequence[float] | None = None) -> Trained:
     """Trains a network for each noise level (None for all) and seed.
 
-    The figures of a paper compare variants with the same plain networks, which are trained once for all of them.
+    The figures of a paper compare variants with the same plain networks, which are trained only once.
     """
     known = (("plain", base(scale)), ("latents", ablated(scale)))
     name = "".join(letter if letter.isalnum() else "_" for letter in label.lower())
@@ -111,7 +111,7 @@ def _activity(trained: Trained) -> np.ndarray:
 
 
 def _summary(trained: Trained, sigmas: Sequence[float]) -> dict[str, Any]:
-    """Returns the numbers of one curve; the correlation is over the noise up to 3, as beyond it nothing is learned."""
+    """Returns the numbers of one curve; the correlation is over noise up to 3, because more noise prevents learning."""
     activity = _activity(trained)
     low = np.asarray(sigmas) <= 3
     return {
@@ -134,7 +134,7 @@ def _compared(
 
 
 def _fig2(scale: Scale, folder: Path) -> Outcome:
-    # Much noise is learned from slowly: at sigma 3 the units that match nothing take 80 epochs to fall silent.
+    # Learning is slow with strong noise: at sigma 3 unused units take 80 epochs to become inactive.
     small = scale == "small"
     trained = grid(base(scale, epochs=100) if small else ablated(scale), scale, folder, "long")
     epochs, activity = trained.along("active_fraction/hidden")
@@ -181,7 +181,7 @@ def _relative_spread(values: np.ndarray) -> list[float]:
 
 
 def _annealed(scale: Scale, folder: Path, name: str, task: str, what: str) -> Outcome:
-    """Trains networks whose noise is held for a while and taken away over as long."""
+    """Trains networks with constant noise, which is then annealed over the same number of epochs."""
     sigmas = (0.0, 0.1, 0.3, 0.8, 1.5, 3.0)
     on_latents = scale == "paper" or (task == "mnist_noise" and has_latents())
     if on_latents and scale == "small":
@@ -248,15 +248,15 @@ def _fig11(scale: Scale, folder: Path) -> Outcome:
 
 def _smooth(activation: str, label: str, scale: Scale, folder: Path) -> Outcome:
     plain = base(scale)
-    # Units of this size and so few epochs are pushed less far below zero than the published 10,000 in 3,000 epochs: the
-    # greater of the paper's two thresholds is the one that tells them apart.
+    # With so few units and epochs, units are less far below zero than the published 10,000 after 3,000 epochs, so the
+    # larger of the paper's two thresholds separates them.
     smooth = dataclasses.replace(plain.model, activation=activation, threshold=0.01 if scale == "small" else 1e-4)
     variants = {"ReLU": plain, label: dataclasses.replace(plain, model=smooth)}
     return _compared(variants, scale, folder, {"GELU": PAPER["GELU"]})[1]
 
 
 def _table1(scale: Scale, folder: Path) -> Outcome:
-    """Compares ways to compete by the error of denoising, with noise, as printed."""
+    """Compares kinds of competition by their denoising error, with noise, as in the paper."""
     sigmas = [sigma for sigma in _PRINTED if sigma in SIGMAS]
     levels = [SIGMAS.index(sigma) for sigma in sigmas]
     variants = {f"ReLU, {count:,} units": ablated(scale, hidden=count) for count in _COUNTS[scale]}
@@ -279,20 +279,20 @@ def _table1(scale: Scale, folder: Path) -> Outcome:
 
 
 SUMMARIES = {
-    "noise/fig2": "activity along training, for each noise level",
-    "noise/fig3": "winners, biases and key norms gather under noise",
-    "noise/fig6": "activity while the noise is taken away, reconstruction",
-    "noise/fig6b": "activity while the noise is taken away, classification",
+    "noise/fig2": "activity over training, for each noise level",
+    "noise/fig3": "distributions of winners, biases and key norms under noise",
+    "noise/fig6": "activity while the noise is annealed, reconstruction",
+    "noise/fig6b": "activity while the noise is annealed, classification",
     "noise/fig7a": "activity against noise, for several numbers of units",
     "noise/fig7b": "activity against noise, on several data sets",
     "noise/fig7c": "activity against Gaussian and Laplace noise",
     "noise/fig7d": "activity against noise, reconstruction and classification",
     "noise/fig11": "explaining away is sparser than plain ReLU",
-    "noise/fig12": "dead units while the noise is taken away, reconstruction",
-    "noise/fig13": "dead units while the noise is taken away, classification",
+    "noise/fig12": "dead units while the noise is annealed, reconstruction",
+    "noise/fig13": "dead units while the noise is annealed, classification",
     "noise/fig14": "GELU units become sparse, too",
     "noise/fig15": "sigmoid units become sparse, too",
-    "noise/table1": "reconstruction error of the ways to compete",
+    "noise/table1": "reconstruction error by kind of competition",
 }
 
 STUDIES: dict[str, Study] = {

@@ -22,7 +22,7 @@ def base(scale: Scale) -> Config:
     """Returns the configuration whose noise is swept."""
     if scale == "paper":
         return configs.get("wikitext_gpt")
-    # As published, the noise goes before training ends: what it made of the MLPs is to stay.
+    # As published, the noise is removed before training ends; its effect on the MLPs should persist.
     short = {"data.train_examples": 4_000, "training.epochs": 6, "model.noise_off_step": 1_000}
     return replaced(configs.get("wikitext_gpt_small"), short)
 

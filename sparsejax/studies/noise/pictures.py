@@ -1,7 +1,7 @@
-"""Pictures of what noisy networks learn: figures 4, 5 and 8 to 10 of "Noise Transforms Feed-Forward Networks...".
+"""Figures of what noisy networks learn: figures 4, 5 and 8 to 10 of "Noise Transforms Feed-Forward Networks...".
 
 Receptive fields are the keys of the units most active for one noisy image, each scaled by its largest weight around
-mid-grey, as the authors' notebook does.
+mid-grey, as in the authors' notebook.
 """
 
 from pathlib import Path
@@ -26,7 +26,7 @@ def _trained(scale: Scale, folder: Path) -> Trained:
 
 
 def _levels() -> list[tuple[int, float]]:
-    """Returns the noise levels that are shown: beyond 3 nothing is learned."""
+    """Returns the noise levels that are shown: more noise than 3 prevents learning."""
     return [(level, sigma) for level, sigma in enumerate(noise_activity.SIGMAS) if sigma <= 3]
 
 
@@ -100,7 +100,7 @@ def _fig9(scale: Scale, folder: Path) -> Outcome:
 
 
 def _fig10(scale: Scale, folder: Path) -> Outcome:
-    """Trains one network for longer and longer: the runs share their seed, so a longer one goes through the others."""
+    """Trains one network for increasing numbers of epochs; longer runs contain shorter ones, as they share a seed."""
     image, sigma = _images(scale, 1)[0], 0.3
     stages = STAGES[scale]
     rows, ours = [], {"epochs": list(stages), "active": [], "centred": []}
@@ -116,7 +116,7 @@ def _fig10(scale: Scale, folder: Path) -> Outcome:
 
 
 def _centred(fields: np.ndarray) -> float:
-    """Returns how local the fields are: the mean fraction of a field's energy within a fifth of its pixels.
+    """Returns the locality of the fields: the mean fraction of a field's energy within a fifth of its pixels.
 
     A field of equal weights has 0.2, one whose weights are independent and normal about 0.53.
     """
@@ -132,7 +132,7 @@ SUMMARIES = {
     "noise/fig5": "receptive fields of the most active units, sigma 0.8",
     "noise/fig8": "receptive fields for each noise level",
     "noise/fig9": "the noisy images whose receptive fields are shown",
-    "noise/fig10": "receptive fields as training goes on",
+    "noise/fig10": "receptive fields over training",
 }
 
 STUDIES: dict[str, Study] = {

@@ -1,4 +1,4 @@
-"""The loss terms that noise adds, in closed form: watched along training, and trained on in its stead (seed 001)."""
+"""The loss terms that noise adds, in closed form: tracked over training, and used as a loss (seed 001)."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ _UNITS = 256
 
 
 def _noisy(scale: Scale, folder: Path) -> Trained:
-    """Trains under noise, its terms watched: networks that all studies here look at."""
+    """Trains with noise while tracking its terms: networks that all studies here share."""
     config = base(scale, hidden=_UNITS)
     config = replaced(config, {"evaluation.track": (*config.evaluation.track, "implicit_terms")})
     return grid(config, scale, folder, "noise", _SIGMAS)
@@ -53,7 +53,7 @@ def _terms(scale: Scale, folder: Path) -> Outcome:
 
 
 def _monte_carlo(x, weights, sigma: float, draws: int = 200) -> float:
-    """Returns the mean summed squared error that noise adds, by drawing it, each draw with its mirror image."""
+    """Estimates the increase of the summed squared error by sampling noise, with antithetic pairs."""
     encoder, encoder_bias, decoder, decoder_bias = weights
 
     def loss(inputs):
@@ -84,7 +84,7 @@ def _trained(scale: Scale, folder: Path) -> Outcome:
 
 
 def _along(scale: Scale, folder: Path) -> Outcome:
-    """Follows the terms of the noise in force while networks train under it."""
+    """Tracks the terms of the noise while networks train with it."""
     trained = _noisy(scale, folder)
     names = ("mean shift", "second moment", "co-fluctuation")
     series = {name: trained.along("implicit/" + name.replace(" ", "_").replace("-", "_")) for name in names}
@@ -101,7 +101,7 @@ def _along(scale: Scale, folder: Path) -> Outcome:
 
 SUMMARIES = {
     "emergence/terms": "the three loss terms that noise adds, before and after training",
-    "emergence/along": "the three loss terms that noise adds, along training",
+    "emergence/along": "the three loss terms that noise adds, over training",
     "emergence/trained": "trained on the terms instead of the noise",
 }
 

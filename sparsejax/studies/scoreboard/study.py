@@ -1,7 +1,7 @@
-"""The scoreboard: networks of one shape, each made sparse in another way, through one bench, on MNIST and CIFAR-10.
+"""The scoreboard: networks of one architecture with different sparse methods on one benchmark, MNIST and CIFAR-10.
 
-It is in none of the papers. Of every network: accuracy on clean, noisy and attacked images, how far the nearest
-mistake is, how sparse it is, how many products it saves, and what its training took.
+It is in none of the papers. It measures for every network: accuracy on clean, noisy and attacked images, the distance
+to misclassified images, sparsity, saved products, and training time.
 """
 
 import math
@@ -23,11 +23,11 @@ from sparsejax.training.config import Config
 SEEDS = tuple(range(5))
 ATTACKS = {"fgsm": "FGSM", "pgd": "PGD", "apgd_ce": "APGD\nCE", "apgd_t": "APGD\nT", "fab_t": "FAB\nT",
            "square": "Square"}  # fmt: skip
-"""All are run on their own; the last four are AutoAttack's."""
+"""All run separately; the last four are AutoAttack's."""
 
 
 class Bench(NamedTuple):
-    """What networks of a data set go through: noise, a ball for each norm, and the images that are attacked."""
+    """The benchmark of a data set: noise, a ball for each norm, and the attacked images."""
 
     title: str
     sigma: float
@@ -60,11 +60,11 @@ COLUMNS = (
 )
 KEYS = ("clean", "gaussian_noise", "pixel_noise", *ATTACKS, "linf_all", "l2_all", "l2_mistake", "active", "gini",
         "hoyer", "dead", "products_saved", "training_seconds")  # fmt: skip
-"""What the columns are called in the numbers."""
+"""Names of the columns in the numbers."""
 
 
 def base(data: DataName, scale: Scale) -> dict[str, Config]:
-    """Returns the networks: of the published width and all images, or half as wide on a part of them."""
+    """Returns the networks: with the published width and all images, or half as wide on a part of them."""
     if scale == "paper":
         return networks(data)
     small = networks(data, channels=(16, 32), hidden=128, epochs=10)
@@ -72,12 +72,12 @@ def base(data: DataName, scale: Scale) -> dict[str, Config]:
 
 
 def measured(result: Mapping[str, Any], report: Mapping[str, Any], bench: Bench) -> list[float]:
-    """Returns a row: what a run's `result.json` and its network's report say, in the order of the columns."""
+    """Returns a row from a run's `result.json` and its network's report, in the order of the columns."""
     layers = list(result["layers"].values())
     units = sum(layer["units"] for layer in layers)
 
     def overall(name: str) -> float:
-        """Returns the mean over the layers, each counting as many times as it has units."""
+        """Returns the mean over the layers, weighted by their units."""
         return sum(layer[name] * layer["units"] for layer in layers) / units
 
     return [

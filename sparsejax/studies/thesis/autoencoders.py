@@ -1,6 +1,6 @@
 """Autoencoders of three hidden layers with penalised activity: figures 4.14 to 4.17 of the thesis.
 
-The error is the mean over the pixels, as its code has it; Eq. 1.42 is a sum. All figures share their networks.
+The error is the mean over the pixels, as in its code; Eq. 1.42 is a sum. All figures share their networks.
 """
 
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ _LAYERS = ("encoding", "code", "decoding")
 
 
 def base(scale: Scale, code: int) -> Config:
-    """Returns the autoencoder with so many units in its code, as published or for a few steps on a few images."""
+    """Returns the autoencoder with a code of that many units, as published or for a few steps on a few images."""
     short = _SHORT if scale == "small" else {}
     return replaced(configs.get("mnist_l1_autoencoder"), {"model.hidden": SIZES[code], **short})
 
@@ -49,7 +49,7 @@ def _shared(folder: Path, scale: Scale) -> Path:
 
 
 def _measured(scale: Scale, folder: Path, seeds: Sequence[int]) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """Returns of each size the error `[weights, seeds]` and the units active for an image `[weights, seeds, 3]`."""
+    """Returns for each size the error `[weights, seeds]` and the active units per image `[weights, seeds, 3]`."""
     measured = {}
     for code in SIZES:
         members = trained_members(base(scale, code), _shared(folder, scale), str(code), seeds=seeds, together=1,
@@ -118,7 +118,7 @@ def _fig4_16(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
 
 
 def _fig4_17(scale: Scale, folder: Path) -> Outcome:
-    """Shows the first "6" of the test set as the networks of the first seed reconstruct it."""
+    """Shows the reconstructions of the first "6" of the test set by the networks of the first seed."""
     test, weights = load("mnist").test, PENALTIES[scale]
     image = test.images[np.flatnonzero(test.labels == 6)[0]].astype(np.float32) / 255
     shown = range(0, len(weights), -(-len(weights) // 7))
@@ -146,7 +146,7 @@ SUMMARIES = {
     "thesis/fig4_14": "error of autoencoders against the activity penalty; --seeds N",
     "thesis/fig4_15": "active units of autoencoders, layer by layer; --seeds N",
     "thesis/fig4_16": "error of autoencoders against their sparsity; --seeds N",
-    "thesis/fig4_17": "a digit reconstructed by autoencoders with more and more penalty",
+    "thesis/fig4_17": "a digit reconstructed by autoencoders with increasing penalties",
 }
 
 STUDIES: dict[str, Study] = {

@@ -1,10 +1,10 @@
 """Convolutional networks with penalised activity: figures 4.1 to 4.13 of the thesis.
 
 Every figure takes its networks from the same folder: a grid over the penalty's weight and the seeds for each number of
-convolutions, size of their kernels and data set. The thesis prints no weights for these networks but 0.002; the ranges
-are chosen so that the accuracy breaks down within them. Its Table 4.1 leaves out three layers of 3 x 3 kernels on
-MNIST, but Fig. 4.3 shows them and not those of 11 x 11, for which nothing is left of an image after two layers: so do
-we.
+convolutions, size of their kernels and data set. The only weight that the thesis prints for these networks is 0.002;
+the ranges are chosen so that the accuracy collapses within them. Its Table 4.1 omits three layers of 3 x 3 kernels on
+MNIST, but Fig. 4.3 shows them and not those of 11 x 11, which leave nothing of an image after two layers; we follow the
+figure.
 """
 
 import functools
@@ -66,12 +66,12 @@ class Kind(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Names the folder of its networks."""
+        """Name of the folder of its networks."""
         return f"{self.data}_{self.layers}_layers_{self.kernel}x{self.kernel}"
 
     @property
     def fits(self) -> bool:
-        """Says whether anything is left of an image after the convolutions."""
+        """Whether anything is left of an image after the convolutions."""
         return _SHAPES[self.data][0] > self.layers * (self.kernel - 1)
 
 
@@ -86,7 +86,7 @@ def _shared(folder: Path, scale: Scale) -> Path:
 
 
 def _measured(kind: Kind, scale: Scale, folder: Path, seeds: Sequence[int]) -> dict[str, np.ndarray]:
-    """Returns test accuracy in per cent, and for each layer the units active for an image, `[weights, seeds]`."""
+    """Returns test accuracy in per cent, and for each layer the active units per image, `[weights, seeds]`."""
     members = trained_members(base(scale, kind), _shared(folder, scale), kind.name, seeds=seeds, together=1,
                               fields={"objective.l1": PENALTIES[scale][kind.kernel]})  # fmt: skip
 
@@ -140,7 +140,7 @@ def _layers(count: int) -> str:
 
 
 def _active(data: Images, layers: int, scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
-    """Draws how many units of each convolution are active for an image."""
+    """Draws the active units per image of each convolution."""
     chosen, weights, panels, ours = chosen_seeds(SEEDS, scale, seeds, small=_SMALL_SEEDS), {}, {}, {}
     later = []
     for kernel in KERNELS:
@@ -174,14 +174,14 @@ def _image(data: Images) -> np.ndarray:
 
 
 def _example(data: Images, scale: Scale, folder: Path) -> Outcome:
-    """Shows the image whose feature maps are shown; it trains nothing."""
+    """Shows the image of the feature maps, without training."""
     image = _image(data)
     ours = {"label": {"mnist": "5", "cifar10": "truck"}[data], "mean of the pixels": float(image.mean())}
     return Outcome(image_grid(image[None, None], None, width="column"), ours, {"label": ours["label"]}, [0])
 
 
 def _pair(kind: Kind, scale: Scale, folder: Path) -> tuple[Trained, dict[str, int]]:
-    """Returns the networks of the first seed, and where those with no penalty and with 0.002 are."""
+    """Returns the networks of the first seed, and the indices of those with no penalty and with 0.002."""
     weights = PENALTIES[scale][kind.kernel]
     trained = train(base(scale, kind), _shared(folder, scale), f"{kind.name}/{SEEDS[0]}",
                     fields={"objective.l1": weights}, seeds=SEEDS[:1])  # fmt: skip
@@ -206,7 +206,7 @@ def _maps(data: Images, scale: Scale, folder: Path) -> Outcome:
 
 
 def _kernels(data: Images, scale: Scale, folder: Path) -> Outcome:
-    """Shows the kernels of both convolutions; of the second, whose kernels have six channels, their mean."""
+    """Shows the kernels of both convolutions; for the second the mean over its six channels."""
     trained, places = _pair(Kind(data, 2, 11), scale, folder)
     rows, ours = [], {}
     for layer in ("conv1", "conv2"):
@@ -219,7 +219,7 @@ def _kernels(data: Images, scale: Scale, folder: Path) -> Outcome:
 
 
 def _weights(scale: Scale, folder: Path) -> Outcome:
-    """Shows how the weights of the first convolution are spread, in the networks of figure 4.6."""
+    """Shows the distribution of the first convolution's weights, in the networks of figure 4.6."""
     trained, places = _pair(Kind("mnist", 2, 11), scale, folder)
     kernels = trained.parameter("conv1", "kernel")[:, 0]
     edges = np.linspace(-1, 1, 51) * float(np.abs(kernels[list(places.values())]).max())
@@ -263,7 +263,7 @@ SUMMARIES = {
     "thesis/fig4_4": "feature maps of a digit, without and with the penalty",
     "thesis/fig4_5": "the digit of these feature maps",
     "thesis/fig4_6": "kernels on MNIST, without and with the penalty",
-    "thesis/fig4_7": "how the first kernels' weights are spread, without and with the penalty",
+    "thesis/fig4_7": "distribution of the first kernels' weights, without and with the penalty",
     "thesis/fig4_8": "accuracy of convnets on CIFAR-10 against the activity penalty; --seeds N",
     "thesis/fig4_9": "active units of two convolutions, CIFAR-10; --seeds N",
     "thesis/fig4_10": "active units of three convolutions, CIFAR-10; --seeds N",

@@ -83,7 +83,7 @@ _UNITS, _SHOWN = 64, (0.0, 0.008, 0.04, 0.08)
 
 
 def _fired(scale: Scale, folder: Path, seeds: int | None) -> tuple[Grid, dict[str, np.ndarray]]:
-    """Returns how often the units of the first network of 64 units fired, `[classes, units]`, for four penalties."""
+    """Returns how often units of the first network of 64 units were active, `[classes, units]`, for four penalties."""
     grid = trained_grid("relu1", scale, folder, seeds, (_UNITS,))
     fired = grid.sizes[_UNITS]["fired"][:, 0, 0]
     return grid, {f"λ = {penalty:g}": fired[grid.at(penalty)] for penalty in _SHOWN}
@@ -106,7 +106,7 @@ def _fig3_3(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
 
 def _fig3_4(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
     grid, fired = _fired(scale, folder, seeds)
-    # The thesis shows 100 images of each digit; we all of them, and ask for as often as once in 100.
+    # The thesis shows 100 images of each digit; we use all of them, with a threshold of once in 100.
     counts = {name: (values >= 0.01).sum(1) for name, values in fired.items()}
     ours = {"units active at least once for a digit, least and most": {
         name: [int(values.min()), int(values.max())] for name, values in counts.items()
@@ -149,7 +149,7 @@ def _table3_1(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
     return _outcome(figure, grid, ours, paper)
 
 
-_SILENT = 0.1  # less activity is drawn as this: on a logarithmic axis silence has no place
+_SILENT = 0.1  # lower bound for drawing, because the axis is logarithmic
 
 
 def _fig3_6(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
@@ -209,7 +209,7 @@ def _fig3_9(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
 
 def _by_layer(name: str, scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
     grid = trained_grid(name, scale, folder, seeds)
-    depth, skipped = KINDS[name].depth, 1 if name == "relu3" else 0  # the thesis leaves out no penalty in 3.13
+    depth, skipped = KINDS[name].depth, 1 if name == "relu3" else 0  # the thesis omits no penalty in 3.13
     panels = {
         f"{units} units": {f"layer {i + 1}": measures["l0"][skipped:, :, i] for i in range(depth)}
         for units, measures in grid.sizes.items()
@@ -220,7 +220,7 @@ def _by_layer(name: str, scale: Scale, folder: Path, seeds: int | None = None) -
     means = {size: np.stack([values.mean(1) for values in layers.values()]) for size, layers in panels.items()}
     later = {}
     for size, values in means.items():
-        alive = values.max(0) > 0.01  # of a dead network a unit may still answer one image in a thousand
+        alive = values.max(0) > 0.01  # a dead network's unit may still respond to one image in a thousand
         later[size] = round(float(np.mean((values[0] < values[1:].min(0))[alive])), 2)
     ours = {
         "part of the penalties at which the first layer is the least active": later,
@@ -236,7 +236,7 @@ SUMMARIES = {
     "thesis/fig3_3": "how often each of 64 units is active, for four penalties",
     "thesis/fig3_4": "how often each of 64 units is active for every digit",
     "thesis/fig3_5": "summed activity of an image against the penalty; --seeds N",
-    "thesis/fig3_6": "summed activity along training; --seeds N",
+    "thesis/fig3_6": "summed activity over training; --seeds N",
     "thesis/fig3_7": "accuracy times Gini index, and the best penalty; --seeds N",
     "thesis/fig3_8": "accuracy against the penalty, sigmoid units; --seeds N",
     "thesis/fig3_9": "Gini index against the penalty, sigmoid units; --seeds N",

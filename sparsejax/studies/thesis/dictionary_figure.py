@@ -1,4 +1,4 @@
-"""The atoms of a dictionary as pictures, and how well each is fitted by a Gabor function."""
+"""The atoms of a dictionary as images, and the quality of their Gabor fits."""
 
 import math
 
@@ -11,7 +11,7 @@ from sparsejax.figures.activity import mosaic
 
 @style.styled
 def basis_functions(atoms: np.ndarray, r2: np.ndarray, reference: np.ndarray, *, good: float = 0.8) -> Figure:
-    """Draws atoms, the best fitted ones first, beside how much of each its Gabor fit explains.
+    """Draws atoms, the best fitted ones first, next to the variance explained by their Gabor fits.
 
     Each atom is scaled by its largest weight around mid-grey.
 

@@ -1,4 +1,4 @@
-"""How activations and weights of 64 penalised units are spread: figures A.1 to A.4 of the thesis.
+"""Distributions of activations and weights of 64 penalised units: figures A.1 to A.4 of the thesis.
 
 One network for each of 16 weights of the penalty, 0 to 0.12, in the order of the panels.
 """
@@ -69,7 +69,7 @@ def _weights(activation: Activation, scale: Scale, folder: Path) -> Outcome:
     trained = _trained(activation, scale, folder)
     layers = [trained.parameter(layer, "kernel")[:, 0] for layer in ("hidden1", "output")]
     values = [np.concatenate([layer[i].ravel() for layer in layers]) for i in range(len(PENALTIES))]
-    # Without the one weight in ten thousand that lies far out, which would leave no room for the others.
+    # Without outliers, one weight in ten thousand, which would dominate the axis.
     edges = np.linspace(-1, 1, 61) * float(np.quantile(np.abs(np.concatenate(values)), 0.9999))
     panels = {
         f"λ = {weight:g}": Histogram(np.histogram(one, edges)[0], edges, "weight")
@@ -87,10 +87,10 @@ def _weights(activation: Activation, scale: Scale, folder: Path) -> Outcome:
 
 
 SUMMARIES = {
-    "thesis/figA_1": "how activations are spread, ReLU, for each penalty",
-    "thesis/figA_2": "how activations are spread, sigmoid, for each penalty",
-    "thesis/figA_3": "how weights are spread, ReLU, for each penalty",
-    "thesis/figA_4": "how weights are spread, sigmoid, for each penalty",
+    "thesis/figA_1": "distribution of activations, ReLU, for each penalty",
+    "thesis/figA_2": "distribution of activations, sigmoid, for each penalty",
+    "thesis/figA_3": "distribution of weights, ReLU, for each penalty",
+    "thesis/figA_4": "distribution of weights, sigmoid, for each penalty",
 }
 
 STUDIES: dict[str, Study] = {

@@ -1,6 +1,6 @@
-"""The networks of chapter 3 of the thesis: of one shape for each penalty and seed, and what is measured of them.
+"""The networks of chapter 3 of the thesis: of one architecture for each penalty and seed, and their measures.
 
-Networks of five seeds and all penalties are one run and see the same batches. At the paper's scale a figure of one
+Networks of five seeds and all penalties are one run and train on the same batches. At the paper's scale a figure of one
 hidden layer is 5 sizes x 15 penalties x 20 seeds: 1,500 networks, shared by all figures of their kind.
 """
 
@@ -32,7 +32,7 @@ DEEP_PENALTIES = {
     "small": (0.0, 0.001, 0.002, 0.004, 0.006, 0.008, 0.012, 0.016, 0.019),
 }
 _SHORT = {"training.epochs": 5}
-_TOGETHER = 5  # seeds of a run, and of an order of the examples
+_TOGETHER = 5  # seeds per run, with the same order of the examples
 
 Measures = dict[str, np.ndarray]
 
@@ -65,7 +65,7 @@ class Grid(NamedTuple):
         return {f"{size} units": of(measures) for size, measures in self.sizes.items()}
 
     def at(self, penalty: float) -> int:
-        """Returns where a penalty is."""
+        """Returns the index of a penalty."""
         return self.penalties.index(penalty)
 
 
@@ -79,7 +79,7 @@ def base(scale: Scale, kind: Kind, units: int) -> Config:
 def trained_grid(
     name: str, scale: Scale, folder: Path, seeds: int | None, sizes: tuple[int, ...] | None = None
 ) -> Grid:
-    """Trains what is missing of a kind of networks."""
+    """Trains the missing networks of a kind."""
     kind, chosen = KINDS[name], chosen_seeds(SEEDS, scale, seeds, small=3)
     penalties, shared = kind.penalties[scale], folder.parents[1] / "dense" / name / scale
     return Grid(penalties, chosen, {
@@ -89,19 +89,19 @@ def trained_grid(
 
 
 def penalised(config: Config, folder: Path, name: str, penalties: Sequence[float], seeds: Sequence[int]) -> Measures:
-    """Returns what is measured of a network for each weight of the L1 penalty and seed, training what is missing.
+    """Returns the measures of a network for each weight of the L1 penalty and seed, training missing ones.
 
     Args:
-      config: the network, a classifier whose hidden layers have equally many units.
+      config: the network, a classifier with hidden layers of equal size.
       folder: of this kind of network; the runs are `runs/NAME/SEEDS` in it.
       name: of the networks.
       penalties: weights.
       seeds: of the networks; seeds 0 to 4 share the order of the examples, and so on.
 
     Returns:
-      Over the test set, `accuracy [penalties, seeds]` in per cent, and of an image `l0`, `l1` and `gini [penalties,
+      Over the test set, `accuracy [penalties, seeds]` in per cent, and per image `l0`, `l1` and `gini [penalties,
       seeds, layers]` and `fired [penalties, seeds, layers, classes, units]`, the fraction of the images of a class for
-      which a unit was active; of training, `epochs [points]` and the penalised activity `l1_along [penalties, seeds,
+      which a unit was active; over training, `epochs [points]` and the penalised activity `l1_along [penalties, seeds,
       points]`.
     """
     config = replaced(config, {"evaluation.measures": (*config.evaluation.measures, "detail")})
@@ -128,7 +128,7 @@ def penalised(config: Config, folder: Path, name: str, penalties: Sequence[float
 
 
 def _fired(run: RunFolder, layers: Sequence[str]) -> np.ndarray:
-    """Returns for which fraction of the images of a class units were active, `[networks, layers, classes, units]`."""
+    """Returns the fraction of each class's images for which units were active, `[networks, layers, classes, units]`."""
     with np.load(run.detail) as detail:
         counts = np.stack([detail[f"{layer}.active"] for layer in layers], 1)
         return counts / detail["examples"][:, None, :, None]
@@ -143,7 +143,7 @@ def over_seeds(values: np.ndarray, digits: int = 2) -> dict[str, list[float]]:
 
 
 def critical(penalties: tuple[float, ...], accuracy: np.ndarray) -> float | None:
-    """Returns the least penalty whose median accuracy lies 10 points below that without one; None if there is none.
+    """Returns the smallest penalty with a median accuracy 10 points below that without penalty; None without one.
 
     Args:
       penalties: in order, the first 0.

@@ -163,7 +163,7 @@ def test_gradients_of_a_noisy_network_are_averaged_over_draws():
     found = jax.jit(lambda x: pgd(noisy, x, labels, epsilon=epsilon, draws=16, key=KEY, stop=False))(x)
     silent = answers(logits, found.images) != labels
     assert silent.mean() >= 0.8 * (nearest["linf"] < epsilon).mean()
-    with pytest.raises(ValueError, match="There is no key"):
+    with pytest.raises(ValueError, match="key is None"):
         pgd(noisy, x, labels, epsilon=epsilon, draws=16, random=False)
 
 
@@ -183,7 +183,7 @@ def test_losses_by_hand():
     [
         (lambda f, x, y: pgd(f, x, y, epsilon=-1.0, key=KEY), "epsilon is -1.0"),
         (lambda f, x, y: pgd(f, x, y, epsilon=0.1, norm="l0", key=KEY), "norm is l0"),
-        (lambda f, x, y: pgd(f, x, y, epsilon=0.1), "There is no key"),
+        (lambda f, x, y: pgd(f, x, y, epsilon=0.1), "key is None"),
         (lambda f, x, y: apgd(f, x, y, epsilon=0.1, norm="l0", key=KEY), "norm is l0"),
         (lambda f, x, y: square(f, x.reshape(40, -1), y, epsilon=0.1, key=KEY), r"\(40, 32\)"),
         (lambda f, x, y: fmn(f, x, y, norm="l3"), "norm is l3"),
