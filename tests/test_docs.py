@@ -105,7 +105,7 @@ def test_the_readmes_table_is_of_the_results():
     (sparse, seeds), (dense, few) = result("dense/sparse_cnn2"), result("dense/table1")
     network, twin = sparse["Sparse CNN-2"], dense["Dense CNN-2"]
     row("k-winners on MNIST", "{:.2f} ± {:.2f} % ".format(*network["test_accuracy_best"]) + seeds)
-    row("the same under noise", "{:,.0f} ± {:,.0f} ".format(*network["noise_score_best"]) + seeds)
+    row("the same network's noise score", "{:,.0f} ± {:,.0f} ".format(*network["noise_score_best"]) + seeds)
     row("its dense network's noise score", "{:,.0f} ± {:,.0f} ".format(*twin["noise_score_best"]) + few)
     last = (
         "{:.2f} ± {:.2f} %".format(*network["test_accuracy_last"]),

@@ -99,7 +99,7 @@ def test_a_folder_that_cannot_be_written_is_refused_at_once(where, tmp_path):
     (tmp_path / "file").write_text("")
     refused = here(*SMALL, "--out", tmp_path / where)
     assert refused.returncode == 1 and "Traceback" not in refused.stderr
-    assert f"{tmp_path / where} cannot be written: Not a directory. Name another with --out" in refused.stderr
+    assert f"{tmp_path / where} cannot be written: Not a directory. Choose another with --out" in refused.stderr
 
 
 def test_what_is_said_to_be_saved_on_a_stop_is_saved(tmp_path, monkeypatch):

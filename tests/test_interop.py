@@ -49,7 +49,7 @@ def test_what_does_not_fit_is_refused(tmp_path):
     ):
         load_weights(path, made_up(CNN, (28, 28, 3)))
     other = made_up(NoisyNetwork(hidden=9, competition="learned_k", k=3), (4,))
-    with pytest.raises(ConfigError, match="lacks params.k and has besides params.conv1.bias, "):
+    with pytest.raises(ConfigError, match="lacks params.k and also has params.conv1.bias, "):
         load_weights(path, other)
     with pytest.raises(DataMissingError, match="cannot be read: No such file"):
         load_weights(tmp_path / "none", variables)

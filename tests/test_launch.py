@@ -227,7 +227,7 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path):
     for extra in ([], ["--fresh"]):
         refused = here(*SMALL, "--out", tmp_path, *extra)
         assert refused.returncode == 1
-        assert "is not a run folder: it holds thesis.tex" in refused.stderr
+        assert "is not a run folder: it has thesis.tex" in refused.stderr
     assert os.listdir(tmp_path) == ["thesis.tex"]
 
 

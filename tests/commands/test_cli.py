@@ -73,7 +73,7 @@ def test_everything_is_listed(capsys):
 @pytest.mark.parametrize(
     ("words", "module"),
     [(["train"], launch), (["reproduce"], reproduce), (["embed"], embed), ([], launch)],
-    ids=["train", "reproduce", "embed", "train may be left out"],
+    ids=["train", "reproduce", "embed", "train may be omitted"],
 )
 def test_commands_are_passed_on(words, module, monkeypatch):
     given = []
@@ -96,7 +96,7 @@ def test_completion_knows_commands_experiments_and_studies(shell, capsys):
     ("words", "status", "message"),
     [
         (["fly"], 2, "There is no command 'fly'; there are train, reproduce"),
-        (["compare", "/nowhere"], 1, "/nowhere holds no result.json"),
+        (["compare", "/nowhere"], 1, "/nowhere has no result.json"),
         (["report", "/nowhere"], 1, "/nowhere is not a run folder"),
         (["completion", "tcsh"], 2, "invalid choice"),
     ],

@@ -125,7 +125,7 @@ def changed(run, folder, change=lambda told: None):
 @pytest.mark.parametrize(
     ("options", "status", "said"),
     [
-        (["--run", "RUN"], 2, "is of digits, not of cifar10; name the file to write with --out"),
+        (["--run", "RUN"], 2, "was trained on digits, not cifar10; name the file to write with --out"),
         (["--run", "RUN", "--out", "OUT", "--layer", "hidden"], 2, "no layer 'hidden'; it has hidden1"),
         (["--run", "RUN", "--out", "OUT", "--member", "2"], 2, "member is 2; expected a number from 0 to 1"),
         (["--run", "RUN", "--out", "OUT", "--member", "-1"], 2, "member is -1"),
@@ -150,7 +150,7 @@ def test_what_cannot_be_done_is_said(run, tmp_path, capsys, options, status, sai
             lambda told: told["data"].update(fingerprint="0"),
             "but other data is found now: the digits that scikit-learn ships",
         ),
-        (lambda told: told["config"]["model"].update(more=1), "model.more is no field of a SparseMLP in this version"),
+        (lambda told: told["config"]["model"].update(more=1), "model.more is not a field of SparseMLP in this version"),
         (lambda told: told["seeds"].pop(), "it has 1 seeds, but 2 points of a sweep"),
     ],
 )

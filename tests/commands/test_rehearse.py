@@ -92,7 +92,7 @@ def test_the_command_says_it_in_three_lines():
 
 @compiled
 def test_an_unknown_topology_is_refused():
-    with pytest.raises(ConfigError, match=r"v99:2x2 is no TPU that libtpu .* knows"):
+    with pytest.raises(ConfigError, match=r"v99:2x2 is not a TPU known to libtpu"):
         rehearse(experiment(), "v99:2x2")
 
 

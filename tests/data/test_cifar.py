@@ -97,7 +97,7 @@ def malicious(module: str, name: str, *arguments: str) -> bytes:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        pytest.param(malicious("os", "system", "touch BAD"), "wants to call os.system", id="a command"),
+        pytest.param(malicious("os", "system", "touch BAD"), "it calls os.system", id="a command"),
         pytest.param(malicious("posix", "system", "touch BAD"), "posix.system", id="the same, its other name"),
         pytest.param(malicious("builtins", "eval", "open('BAD', 'w')"), "builtins.eval", id="eval"),
         pytest.param(malicious("__builtin__", "eval", "open('BAD', 'w')"), "__builtin__.eval", id="eval in Python 2"),
@@ -189,7 +189,8 @@ def test_load(small_cifar: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (small_cifar / "test_batch").rename(tmp_path / "test_batch")
     with pytest.raises(DataMissingError, match="neither"):
         load("cifar10", say=said.append)
-    assert said == [f"Only 5 of CIFAR-10's 6 files are in {small_cifar} (test_batch missing): searching other locations."]
+    missing = "(test_batch missing): searching other locations."
+    assert said == [f"Only 5 of CIFAR-10's 6 files are in {small_cifar} {missing}"]
     (tmp_path / "test_batch").rename(small_cifar / "test_batch")
     (tmp_path / "cache" / "sparsejax").mkdir(parents=True)
     small_cifar.rename(tmp_path / "cache" / "sparsejax" / CIFAR10_FOLDER)

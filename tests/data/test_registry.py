@@ -58,7 +58,7 @@ def test_unknown_names_are_refused_before_jax_compiles(monkeypatch: pytest.Monke
 
     monkeypatch.setattr("jax.jit", lambda *args, **options: pytest.fail("compiled"))
     config = Config(SparseMLP(hidden=(8,), k=(2,)), DataConfig("mnits"))
-    with pytest.raises(ConfigError, match=r"no data set 'mnits'; did you mean mnist.* import the file that registers it first"):
+    with pytest.raises(ConfigError, match=r"no data set 'mnits'; did you mean mnist.* import the file"):
         load_data(config)
 
 
@@ -88,7 +88,7 @@ def test_a_decorated_function_is_a_data_set(own: None):
 @pytest.mark.parametrize(
     ("name", "kind", "said"),
     [
-        ("mnist", "images", "'mnist' of .* has the name of one from sparsejax.data"),
+        ("mnist", "images", "'mnist' of .* has the same name as one of sparsejax.data"),
         ("mine", "pictures", "kind 'pictures'; expected one of images, vectors, tokens, clips"),
         ("tfds/mine", "images", "does not begin with tfds/"),
     ],

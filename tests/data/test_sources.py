@@ -93,7 +93,7 @@ def test_auto_says_when_a_folder_is_incomplete(small_folder: Path, monkeypatch: 
     (small_folder / "t10k-labels-idx1-ubyte.gz").unlink()
     said: list[str] = []
     assert load("mnist", say=said.append).source == "digits"
-    assert f"Only 3 of MNIST's 4 files are in {small_folder} (t10k-labels-idx1-ubyte.gz not)" in said[0]
+    assert f"Only 3 of MNIST's 4 files are in {small_folder} (t10k-labels-idx1-ubyte.gz missing)" in said[0]
 
 
 def test_auto_does_not_hide_a_corrupt_mirror(small_files: Files, start_mirror: Start, changed_entry: Change):
@@ -117,7 +117,7 @@ def test_named_sources(small_folder: Path, monkeypatch: pytest.MonkeyPatch):
     ("name", "source", "said"),
     [
         ("mnist", "files", "SPARSEJAX_DATA is not set"),
-        ("mnist", "download", "SPARSEJAX_OFFLINE forbids"),
+        ("mnist", "download", "SPARSEJAX_OFFLINE is set"),
         ("mnist", "tfds", "prepare-tfds"),
         ("fashion_mnist", "tfds", "prepare_tfds"),
         ("fashion_mnist", "auto", "dataset-fashion-mnist"),
@@ -133,7 +133,7 @@ def test_a_named_source_that_is_missing(changed_entry: Change, name: str, source
 def test_folder_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("SPARSEJAX_DATA", str(tmp_path / "nowhere"))
     for source in ("auto", "files", "download", "tfds"):
-        with pytest.raises(DataMissingError, match=f"SPARSEJAX_DATA names '{tmp_path}/nowhere', which is no folder"):
+        with pytest.raises(DataMissingError, match=f"SPARSEJAX_DATA is '{tmp_path}/nowhere', which is not a folder"):
             load("mnist", source)
     assert load("digits").source == "digits"  # needs no folder
 

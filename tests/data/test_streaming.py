@@ -146,9 +146,9 @@ def test_what_cannot_be_streamed_is_refused(tmp_path, monkeypatch, capsys):
     with pytest.raises(DataDamagedError, match=r"there are 400 images and 30 labels"):
         data.load("arrays")
     (folder / "test_images.npy").write_bytes(b"no array")
-    with pytest.raises(DataDamagedError, match=r"test_images.npy is no array that can be read"):
+    with pytest.raises(DataDamagedError, match=r"test_images.npy is not a readable array"):
         data.load("arrays")
     (folder / "test_images.npy").unlink()
-    with pytest.raises(DataMissingError, match=r"test_images.npy is not there; expected"):
+    with pytest.raises(DataMissingError, match=r"test_images.npy is missing; expected"):
         data.load("arrays")
     assert not configs.get("digits_mlp").data.streaming

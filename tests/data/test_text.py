@@ -93,7 +93,7 @@ def test_every_token_is_in_one_window_and_what_is_left_over_in_none(left: int):
     ("length", "said"),
     [
         (1, "data.length is 1; expected 2 tokens or more"),
-        (8, "data.length is 8, but the validation part of tale has 7 tokens; take fewer"),
+        (8, "data.length is 8, but the validation part of tale has 7 tokens; use fewer"),
     ],
 )
 def test_windows_that_no_text_fills_are_refused(length: int, said: str):
@@ -132,7 +132,7 @@ def test_missing_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     told: list[str] = []
     with pytest.raises(DataMissingError, match=r"WikiText-103 was looked for"):
         load_text("wikitext-103", say=told.append)
-    assert "Only 2 of WikiText-103's 3 files" in told[0] and "(train not)" in told[0]
+    assert "Only 2 of WikiText-103's 3 files" in told[0] and "(train missing)" in told[0]
     with pytest.raises(DataMissingError, match=r"neither train\.txt nor wiki\.train\.tokens is there"):
         load_text("wikitext-103", source="files")
 

@@ -145,7 +145,7 @@ def test_other_format_is_missing(copied: Path):
 
 
 def test_what_has_no_builder(given: Dataset, tmp_path: Path):
-    with pytest.raises(ConfigError, match=r"'digits' is not written for TFDS.*mnist, fashion_mnist"):
+    with pytest.raises(ConfigError, match=r"'digits' cannot be written for TFDS.*mnist, fashion_mnist"):
         prepare_tfds(dataclasses.replace(given, name="digits"), tmp_path)
     with pytest.raises(DataMissingError, match="'cifar11'.*prepared are: none"):
         read_tfds("cifar11", tmp_path)

@@ -113,5 +113,5 @@ def test_texts_have_no_classes_to_measure(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("SPARSEJAX_DATA", str(tmp_path))
     few = {"data.train_examples": 20, "data.test_examples": 20}
     config = replaced(configs.get("wikitext_gpt_small"), {"evaluation.measures": ("detail",), **few})
-    with pytest.raises(ConfigError, match=r"evaluation.measures names detail, but windows"):
+    with pytest.raises(ConfigError, match=r"evaluation.measures has detail, but windows"):
         run(Experiment("gpt", (config,), ({},)), RunFolder(tmp_path / "run"))

@@ -152,7 +152,7 @@ def test_a_measure_from_a_users_file(tmp_path: Path):
     assert result["layers"]["hidden1"]["half"] == result["bright"][1] and result["layers"]["hidden1"]["units"] == 256
     assert "Half &lt;bright&gt;" in page and "Half is half as bright." in page
     runpy.run_path(str(tmp_path / "mine.py"), run_name="mine")  # the same file again replaces it
-    with pytest.raises(ConfigError, match=r"'half_bright' of other has the name of one from mine"):
+    with pytest.raises(ConfigError, match=r"'half_bright' of other has the same name as one of mine"):
         runpy.run_path(str(tmp_path / "mine.py"), run_name="other")
 
 
@@ -204,7 +204,7 @@ def test_defaults_that_do_not_fit_are_left_out_and_others_refused():
     assert [m.name for m in chosen_measures(small(), dataset)] == [n for n in MEASURES if n in DEFAULT_MEASURES]
     autoencoder = replaced(configs.get("mnist_noise"), {"data.name": "digits", "evaluation.measures": DEFAULT_MEASURES})
     assert {m.name for m in chosen_measures(autoencoder, dataset)} == set(CLEAN_MEASURES)
-    with pytest.raises(ConfigError, match="names implicit_terms, but the implicit terms are known in closed form"):
+    with pytest.raises(ConfigError, match="has implicit_terms, but the implicit terms are known in closed form"):
         chosen_measures(small(evaluation__track=("implicit_terms",)), dataset)
     with pytest.raises(ConfigError, match="no measure 'acuracy'; did you mean accuracy.*noise_score.*imported"):
         chosen_measures(small(evaluation__measures=("acuracy",)), dataset)

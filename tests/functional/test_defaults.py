@@ -101,7 +101,7 @@ def test_a_k_that_is_no_whole_number_is_refused(function, k):
 @pytest.mark.wrong_types
 @functions
 def test_arrays_of_floats_are_refused_while_tracing(function):
-    with pytest.raises(ValueError, match="k is an array of float32; expected whole numbers"):
+    with pytest.raises(ValueError, match="k is an array of float32; expected integers"):
         jax.jit(function)(normal(5, 12), jnp.float32(3))
 
 

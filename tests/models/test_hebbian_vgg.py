@@ -191,7 +191,7 @@ def test_fields_out_of_range_are_refused(fields, message):
 
 
 def test_images_that_do_not_fit_are_refused():
-    for shape, message in (((1, 2, 2, 3), "too small for the convolutions and the 2 maxima"), ((1, 64), r"\(64,\)")):
+    for shape, message in (((1, 2, 2, 3), "too small for the convolutions and the 2 pools"), ((1, 64), r"\(64,\)")):
         with pytest.raises(ConfigError, match=message):
             SMALL.init(jax.random.key(0), jnp.zeros(shape))
 

@@ -73,7 +73,7 @@ def test_it_is_extended(tmp_path):
     ("change", "said"),
     [
         (lambda told: told["config"]["model"].update(hiden=3), "no network of sparsejax has the fields"),
-        (lambda told: told["config"]["training"].update(rate=3), "training.rate is no field of a TrainingConfig"),
+        (lambda told: told["config"]["training"].update(rate=3), "training.rate is not a field of TrainingConfig"),
         (lambda told: told["config"].update(more={}), "unknown parts more"),
         (lambda told: told.update(schema=99), "schema 99, and this version of sparsejax reads up to 2"),
     ],

@@ -63,5 +63,5 @@ def test_a_targeted_attack_is_run_for_one_rank_after_another():
 def test_names_are_unknown_or_taken():
     with pytest.raises(ValueError, match="Unknown attacks: pdg; there are fgsm, pgd"):
         robustness_report(logits, IMAGES, LABELS, key=jax.random.key(0), attacks=("pdg",))
-    with pytest.raises(ConfigError, match="The attack 'pgd' of tests.*has the name of one from sparsejax"):
+    with pytest.raises(ConfigError, match="The attack 'pgd' of tests.*has the same name as one of sparsejax"):
         register_attack("pgd")(lambda *_, **__: None)
