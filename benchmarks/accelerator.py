@@ -111,7 +111,7 @@ def _selections(peers: Peers, remarks: list[str]) -> list[Row]:
             "lax.top_k": _in_turns(lambda x, k=k: jnp.where(naive.winners_by_top_k(x, k), x, 0), x),
         }
         with mock.patch.dict(os.environ, SPARSEJAX_GPU_KERNELS="1"):
-            if gpu_rows.usable(x.shape, x.dtype) and jax.default_backend() != "tpu":
+            if gpu_rows.is_usable(x.shape, x.dtype) and jax.default_backend() != "tpu":
                 runs[BY_KERNEL] = _in_turns(
                     lambda x, k, state: k_winners(x, state, k=k, boost_strength=BOOST), x, jnp.int32(k), state
                 )

@@ -17,7 +17,7 @@ from benchmarks.peers import Twin
 from benchmarks.rows import Report, Row, row
 from benchmarks.timing import Timing
 from sparsejax import configs
-from sparsejax.configuration import replaced
+from sparsejax.configuration import replace
 from sparsejax.data import load
 from sparsejax.evaluation.attacks import apgd, apgd_targeted, fab_targeted, fmn, pgd, square
 from sparsejax.evaluation.attacks.ensemble import Attack, by_target, ensemble, survivors_of
@@ -88,7 +88,7 @@ def measure(twin: Twin | None) -> Report:
 
 
 def _network() -> tuple[HebbianVGG, Variables]:
-    config = replaced(configs.get("cifar_vgg_small"), _TRAINED)
+    config = replace(configs.get("cifar_vgg_small"), _TRAINED)
     with tempfile.TemporaryDirectory() as folder:
         finished = run(Experiment("attacked", (config,), ({},)), RunFolder(Path(folder) / "run"))
     assert isinstance(config.model, HebbianVGG)

@@ -10,7 +10,7 @@ from benchmarks.peers import Twin
 from benchmarks.rows import Report, Row, row
 from benchmarks.timing import Run, Timing, round_robin, trained
 from sparsejax import configs
-from sparsejax.configuration import replaced, stack
+from sparsejax.configuration import replace, stack
 from sparsejax.data.resident import Resident, epoch_order
 from sparsejax.training.devices import Placement, place, put_members, put_shared, transform
 from sparsejax.training.state import init_state
@@ -81,9 +81,9 @@ def _data() -> Resident:
 
 def _grid(hidden: int, count: int, data: Resident) -> tuple[Run, Placement]:
     """Returns a run of the grid's chunk that gives the milliseconds of a network's epoch, and where it computes."""
-    base = replaced(configs.get("mnist_l1_mlp"), {"model.hidden": (hidden,)})
+    base = replace(configs.get("mnist_l1_mlp"), {"model.hidden": (hidden,)})
     networks = [
-        replaced(base, {"objective.l1": PENALTIES[i % len(PENALTIES)], "training.seed": i // len(PENALTIES)})
+        replace(base, {"objective.l1": PENALTIES[i % len(PENALTIES)], "training.seed": i // len(PENALTIES)})
         for i in range(count)
     ]
     stacked = stack(networks)

@@ -9,13 +9,13 @@ from typing import Any
 
 from sparsejax import configs
 from sparsejax import experiment as experiments
-from sparsejax.configuration import field_of, replaced
+from sparsejax.configuration import field_of, replace
 from sparsejax.data.dataset import Dataset
 from sparsejax.errors import ConfigError
 from sparsejax.experiment import Experiment, members_of
 from sparsejax.models.base import Model
 from sparsejax.registry import run_file
-from sparsejax.runs import Run, compared
+from sparsejax.runs import Run, comparison_row
 from sparsejax.training.config import Config, DataConfig, ObjectiveConfig
 from sparsejax.training.run_folder import RunFolder
 
@@ -55,28 +55,28 @@ def train(
     Examples:
       >>> run = train("digits_mlp", epochs=5, sweep={"model.k": [(10,), (20,)]})  # doctest: +SKIP
     """
-    name, config = _configured(what)
+    name, config = _configure(what)
     dataset = None
     if isinstance(data, str):
-        config = replaced(config, {"data.name": data})
+        config = replace(config, {"data.name": data})
     elif data is not None:
         from sparsejax.data import from_arrays
 
         dataset = data if isinstance(data, Dataset) else from_arrays(*data)
-        config = replaced(config, {"data.name": dataset.name})
+        config = replace(config, {"data.name": dataset.name})
     elif isinstance(what, Model):
         raise ConfigError(
             f"A {type(what).__name__} does not define its data; pass data=(x_train, y_train, x_test, y_test), "
             "or the name of a data set such as data='digits'."
         )
-    config = replaced(config, {path_of(config, name): _plain(value) for name, value in overrides.items()})
+    config = replace(config, {path_of(config, name): _plain(value) for name, value in overrides.items()})
     points = [
         dict(zip(sweep or (), map(_plain, values), strict=True))
         for values in itertools.product(*(sweep or {}).values())
     ]
     points = [{path_of(config, name): value for name, value in point.items()} for point in points]
     if names := tuple(measure for measure in measures if isinstance(measure, str)):
-        config = replaced(config, {"evaluation.measures": names})
+        config = replace(config, {"evaluation.measures": names})
     own = tuple(measure for measure in measures if not isinstance(measure, str))
     experiment = Experiment(name, *members_of(config, points, seeds), own)
     folder = RunFolder(Path(out or f"runs/{name}"))
@@ -100,7 +100,7 @@ def compare(*runs: str | Path | Run) -> dict[str, dict[str, str]]:
       RunFolderError: a folder holds no finished run.
     """
     found = [run if isinstance(run, Run) else Run(run) for run in runs]
-    return {str(run.folder.path): compared(run.result) for run in found}
+    return {str(run.folder.path): comparison_row(run.result) for run in found}
 
 
 def config_from_file(path: str | Path) -> Config:
@@ -137,7 +137,7 @@ def path_of(config: Config, name: str) -> str:
     raise ConfigError(f"There is no field {name!r}; {hint}")
 
 
-def _configured(what: str | Path | Config | Model) -> tuple[str, Config]:
+def _configure(what: str | Path | Config | Model) -> tuple[str, Config]:
     """Return a name and a configuration."""
     if isinstance(what, Config):
         config: Config = what

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from sparsejax.configuration import differing_fields, replaced, stack
+from sparsejax.configuration import find_differing_fields, replace, stack
 from sparsejax.data.dataset import Dataset, counted_as
 from sparsejax.data.resident import example_of
 from sparsejax.errors import ConfigError
@@ -21,7 +21,7 @@ from sparsejax.models.base import Variables
 from sparsejax.training import checkpoints, loop, processes
 from sparsejax.training.checks import load_data
 from sparsejax.training.config import Config
-from sparsejax.training.devices import Placement, gathered_members, put_members
+from sparsejax.training.devices import Placement, gather_members, put_members
 from sparsejax.training.log import MetricsLog, Terminal
 from sparsejax.training.prepare import prepare, shapes_of, start
 from sparsejax.training.restore import describe_inputs
@@ -43,7 +43,7 @@ class Experiment:
 
     def __post_init__(self):
         for config in self.configs[1:]:
-            differing = differing_fields(self.configs[0], config)
+            differing = find_differing_fields(self.configs[0], config)
             if differing:
                 raise ConfigError(
                     f"{', '.join(differing)} changes the shape of the program, so its values cannot share one; a sweep "
@@ -73,7 +73,7 @@ def members_of(
     if seeds < 1:
         raise ConfigError(f"seeds is {seeds}; expected the number of networks per point, 1 or more.")
     members = [
-        (replaced(config, {**point, "training.seed": config.training.seed + i}), dict(point))
+        (replace(config, {**point, "training.seed": config.training.seed + i}), dict(point))
         for point in points for i in range(seeds)
     ]  # fmt: skip
     made, swept = zip(*members, strict=True)
@@ -142,13 +142,13 @@ def _run(
             folder.discard()
         folder.claim(description)
 
-    processes.first_does(claim)
+    processes.run_in_first_process(claim)
     first, networks = processes.is_first(), len(experiment.configs)
     measuring = Evaluator(experiment.configs, dataset, job.placement, job.config, test, measures)
 
     with (
         processes.termination() as asked_to_stop,  # outside: a second signal must not interrupt saving
-        checkpoints.opened(folder.checkpoints, keep=config.training.keep_checkpoints) as saved,
+        checkpoints.open_checkpoints(folder.checkpoints, keep=config.training.keep_checkpoints) as saved,
     ):
         example = example_of(job.data)
         restored = saved.restore(shapes_of(stack(experiment.configs), example), resume_step)
@@ -156,7 +156,7 @@ def _run(
             progress = start(job.config, job.placement, example)
         else:
             progress = put_members(restored.tree, job.placement)
-        at = gathered_members((progress.state.epoch, progress.state.position, progress.state.step), networks)
+        at = gather_members((progress.state.epoch, progress.state.position, progress.state.step), networks)
         epoch, position, step = (int(values[0]) for values in at)
         total, done = (
             loop.examples_done(config.training, len(dataset.train.labels), *at)
@@ -164,7 +164,7 @@ def _run(
         )
         log = MetricsLog(folder.metrics, folder.tensorboard, resumed_step=step, quiet=not first)
         terminal = Terminal(total * networks, done * networks, quiet=not first)
-        for line in _headline(experiment, dataset, job.placement, step):
+        for line in _first_lines(experiment, dataset, job.placement, step):
             terminal.say(line)
         training_started = time.perf_counter()
         try:
@@ -183,7 +183,7 @@ def _run(
         training_seconds = time.perf_counter() - training_started
 
     final = measuring.in_the_end(progress, experiment.points)
-    variables = gathered_members(progress.state.variables, networks)
+    variables = gather_members(progress.state.variables, networks)
     result = {
         "name": experiment.name,
         **summary(final.members),
@@ -203,7 +203,7 @@ def _run(
         folder.write(folder.result, result)
         write_figures(folder, result, variables, measures)
 
-    processes.first_does(write)
+    processes.run_in_first_process(write)
     return Finished(result, variables)
 
 
@@ -220,7 +220,7 @@ def _origin(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _headline(experiment: Experiment, dataset: Dataset, placement: Placement, step: int) -> list[str]:
+def _first_lines(experiment: Experiment, dataset: Dataset, placement: Placement, step: int) -> list[str]:
     """Returns the first lines of a run's output."""
     networks = len(experiment.configs)
     devices = 1 if placement.mesh is None else placement.mesh.size

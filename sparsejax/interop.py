@@ -156,7 +156,7 @@ def from_nupic(
         params[name] = {"kernel": torch_kernel(weight, image), "bias": np.asarray(state_dict[f"{prefix}.bias"])}
         own = dict(like.state.get(name, {}))
         if "mask" in own:
-            own["mask"] = torch_kernel(_connected(state_dict, theirs, weight.shape), image)
+            own["mask"] = torch_kernel(_connections(state_dict, theirs, weight.shape), image)
             params[name]["kernel"] = np.where(own["mask"], params[name]["kernel"], np.float32(0))
         if "boost" in own:
             duty = _duty_cycle(state_dict, theirs)
@@ -188,7 +188,7 @@ def _layers(convolutions: int, state_dict: Mapping[str, Any]) -> Iterator[tuple[
         yield ours, theirs
 
 
-def _connected(state_dict: Mapping[str, np.ndarray], layer: str, shape: tuple[int, ...]) -> np.ndarray:
+def _connections(state_dict: Mapping[str, np.ndarray], layer: str, shape: tuple[int, ...]) -> np.ndarray:
     """Returns which weights are not masked: all, unless the state dict has a mask."""
     if f"{layer}.zero_mask" in state_dict:
         return np.asarray(state_dict[f"{layer}.zero_mask"]) == 0

@@ -46,7 +46,7 @@ class Registry(Mapping[str, str]):
     def check(self, name: str) -> None:
         """Raise a ConfigError with similar names, unless the name is known."""
         if name not in self._found:
-            raise ConfigError(_unknown(name, self._what, self._found))
+            raise ConfigError(_unknown_message(name, self._what, self._found))
 
     @functools.cached_property
     def _found(self) -> dict[str, tuple[str, str]]:
@@ -136,7 +136,7 @@ class Registered(Mapping[str, T], Generic[T]):
         """
         if name not in self._found:
             own = "To use your own, import the file that registers it first."
-            raise ConfigError(f"{_unknown(name, self._what, self)} {own}")
+            raise ConfigError(f"{_unknown_message(name, self._what, self)} {own}")
         return self._entries[name][2]
 
     def __contains__(self, name: object) -> bool:
@@ -163,7 +163,7 @@ class Registered(Mapping[str, T], Generic[T]):
         return self._entries
 
 
-def _unknown(name: str, what: str, known: Mapping[str, object]) -> str:
+def _unknown_message(name: str, what: str, known: Mapping[str, object]) -> str:
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     return f"There is no {what} {name!r}; {hint}There are: {', '.join(known)}."

@@ -12,7 +12,7 @@ from sparsejax.figures.curves import curves_of, training_curves
 from sparsejax.figures.words import several
 from sparsejax.training.config import Config
 from sparsejax.training.log import read_metrics
-from sparsejax.training.restore import TrainedNetwork, load_network, recorded, trained
+from sparsejax.training.restore import TrainedNetwork, load_network, read_record, load_state
 from sparsejax.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Run:
 
     def __init__(self, path: str | Path):
         self.folder = RunFolder(Path(path))
-        self.configs: tuple[Config, ...] = recorded(self.folder).configs
+        self.configs: tuple[Config, ...] = read_record(self.folder).configs
         self.plot = Plots(self)
 
     @property
@@ -101,7 +101,7 @@ class Plots:
         """Draw the weights of the first layer of a network as images."""
         from sparsejax.figures.run_layers import filters
 
-        variables = trained(self._run.folder, recorded(self._run.folder))
+        variables = load_state(self._run.folder, read_record(self._run.folder))
         result = self._run.result
         if not 0 <= member < len(result["members"]):
             raise ConfigError(f"member is {member}; expected a number from 0 to {len(result['members']) - 1}.")
@@ -112,7 +112,7 @@ class Plots:
         """Draw how often the units of each k-winners layer win."""
         from sparsejax.figures.run_layers import duty_cycles
 
-        state = trained(self._run.folder, recorded(self._run.folder))
+        state = load_state(self._run.folder, read_record(self._run.folder))
         return self._drawn(duty_cycles(self._run.result, state.variables), "layer of k-winners")
 
     def noise(self) -> "Figure":
@@ -133,7 +133,7 @@ def _member(variables: Any, member: int) -> Any:
     return jax.tree.map(lambda leaf: leaf[member : member + 1], variables)
 
 
-def compared(result: dict[str, Any]) -> dict[str, str]:
+def comparison_row(result: dict[str, Any]) -> dict[str, str]:
     """Returns a run's column of a table, by measure: means over its networks, with their standard deviation."""
     several_networks, layers = len(result["members"]) > 1, result["layers"].values()
 

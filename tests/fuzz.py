@@ -31,7 +31,7 @@ from sparsejax.data.latents import latents_bytes, read_latents
 from sparsejax.data.natural_images import read_images_mat
 from sparsejax.data.wav import read_clip
 from sparsejax.training.log import read_metrics
-from sparsejax.training.restore import recorded
+from sparsejax.training.restore import read_record
 from sparsejax.training.run_folder import RunFolder, describe
 
 MEANT = (errors.ConfigError, errors.DataMissingError, errors.DataDamagedError, errors.RunFolderError,
@@ -99,7 +99,7 @@ def _files() -> dict[str, tuple[str, bytes, Callable[[Path], object]]]:
         "latents": ("latents.npz", latents, read_latents),
         "npy": ("train_images.npy", _saved(lambda buffer: np.save(buffer, images)), folder_of_arrays),
         "config.json": ("config.json", json.dumps(description, default=str).encode(),
-                        lambda path: recorded(RunFolder(path.parent))),
+                        lambda path: read_record(RunFolder(path.parent))),
         "metrics.jsonl": ("metrics.jsonl", lines, read_metrics),
     }  # fmt: skip
 

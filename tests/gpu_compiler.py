@@ -53,7 +53,7 @@ def main(n: int, first: bool, dtype: str, rows: int) -> None:
     where = SingleDeviceSharding(chips()[0])
     shapes = ((rows, n), jnp.dtype(dtype)), ((n,), jnp.float32), ((rows,), jnp.int32)
     arguments = [jax.ShapeDtypeStruct(*shape, sharding=where) for shape in shapes]
-    jax.jit(lambda x, gain, k: gpu_rows._chosen(x, gain, k, first, False, False)).lower(*arguments).compile()
+    jax.jit(lambda x, gain, k: gpu_rows._select(x, gain, k, first, False, False)).lower(*arguments).compile()
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ SHORT = [*RUN, "--training.epochs", "12", *ONE]
 
 def last_networks(folder: Path) -> dict[str, np.ndarray]:
     """Returns the arrays of the last checkpoint."""
-    with checkpoints.opened(folder / "checkpoints", keep=2) as saved:
+    with checkpoints.open_checkpoints(folder / "checkpoints", keep=2) as saved:
         restored = saved._manager.restore(saved.steps()[-1])
     return {name: np.asarray(leaf) for name, leaf in restored["tree"].items()}
 

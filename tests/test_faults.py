@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from sparsejax import configs
-from sparsejax.configuration import replaced
+from sparsejax.configuration import replace
 from sparsejax.errors import CheckpointError, Interrupted, RunFolderError
 from sparsejax.experiment import Experiment, run
 from sparsejax.training import checkpoints, step
@@ -48,7 +48,7 @@ def test_what_fails_in_orbax_besides_is_not_printed_and_what_fails_elsewhere_is(
         del tasks  # nobody asks what became of them
         gc.collect()
 
-    with checkpoints.opened(tmp_path, keep=1):
+    with checkpoints.open_checkpoints(tmp_path, keep=1):
         asyncio.run(both())
     (told,) = [record.getMessage() for record in caplog.records if record.name == "asyncio" and record.exc_info]
     assert "never retrieved" in told and "/lib/else/" in told
@@ -71,7 +71,7 @@ def test_steps_that_are_not_finite_are_left_out_if_asked(monkeypatch, tmp_path):
         return jnp.where(bad, jnp.nan, loss), ({**metrics, "loss": jnp.where(bad, jnp.nan, metrics["loss"])}, state)
 
     monkeypatch.setattr(step, "total_loss", total)
-    config = replaced(configs.get("digits_mlp"), {
+    config = replace(configs.get("digits_mlp"), {
         "training.on_nan": "skip", "training.epochs": 3, "data.train_examples": 200, "data.test_examples": 60,
         "training.first_epoch_batch_size": None, "evaluation.measures": CLEAN_MEASURES, "devices.transform": "jit",
     })  # fmt: skip
@@ -108,20 +108,20 @@ def test_what_is_said_to_be_saved_on_a_stop_is_saved(tmp_path, monkeypatch):
 
     monkeypatch.setattr(checkpoints.ocp.CheckpointManager, "close", full)
     said = pytest.raises(CheckpointError, match="No space left on device")
-    with said, checkpoints.opened(tmp_path / "c", keep=1):
+    with said, checkpoints.open_checkpoints(tmp_path / "c", keep=1):
         raise Interrupted("after step 3")
 
 
 @pytest.mark.slow
 def test_a_grid_on_eight_devices_is_that_of_one(tmp_path):
-    base = replaced(configs.get("digits_mlp"), {
+    base = replace(configs.get("digits_mlp"), {
         "training.epochs": 2, "data.train_examples": 120, "data.test_examples": 60, "training.batch_size": 40,
         "training.first_epoch_batch_size": None, "model.dropout": 0.2, "model.sigma": 0.1,
         "evaluation.measures": CLEAN_MEASURES,
     })  # fmt: skip
     results = {}
     for transform in ("jit", "auto"):
-        members = tuple(replaced(base, {"training.seed": seed, "devices.transform": transform}) for seed in range(24))
+        members = tuple(replace(base, {"training.seed": seed, "devices.transform": transform}) for seed in range(24))
         with without_figures():
             results[transform] = run(Experiment("grid", members, ({},) * 24), RunFolder(tmp_path / transform))
     one, eight = results["jit"].result["members"], results["auto"].result["members"]

@@ -7,7 +7,7 @@ import pytest
 
 from sparsejax import configs
 from sparsejax.commands.reproduce import main
-from sparsejax.configuration import replaced
+from sparsejax.configuration import replace
 from sparsejax.studies.dense import speech as dense_speech
 from tests.command import ONE, here, without_figures
 from tests.data.test_speech import write_clip
@@ -77,7 +77,7 @@ def test_table_2_has_the_papers_numbers_beside_ours(tmp_path, library, monkeypat
             config = configs.get(f"speech_{name}")
             # The winners first, as fewer of them always fit.
             winners = {"model.conv_k": (100, 20), "model.hidden_k": 5} if config.model.hidden_k is not None else {}
-            rows[label] = replaced(config, {**winners, **SMALL, "devices.transform": "jit"})
+            rows[label] = replace(config, {**winners, **SMALL, "devices.transform": "jit"})
         return rows
 
     monkeypatch.setattr(dense_speech, "networks", networks)

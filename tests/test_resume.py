@@ -138,11 +138,11 @@ def largest_file(checkpoint: Path) -> Path:
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_a_damaged_checkpoint_is_refused_by_name(tmp_path, damage):
     tree = {"w": np.random.default_rng(0).standard_normal((100, 100)).astype(np.float32)}
-    with checkpoints.opened(tmp_path / "c", keep=2) as saved:
+    with checkpoints.open_checkpoints(tmp_path / "c", keep=2) as saved:
         for step in (1, 2):
             saved.save(step, tree, score=1.0)
     damage(largest_file(tmp_path / "c" / "2"))
-    with checkpoints.opened(tmp_path / "c", keep=2) as saved:
+    with checkpoints.open_checkpoints(tmp_path / "c", keep=2) as saved:
         with pytest.raises(CheckpointError, match=r"checkpoint of step 2 .* is damaged: .*--resume-step 1"):
             saved.restore(tree)
         np.testing.assert_array_equal(saved.restore(tree, 1).tree["w"], tree["w"])
@@ -175,11 +175,11 @@ def test_killed_at_random_moments_it_ends_bit_equal(uninterrupted, tmp_path, see
 def test_checkpoints_keep_keys_and_types_and_refuse_other_networks(tmp_path):
     alike = [np.full((2, 3), i, np.float32) for i in range(12)]
     tree = {"key": jax.random.key(3), "w": alike, "n": np.int32(4)}
-    with checkpoints.opened(tmp_path / "c", keep=2) as saved:
+    with checkpoints.open_checkpoints(tmp_path / "c", keep=2) as saved:
         assert saved.restore(tree) is None
         for step in (1, 2, 3, 4):
             saved.save(step, tree | {"n": np.int32(step)}, score=1.0 if step == 1 else 0.5)
-    with checkpoints.opened(tmp_path / "c", keep=2) as saved:
+    with checkpoints.open_checkpoints(tmp_path / "c", keep=2) as saved:
         assert saved.steps() == [1, 3, 4], "the two latest and the best"
         restored = saved.restore(tree)
         assert restored.step == 4
@@ -197,13 +197,13 @@ def test_checkpoints_keep_keys_and_types_and_refuse_other_networks(tmp_path):
 def test_reads_that_end_after_a_failed_one_print_nothing(tmp_path, capfd):
     tree = {f"w{i}": np.random.default_rng(i).standard_normal((100, 100)).astype(np.float32) for i in range(20)}
     hook = sys.unraisablehook
-    with checkpoints.opened(tmp_path / "c", keep=2) as saved:
+    with checkpoints.open_checkpoints(tmp_path / "c", keep=2) as saved:
         saved.save(1, tree, score=1.0)
-    with checkpoints.opened(tmp_path / "c", keep=2) as saved:
+    with checkpoints.open_checkpoints(tmp_path / "c", keep=2) as saved:
         assert saved.restore(tree).step == 1
     assert sys.unraisablehook is hook
     for path in (tmp_path / "c/1/tree/ocdbt.process_0/d").iterdir():
         path.write_bytes(bytes(byte ^ 255 for byte in path.read_bytes()))
-    with checkpoints.opened(tmp_path / "c", keep=2) as saved, pytest.raises(CheckpointError):
+    with checkpoints.open_checkpoints(tmp_path / "c", keep=2) as saved, pytest.raises(CheckpointError):
         saved.restore(tree)
     assert "Traceback" not in capfd.readouterr().err

@@ -46,35 +46,35 @@ def iterate(
     if tolerance is None:
         state = lax.fori_loop(0, max_iterations, lambda _, state: update(state, data), state)
         left = measure(state, data)
-        return state, jnp.full(_pending(left, left).shape, max_iterations, jnp.int32), left
+        return state, jnp.full(_is_unfinished(left, left).shape, max_iterations, jnp.int32), left
 
     left = measure(state, data)
-    work = _Work(state, data, left, jnp.zeros(_pending(left, tolerance).shape, jnp.int32))
+    work = _Work(state, data, left, jnp.zeros(_is_unfinished(left, tolerance).shape, jnp.int32))
     at_once = -(-len(work.taken) // 8)
     whole_rounds = max_iterations - max_iterations % check_every
 
-    def pending(work: _Work, most: int | Array) -> Array:
-        return _pending(work.left, tolerance) & (work.taken < most)
+    def find_unfinished(work: _Work, most: int | Array) -> Array:
+        return _is_unfinished(work.left, tolerance) & (work.taken < most)
 
-    def go_on(work: _Work, steps: int | Array, most: int | Array) -> _Work:
+    def advance(work: _Work, steps: int | Array, most: int | Array) -> _Work:
         new = lax.fori_loop(0, steps, lambda _, state: update(state, work.data), work.state)
-        on = pending(work, most)
+        on = find_unfinished(work, most)
         state, left = jax.tree.map(
-            lambda now, before: jnp.where(_like(on, now), now, before),
+            lambda now, before: jnp.where(_reshape_like(on, now), now, before),
             (new, measure(new, work.data)),
             (work.state, work.left),
         )
         return _Work(state, work.data, left, work.taken + jnp.where(on, steps, 0))
 
     def in_turn(everyone: _Work) -> _Work:
-        on = pending(everyone, whole_rounds)
+        on = find_unfinished(everyone, whole_rounds)
         order, count = jnp.argsort(~on), jnp.sum(on)
 
         def turn(carry: tuple[_Work, _Work, Array, Array]) -> tuple[_Work, _Work, Array, Array]:
             everyone, some, who, first = carry
-            some = go_on(some, check_every, whole_rounds)
+            some = advance(some, check_every, whole_rounds)
             everyone = _put(everyone, who, some)
-            free = ~pending(some, whole_rounds)
+            free = ~find_unfinished(some, whole_rounds)
             place = first + jnp.cumsum(free) - 1
             who = jnp.where(free & (place < count), order[jnp.minimum(place, len(order) - 1)], who)
             return everyone, _take(everyone, who), who, first + jnp.sum(free)
@@ -88,20 +88,20 @@ def iterate(
         size = len(work.taken)
         half = size // 2 if size >= 2 * _FEW else 0
         work = lax.while_loop(
-            lambda work: jnp.sum(pending(work, whole_rounds)) > half,
-            lambda work: go_on(work, check_every, whole_rounds),
+            lambda work: jnp.sum(find_unfinished(work, whole_rounds)) > half,
+            lambda work: advance(work, check_every, whole_rounds),
             work,
         )
         if not half:
             return work
-        some = jnp.argsort(~pending(work, whole_rounds))[:half]
+        some = jnp.argsort(~find_unfinished(work, whole_rounds))[:half]
         return _put(work, some, by_halves(_take(work, some)))
 
     work = lax.platform_dependent(work, cpu=in_turn, default=by_halves) if at_once >= 2 * _FEW else by_halves(work)
     if check_every > 1 and not (isinstance(max_iterations, int) and whole_rounds == max_iterations):
         work = lax.cond(
-            jnp.any(pending(work, max_iterations)),
-            lambda work: go_on(work, max_iterations % check_every, max_iterations),
+            jnp.any(find_unfinished(work, max_iterations)),
+            lambda work: advance(work, max_iterations % check_every, max_iterations),
             lambda work: work,
             work,
         )
@@ -156,11 +156,11 @@ def check_loop(
         raise ValueError(f"check_every is {check_every}; expected 1 or more iterations between two measures.")
 
 
-def _pending(left: Any, tolerance: Any) -> Array:
+def _is_unfinished(left: Any, tolerance: Any) -> Array:
     """Returns which examples `[examples]` are beyond a tolerance; not those with NaN, which no iteration can repair."""
     beyond = jax.tree.map(lambda left, tolerance: left > tolerance, left, tolerance)
     return functools.reduce(jnp.logical_or, jax.tree.leaves(beyond))
 
 
-def _like(flags: Array, leaf: Array) -> Array:
+def _reshape_like(flags: Array, leaf: Array) -> Array:
     return flags.reshape(flags.shape + (1,) * (leaf.ndim - flags.ndim))

@@ -15,7 +15,7 @@ from sparsejax.coding.iterate import check_loop, goal, iterate
 from sparsejax.coding.objective import (
     AnyArray,
     Code,
-    batched,
+    restore_batch_axes,
     correlations,
     largest_eigenvalue,
     problem,
@@ -63,7 +63,7 @@ def ista(
     check_loop(tolerance, max_iterations, check_every, violation)
     x, dictionary, start, batch = problem(x, dictionary, initial, l1=l1)
     settings = {"max_iterations": max_iterations, "check_every": check_every}
-    return batched(_ista(x, dictionary, start, l1, goal(tolerance, violation), **settings), batch)
+    return restore_batch_axes(_ista(x, dictionary, start, l1, goal(tolerance, violation), **settings), batch)
 
 
 @functools.partial(jax.jit, static_argnames=("max_iterations", "check_every"))
@@ -118,7 +118,7 @@ def fista(
     check_loop(tolerance, max_iterations, check_every, violation)
     x, dictionary, start, batch = problem(x, dictionary, initial, l1=l1)
     settings = {"max_iterations": max_iterations, "check_every": check_every}
-    return batched(_fista(x, dictionary, start, l1, goal(tolerance, violation), **settings), batch)
+    return restore_batch_axes(_fista(x, dictionary, start, l1, goal(tolerance, violation), **settings), batch)
 
 
 @functools.partial(jax.jit, static_argnames=("max_iterations", "check_every"))
@@ -191,7 +191,7 @@ def admm(
     check_loop(tolerance, max_iterations, check_every, violation)
     x, dictionary, start, batch = problem(x, dictionary, initial, l1=l1)
     settings = {"warm": initial is not None, "max_iterations": max_iterations, "check_every": check_every}
-    return batched(_admm(x, dictionary, start, l1, goal(tolerance, violation), relaxation, **settings), batch)
+    return restore_batch_axes(_admm(x, dictionary, start, l1, goal(tolerance, violation), relaxation, **settings), batch)
 
 
 @functools.partial(jax.jit, static_argnames=("warm", "max_iterations", "check_every"))
@@ -199,7 +199,7 @@ def _admm(x, dictionary, start, l1, tolerance, relaxation, *, warm, max_iteratio
     evaluate, data = correlations(dictionary), (product(x, dictionary), x)
     squares = jnp.mean(jnp.sum(dictionary**2, 0))
     rho = jnp.where(squares > 0, squares, 1)
-    least_squares = _regularised(dictionary, rho)
+    least_squares = _regularized_solver(dictionary, rho)
 
     def dual_of(z):
         return jnp.clip(z, -l1 / rho, l1 / rho)  # soft thresholding splits z into the dual and the code
@@ -243,7 +243,7 @@ def _lasso(x: Array, dictionary: Array, l1: float | Array):
     return (product(x, dictionary), x), lambda code, data: evaluate(code, *data)[0], measure
 
 
-def _regularised(dictionary: Array, rho: Array):
+def _regularized_solver(dictionary: Array, rho: Array):
     """Returns v -> (D^T D + rho I)^{-1} v for rows v, with a matrix of atoms^2 or two of inputs x atoms."""
     inputs, atoms = dictionary.shape
     small = atoms <= 2 * inputs

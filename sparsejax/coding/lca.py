@@ -11,7 +11,7 @@ from sparsejax.coding.iterate import check_loop, goal, iterate
 from sparsejax.coding.objective import (
     AnyArray,
     Code,
-    batched,
+    restore_batch_axes,
     correlations,
     hard_threshold,
     largest_eigenvalue,
@@ -71,7 +71,7 @@ def lca(
     check_loop(tolerance, max_iterations, check_every, violation)
     x, dictionary, start, batch = problem(x, dictionary, initial, l1=l1)
     settings = {"threshold": threshold, "max_iterations": max_iterations, "check_every": check_every}
-    return batched(
+    return restore_batch_axes(
         _lca(x, dictionary, start, l1, goal(tolerance, violation), step, warm=initial is not None, **settings), batch
     )
 

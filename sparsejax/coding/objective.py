@@ -287,6 +287,6 @@ def correlations(dictionary: Float[Array, "inputs atoms"]) -> Callable[..., tupl
     return by_residual
 
 
-def batched(code: Code, batch: tuple[int, ...]) -> Code:
+def restore_batch_axes(code: Code, batch: tuple[int, ...]) -> Code:
     """Returns the result with the batch axes that x had."""
     return jax.tree.map(lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]), code)

@@ -8,7 +8,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from sparsejax.coding.iterate import check_loop, iterate
-from sparsejax.coding.objective import AnyArray, Code, batched, correlations, problem, product, ratio
+from sparsejax.coding.objective import AnyArray, Code, restore_batch_axes, correlations, problem, product, ratio
 
 
 def matching_pursuit(
@@ -45,7 +45,7 @@ def matching_pursuit(
     _check(k, None)
     check_loop(tolerance, k)
     x, dictionary, start, batch = problem(x, dictionary, initial)
-    return batched(_matching_pursuit(x, dictionary, start, k, tolerance), batch)
+    return restore_batch_axes(_matching_pursuit(x, dictionary, start, k, tolerance), batch)
 
 
 @jax.jit
@@ -62,7 +62,7 @@ def _matching_pursuit(x, dictionary, start, k, tolerance):
     residual = x - product(start, dictionary.T)
     state, taken, gap = iterate(
         update,
-        lambda state, x: _left(x, dictionary, state[0]),
+        lambda state, x: _remaining_energy(x, dictionary, state[0]),
         (start, product(residual, dictionary)),
         x,
         tolerance=tolerance,
@@ -111,7 +111,7 @@ def orthogonal_matching_pursuit(
     if at_most is None and not isinstance(k, int):
         raise ValueError("k is an array; pass a static upper bound, such as at_most=32, or a Python integer.")
     slots = max(1, min(k if at_most is None else at_most, *dictionary.shape))
-    return batched(_orthogonal(x, dictionary, start, jnp.minimum(k, slots), tolerance, slots=slots), batch)
+    return restore_batch_axes(_orthogonal(x, dictionary, start, jnp.minimum(k, slots), tolerance, slots=slots), batch)
 
 
 @functools.partial(jax.jit, static_argnames="slots")
@@ -150,7 +150,7 @@ def _orthogonal(x, dictionary, start, k, tolerance, *, slots):
     )
     state, taken, gap = iterate(
         update,
-        lambda state, data: _left(data[1], dictionary, state[0]),
+        lambda state, data: _remaining_energy(data[1], dictionary, state[0]),
         state,
         (product(x, dictionary), x),
         tolerance=tolerance,
@@ -177,6 +177,6 @@ def _at(c: Array, j: Array) -> Array:
     return jnp.take_along_axis(c, j[:, None], 1)[:, 0]
 
 
-def _left(x: Array, dictionary: Array, code: Array) -> Array:
+def _remaining_energy(x: Array, dictionary: Array, code: Array) -> Array:
     """Returns the fraction of the energy of x in the residual."""
     return ratio(jnp.sum((x - product(code, dictionary.T)) ** 2, -1), jnp.sum(x**2, -1))

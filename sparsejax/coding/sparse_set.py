@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from sparsejax.coding.iterate import check_loop, iterate
-from sparsejax.coding.objective import AnyArray, Code, batched, problem, product, ratio
+from sparsejax.coding.objective import AnyArray, Code, restore_batch_axes, problem, product, ratio
 
 
 def sparse_set(
@@ -52,7 +52,7 @@ def sparse_set(
     check_loop(tolerance, max_iterations, check_every)
     x, dictionary, start, batch = problem(x, dictionary, initial)
     settings = {"max_iterations": max_iterations, "check_every": check_every}
-    return batched(_sparse_set(x, dictionary, start, l0, tolerance, **settings), batch)
+    return restore_batch_axes(_sparse_set(x, dictionary, start, l0, tolerance, **settings), batch)
 
 
 @functools.partial(jax.jit, static_argnames=("max_iterations", "check_every"))

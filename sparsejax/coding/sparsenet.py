@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from sparsejax.coding.dictionary import revive
 from sparsejax.coding.lasso import fista
-from sparsejax.coding.objective import AnyArray, Code, batched, largest_eigenvalue, problem, product, ratio
+from sparsejax.coding.objective import AnyArray, Code, restore_batch_axes, largest_eigenvalue, problem, product, ratio
 
 Sparseness = Literal["cauchy", "l1", "gaussian"]
 """S(a): "cauchy" is log(1 + a^2), "l1" is |a|, "gaussian" is -exp(-a^2)."""
@@ -108,7 +108,7 @@ def sparsenet_code(
     _check(sparseness, penalty=penalty, scale=scale)
     x, dictionary, start, batch = problem(x, dictionary, initial)
     settings = {"sparseness": sparseness, "max_iterations": max_iterations, "warm": initial is not None}
-    return batched(_sparsenet_code(x, dictionary, start, penalty, scale, **settings), batch)
+    return restore_batch_axes(_sparsenet_code(x, dictionary, start, penalty, scale, **settings), batch)
 
 
 @functools.partial(jax.jit, static_argnames=("sparseness", "max_iterations", "warm"))

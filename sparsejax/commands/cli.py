@@ -66,14 +66,14 @@ def _report(words: list[str]) -> None:
 
     from sparsejax.evaluation.measure import measures_of
     from sparsejax.figures.run import write_figures
-    from sparsejax.training.restore import recorded, trained
+    from sparsejax.training.restore import read_record, load_state
     from sparsejax.training.run_folder import RunFolder
 
     folder = RunFolder(Path(options.run))
-    run_of = recorded(folder)
+    run_of = read_record(folder)
     result = _result(folder.path)
     with folder.held():
-        state = trained(folder, run_of)
+        state = load_state(folder, run_of)
         for path in write_figures(folder, result, state.variables, measures_of(result)):
             print(path)
 
@@ -84,23 +84,23 @@ def _compare(words: list[str]) -> None:
     parser.add_argument("--out", metavar="FILE", help="also draw their curves to this PNG file")
     options = parser.parse_args(words)
     paths = [Path(run) for run in options.runs]
-    from sparsejax.runs import compared
+    from sparsejax.runs import comparison_row
 
     results = {_name(path, paths): _result(path) for path in paths}
 
     from rich.console import Console
     from rich.table import Column, Table
 
-    rows = {name: compared(result) for name, result in results.items()}
+    rows = {name: comparison_row(result) for name, result in results.items()}
     table = Table("", *(Column(name, justify="right", overflow="fold") for name in rows))
     for measure in dict.fromkeys(measure for row in rows.values() for measure in row):
         table.add_row(measure, *(row.get(measure, "") for row in rows.values()))
     Console().print(table)
     if options.out:
-        print(_drawn(dict(zip(results, paths, strict=True)), Path(options.out)))
+        print(_draw(dict(zip(results, paths, strict=True)), Path(options.out)))
 
 
-def _drawn(runs: dict[str, Path], out: Path) -> Path:
+def _draw(runs: dict[str, Path], out: Path) -> Path:
     """Draws the test scores of all runs over training, one colour per run."""
     import numpy as np
 
@@ -115,13 +115,13 @@ def _drawn(runs: dict[str, Path], out: Path) -> Path:
     curves = {name: found[kind] for name, found in epochs.items()}
     longest = max(curves.values(), key=lambda curve: len(curve.epochs)).epochs
 
-    def padded(curve: Any) -> np.ndarray:
+    def pad(curve: Any) -> np.ndarray:
         """Pads a shorter run with NaN after its last epoch."""
         values = np.full((len(longest), curve.values.shape[1]), np.nan)
         values[: len(curve.values)] = curve.values
         return values
 
-    together = np.concatenate([padded(curve) for curve in curves.values()], axis=1)
+    together = np.concatenate([pad(curve) for curve in curves.values()], axis=1)
     groups = [name for name, curve in curves.items() for _ in range(curve.values.shape[1])]
     first = next(iter(curves.values()))._replace(epochs=longest, values=together)
     return write_whole(out.absolute(), png(training_curves({kind: first}, groups=groups)))

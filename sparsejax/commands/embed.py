@@ -31,11 +31,11 @@ def _run(arguments: list[str]) -> int:
     from sparsejax.evaluation.latents import make_embedding
     from sparsejax.files import write_whole
     from sparsejax.training.checks import load_data
-    from sparsejax.training.restore import check_same_data, config_of, recorded, trained
+    from sparsejax.training.restore import check_same_data, config_of, read_record, load_state
     from sparsejax.training.run_folder import RunFolder, environment
 
     folder, member = RunFolder(Path(options.run)), options.member
-    run_of = recorded(folder)
+    run_of = read_record(folder)
     description = run_of.description
     config = config_of(folder, run_of, member)
     if options.out is None and config.data.name != "cifar10":
@@ -50,16 +50,16 @@ def _run(arguments: list[str]) -> int:
     if options.layer not in layers:
         raise ConfigError(f"The network in {folder.path} has no layer {options.layer!r}; it has {', '.join(layers)}.")
     check_same_data(folder, run_of, dataset)
-    state = jax.tree.map(lambda leaf: leaf[member], trained(folder, run_of))
+    state = jax.tree.map(lambda leaf: leaf[member], load_state(folder, run_of))
     model = config.model.at(state.epoch.astype(np.float32), state.step)
 
-    def embedded(split: Split) -> Split:
+    def embed_split(split: Split) -> Split:
         size = len(split.labels)
         embed = make_embedding(options.layer, examples=size, batch_size=config.evaluation.batch_size)
         data = resident(dataset, split, normalise=config.data.normalise)
         return Split(np.asarray(jax.jit(embed)(model, state.variables, data)), split.labels)
 
-    train, test = embedded(dataset.train), embedded(dataset.test)
+    train, test = embed_split(dataset.train), embed_split(dataset.test)
     provenance = {
         "layer": options.layer,
         "epoch": int(state.epoch),

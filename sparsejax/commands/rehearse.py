@@ -69,7 +69,7 @@ def rehearse(experiment: Experiment, topology: str) -> Rehearsal:
         length = loop.chunk_length(loop.steps_per_epoch(job.examples, config.training.batch_size))
         order = jax.ShapeDtypeStruct((length, config.training.batch_size), np.int32)
         data = data._replace(batches=shapes_on(order, placement, P(), chips))
-    chunk, _ = loop.compiled_chunk(job, config.training.batch_size)
+    chunk, _ = loop.compile_chunk(job, config.training.batch_size)
     started = time.perf_counter()
     try:
         compiled = chunk.lower(shapes_on(progress.state, placement, P("member"), chips), job.config, data).compile()

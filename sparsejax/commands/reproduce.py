@@ -49,7 +49,7 @@ def _run(arguments: list[str]) -> int:
     study, out = studies.get(options.name), Path(options.out).absolute()
     folder = out / options.name / options.scale
     started = time.perf_counter()
-    outcome = study.make(options.scale, folder, **_chosen_seeds(options.name, options.seeds, study.seeds))
+    outcome = study.make(options.scale, folder, **_seed_arguments(options.name, options.seeds, study.seeds))
     picture = write_whole(out / f"{options.name}.png", png(outcome.figure))
     numbers = out / f"{options.name}.json"
     RunFolder(folder).write(
@@ -67,18 +67,18 @@ def _run(arguments: list[str]) -> int:
     )
     print(f"\n{options.name}: {study.source}")
     for key, value in outcome.ours.items():
-        beside = f"   (paper: {_said(outcome.paper[key])})" if key in outcome.paper else ""
+        beside = f"   (paper: {_format(outcome.paper[key])})" if key in outcome.paper else ""
         if isinstance(value, dict) and all(isinstance(row, dict) for row in value.values()):  # a table, row by row
             print(f"  {key}:{beside}")
             for name, row in value.items():
-                print(f"    {name}: {_said(row)}")
+                print(f"    {name}: {_format(row)}")
         else:
-            print(f"  {key}: {_said(value)}{beside}")
+            print(f"  {key}: {_format(value)}{beside}")
     print(f"{picture}\n{numbers}")
     return 0
 
 
-def _chosen_seeds(name: str, chosen: int | None, most: int | None) -> dict[str, int | None]:
+def _seed_arguments(name: str, chosen: int | None, most: int | None) -> dict[str, int | None]:
     """Returns the keyword argument for the number of seeds, if the study has one."""
     if most is None:
         if chosen is not None:
@@ -89,13 +89,13 @@ def _chosen_seeds(name: str, chosen: int | None, most: int | None) -> dict[str, 
     return {"seeds": chosen}
 
 
-def _said(value: object) -> str:
+def _format(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, (list, tuple)):
-        return " ".join(map(_said, value))
+        return " ".join(map(_format, value))
     if isinstance(value, dict):
-        return "; ".join(f"{name}: {_said(item)}" for name, item in value.items())
+        return "; ".join(f"{name}: {_format(item)}" for name, item in value.items())
     return str(value)
 
 

@@ -29,18 +29,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status = status_of(_run, arguments)
     except Exception:
-        if not _one_of_several():
+        if not _is_one_of_several():
             raise
         traceback.print_exc()
         status = 1
-    if status and _one_of_several():
+    if status and _is_one_of_several():
         from sparsejax.training.processes import leave
 
         leave(status)
     return status
 
 
-def _one_of_several() -> bool:
+def _is_one_of_several() -> bool:
     """Returns whether this is one of several processes, without importing JAX."""
     jax = sys.modules.get("jax")
     return jax is not None and jax.distributed.is_initialized() and jax.process_count() > 1
@@ -70,11 +70,11 @@ def _run(arguments: list[str]) -> int:
         given, name = config_from_file(options.config), Path(options.config).stem
     else:
         given, name = configs.get(options.config), options.config
-    base = _overridden(options.config, given, overrides)
+    base = _override(options.config, given, overrides)
     members = _members(options.config, base, options.sweep, options.seeds)
 
     if options.rehearse is not None:
-        return _rehearsed(name, members, options.rehearse)
+        return _rehearse(name, members, options.rehearse)
     settings = (options.coordinator, options.processes, options.process)
     if options.distributed or any(setting is not None for setting in settings):
         from sparsejax.training import processes
@@ -98,7 +98,7 @@ def _run(arguments: list[str]) -> int:
     return 0
 
 
-def _rehearsed(name: str, members: "Members", topology: str) -> int:
+def _rehearse(name: str, members: "Members", topology: str) -> int:
     """Prints what the training needs on a TPU, without training."""
     import jax
 
@@ -121,14 +121,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_import(parser)
     parser.add_argument("--out", metavar="DIR", help="run folder (default: runs/NAME)")
-    parser.add_argument("--seeds", type=_whole, default=1, metavar="N", help="train N networks, of successive seeds")
+    parser.add_argument("--seeds", type=_integer, default=1, metavar="N", help="train N networks, of successive seeds")
     parser.add_argument(
         "--sweep", action="append", default=[], metavar="FIELD=VALUES",
         help="train one network per value, a,b,c or start:stop:step; several make a grid",
     )  # fmt: skip
     parser.add_argument("--fresh", action="store_true", help="replace an earlier run in the folder")
     parser.add_argument(
-        "--resume-step", type=_whole, metavar="STEP", help="resume from this checkpoint instead of the latest"
+        "--resume-step", type=_integer, metavar="STEP", help="resume from this checkpoint instead of the latest"
     )
     parser.add_argument(
         "--rehearse", metavar="TPU",
@@ -139,21 +139,21 @@ def _parser() -> argparse.ArgumentParser:
         help="run as one of several processes, detected from the environment (Cloud TPU, SLURM, JAX_PROCESS_ID...)",
     )  # fmt: skip
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="address of the first of several processes")
-    parser.add_argument("--processes", type=_whole, metavar="N", help="their number")
-    parser.add_argument("--process", type=_whole, metavar="I", help="index of this process, from 0")
+    parser.add_argument("--processes", type=_integer, metavar="N", help="their number")
+    parser.add_argument("--process", type=_integer, metavar="I", help="index of this process, from 0")
     parser.add_argument("--list", action="store_true", help="list the named experiments")
     parser.add_argument("--version", action="version", version=f"sparsejax {__version__}")
     return parser
 
 
-def _whole(text: str) -> int:
+def _integer(text: str) -> int:
     try:
         return int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
 
 
-def _overridden(name: str, config: "Config", overrides: Sequence[str]) -> "Config":
+def _override(name: str, config: "Config", overrides: Sequence[str]) -> "Config":
     """Returns the configuration with typed overrides; on an error tyro suggests a fix and exits with status 2."""
     import tyro
 
@@ -186,7 +186,7 @@ def _members(name: str, base: "Config", sweeps: Sequence[str], seeds: int) -> "M
     points = []
     for point in itertools.product(*grid):
         words = [word for field, value in point for word in (f"--{field.replace('_', '-')}", value)]
-        config = _overridden(name, base, words) if words else base
+        config = _override(name, base, words) if words else base
         points.append({field: field_of(config, field) for field, _ in point})
     return members_of(base, points, seeds)
 

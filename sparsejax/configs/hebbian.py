@@ -7,7 +7,7 @@ mirrored (the paper's conclusion says without augmentation). `*_small` is a narr
 import dataclasses
 from typing import Any
 
-from sparsejax.configuration import replaced
+from sparsejax.configuration import replace
 from sparsejax.models import HebbianVGG
 from sparsejax.training.config import CLEAN_MEASURES, Config, DataConfig, EvaluationConfig, TrainingConfig
 
@@ -28,7 +28,7 @@ def narrow(config: Config) -> Config:
     assert isinstance(model, HebbianVGG)
     hebbian = min(model.hebbian, 4)
     model = dataclasses.replace(model, widths=_NARROW, hebbian=hebbian, alphas=model.alphas[:hebbian])
-    return replaced(config, {"model": model, "training.epochs": 10, "training.lr_decay_at": (6, 8)})
+    return replace(config, {"model": model, "training.epochs": 10, "training.lr_decay_at": (6, 8)})
 
 
 def cifar_vgg16() -> Config:

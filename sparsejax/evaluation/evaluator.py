@@ -15,7 +15,7 @@ from sparsejax.evaluation.report import merge
 from sparsejax.evaluation.split import make_evaluation
 from sparsejax.models.base import Variables
 from sparsejax.training.config import Config
-from sparsejax.training.devices import Placement, gathered_members, transform
+from sparsejax.training.devices import Placement, gather_members, transform
 from sparsejax.training.objectives import OBJECTIVES
 from sparsejax.training.prepare import Progress
 
@@ -63,7 +63,7 @@ class Evaluator:
         scores = self._numbers(variables, sums)
         rest = {name: sums[name] for name in self._tracked if not has_tracked(self._measures[name])}
         if rest:
-            gathered = gathered_members(rest, len(self._configs))
+            gathered = gather_members(rest, len(self._configs))
             networks = [_reports(measures, gathered, i) for i, measures in enumerate(self._each(rest))]
             numbers = [numbers_of(functools.reduce(merge, reports, {})) for reports in networks]
             scores |= {name: np.array([of_one[name] for of_one in numbers]) for name in numbers[0]}
@@ -80,13 +80,13 @@ class Evaluator:
 
         def sums_of(variables: Variables, epoch: jax.Array) -> dict[str, Any]:
             sums = self._evaluate(names)(variables, self._stacked, epoch.astype(jnp.float32), self._test)
-            return gathered_members(sums, networks)
+            return gather_members(sums, networks)
 
         last = at_best = sums_of(state.variables, state.epoch)
-        same = np.array_equal(*gathered_members((best.epoch, state.epoch), networks))
+        same = np.array_equal(*gather_members((best.epoch, state.epoch), networks))
         if not same and any(measure.at_best for measure in self._measures.values()):
             at_best = sums_of(best.variables, best.epoch)
-        trained, epochs, best = gathered_members(
+        trained, epochs, best = gather_members(
             (state.variables, state.epoch, best._replace(variables=None)), networks
         )
         members = []

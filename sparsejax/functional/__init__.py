@@ -36,7 +36,7 @@ from sparsejax.functional.learned_k import (
 from sparsejax.functional.masks import connections_per_unit, rewire, sparse_mask
 from sparsejax.functional.noise import (
     add_noise,
-    annealed,
+    anneal,
     dropout,
     example_keys,
     pixel_noise,
@@ -54,7 +54,7 @@ __all__ = [
     "SparseCode",
     "adaptive_threshold",
     "add_noise",
-    "annealed",
+    "anneal",
     "boost",
     "connections_per_unit",
     "conv2d",

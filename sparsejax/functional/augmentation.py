@@ -42,7 +42,7 @@ def amplitude(
     References:
       Ahmad & Scheinkman, How Can We Be So Dense?, 2019, section 4.2; the range is that of the authors' code.
     """
-    factor = _drawn(keys, low, high, 1.0, probability)
+    factor = _draw_amounts(keys, low, high, 1.0, probability)
     return waveform * factor[:, None].astype(waveform.dtype)
 
 
@@ -73,8 +73,8 @@ def speed(
       Ahmad & Scheinkman, How Can We Be So Dense?, 2019, section 4.2; the range is that of the authors' code.
     """
     _check_scale(scale)
-    step = 1 / (1 + _drawn(keys, -scale, scale, 0.0, probability))
-    return _sampled_at(waveform[..., None], step, waveform.shape[1], silent_end=False)[..., 0]
+    step = 1 / (1 + _draw_amounts(keys, -scale, scale, 0.0, probability))
+    return _sample_at(waveform[..., None], step, waveform.shape[1], silent_end=False)[..., 0]
 
 
 def stretch(
@@ -106,9 +106,9 @@ def stretch(
       Flanagan & Golden, Phase Vocoder, 1966; librosa's documentation of `phase_vocoder`.
     """
     _check_scale(scale)
-    rate = 1 + _drawn(keys, -scale, scale, 0.0, probability)
+    rate = 1 + _draw_amounts(keys, -scale, scale, 0.0, probability)
     magnitude = jnp.sqrt(power)
-    return _sampled_at(magnitude, rate, power.shape[1] if frames is None else frames, silent_end=True) ** 2
+    return _sample_at(magnitude, rate, power.shape[1] if frames is None else frames, silent_end=True) ** 2
 
 
 def shift(
@@ -138,12 +138,12 @@ def shift(
     if frames < 0:
         raise ValueError(f"frames is {frames}; expected 0 or more.")
     # The floor of U(-frames, frames + 1) is uniform over these integers.
-    moves = jnp.floor(_drawn(keys, -frames, frames + 1, 0.0, probability)).astype(jnp.int32)
+    moves = jnp.floor(_draw_amounts(keys, -frames, frames + 1, 0.0, probability)).astype(jnp.int32)
     places = jnp.arange(power.shape[1])[None] - moves[:, None]
     return _frames_at(power, places)
 
 
-def _drawn(
+def _draw_amounts(
     keys: Key[Array, "batch"], low: float, high: float, neutral: float, probability: Probability
 ) -> Float[Array, "batch"]:
     """Draws each example's amount from U(low, high), or uses the neutral one."""
@@ -161,7 +161,7 @@ def _check_scale(scale: float) -> None:
         raise ValueError(f"scale is {scale}; expected a number in [0, 1).")
 
 
-def _sampled_at(
+def _sample_at(
     x: Float[Array, "batch n *rest"], step: Float[Array, "batch"], count: int, *, silent_end: bool
 ) -> Float[Array, "batch count *rest"]:
     """Interpolates linearly at 0, step, 2 step, ...; zeros from n on, and between n - 1 and n the last value, which

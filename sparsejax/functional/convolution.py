@@ -108,7 +108,7 @@ def _windows(x: Array, window: int) -> Array:
 
 
 def _by_products(x, kernel):
-    return (_by_rows if _rows_pay(x.shape, kernel.shape) else _by_patches)(x, kernel)
+    return (_by_rows if _rows_are_faster(x.shape, kernel.shape) else _by_patches)(x, kernel)
 
 
 def _by_patches(x, kernel):
@@ -116,7 +116,7 @@ def _by_patches(x, kernel):
     kh, _, _, outputs = kernel.shape
     rows = x.shape[1] - kh + 1
     # Along one axis, then the other: kh + kw slices instead of kh * kw, which compile slowly for large kernels.
-    across = _across(x, kernel)
+    across = _gather_along_rows(x, kernel)
     patches = jnp.concatenate([across[:, i : i + rows] for i in range(kh)], axis=-1)
     # As [N, K] times [O, K]: then the kernel's gradient is the product of [N, O] and [N, K] without transposition. The
     # barriers keep the compiler from transposing it, which copies the gradient and takes almost twice as long.
@@ -125,14 +125,14 @@ def _by_patches(x, kernel):
     return lax.optimization_barrier(product).reshape(*patches.shape[:3], outputs)
 
 
-def _across(x, kernel):
+def _gather_along_rows(x, kernel):
     """Gathers the inputs of each output in one row: `[B, H, W, C]` -> `[B, H, W-kw+1, kw*C]`."""
     kw = kernel.shape[1]
     columns = x.shape[2] - kw + 1
     return jnp.concatenate([x[:, :, j : j + columns] for j in range(kw)], axis=-1)
 
 
-def _rows_pay(images: tuple[int, ...], kernel: tuple[int, ...]) -> bool:
+def _rows_are_faster(images: tuple[int, ...], kernel: tuple[int, ...]) -> bool:
     """Returns whether summing over rows is faster than patches, as measured on 2 cores.
 
     It is if patches exceed the cache and an output has more inputs per row than there are outputs.
@@ -144,14 +144,14 @@ def _rows_pay(images: tuple[int, ...], kernel: tuple[int, ...]) -> bool:
 
 def _by_rows(x, kernel):
     """Gathers along rows only and sums over the rows of the kernel: 1/kh of the memory of all patches."""
-    across = lax.optimization_barrier(_across(x, kernel))
+    across = lax.optimization_barrier(_gather_along_rows(x, kernel))
     kh, _, _, outputs = kernel.shape
     # Gradients of all rows at once are two products instead of 2 kh: faster, unless many rows have no output.
-    added = _rows_added_at_once if outputs * (kh - 1) < 16 * (x.shape[1] - kh + 1) else _rows_added
+    added = _add_rows_at_once if outputs * (kh - 1) < 16 * (x.shape[1] - kh + 1) else _add_rows
     return lax.optimization_barrier(added(across, kernel))
 
 
-def _rows_added(across, kernel):
+def _add_rows(across, kernel):
     kh, kw, inputs, outputs = kernel.shape
     batch, height, columns, _ = across.shape
     rows = height - kh + 1
@@ -166,10 +166,10 @@ def _rows_added(across, kernel):
     return functools.reduce(jnp.add, map(product, range(kh))).reshape(batch, rows, columns, outputs)
 
 
-_rows_added_at_once = jax.custom_jvp(_rows_added)
+_add_rows_at_once = jax.custom_jvp(_add_rows)
 
 
-def _rows_added_jvp(primals, tangents):
+def _add_rows_jvp(primals, tangents):
     # Transposed, the single product over all rows becomes one product per gradient.
     across, kernel = primals
     kh, kw, inputs, outputs = kernel.shape
@@ -185,11 +185,11 @@ def _rows_added_jvp(primals, tangents):
     terms = [product(*pair) for pair in pairs if not any(isinstance(one, SymbolicZero) for one in pair)]
     products = lax.optimization_barrier(functools.reduce(jnp.add, terms)).reshape(*across.shape[:3], kh * outputs)
     tangent = functools.reduce(jnp.add, map(moved, range(kh)))[:, kh - 1 : across.shape[1]]
-    return _rows_added_at_once(across, kernel), tangent
+    return _add_rows_at_once(across, kernel), tangent
 
 
 # Symbolic zeros, because the images of the first layer have no tangent: otherwise their product is computed.
-_rows_added_at_once.defjvp(_rows_added_jvp, symbolic_zeros=True)
+_add_rows_at_once.defjvp(_add_rows_jvp, symbolic_zeros=True)
 
 
 def _by_convolution(x, kernel):

@@ -80,7 +80,7 @@ def divisive_norm(
         raise ValueError(f"pool is {pool}; expected an odd number of positions, 1 for none.")
     # The gradient of jnp.abs at 0 is 1, not 0.
     activity = y * jax.lax.stop_gradient(jnp.sign(y))
-    mean = jnp.mean(_greatest_around(activity, pool), axis=-1, keepdims=True)
+    mean = jnp.mean(_local_max(activity, pool), axis=-1, keepdims=True)
     most = jnp.max(mean, axis=(1, 2), keepdims=True)
     return y / (sigma * most + (1 - sigma) * mean + eps)
 
@@ -117,7 +117,7 @@ def adaptive_threshold(
         return z
     rows = jnp.moveaxis(jax.lax.stop_gradient(z), -1, 1).reshape(batch, channels, positions)
     threshold = kth_largest(rows, positions - below + 1)
-    return _above(z, threshold[:, None, None, :])
+    return _keep_above(z, threshold[:, None, None, :])
 
 
 def mean_threshold(
@@ -143,7 +143,7 @@ def mean_threshold(
     """
     _images(z)
     mean = jnp.mean(jax.lax.stop_gradient(z), axis=(1, 2), keepdims=True)
-    return _above(z, factor * mean)
+    return _keep_above(z, factor * mean)
 
 
 def hebbian_cost(
@@ -227,7 +227,7 @@ def _backward(saved, gradients):
 conv2d_twice.defvjp(_forward, _backward)
 
 
-def _greatest_around(y: Array, side: int) -> Array:
+def _local_max(y: Array, side: int) -> Array:
     """Returns the maximum over a square around each position: along one axis, then the other, by shifting.
 
     Inside a while loop `lax.reduce_window` and its gradient are slow on a CPU.
@@ -242,7 +242,7 @@ def _greatest_around(y: Array, side: int) -> Array:
     return y
 
 
-def _above(z: Array, threshold: Array) -> Array:
+def _keep_above(z: Array, threshold: Array) -> Array:
     """Keeps values above the threshold, and NaN."""
     return jnp.where(z <= threshold, jnp.zeros_like(z), z)
 

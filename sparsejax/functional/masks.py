@@ -147,12 +147,12 @@ def rewire(
 
     scores = None if gradient is not None else jax.random.bits(key, (units, fan_in), jnp.uint32)
     rows = {name: by_unit(a) for name, a in (("weights", weights), ("mask", mask), ("gradient", gradient))}
-    kept, grown = on_shards(_moved, lead=1, rows={**rows, "scores": scores}, shared={"fraction": fraction})
+    kept, grown = on_shards(_move, lead=1, rows={**rows, "scores": scores}, shared={"fraction": fraction})
     kept, grown = (spread_like(jnp.moveaxis(marks, 0, -1), mask) for marks in (kept, grown))
     return jnp.where(kept, weights, jnp.zeros_like(weights)), kept | grown
 
 
-def _moved(weights, mask, gradient, scores, fraction) -> tuple[Bool[Array, "units *inputs"], ...]:
+def _move(weights, mask, gradient, scores, fraction) -> tuple[Bool[Array, "units *inputs"], ...]:
     """Marks the connections that each unit keeps, and those it grows."""
     connected = mask.reshape(len(mask), -1)
     count = jnp.sum(connected.astype(jnp.int32), axis=-1)

@@ -130,7 +130,7 @@ def salt_and_pepper(
     return jnp.where(hit, jnp.where(coins, *reversed(bounds)).astype(images.dtype), images)
 
 
-def annealed(
+def anneal(
     sigma: float | Float[Array, ""],
     time: float | Float[Array, ""],
     *,

@@ -18,7 +18,7 @@ from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from sparsejax.functional.kernels import gpu as gpu_rows
-from sparsejax.functional.shards import on_shards, spread_like, vary_alike, whole
+from sparsejax.functional.shards import on_shards, spread_like, vary_alike, is_unsharded
 from sparsejax.functional.threshold import ordered_key, threshold
 
 Ties = Literal["first", "all"]
@@ -139,7 +139,7 @@ def winners(rank: Num[Array, "*rows n"], k: Count, *, ties: Ties = "first") -> B
     k = as_count(k, rank.shape[:-1], n, least=0)
     if isinstance(k, int) and k in (0, n):
         return jnp.full_like(rank, k == n, bool)
-    return spread_like((_first if ties == "first" else _all)(lax.stop_gradient(rank), _of_each(k, rank)), rank)
+    return spread_like((_first if ties == "first" else _all)(lax.stop_gradient(rank), _broadcast_k(k, rank)), rank)
 
 
 def as_count(k: Any, rows: tuple[int, ...], n: int, *, least: int) -> int | Int[Array, "..."]:
@@ -193,19 +193,19 @@ def _keep(x: Array, k: int | Array, gain: Array | None, axes: int, ties: Ties, r
     def by_kernel(x):
         wanted = jnp.broadcast_to(k, lead).reshape(-1).astype(jnp.int32)
         factors = None if gain is None else jnp.broadcast_to(gain.astype(jnp.float32), row).reshape(size)
-        return gpu_rows.kept(x.reshape(-1, size), factors, wanted, ties == "first", relu).reshape(x.shape)
+        return gpu_rows.keep_winners(x.reshape(-1, size), factors, wanted, ties == "first", relu).reshape(x.shape)
 
-    if gpu_rows.usable((*lead, size), x.dtype) and whole(x) and (gain is None or gain.ndim == 1):
+    if gpu_rows.is_usable((*lead, size), x.dtype) and is_unsharded(x) and (gain is None or gain.ndim == 1):
         return lax.platform_dependent(x, cuda=by_kernel, default=by_marks)
     return by_marks(x)
 
 
 def _kth_largest(x: Array, k: int | Array) -> Array:
     fixed = lax.stop_gradient(x)
-    return _value_held(x, ordered_key(fixed) == _lowest(fixed, _of_each(k, x))[..., None])
+    return _held_value(x, ordered_key(fixed) == _lowest(fixed, _broadcast_k(k, x))[..., None])
 
 
-def _of_each(k: int | Array, x: Array) -> Int[Array, "..."]:
+def _broadcast_k(k: int | Array, x: Array) -> Int[Array, "..."]:
     return jnp.broadcast_to(jnp.asarray(k, jnp.int32), x.shape[:-1])
 
 
@@ -237,16 +237,16 @@ def _largest(key: Int[Array, "*rows n"]) -> Int[Array, ""]:
 
 
 @jax.custom_jvp
-def _value_held(x: Num[Array, "*rows n"], held: Bool[Array, "*rows n"]) -> Num[Array, "*rows"]:
+def _held_value(x: Num[Array, "*rows n"], held: Bool[Array, "*rows n"]) -> Num[Array, "*rows"]:
     """Returns the value shared by the marked units of a row."""
     return jnp.take_along_axis(x, jnp.argmax(held, axis=-1, keepdims=True), axis=-1)[..., 0]
 
 
-@_value_held.defjvp
-def _value_held_jvp(primals, tangents):
+@_held_value.defjvp
+def _held_value_jvp(primals, tangents):
     x, held = primals
     share = held.astype(jnp.float32) / jnp.sum(held.astype(jnp.float32), axis=-1, keepdims=True)
-    return _value_held(x, held), jnp.sum(share.astype(x.dtype) * tangents[0], axis=-1)
+    return _held_value(x, held), jnp.sum(share.astype(x.dtype) * tangents[0], axis=-1)
 
 
 def _by_rows(function: Callable[[Array, Array], Array], x: Num[Array, "*rows n"], k: Int[Array, "*rows"]) -> Array:

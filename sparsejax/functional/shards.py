@@ -65,22 +65,22 @@ def vary_alike(*arrays: Any) -> tuple[Any, ...]:
 
     A rule of `jax.custom_vjp` may only return varying gradients, so its arguments have to vary.
     """
-    axes = frozenset[str]().union(*(_varying(array) for array in jax.tree.leaves(arrays)))
+    axes = frozenset[str]().union(*(_varying_axes(array) for array in jax.tree.leaves(arrays)))
 
     def varying(array):
-        missing = tuple(axes - _varying(array))
+        missing = tuple(axes - _varying_axes(array))
         return lax.pcast(array, missing, to="varying") if missing else array
 
     return jax.tree.map(varying, arrays)
 
 
-def whole(x: Array) -> bool:
+def is_unsharded(x: Array) -> bool:
     """Returns whether x is not sharded by the compiler, as far as its type shows."""
     mesh = jax.typeof(x).sharding.mesh
     return mesh.empty or mesh.are_all_axes_manual
 
 
-def _varying(array: Any) -> frozenset[str]:
+def _varying_axes(array: Any) -> frozenset[str]:
     """Returns the Manual axes over which an array varies."""
     return frozenset(jax.typeof(array).manual_axis_type.varying)
 

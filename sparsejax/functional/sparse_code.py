@@ -163,7 +163,7 @@ def _check_kernel(code: SparseCode, kernel: Array) -> None:
         )
 
 
-def gathering_pays(density: float, batch: int | None = None) -> bool:
+def gathering_is_faster(density: float, batch: int | None = None) -> bool:
     """Returns whether a CPU is faster with only the winners' rows.
 
     Args:
@@ -266,7 +266,7 @@ def _encode_backward(k, kept, upstream):
     x, kernel, bias, positive, indices = kept
     to_winners = jnp.where(positive, upstream[0], 0)
     to_bias = jnp.zeros_like(bias).at[indices.reshape(-1)].add(to_winners.reshape(-1))
-    return _decode(to_winners, indices, kernel), _rows_added(to_winners, indices, x, kernel), to_bias, None
+    return _decode(to_winners, indices, kernel), _add_rows(to_winners, indices, x, kernel), to_bias, None
 
 
 _encode.defvjp(_encode_forward, _encode_backward)
@@ -277,8 +277,8 @@ def _decode(values: Array, indices: Array, kernel: Array) -> Array:
     def dense(values, indices, kernel):
         return _to_dense(SparseCode(values, indices), len(kernel)) @ kernel
 
-    pays = gathering_pays(indices.shape[-1] / len(kernel), len(values))
-    return _sparse_or(dense, _rows_summed, pays, values, indices, kernel)
+    pays = gathering_is_faster(indices.shape[-1] / len(kernel), len(values))
+    return _sparse_or(dense, _sum_rows, pays, values, indices, kernel)
 
 
 def _decode_forward(values, indices, kernel):
@@ -287,31 +287,31 @@ def _decode_forward(values, indices, kernel):
 
 def _decode_backward(kept, upstream):
     values, indices, kernel = kept
-    return _fed(upstream, indices, kernel), None, _rows_added(values, indices, upstream, kernel)
+    return _pre_activations(upstream, indices, kernel), None, _add_rows(values, indices, upstream, kernel)
 
 
 _decode.defvjp(_decode_forward, _decode_backward)
 
 
-def _fed(x: Array, indices: Array, kernel: Array) -> Array:
+def _pre_activations(x: Array, indices: Array, kernel: Array) -> Array:
     """Returns the inputs of the given units, `[batch, k]`: the products of their rows and `x [batch, inputs]`."""
 
     def dense(x, indices, kernel):
         return jnp.take_along_axis(x @ kernel.T, indices, axis=-1)
 
-    def gathered(x, indices, kernel):
+    def gather(x, indices, kernel):
         return lax.map(lambda slot: jnp.sum(x * _row(kernel, slot), axis=-1), indices.T).T
 
-    return _sparse_or(dense, gathered, gathering_pays(indices.shape[-1] / len(kernel)), x, indices, kernel)
+    return _sparse_or(dense, gather, gathering_is_faster(indices.shape[-1] / len(kernel)), x, indices, kernel)
 
 
-def _rows_added(values: Array, indices: Array, x: Array, kernel: Array) -> Array:
+def _add_rows(values: Array, indices: Array, x: Array, kernel: Array) -> Array:
     """Returns the gradient of a kernel: adds the input `x [batch, inputs]` times its value to each winner's row."""
 
     def dense(values, indices, x):
         return (_to_dense(SparseCode(values, indices), len(kernel)).T @ x).astype(kernel.dtype)
 
-    def scattered(values, indices, x):
+    def scatter(values, indices, x):
         def add(rows, example):
             value, index, x = example
             change = value.astype(rows.dtype)[:, None] * x.astype(rows.dtype)[None]
@@ -319,13 +319,13 @@ def _rows_added(values: Array, indices: Array, x: Array, kernel: Array) -> Array
 
         # Derive the zero from the examples so that it varies over the same mesh axes, which a constant does not. The
         # barrier keeps XLA from sharing one buffer between both layers' gradients and copying it.
-        zero = lax.optimization_barrier((jnp.max(indices, initial=0) * 0).astype(_summed_in(kernel)))
+        zero = lax.optimization_barrier((jnp.max(indices, initial=0) * 0).astype(_sum_dtype(kernel)))
         return lax.scan(add, jnp.full(kernel.shape, zero), (values, indices, x))[0].astype(kernel.dtype)
 
-    return _sparse_or(dense, scattered, gathering_pays(indices.shape[-1] / len(kernel)), values, indices, x)
+    return _sparse_or(dense, scatter, gathering_is_faster(indices.shape[-1] / len(kernel)), values, indices, x)
 
 
-def _rows_summed(values: Array, indices: Array, kernel: Array) -> Array:
+def _sum_rows(values: Array, indices: Array, kernel: Array) -> Array:
     """Returns the sum of the winners' rows times their values, some rows per loop iteration."""
     slots, (before, after) = values.shape[-1], (values.T[..., None], indices.T)
     first = (slots - 1) % _TOGETHER + 1
@@ -335,7 +335,7 @@ def _rows_summed(values: Array, indices: Array, kernel: Array) -> Array:
             total = total + (value * _row(kernel, index)).astype(total.dtype)
         return total, None
 
-    total = (before[0] * _row(kernel, after[0])).astype(_summed_in(kernel))
+    total = (before[0] * _row(kernel, after[0])).astype(_sum_dtype(kernel))
     total, _ = add(total, (before[1:first], after[1:first]))
     grouped = jax.tree.map(lambda a: a[first:].reshape(-1, _TOGETHER, *a.shape[1:]), (before, after))
     return lax.scan(add, total, grouped)[0].astype(kernel.dtype)
@@ -345,7 +345,7 @@ def _row(kernel: Array, index: Array) -> Array:
     return jnp.take(kernel, index, axis=0, mode="clip")
 
 
-def _summed_in(kernel: Array) -> jnp.dtype:
+def _sum_dtype(kernel: Array) -> jnp.dtype:
     """Returns the type of sums: half precision is too coarse for long ones."""
     return jnp.dtype(jnp.float32) if kernel.dtype.itemsize < 4 else kernel.dtype
 

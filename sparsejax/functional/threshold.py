@@ -12,7 +12,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Int, Integer, Num
 
 from sparsejax.functional.kernels import tpu as tpu_blocks
-from sparsejax.functional.shards import whole
+from sparsejax.functional.shards import is_unsharded
 
 _HALVED = 80_000
 """From this many keys, searching their halves is faster than the whole keys: fewer bytes, more passes."""
@@ -62,7 +62,7 @@ def threshold(
       The thresholds, of the dtype of key, and which rows have no tie at the threshold.
     """
     k = jnp.broadcast_to(k, key.shape[:-1])
-    on_tpu = _by_blocks if tpu_blocks.usable(key.shape) and whole(key) else _by_bisection
+    on_tpu = _by_blocks if tpu_blocks.is_usable(key.shape) and is_unsharded(key) else _by_bisection
     return lax.platform_dependent(key, k, cpu=_by_bisection, tpu=on_tpu, default=_by_digits)
 
 
@@ -73,20 +73,20 @@ def _by_bisection(key: Int[Array, "*rows n"], k: Int[Array, "*rows"]):
     threshold: twice as many fit into a register and into the cache.
     """
     if key.dtype == jnp.int16 or key.size < _HALVED:
-        at, exactly = _found(key, k, *_around(_largest(key), key.dtype))
+        at, exactly = _find(key, k, *_first_probe(_largest(key), key.dtype))
         return at.astype(key.dtype), exactly
     upper_half, lowest, beyond = (key >> 16).astype(jnp.int16), -(2**15), 2**15 - 1
-    upper, high = bisect(functools.partial(_count, upper_half), k, *_around(_largest(upper_half), jnp.int16))
+    upper, high = bisect(functools.partial(_count, upper_half), k, *_first_probe(_largest(upper_half), jnp.int16))
     # Keys outside that half are clipped to its ends: those above stay at or above every probe, those below stay below.
     base = upper[..., None] << 16
     lower_half = (jnp.clip(key, base, base + 0xFFFF) - (base + 2**15)).astype(jnp.int16)
     start = (upper & 0) + lowest  # varies over the mesh axes of the keys, unlike a constant
     high = jnp.where(upper > high, lowest - 1, beyond)  # converged rows stay converged
-    at, exactly = _found(lower_half, k, _middle(start, high), start, high)
+    at, exactly = _find(lower_half, k, _middle(start, high), start, high)
     return (upper << 16) + (at - lowest), exactly
 
 
-def _found(key: Int[Array, "*rows n"], k: Int[Array, "*rows"], probe: Int[Array, "*rows"], low, high):
+def _find(key: Int[Array, "*rows n"], k: Int[Array, "*rows"], probe: Int[Array, "*rows"], low, high):
     """Returns the thresholds in `[low, high]`, and whether they have exactly k keys at or above them."""
     many = key.size // key.shape[-1] >= _MANY
     low, high = bisect(functools.partial(_count, key), k, probe, low, high, short=int(many))
@@ -104,7 +104,7 @@ def _by_blocks(key: Int[Array, "*rows n"], k: Int[Array, "*rows"]):
         def count(probe):
             return jnp.sum((keys[...] >= probe).astype(jnp.int32), axis=-1, keepdims=True)
 
-        low, high = bisect(count, k, *_around(jnp.max(keys[...], axis=-1, keepdims=True), key.dtype))
+        low, high = bisect(count, k, *_first_probe(jnp.max(keys[...], axis=-1, keepdims=True), key.dtype))
         return low, (low > high).astype(jnp.int32)
 
     low, settled = tpu_blocks.by_blocks(of_block, key.astype(jnp.int32), k)
@@ -120,7 +120,7 @@ def bisect(count: Callable, k: Int[Array, "*rows"], probe: Integer[Array, "*rows
     earlier for values that are close.
     """
 
-    def narrowed(state):
+    def narrow(state):
         probe, low, high = state
         at_probe, open = count(probe), low < high
         # For an interval of one value the probe may be the smallest integer, below which there is none.
@@ -132,7 +132,7 @@ def bisect(count: Callable, k: Int[Array, "*rows"], probe: Integer[Array, "*rows
         open = state[1] < state[2]
         return jnp.any(open) if open.ndim else open  # a GPU kernel cannot reduce a scalar
 
-    return lax.while_loop(unsettled, narrowed, (probe, low, high))[1:]
+    return lax.while_loop(unsettled, narrow, (probe, low, high))[1:]
 
 
 def _middle(low: Integer[Array, "*rows"], high: Integer[Array, "*rows"]) -> Integer[Array, "*rows"]:
@@ -140,7 +140,7 @@ def _middle(low: Integer[Array, "*rows"], high: Integer[Array, "*rows"]) -> Inte
     return (low >> 1) + (high >> 1) + ((low | high) & 1)
 
 
-def _around(largest: Int[Array, "*rows"], dtype, octaves: int = 4):
+def _first_probe(largest: Int[Array, "*rows"], dtype, octaves: int = 4):
     """Returns a probe four powers of two below the largest value, below most thresholds, and the bounds."""
     bounds = jnp.iinfo(dtype)
     span = octaves << (bounds.bits - 9)  # the exponent has eight bits after the sign
@@ -180,13 +180,13 @@ def _over_slices(
     XLA's CPU backend writes a whole transformed row to memory and reduces it in a second loop; equal slices are joined
     in one vectorised loop: a pass over [64, 4608] takes 10 us instead of 55.
     """
-    joined = _joined(values, of, join, nothing)
+    joined = _join(values, of, join, nothing)
     if joined.shape[-1] > _LONG:
-        joined = _joined(joined, lambda part: part, join, nothing)
+        joined = _join(joined, lambda part: part, join, nothing)
     return reduce(joined, axis=-1)
 
 
-def _joined(values: Int[Array, "*rows n"], of: Callable, join: Callable, nothing: Int[Array, ""]):
+def _join(values: Int[Array, "*rows n"], of: Callable, join: Callable, nothing: Int[Array, ""]):
     """Joins the slices of each row; the remainder is in a slice that overlaps the previous one.
 
     Padding would copy everything, and a separate loop for the remainder costs a third of a pass.

@@ -96,17 +96,17 @@ class ConvMixer(Model):
         self._check(x.shape[1:])
         params, state = variables.params, {}
 
-        def finished(name: str, x: Array) -> Array:
+        def finish(name: str, x: Array) -> Array:
             h, norm = gelu(x), params[f"{name}_norm"]
             y, state[name] = blocks.batch_norm(variables.state[name], h, train=train, axis_name=axis_name, params=norm)
             return y
 
-        x = finished("patch", blocks.linear(params["patch"], {}, _patches(x, self.patch)))
+        x = finish("patch", blocks.linear(params["patch"], {}, _patches(x, self.patch)))
         for i in range(1, self.depth + 1):
             depthwise = params[f"depthwise{i}"]
             mixed = depthwise_conv2d(x, depthwise["kernel"]) + depthwise["bias"].reshape(1, 1, 1, -1)
-            x = x + finished(f"depthwise{i}", mixed)
-            x = finished(f"pointwise{i}", blocks.linear(params[f"pointwise{i}"], {}, x))
+            x = x + finish(f"depthwise{i}", mixed)
+            x = finish(f"pointwise{i}", blocks.linear(params[f"pointwise{i}"], {}, x))
         latent = jnp.mean(x, axis=(1, 2))
         return Output(blocks.linear(params["output"], {}, latent), state, {"latent": latent})
 

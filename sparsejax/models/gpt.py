@@ -155,14 +155,14 @@ class GPT(Model):
         x = x + positions
         for i in range(1, self.blocks + 1):
             x = x + self._attention(params[f"attention{i}"], x)
-            y = _normalised(params[f"mlp{i}_norm"], x)
+            y = _normalize(params[f"mlp{i}_norm"], x)
             if train and key is not None:
                 y = add_noise(jax.vmap(jax.random.fold_in, in_axes=(0, None))(key, i), y, sigma=self.sigma)
             h = _ACTIVATIONS[self.activation](linear(params[f"mlp{i}"], {}, y))
             x = x + linear(params[f"mlp{i}_output"], {}, h)
             activations[f"mlp{i}"] = h
         kernel = embedding.T if self.tied else params["output"]["kernel"]
-        prediction = _normalised(params["norm"], x) @ kernel
+        prediction = _normalize(params["norm"], x) @ kernel
         return Output(prediction, variables.state, activations, measures={"sigma": self.sigma})
 
     def at(self, epoch: Array | float, step: Array | int) -> "GPT":
@@ -183,7 +183,7 @@ class GPT(Model):
 
     def _attention(self, params: dict[str, Params], x: Float[Array, "batch length width"]) -> Array:
         """Returns the output of causal attention to the residual stream."""
-        joined = linear(params["inputs"], {}, _normalised(params["norm"], x))
+        joined = linear(params["inputs"], {}, _normalize(params["norm"], x))
         split = joined.reshape(*x.shape[:2], 3, self.heads, self.width // self.heads)
         read = jax.nn.dot_product_attention(split[:, :, 0], split[:, :, 1], split[:, :, 2], is_causal=True)
         return linear(params["output"], {}, read.reshape(x.shape))
@@ -217,7 +217,7 @@ def next_token_loss(
     return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - chosen, axis=-1)
 
 
-def _normalised(params: Params, x: Float[Array, "batch length width"]) -> Float[Array, "batch length width"]:
+def _normalize(params: Params, x: Float[Array, "batch length width"]) -> Float[Array, "batch length width"]:
     """Normalises each position to mean 0 and variance 1, then scales and shifts every unit."""
     centred = x - jnp.mean(x, axis=-1, keepdims=True)
     normal = centred * jax.lax.rsqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + _EPSILON)

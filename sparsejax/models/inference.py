@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from sparsejax.errors import ConfigError
 from sparsejax.functional import boost, decode, inference_k, k_winners, k_winners_2d, max_pool2d, sparse_top_k
-from sparsejax.functional.sparse_code import gathering_pays
+from sparsejax.functional.sparse_code import gathering_is_faster
 from sparsejax.models import blocks
 from sparsejax.models.base import Variables
 from sparsejax.models.network import SparseNetwork
@@ -64,11 +64,11 @@ def freeze(model: SparseNetwork, variables: Variables, example_shape: tuple[int,
         units = model.competitors(stage)
         k.append(None if stage.k is None else int(inference_k(stage.k, model.k_inference_factor, units)))
     names = [*(stage.name for stage in stages), "output"]
-    layers = {name: _folded(variables.params[name], variables.state[name]) for name in names}
+    layers = {name: _fold(variables.params[name], variables.state[name]) for name in names}
     return Frozen(layers, jnp.asarray(model.boost_strength, jnp.float32), tuple(k), model)
 
 
-def _folded(params: blocks.Params, state: blocks.State) -> dict[str, Any]:
+def _fold(params: blocks.Params, state: blocks.State) -> dict[str, Any]:
     kernel, bias = params["kernel"], params["bias"]
     if "mask" in state:
         kernel = jnp.where(state["mask"], kernel, 0)
@@ -100,29 +100,29 @@ def predict(network: Frozen, x: Float[Array, "batch *shape"]) -> Float[Array, "b
     model, x = network.model, network.model.seen(x)
     stages = model.stages(x.shape[1:])
     names = [*(stage.name for stage in stages), "output"]
-    x = _fed(network.layers[names[0]], x)
+    x = _pre_activation(network.layers[names[0]], x)
     for stage, k, after in zip(stages, network.k, names[1:], strict=True):
         if len(stage.shape) == 4:
             x = max_pool2d(x, stage.pool)
-        x = _passed_on(network, x, network.layers[stage.name], k, network.layers[after])
+        x = _next_pre_activation(network, x, network.layers[stage.name], k, network.layers[after])
     return x
 
 
-def _fed(layer: dict[str, Any], x: Array) -> Array:
+def _pre_activation(layer: dict[str, Any], x: Array) -> Array:
     """Returns the pre-activations of a layer; a fully connected layer flattens its input."""
     return blocks.linear(layer, {}, x if layer["kernel"].ndim == 4 else x.reshape(x.shape[0], -1))
 
 
-def _passed_on(network: Frozen, x: Array, layer: dict[str, Any], k: int | None, after: dict[str, Any]) -> Array:
+def _next_pre_activation(network: Frozen, x: Array, layer: dict[str, Any], k: int | None, after: dict[str, Any]) -> Array:
     """Returns the pre-activations of the next layer, from pre-activations `x` of a layer."""
     if k is None:
-        return _fed(after, jax.nn.relu(x))
+        return _pre_activation(after, jax.nn.relu(x))
     model, local = network.model, network.model.local and x.ndim == 4
     settings: dict[str, Any] = {"k": k, "boost_strength": network.boost_strength, "ties": model.ties}
 
     def dense(x, state, after):
         won = k_winners_2d(x, state, local=local, **settings) if x.ndim == 4 else k_winners(x, state, **settings)
-        return _fed(after, won)
+        return _pre_activation(after, won)
 
     def by_rows(x, state, after):
         units = math.prod(x.shape[1:])
@@ -130,7 +130,7 @@ def _passed_on(network: Frozen, x: Array, layer: dict[str, Any], k: int | None, 
         return decode(sparse_top_k(x.reshape(-1, units), k, rank=rank), after["kernel"]) + after["bias"][None]
 
     kernel = after["kernel"]
-    pays = kernel.ndim == 2 and kernel.size >= _WORTH and gathering_pays(k / len(kernel), len(x))
+    pays = kernel.ndim == 2 and kernel.size >= _WORTH and gathering_is_faster(k / len(kernel), len(x))
     if local or model.ties != "first" or not pays:
         return dense(x, layer["boost"], after)
     return lax.platform_dependent(x, layer["boost"], after, cpu=by_rows, default=dense)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Key, PRNGKeyArray
 from sparsejax.configuration import configuration, traced
 from sparsejax.functional import (
     add_noise,
-    annealed,
+    anneal,
     explain_away,
     implicit_terms,
     inhibitory_interneuron,
@@ -206,7 +206,7 @@ class NoisyNetwork(Model):
             when = {"hold": self.anneal_after, "duration": self.anneal_epochs}
             for name in ("sigma", "hidden_sigma"):
                 if getattr(self, name) is not None:
-                    changes[name] = annealed(getattr(self, name), epoch, **when)
+                    changes[name] = anneal(getattr(self, name), epoch, **when)
         if self.k_schedule != "constant":
             end = {"k_min": self.k, "epochs": self.k_epochs}
             changes["k"] = k_schedule(epoch, n=self.hidden, kind=self.k_schedule, **end)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sparsejax.configuration import replaced
+from sparsejax.configuration import replace
 from sparsejax.experiment import Experiment, Finished, run
 from sparsejax.figures.curves import Curve, curves_of
 from sparsejax.models.base import Variables
@@ -72,9 +72,9 @@ def train(config: Config, folder: Path, name: str, *, fields: Fields, seeds: Seq
     cores = _cores(config)
     if cores and config.devices == DevicesConfig():  # batches are not sharded: cores share a step better than devices
         member = share_of_cores(len(points) * len(seeds), cores)
-        config = replaced(config, {"devices.member": member, "devices.data": 1})
+        config = replace(config, {"devices.member": member, "devices.data": 1})
     configs = tuple(
-        replaced(config, {**point, "training.seed": seed}) for point, seed in itertools.product(points, seeds)
+        replace(config, {**point, "training.seed": seed}) for point, seed in itertools.product(points, seeds)
     )
     where = RunFolder(folder / "runs" / name)
     finished = run(Experiment(name, configs, tuple(point for point in points for _ in seeds)), where)
@@ -121,7 +121,7 @@ def trained_members(
         together = cores // math.gcd(cores, len(points)) if cores else max(seeds) + 1
 
     def of_seed(seed: int) -> Config:
-        return replaced(config, {"training.order_seed": seed // together}) if same_order else config
+        return replace(config, {"training.order_seed": seed // together}) if same_order else config
 
     def found() -> dict[int, list[Member]]:
         members = {}
@@ -129,7 +129,7 @@ def trained_members(
             result = json.loads(path.read_text(encoding="utf-8"))
             entries = [Member(entry, RunFolder(path.parent), i) for i, entry in enumerate(result["members"])]
             there = list(dict.fromkeys(entry.result["seed"] for entry in entries))
-            first = replaced(of_seed(there[0]), {**points[0], "training.seed": there[0]})
+            first = replace(of_seed(there[0]), {**points[0], "training.seed": there[0]})
             wanted = [point | {"seed": seed} for point, seed in itertools.product(points, there)]
             same = _recorded(result["config"]) == _recorded(to_json(first)) and len(wanted) == len(entries)
             if same and all(want.items() <= entry.result.items() for want, entry in zip(wanted, entries, strict=True)):

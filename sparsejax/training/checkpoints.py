@@ -20,7 +20,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from sparsejax.errors import CheckpointError, Interrupted
-from sparsejax.training.processes import gathered
+from sparsejax.training.processes import gather
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Restored:
 
 
 class Checkpoints:
-    """The checkpoints of one run; use `opened`, which closes them: an unclosed manager loses the last one."""
+    """The checkpoints of one run; use `open_checkpoints`, which closes them: an unclosed manager loses the last one."""
 
     def __init__(self, manager: ocp.CheckpointManager, folder: Path):
         self._manager = manager
@@ -55,7 +55,7 @@ class Checkpoints:
             tree=ocp.args.StandardSave(leaves),
             checksums=ocp.args.JsonSave(_checksums(leaves)),
         )
-        with _writing(self._folder):
+        with _translate_write_errors(self._folder):
             self._manager.save(step, args=items, metrics={"score": score}, force=True)
 
     def restore(self, like: Any, step: int | None = None) -> Restored | None:
@@ -94,7 +94,7 @@ class Checkpoints:
             )
         for later in (s for s in steps if s > chosen):
             self._manager.delete(later)
-        return Restored(chosen, _like(like, ordered))
+        return Restored(chosen, _unflatten_like(like, ordered))
 
     def _damaged(self, step: int, reason: str) -> CheckpointError:
         earlier = [s for s in self.steps() if s < step]
@@ -108,7 +108,7 @@ class Checkpoints:
 
 
 @contextmanager
-def opened(folder: Path, *, keep: int) -> Iterator[Checkpoints]:
+def open_checkpoints(folder: Path, *, keep: int) -> Iterator[Checkpoints]:
     """Opens the checkpoints of a run and, on leaving, waits until all are written.
 
     Args:
@@ -128,26 +128,26 @@ def opened(folder: Path, *, keep: int) -> Iterator[Checkpoints]:
         enable_async_checkpointing=True,
         preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
     )
-    with _told_once() as opened_now:
-        with _writing(folder):
+    with _silence_orbax() as opened_now:
+        with _translate_write_errors(folder):
             manager = ocp.CheckpointManager(folder, options=options)
         opened_now.append(saved := Checkpoints(manager, folder))
         try:
             yield saved
         except Interrupted:  # a checkpoint reported as saved must be on disk
-            with _writing(folder):
+            with _translate_write_errors(folder):
                 manager.close()
             raise
         except BaseException:
             with suppress(Exception):  # the first error is the relevant one
                 manager.close()
             raise
-        with _writing(folder):
+        with _translate_write_errors(folder):
             manager.close()
 
 
 @contextmanager
-def _writing(folder: Path) -> Iterator[None]:
+def _translate_write_errors(folder: Path) -> Iterator[None]:
     """Turns Orbax's errors on writing, often raised at a later call, into an error that says what to do."""
     try:
         yield
@@ -159,7 +159,7 @@ def _writing(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _told_once() -> Iterator[list[Checkpoints]]:
+def _silence_orbax() -> Iterator[list[Checkpoints]]:
     """Keeps Orbax's threads from printing tracebacks of errors that are also raised on joining them.
 
     After a failure some of them end late and use an event loop that is already closed; these errors are suppressed,
@@ -178,16 +178,16 @@ def _told_once() -> Iterator[list[Checkpoints]]:
 
     threading.excepthook, sys.unraisablehook = of_thread, of_loop
     for logger in loggers:
-        logger.addFilter(_not_of_orbax)
+        logger.addFilter(_is_not_from_orbax)
     yield (opened_now := [])
     if any(saved.failed for saved in opened_now):
         return
     threading.excepthook, sys.unraisablehook = threads, unraisable
     for logger in loggers:
-        logger.removeFilter(_not_of_orbax)
+        logger.removeFilter(_is_not_from_orbax)
 
 
-def _not_of_orbax(record: logging.LogRecord) -> bool:
+def _is_not_from_orbax(record: logging.LogRecord) -> bool:
     # Orbax raises one of several simultaneous write errors; the event loop logs the others with their locations
     return "orbax" not in record.pathname and not (record.name == "asyncio" and "/orbax/" in record.getMessage())
 
@@ -199,11 +199,11 @@ def remove(folder: Path) -> None:
 
 def _plain(tree: Any) -> dict[str, np.ndarray]:
     """Flattens a tree to named arrays; PRNG keys become their data."""
-    leaves = jax.tree.leaves_with_path(gathered(tree))
+    leaves = jax.tree.leaves_with_path(gather(tree))
     return {f"{i:04d}{jax.tree_util.keystr(path)}": leaf for i, (path, leaf) in enumerate(leaves)}
 
 
-def _like(like: Any, leaves: list[np.ndarray]) -> Any:
+def _unflatten_like(like: Any, leaves: list[np.ndarray]) -> Any:
     """Puts plain leaves back into the structure of `like`."""
     originals, structure = jax.tree.flatten(like)
     wrapped = [

@@ -15,8 +15,8 @@ from jaxtyping import Array
 from sparsejax.data.streaming import Streamed
 from sparsejax.errors import ConfigError
 from sparsejax.training.config import DevicesConfig
-from sparsejax.training.members import over_members
-from sparsejax.training.processes import gathered
+from sparsejax.training.members import map_members
+from sparsejax.training.processes import gather
 
 
 class Placement(NamedTuple):
@@ -162,13 +162,13 @@ def transform(function: Callable[..., Any], placement: Placement, *, donate: boo
       placement: the devices.
       donate: donate the first argument's buffers to the result.
     """
-    mapped = over_members(function, placement.members_at_once)
+    mapped = map_members(function, placement.members_at_once)
     donated = (0,) if donate else ()
     if placement.mesh is None:
         return jax.jit(mapped, donate_argnums=donated)
     mesh = placement.mesh
     if placement.transform == "pmap":
-        return _pmapped(mapped, list(mesh.devices.flat), donated)
+        return _pmap(mapped, list(mesh.devices.flat), donated)
 
     def over_mesh(*arguments):
         specs = (P("member"),) * (len(arguments) - 1) + (_shared_spec(arguments[-1]),)
@@ -179,7 +179,7 @@ def transform(function: Callable[..., Any], placement: Placement, *, donate: boo
     return jax.jit(over_mesh, donate_argnums=donated)
 
 
-def _pmapped(mapped: Callable[..., Any], devices: list[Any], donated: tuple[int, ...]) -> Callable[..., Any]:
+def _pmap(mapped: Callable[..., Any], devices: list[Any], donated: tuple[int, ...]) -> Callable[..., Any]:
     """Runs the function on every device with the same arguments, through `jax.pmap`."""
     indices = jnp.arange(len(devices))  # pmap needs at least one argument that differs between the devices
     over_devices = jax.pmap(
@@ -192,7 +192,7 @@ def _pmapped(mapped: Callable[..., Any], devices: list[Any], donated: tuple[int,
 def put_members(tree: Any, placement: Placement) -> Any:
     """Puts arrays with a leading member axis on the placement's devices.
 
-    If networks do not divide among the devices, the last one is repeated: `gathered_members` removes it again.
+    If networks do not divide among the devices, the last one is repeated: `gather_members` removes it again.
     """
     extra = -jax.tree.leaves(tree)[0].shape[0] % placement.member_devices
     if extra:
@@ -237,9 +237,9 @@ def _shared_spec(shared: Any) -> Any:
     return Streamed(*specs) if isinstance(shared, Streamed) else P()
 
 
-def gathered_members(tree: Any, members: int) -> Any:
+def gather_members(tree: Any, members: int) -> Any:
     """Returns arrays of `members` networks as NumPy arrays, from any device; PRNG keys become their data."""
-    return jax.tree.map(lambda leaf: leaf[:members], gathered(tree))
+    return jax.tree.map(lambda leaf: leaf[:members], gather(tree))
 
 
 def _put(tree: Any, placement: Placement, spec: P) -> Any:

@@ -17,7 +17,7 @@ from sparsejax.errors import DivergedError, Interrupted
 from sparsejax.models.base import Variables
 from sparsejax.training.checkpoints import Checkpoints
 from sparsejax.training.config import TrainingConfig
-from sparsejax.training.devices import gathered_members, own_columns, put_batches, put_shared, transform
+from sparsejax.training.devices import gather_members, own_columns, put_batches, put_shared, transform
 from sparsejax.training.log import MetricsLog, Terminal
 from sparsejax.training.objectives import OBJECTIVES
 from sparsejax.training.prepare import Job, Progress
@@ -52,10 +52,10 @@ def train(
     better = jax.jit(jax.vmap(update_best))
 
     def numbers(values: dict[str, Array]) -> dict[str, np.ndarray]:
-        return gathered_members(values, job.networks)
+        return gather_members(values, job.networks)
 
     def save(step: int, score: float) -> None:
-        saved.save(step, gathered_members(progress, job.networks), score=score)
+        saved.save(step, gather_members(progress, job.networks), score=score)
 
     position = {
         name: int(numbers({"": getattr(progress.state, name)})[""][0]) for name in ("epoch", "position", "step")
@@ -66,7 +66,7 @@ def train(
         batch_size = job.training.batch_size_in(epoch)
         steps = steps_per_epoch(job.examples, batch_size)
         if batch_size not in chunks:
-            chunks[batch_size] = compiled_chunk(job, batch_size)
+            chunks[batch_size] = compile_chunk(job, batch_size)
         run_chunk, length = chunks[batch_size]
         done = position["position"] if epoch == position["epoch"] else 0
         collected = []
@@ -159,7 +159,7 @@ def _chunks_of_data(
         yield Streamed(*batches, *put_shared((job.data.mean, job.data.std), job.placement))
 
 
-def compiled_chunk(job: Job, batch_size: int) -> tuple[Any, int]:
+def compile_chunk(job: Job, batch_size: int) -> tuple[Any, int]:
     """Returns the chunk for a batch size, compiled on its first call, and its number of steps."""
     length = chunk_length(steps_per_epoch(job.examples, batch_size))
     function = functools.partial(

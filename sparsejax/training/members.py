@@ -7,7 +7,7 @@ import jax
 from jax import lax
 
 
-def over_members(function: Callable[..., Any], at_once: int | None) -> Callable[..., Any]:
+def map_members(function: Callable[..., Any], at_once: int | None) -> Callable[..., Any]:
     """Maps `function(*mapped, shared)` over the leading axis of all arguments but the last.
 
     Args:

@@ -96,7 +96,7 @@ def agree(what: str, content: str) -> None:
         )
 
 
-def first_does(action: Callable[[], Any]) -> None:
+def run_in_first_process(action: Callable[[], Any]) -> None:
     """Runs an action in the first process while the others wait; if it fails, all fail.
 
     Raises:
@@ -118,7 +118,7 @@ def first_does(action: Callable[[], Any]) -> None:
         raise RunFolderError("Process 0 failed; see its message for the reason.")
 
 
-def gathered(tree: Any) -> Any:
+def gather(tree: Any) -> Any:
     """Returns NumPy arrays, also of arrays sharded over the devices of several processes.
 
     All processes must then call it. PRNG keys become their data.
@@ -145,7 +145,7 @@ def termination() -> Iterator[Callable[[], bool]]:
     """
     asked = threading.Event()
 
-    def agreed() -> bool:
+    def agree_to_stop() -> bool:
         stop = asked.is_set()  # read once: a signal after the broadcast counts for the next call
         if jax.process_count() > 1:
             stop = bool(np.any(multihost_utils.process_allgather(np.int32(stop))))
@@ -154,11 +154,11 @@ def termination() -> Iterator[Callable[[], bool]]:
         return stop
 
     if threading.current_thread() is not threading.main_thread():  # only the main thread handles signals
-        yield agreed
+        yield agree_to_stop
         return
     before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
     try:
-        yield agreed
+        yield agree_to_stop
     finally:
         signal.signal(signal.SIGTERM, before)
 

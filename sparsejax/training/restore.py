@@ -23,7 +23,7 @@ from sparsejax.training.schema import members_from_json
 from sparsejax.training.state import TrainState
 
 
-class Recorded(NamedTuple):
+class Record(NamedTuple):
     """The record of a run: the contents of `config.json`, and the configuration of every network."""
 
     description: dict[str, Any]
@@ -88,7 +88,7 @@ def _forward(model: Model, variables: Variables, data: Resident, of: Any) -> Any
     return jax.device_get(jax.jit(answer)(model, variables, data))
 
 
-def recorded(folder: RunFolder) -> Recorded:
+def read_record(folder: RunFolder) -> Record:
     """Reads the configurations of a run.
 
     Raises:
@@ -96,7 +96,7 @@ def recorded(folder: RunFolder) -> Recorded:
     """
     try:
         description = json.loads(folder.config.read_text(encoding="utf-8"))
-        return Recorded(description, members_from_json(description))
+        return Record(description, members_from_json(description))
     except FileNotFoundError:
         raise RunFolderError(f"{folder.path} is not a run folder: it has no config.json. Choose another.") from None
     except ConfigError as error:
@@ -119,15 +119,15 @@ def load_network(folder: RunFolder, member: int = 0) -> TrainedNetwork:
       RunFolderError: there is no run.
       CheckpointError: it has no checkpoint, or a damaged one.
     """
-    run_of = recorded(folder)
+    run_of = read_record(folder)
     config = config_of(folder, run_of, member)
-    state = jax.tree.map(lambda leaf: leaf[member], trained(folder, run_of))
+    state = jax.tree.map(lambda leaf: leaf[member], load_state(folder, run_of))
     model = config.model.at(state.epoch.astype(jnp.float32), state.step)
     shape, _, mean, std = _inputs(run_of)
     return TrainedNetwork(model, state.variables, mean, std, shape, config.evaluation.batch_size)
 
 
-def trained(folder: RunFolder, run_of: Recorded) -> TrainState:
+def load_state(folder: RunFolder, run_of: Record) -> TrainState:
     """Loads all networks of a run from its latest checkpoint, on one device.
 
     Raises:
@@ -137,14 +137,14 @@ def trained(folder: RunFolder, run_of: Recorded) -> TrainState:
     untrained = shapes_of(stack(configs), example(shape, dtype))
     restored = None
     if folder.checkpoints.is_dir():  # opening would create it
-        with checkpoints.opened(folder.checkpoints, keep=configs[0].training.keep_checkpoints) as saved:
+        with checkpoints.open_checkpoints(folder.checkpoints, keep=configs[0].training.keep_checkpoints) as saved:
             restored = saved.restore(untrained)
     if restored is None:
         raise CheckpointError(f"There is no checkpoint in {folder.checkpoints}; train the network for an epoch first.")
     return jax.tree.map(jnp.asarray, restored.tree.state)
 
 
-def config_of(folder: RunFolder, run_of: Recorded, member: int) -> Config:
+def config_of(folder: RunFolder, run_of: Record, member: int) -> Config:
     """Returns the configuration of one of a run's networks.
 
     Raises:
@@ -157,7 +157,7 @@ def config_of(folder: RunFolder, run_of: Recorded, member: int) -> Config:
     return run_of.configs[member]
 
 
-def check_same_data(folder: RunFolder, run_of: Recorded, dataset: Dataset) -> None:
+def check_same_data(folder: RunFolder, run_of: Record, dataset: Dataset) -> None:
     """Checks that a run was trained on these data.
 
     Raises:
@@ -171,7 +171,7 @@ def check_same_data(folder: RunFolder, run_of: Recorded, dataset: Dataset) -> No
         )
 
 
-def _inputs(run_of: Recorded) -> tuple[tuple[int, ...], str, tuple[float, ...], tuple[float, ...]]:
+def _inputs(run_of: Record) -> tuple[tuple[int, ...], str, tuple[float, ...], tuple[float, ...]]:
     """Returns shape and type of an example, and the moments for normalising pixels."""
     origin, config = run_of.description["data"], run_of.configs[0]
     if "shape" not in origin:  # written by version 0.1, without these entries

@@ -20,7 +20,7 @@ def masked_layers(variables: Variables) -> list[str]:
     return [name for name, state in variables.state.items() if isinstance(state, dict) and "mask" in state]
 
 
-def probed(variables: Variables, probes: Gradients) -> Variables:
+def add_probes(variables: Variables, probes: Gradients) -> Variables:
     """Adds a matrix to the kernel of each masked layer after masking; its gradient is that of every weight."""
     state = dict(variables.state)
     for name, probe in probes.items():
@@ -28,7 +28,7 @@ def probed(variables: Variables, probes: Gradients) -> Variables:
     return variables._replace(state=state)
 
 
-def no_probes(variables: Variables) -> Gradients:
+def zero_probes(variables: Variables) -> Gradients:
     """Returns matrices of zeros for all masked layers."""
     return {name: jnp.zeros_like(variables.params[name]["kernel"]) for name in masked_layers(variables)}
 
@@ -44,7 +44,7 @@ def rewire_fraction(config: TrainingConfig, done: Float[Array, ""]) -> Float[Arr
     return config.rewire_fraction * 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(done / 0.75, 1.0)))
 
 
-def rewired(
+def rewire_layers(
     key: PRNGKeyArray,
     variables: Variables,
     opt_state: PyTree,

@@ -164,7 +164,7 @@ class RunFolder:
             if before.get(name) != now.get(name) and not name.startswith(_FREE_FIELDS)
         ]
         if not same_data:
-            differing.append(f"data (was {_in_words(data['was'])}, now {_in_words(data['now'])})")
+            differing.append(f"data (was {_describe_data(data['was'])}, now {_describe_data(data['now'])})")
         if differing:
             raise RunFolderError(
                 f"{self.path} has a run of another configuration; these differ: {'; '.join(differing)}. Pass the "
@@ -231,7 +231,7 @@ def finite(value: Any) -> Any:
     return value
 
 
-def _in_words(data: Mapping[str, Any]) -> str:
+def _describe_data(data: Mapping[str, Any]) -> str:
     """Returns a short description of data."""
     kind = counted_as(data.get("kind", "examples"))
     counts = f"{data.get('train', '?')} training and {data.get('test', '?')} test {kind}"

@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sparsejax.configuration import replaced
+from sparsejax.configuration import replace
 from sparsejax.errors import ConfigError
 from sparsejax.models.base import Model
 from sparsejax.training.config import CLEAN_MEASURES, DEFAULT_MEASURES, Config
@@ -47,7 +47,7 @@ def from_json(fields: Mapping[str, Any], version: int, module: str = "") -> Conf
             f"it has schema {version}, and this version of sparsejax reads up to {VERSION}; install a newer one"
         )
     model = dict(fields.pop("model"))
-    cls = _class_named(model.pop("class"), module, set(model)) if "class" in model else _class_with(set(model))
+    cls = _find_class(model.pop("class"), module, set(model)) if "class" in model else _find_class_with(set(model))
     if version == 1 and model.get("density") == 1.0:
         model["density"] = None
     if version == 1:
@@ -56,8 +56,8 @@ def from_json(fields: Mapping[str, Any], version: int, module: str = "") -> Conf
     unknown = sorted(fields.keys() - parts.keys())
     if unknown:
         raise ConfigError(f"it has the unknown parts {', '.join(unknown)}")
-    made = {name: _made(type(default), fields.get(name, {}), name) for name, default in parts.items()}
-    return Config(_made(cls, model, "model"), **made)
+    made = {name: _build(type(default), fields.get(name, {}), name) for name, default in parts.items()}
+    return Config(_build(cls, model, "model"), **made)
 
 
 def members_from_json(description: Mapping[str, Any]) -> tuple[Config, ...]:
@@ -67,7 +67,7 @@ def members_from_json(description: Mapping[str, Any]) -> tuple[Config, ...]:
     if len(points) != len(seeds):
         raise ConfigError(f"it has {len(seeds)} seeds, but {len(points)} points of a sweep")
     return tuple(
-        replaced(config, {name: _plain(value) for name, value in point.items()} | {"training.seed": seed})
+        replace(config, {name: _plain(value) for name, value in point.items()} | {"training.seed": seed})
         for seed, point in zip(seeds, points, strict=True)
     )
 
@@ -84,7 +84,7 @@ def _measures_of(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     return fields if examples is None else fields | {"implicit_examples": examples}
 
 
-def _made(cls: type, fields: Mapping[str, Any], prefix: str) -> Any:
+def _build(cls: type, fields: Mapping[str, Any], prefix: str) -> Any:
     known = {field.name for field in dataclasses.fields(cls)}
     unknown = sorted(fields.keys() - known)
     if unknown:
@@ -108,7 +108,7 @@ def _classes() -> Iterator[type]:
         below += cls.__subclasses__()
 
 
-def _class_named(name: str, module: str, fields: set[str]) -> type:
+def _find_class(name: str, module: str, fields: set[str]) -> type:
     """Return the class of that name; prefer one of that module, then one with the fields, then the last defined."""
     if module.startswith("sparsejax."):  # only sparsejax: a file must not choose which code runs
         with contextlib.suppress(ModuleNotFoundError):
@@ -126,7 +126,7 @@ def _class_named(name: str, module: str, fields: set[str]) -> type:
     return max(found, key=fits)
 
 
-def _class_with(names: set[str]) -> type:
+def _find_class_with(names: set[str]) -> type:
     """Return the class with these fields and the fewest others, because version 0.1 did not store its name."""
     fields = {cls: {field.name for field in dataclasses.fields(cls)} for cls in _classes()}
     found = [cls for cls, own in fields.items() if names <= own and cls.__module__.startswith("sparsejax.")]

@@ -15,8 +15,8 @@ from sparsejax.functional import crop_and_flip, example_keys
 from sparsejax.training.config import Config
 from sparsejax.training.objectives import Metrics, total_loss
 from sparsejax.training.optimizers import learning_rate, optimizer
-from sparsejax.training.precision import applied
-from sparsejax.training.rewiring import masked_layers, no_probes, probed, rewire_fraction, rewired
+from sparsejax.training.precision import apply_with_precision
+from sparsejax.training.rewiring import masked_layers, zero_probes, add_probes, rewire_fraction, rewire_layers
 from sparsejax.training.state import AUGMENT, NOISE, ORDER, REWIRE, TrainState
 
 AUGMENTATIONS: dict[str, Callable[[Array, Array], Array]] = {"crop_flip": crop_and_flip}
@@ -53,8 +53,8 @@ def step(
 
     def loss_of(params, probes=None):
         variables = state.variables._replace(params=params)
-        variables = variables if probes is None else probed(variables, probes)
-        output = applied(model, variables, batch.images, precision=training.precision, key=keys, axis_name=axis_name)
+        variables = variables if probes is None else add_probes(variables, probes)
+        output = apply_with_precision(model, variables, batch.images, precision=training.precision, key=keys, axis_name=axis_name)
         return total_loss(config.objective, output, batch, axis_name=axis_name)
 
     (_, (metrics, new_state)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
@@ -72,7 +72,7 @@ def step(
     if training.rewiring != "none" and masked_layers(variables):
 
         def dense_gradients():
-            probes = no_probes(state.variables)
+            probes = zero_probes(state.variables)
             if axis_name is not None:
                 probes = lax.pcast(probes, axis_name, to="varying")
             grads = jax.grad(lambda probes: loss_of(params, probes)[0])(probes)
@@ -81,7 +81,7 @@ def step(
         key = jax.random.fold_in(jax.random.fold_in(state.key, REWIRE), state.step)
         variables, opt_state = lax.cond(
             (state.step + 1) % training.rewire_every == 0,
-            lambda networks: rewired(
+            lambda networks: rewire_layers(
                 key,
                 networks[0],
                 networks[1],

@@ -13,7 +13,7 @@ from sparsejax.data.latents import LATENTS_FILE, read_latents
 from sparsejax.training import checks
 from sparsejax.training.checks import load_data
 from sparsejax.training.config import CLEAN_MEASURES, DEFAULT_MEASURES
-from sparsejax.training.restore import load_network, recorded
+from sparsejax.training.restore import load_network, read_record
 from sparsejax.training.run_folder import RunFolder
 from tests.command import ONE, here, without_figures
 
@@ -48,7 +48,7 @@ def run(tmp_path_factory):
 def assert_latents_are_those(file, run, layer):
     """Compares latents with what the second network of the run does now."""
     latents, folder, network = read_latents(file), RunFolder(run), load_network(RunFolder(run), 1)
-    description, configs = recorded(folder)
+    description, configs = read_record(folder)
     assert [config.training.learning_rate for config in configs] == [0.001, 0.03]
     dataset, variables = load_data(configs[1]), network.variables
     for split, made in ((dataset.train, latents.train), (dataset.test, latents.test)):

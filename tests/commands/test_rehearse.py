@@ -10,7 +10,7 @@ from jax.sharding import SingleDeviceSharding
 from sparsejax import configs
 from sparsejax.commands import rehearse as rehearse_module
 from sparsejax.commands.rehearse import _chips, lines_of, rehearse
-from sparsejax.configuration import replaced
+from sparsejax.configuration import replace
 from sparsejax.errors import ConfigError
 from sparsejax.experiment import Experiment
 from sparsejax.functional import winners
@@ -23,8 +23,8 @@ compiled = pytest.mark.skipif(not INSTALLED, reason="libtpu is not installed (pi
 def experiment(networks=1, **changes):
     fields = {name.replace("__", "."): value for name, value in changes.items()}
     small = {"data.train_examples": 200, "data.test_examples": 60, **fields}
-    config = replaced(configs.get("digits_mlp"), small)
-    members = tuple(replaced(config, {"training.seed": seed}) for seed in range(networks))
+    config = replace(configs.get("digits_mlp"), small)
+    members = tuple(replace(config, {"training.seed": seed}) for seed in range(networks))
     return Experiment("digits_mlp", members, ({},) * networks)
 
 

@@ -157,14 +157,14 @@ def test_files_that_cannot_be_used(tmp_path: Path):
 
 def test_the_configuration_names_a_path(tmp_path: Path):
     from sparsejax import configs
-    from sparsejax.configuration import replaced
+    from sparsejax.configuration import replace
     from sparsejax.training.checks import load_data
 
     np.save(tmp_path / "codes.npy", RNG.random((40, 7)))
-    config = replaced(configs.get("digits_mlp"), {"data.path": str(tmp_path / "codes.npy"), "data.test_fraction": 0.25})
-    assert load_data(replaced(config, {"data.train_examples": 20})).train.images.shape == (20, 7)
+    config = replace(configs.get("digits_mlp"), {"data.path": str(tmp_path / "codes.npy"), "data.test_fraction": 0.25})
+    assert load_data(replace(config, {"data.train_examples": 20})).train.images.shape == (20, 7)
     with pytest.raises(ConfigError, match=r"data\.test_fraction is 0\.25, but digits has its own test set"):
-        load_data(replaced(config, {"data.path": None}))
+        load_data(replace(config, {"data.path": None}))
 
 
 def put(folder: Path, classes: dict[str, int], *, mode: str = "RGB", size: tuple[int, int] = (6, 4)) -> Path:

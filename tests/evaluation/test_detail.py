@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sparsejax import configs, data
-from sparsejax.configuration import as_arrays, replaced
+from sparsejax.configuration import as_arrays, replace
 from sparsejax.data.resident import resident
 from sparsejax.errors import ConfigError
 from sparsejax.evaluation.measure import MEASURES, setting_of
@@ -83,13 +83,13 @@ def test_weights_are_counted_in_symmetric_bins():
 def _few(name: str):
     few = {"data.train_examples": 100, "data.test_examples": 40, "training.epochs": 1, "training.batch_size": 25}
     measured = {"evaluation.measures": (*CLEAN_MEASURES, "detail"), "devices.transform": "jit"}
-    return replaced(configs.get(name), few | measured)
+    return replace(configs.get(name), few | measured)
 
 
 @pytest.mark.slow
 def test_a_run_writes_what_it_measured(tmp_path: Path):
-    config = replaced(_few("digits_mlp"), {"training.first_epoch_batch_size": None})
-    pair = tuple(replaced(config, {"training.seed": seed}) for seed in (1, 2))
+    config = replace(_few("digits_mlp"), {"training.first_epoch_batch_size": None})
+    pair = tuple(replace(config, {"training.seed": seed}) for seed in (1, 2))
     folder = RunFolder(tmp_path / "run")
     run(Experiment("digits_mlp", pair, ({}, {})), folder)
     result = json.loads(folder.result.read_text())
@@ -112,6 +112,6 @@ def test_texts_have_no_classes_to_measure(tmp_path: Path, monkeypatch):
         (folder / f"{part}.txt").write_text("one two three four five six\n" * 1000)
     monkeypatch.setenv("SPARSEJAX_DATA", str(tmp_path))
     few = {"data.train_examples": 20, "data.test_examples": 20}
-    config = replaced(configs.get("wikitext_gpt_small"), {"evaluation.measures": ("detail",), **few})
+    config = replace(configs.get("wikitext_gpt_small"), {"evaluation.measures": ("detail",), **few})
     with pytest.raises(ConfigError, match=r"evaluation.measures has detail, but windows"):
         run(Experiment("gpt", (config,), ({},)), RunFolder(tmp_path / "run"))

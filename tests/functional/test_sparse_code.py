@@ -77,7 +77,7 @@ def test_the_way_that_accelerators_take_gives_the_same(monkeypatch):
         return jax.jit(jax.value_and_grad(loss))(kernel)
 
     gathered = gradient()
-    monkeypatch.setattr(compact, "gathering_pays", lambda *_: False)
+    monkeypatch.setattr(compact, "gathering_is_faster", lambda *_: False)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4), gathered, gradient())
 
 

@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from sparsejax import configs
-from sparsejax.configuration import replaced
+from sparsejax.configuration import replace
 from sparsejax.data import load
 from sparsejax.models import SparseCNN
 from sparsejax.studies.dense import grid as grid_study
@@ -21,7 +21,7 @@ def small(config: Config) -> Config:
     layers = len(model.channels)
     winners = {"model.conv_k": (20, 10)[:layers], "model.hidden_k": 10} if model.hidden_k else {}
     rate = {"training.batch_size": 25, "training.first_epoch_batch_size": None}
-    return replaced(config, {**DIGITS, **few, **rate, **winners, "model.channels": (2, 3)[:layers], "model.hidden": 40})
+    return replace(config, {**DIGITS, **few, **rate, **winners, "model.channels": (2, 3)[:layers], "model.hidden": 40})
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from sparsejax.configuration import replaced
+from sparsejax.configuration import replace
 from sparsejax.data import load
 from sparsejax.evaluation.robustness import robustness_report
 from sparsejax.studies import attacked
@@ -29,7 +29,7 @@ def tiny(monkeypatch):
         config = whole(scale, label)
         hebbian = min(config.model.hebbian, 2)
         model = dataclasses.replace(config.model, widths=(6, 0, 8, 0, 6), hebbian=hebbian, alphas=(0.1,) * hebbian)
-        return replaced(config, {"model": model, **_FEW})
+        return replace(config, {"model": model, **_FEW})
 
     monkeypatch.setattr(hebbian_cifar, "base", base)
     monkeypatch.setattr(hebbian_cifar, "NORMS", {"l2": "ℓ2"})

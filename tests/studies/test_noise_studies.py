@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sparsejax import configs, studies
-from sparsejax.configuration import replaced
+from sparsejax.configuration import replace
 from sparsejax.data import Split
 from sparsejax.data.latents import LATENTS_FILE, latents_bytes
 from sparsejax.studies.noise import activity as noise_activity
@@ -28,7 +28,7 @@ def tiny(monkeypatch):
     whole = noise_activity.base
 
     def base(scale, **settings):
-        return replaced(whole(scale, **settings | {"hidden": min(settings.get("hidden", 40), 40)}), _FEW)
+        return replace(whole(scale, **settings | {"hidden": min(settings.get("hidden", 40), 40)}), _FEW)
 
     for module in (noise_activity, noise_pictures, implicit_terms):
         monkeypatch.setattr(module, "base", base)
@@ -55,7 +55,7 @@ def quickly_annealed(whole):
         names = ("training.epochs", "model.anneal_after", "model.anneal_epochs")
         times = (config.training.epochs, config.model.anneal_after, config.model.anneal_epochs)
         short = {name: type(time)(time // factor) for name, time in zip(names, times, strict=True)}
-        trained = whole(replaced(config, short), *given)
+        trained = whole(replace(config, short), *given)
         curves = {name: curve._replace(epochs=factor * curve.epochs) for name, curve in trained.curves.items()}
         return trained._replace(curves=curves)
 
@@ -91,7 +91,7 @@ def test_the_language_model_is_told_before_and_after_its_noise_is_removed(monkey
              "model.vocabulary": 10, "model.context": 16, "model.width": 16, "training.epochs": 2,
              "model.noise_off_step": 10, "devices.transform": "jit"}  # fmt: skip
     whole = noise_language.base
-    monkeypatch.setattr(noise_language, "base", lambda scale: replaced(whole(scale), small))
+    monkeypatch.setattr(noise_language, "base", lambda scale: replace(whole(scale), small))
     monkeypatch.setattr(noise_language, "SIGMAS", (0.0, 3.0))
     monkeypatch.setattr(noise_language, "PAPER", (0.17, 0.059))
     ours = made("noise/gpt", tmp_path)["ours"]
@@ -163,7 +163,7 @@ def test_what_gathers_is_shown_on_latents_where_there_are_some(tiny, monkeypatch
     whole = noise_activity.embedded
     assert (whole().data.name, whole().training.learning_rate) == ("cifar10_latents", 3e-4)
     few = {"data.train_examples": None, "data.test_examples": None}
-    monkeypatch.setattr(noise_activity, "embedded", lambda *some, **model: replaced(whole(*some, **model), few))
+    monkeypatch.setattr(noise_activity, "embedded", lambda *some, **model: replace(whole(*some, **model), few))
     ours = made("noise/fig3", tmp_path)["ours"]
     assert ours["data"] == "cifar10_latents" and "left_out" not in ours
     assert ours["sigma"] == list(noise_activity.GATHERED)

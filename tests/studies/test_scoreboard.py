@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from sparsejax.configs.scoreboard import networks
-from sparsejax.configuration import replaced
+from sparsejax.configuration import replace
 from sparsejax.data import load
 from sparsejax.evaluation.robustness import robustness_report
 from sparsejax.studies import attacked
@@ -46,7 +46,7 @@ def tiny(monkeypatch):
     def base(data, scale):
         small = networks("mnist", channels=(4, 6), hidden=10)
         few = small if data == "mnist" else {"ReLU": small["ReLU"]}
-        return {label: replaced(config, _FEW) for label, config in few.items()}
+        return {label: replace(config, _FEW) for label, config in few.items()}
 
     monkeypatch.setattr(study, "base", base)
     monkeypatch.setattr(attacked, "load", lambda name: load("digits"))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sparsejax.configs.convnets import convnet
-from sparsejax.configuration import replaced
+from sparsejax.configuration import replace
 from sparsejax.data import load
 from sparsejax.studies.thesis import autoencoders as thesis_autoencoders
 from sparsejax.studies.thesis import convnets as thesis_convnets
@@ -26,7 +26,7 @@ def tiny(monkeypatch):
         whole = module.base
 
         def base(*arguments):
-            return replaced(whole(*arguments), {**_FEW, **more})
+            return replace(whole(*arguments), {**_FEW, **more})
 
         monkeypatch.setattr(module, "base", base)
 

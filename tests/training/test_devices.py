@@ -18,7 +18,7 @@ from sparsejax.evaluation.measure import chosen_measures, setting_of
 from sparsejax.evaluation.split import make_evaluation
 from sparsejax.models import ConvMixer, SparseCNN
 from sparsejax.training.config import Config, DevicesConfig, EvaluationConfig, TrainingConfig
-from sparsejax.training.devices import gathered_members, place, put_members, put_shared, share_of_cores, transform
+from sparsejax.training.devices import gather_members, place, put_members, put_shared, share_of_cores, transform
 from sparsejax.training.prepare import start
 from sparsejax.training.state import init_state
 from sparsejax.training.step import chunk
@@ -72,7 +72,7 @@ def trained(devices: DevicesConfig, member: int | None = None, configs=GRID):
     for _ in range(4):
         state, metrics = run_chunk(state, stacked, data)
     assert np.all(np.asarray(state.epoch) == 2) and np.all(np.asarray(state.position) == 0)
-    return gathered_members(((state.variables, state.opt_state), metrics), len(chosen))
+    return gather_members(((state.variables, state.opt_state), metrics), len(chosen))
 
 
 def alone(tree, member: int):

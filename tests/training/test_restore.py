@@ -6,7 +6,7 @@ import pytest
 
 from sparsejax import configs
 from sparsejax.errors import RunFolderError
-from sparsejax.training.restore import recorded
+from sparsejax.training.restore import read_record
 from sparsejax.training.run_folder import RunFolder, describe
 
 
@@ -15,7 +15,7 @@ def test_every_named_configuration_comes_back(tmp_path, name):
     config, folder = configs.get(name), RunFolder(tmp_path / "run")
     points = [{"training.learning_rate": 0.5}, {"training.learning_rate": 0.25}]
     folder.claim(describe(config, name=name, seeds=[3, 4], points=points, data={"name": "none"}))
-    description, networks = recorded(folder)
+    description, networks = read_record(folder)
     assert description["name"] == name
     assert networks == tuple(
         dataclasses.replace(config, training=dataclasses.replace(config.training, seed=seed, learning_rate=rate))
@@ -28,4 +28,4 @@ def test_every_named_configuration_comes_back(tmp_path, name):
 def test_what_is_no_configuration_is_refused(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(RunFolderError, match=r"config\.json cannot be read"):
-        recorded(RunFolder(tmp_path))
+        read_record(RunFolder(tmp_path))

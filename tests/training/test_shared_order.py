@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sparsejax.configuration import replaced, stack
+from sparsejax.configuration import replace, stack
 from sparsejax.data.resident import Resident, epoch_order
 from sparsejax.errors import ConfigError
 from sparsejax.models import DenseNetwork
@@ -46,7 +46,7 @@ def untrained(config):
 
 def grid(points):
     """Returns states and configurations of networks, one for each (weight, seed)."""
-    config = stack([replaced(BASE, {"objective.l1": weight, "training.seed": seed}) for weight, seed in points])
+    config = stack([replace(BASE, {"objective.l1": weight, "training.seed": seed}) for weight, seed in points])
     return untrained(config), config
 
 

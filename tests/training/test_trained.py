@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sparsejax import configs
-from sparsejax.configuration import replaced, stack
+from sparsejax.configuration import replace, stack
 from sparsejax.data.resident import normalised, resident
 from sparsejax.errors import ConfigError, RunFolderError
 from sparsejax.models import SparseNetwork, freeze, predict
@@ -17,11 +17,11 @@ from sparsejax.training import checkpoints, loop
 from sparsejax.training.checks import load_data
 from sparsejax.training.config import DevicesConfig
 from sparsejax.training.devices import place
-from sparsejax.training.restore import load_network, recorded
+from sparsejax.training.restore import load_network, read_record
 from sparsejax.training.run_folder import RunFolder, describe
 from tests.command import ONE, SMALL, here, without_figures
 
-BASE = replaced(configs.get("digits_mlp"), {"model.k": (5,), "model.hidden": (20,), "training.epochs": 2})
+BASE = replace(configs.get("digits_mlp"), {"model.k": (5,), "model.hidden": (20,), "training.epochs": 2})
 POINTS = tuple({"model.boost_strength": boost} for boost in (0.0, 2.0))
 BLANK = {"name": "blank", "shape": (6, 6, 1), "dtype": "uint8", "mean": (0.1,), "std": (0.3,)}
 
@@ -38,12 +38,12 @@ def made_up(tmp_path_factory):
     """Returns a run folder that nobody trained, and what is in its checkpoint."""
     folder = RunFolder(tmp_path_factory.mktemp("made-up"))
     folder.claim(describe(BASE, name="digits_mlp", seeds=[0, 0], points=POINTS, data=BLANK))
-    placement, networks = place(DevicesConfig("jit"), 2, set()), stack([replaced(BASE, point) for point in POINTS])
+    placement, networks = place(DevicesConfig("jit"), 2, set()), stack([replace(BASE, point) for point in POINTS])
     like = jax.eval_shape(lambda config: loop.start(config, placement, np.zeros((1, 6, 6, 1), np.float32)), networks)
     leaves, structure = jax.tree.flatten(like)
     progress = jax.tree.unflatten(structure, list(map(anything, range(len(leaves)), leaves)))
     progress = progress._replace(state=progress.state._replace(epoch=np.asarray([2, 2], np.int32)))
-    with checkpoints.opened(folder.checkpoints, keep=1) as saved:
+    with checkpoints.open_checkpoints(folder.checkpoints, keep=1) as saved:
         saved.save(7, progress, score=0.0)
     return folder, progress.state
 
@@ -69,7 +69,7 @@ def folder(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("member", [0, 1])
 def test_a_frozen_network_is_as_accurate_as_its_run_says(folder, member):
-    network, dataset = load_network(folder, member), load_data(recorded(folder).configs[member])
+    network, dataset = load_network(folder, member), load_data(read_record(folder).configs[member])
     assert network.model.boost_strength == pytest.approx(2.0 * member * 0.85**2)
     assert isinstance(network.model, SparseNetwork)
     frozen = freeze(network.model, network.variables, network.example_shape)

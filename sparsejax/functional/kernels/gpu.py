@@ -24,7 +24,7 @@ _OCTAVES = 4 << 23
 """Keys of four powers of two: the search starts this far below the largest key."""
 
 
-def usable(shape: tuple[int, ...], dtype: Any) -> bool:
+def is_usable(shape: tuple[int, ...], dtype: Any) -> bool:
     """Returns whether the kernel supports rows of an array `[..., n]`.
 
     It is opt-in by SPARSEJAX_GPU_KERNELS=1 in the environment: it has been compiled for GPUs and its instructions
@@ -35,7 +35,7 @@ def usable(shape: tuple[int, ...], dtype: Any) -> bool:
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4, 5))
-def kept(
+def keep_winners(
     x: Float[Array, "rows n"],
     gain: Float[Array, "n"] | None,
     k: Int[Array, "rows"],
@@ -48,7 +48,7 @@ def kept(
     The gradient is 1 on the winners, 0 elsewhere.
 
     Args:
-      x: values `[rows, n]` of a shape and type that `usable` accepts.
+      x: values `[rows, n]` of a shape and type that `is_usable` accepts.
       gain: factors of the ranking `[n]`, float32, or None; no gradient passes.
       k: winners of each row, 0 <= k <= n; not checked.
       first: of tied units keep only the first, exactly k in total.
@@ -58,21 +58,21 @@ def kept(
     Returns:
       Array like x.
     """
-    return _chosen(x, gain, k, first, relu, interpret)[0]
+    return _select(x, gain, k, first, relu, interpret)[0]
 
 
-@kept.defjvp
-def _kept_jvp(first, relu, interpret, primals, tangents):
+@keep_winners.defjvp
+def _keep_winners_jvp(first, relu, interpret, primals, tangents):
     x, gain, k = primals
     # The compiler merges the two identical calls; the y of this one would have no derivative.
-    _, least, last = _chosen(lax.stop_gradient(x), gain, k, first, relu, interpret)
+    _, least, last = _select(lax.stop_gradient(x), gain, k, first, relu, interpret)
     place = lax.broadcasted_iota(jnp.int32, x.shape, 1) if first else None
     key = _key(lax.stop_gradient(x), None if gain is None else gain[None])
-    won = _won(x, key, place, least[:, None], last[:, None], k[:, None], relu)
-    return kept(x, gain, k, first, relu, interpret), jnp.where(won, tangents[0], jnp.zeros_like(x))
+    won = _is_winner(x, key, place, least[:, None], last[:, None], k[:, None], relu)
+    return keep_winners(x, gain, k, first, relu, interpret), jnp.where(won, tangents[0], jnp.zeros_like(x))
 
 
-def _chosen(x, gain, k, first, relu, interpret):
+def _select(x, gain, k, first, relu, interpret):
     """Returns the kept values, and for each row the smallest key kept and the index of the last unit kept at it."""
     from jax.experimental import pallas as pl  # takes almost as long to import as JAX
 
@@ -123,7 +123,7 @@ def _kernel(first, relu, row, x, k, places, *others):
     least[row], last[row] = low, end
     for part in parts:
         values = x[row, part]
-        won = _won(values, keys_of(part), places[part] if first else None, low, end, wanted, relu)
+        won = _is_winner(values, keys_of(part), places[part] if first else None, low, end, wanted, relu)
         y[row, part] = jnp.where(won, values, jnp.zeros((), values.dtype))
 
 
@@ -166,6 +166,6 @@ def _key(x: Float[Array, "*shape"], gain: Float[Array, "*#shape"] | None) -> UIn
     return jnp.where(rank != rank, highest, jnp.where(rank == 0, zero, key))
 
 
-def _won(x, key, place, least, last, k, relu):
+def _is_winner(x, key, place, least, last, k, relu):
     won = key >= least if place is None else (key > least) | ((key == least) & (place <= last))
     return won & (k > 0) & ((x > 0) | (x != x)) if relu else won & (k > 0)

@@ -13,7 +13,7 @@ _LONGEST = 2**17
 """Longest row: eight rows, which share a register, have to fit."""
 
 
-def usable(shape: tuple[int, ...]) -> bool:
+def is_usable(shape: tuple[int, ...]) -> bool:
     """Returns whether rows of an array `[..., n]` can be processed in blocks.
 
     They cannot if they are empty or eight do not fit, or if SPARSEJAX_TPU_KERNELS is 0 in the environment, for a TPU or
@@ -30,7 +30,7 @@ def by_blocks(
     Args:
       function: from a reference to the values of a block `[block, n]`, which it may read repeatedly, and the block's k
         `[block, 1]` to two numbers per row, `[block, 1]` each.
-      values: `[..., n]`, int32; rows as accepted by `usable`.
+      values: `[..., n]`, int32; rows as accepted by `is_usable`.
       k: a number for each row, int32.
       interpret: interpret the kernel, on any machine.
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from sparsejax import configs
-from sparsejax.configuration import replaced
+from sparsejax.configuration import replace
 from sparsejax.figures.heat import heat_maps
 from sparsejax.studies.networks import train
 from sparsejax.studies.study import Outcome, Scale, Study
@@ -23,7 +23,7 @@ def base(scale: Scale) -> Config:
     if scale == "paper":
         return config
     short = {"training.epochs": 3, "training.first_epoch_batch_size": 16, "training.learning_rate": 0.04}
-    return replaced(config, short | {"data.train_examples": 6000, "data.test_examples": 1000})
+    return replace(config, short | {"data.train_examples": 6000, "data.test_examples": 1000})
 
 
 def _grid(scale: Scale, folder: Path) -> Outcome:

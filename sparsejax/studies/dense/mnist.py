@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsejax import configs
-from sparsejax.configuration import replaced
+from sparsejax.configuration import replace
 from sparsejax.data import load
 from sparsejax.evaluation.measures.noise_score import NOISE_LEVELS
 from sparsejax.figures.activity import image_grid
@@ -43,7 +43,7 @@ _SHORT = {"training.epochs": 3, "data.train_examples": 12_000, "data.test_exampl
 
 def scaled(config: Config, scale: Scale) -> Config:
     """Returns a configuration as published, or with a fifth of the images for three epochs."""
-    return replaced(config, _SHORT if scale == "small" else {})
+    return replace(config, _SHORT if scale == "small" else {})
 
 
 def _seeds(scale: Scale, seeds: int | None) -> tuple[int, ...]:
@@ -143,7 +143,7 @@ def _dropout(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
     networks = {}
     for name in ("Dense CNN-2", "Sparse CNN-2"):
         config = configs.get(TABLE1[name][0])
-        networks |= {name: config, f"{name}, dropout": replaced(config, {"model.dropout": 0.5})}
+        networks |= {name: config, f"{name}, dropout": replace(config, {"model.dropout": 0.5})}
     return _curves(networks, scale, folder, seeds)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from sparsejax import configs
 from sparsejax.configs.hebbian import narrow
-from sparsejax.configuration import replaced
+from sparsejax.configuration import replace
 from sparsejax.evaluation.attacks.geometry import Norm
 from sparsejax.figures.blocks import by_block
 from sparsejax.figures.noise import noise_curve
@@ -47,7 +47,7 @@ _IMAGES = {"small": (1_000, 150), "paper": (10_000, 10_000)}
 def base(scale: Scale, label: str) -> Config:
     """Returns a network as published, or a narrow one for fewer epochs on fewer images."""
     config = configs.get(PAPER[label][0])
-    return config if scale == "paper" else replaced(narrow(config), _FEW)
+    return config if scale == "paper" else replace(narrow(config), _FEW)
 
 
 def _trained(label: str, scale: Scale, folder: Path, seed: int) -> tuple[HebbianVGG, Variables]:

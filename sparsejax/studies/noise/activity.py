@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sparsejax import configs, data
-from sparsejax.configuration import replaced
+from sparsejax.configuration import replace
 from sparsejax.data.latents import HOW_TO_MAKE
 from sparsejax.figures.activity import activity_against_noise, along_training, gathering
 from sparsejax.figures.table import table
@@ -71,7 +71,7 @@ def base(scale: Scale, *, epochs: int = 40, name: str = "mnist_noise", **model: 
         return dataclasses.replace(config, model=dataclasses.replace(config.model, **model))
     short = {"training.epochs": epochs, "training.warmup_epochs": 10.0}
     few = {"data.train_examples": 12_000, "data.test_examples": 2_000}
-    return replaced(configs.get(name), short | few | {f"model.{field}": value for field, value in model.items()})
+    return replace(configs.get(name), short | few | {f"model.{field}": value for field, value in model.items()})
 
 
 def ablated(scale: Scale, *, name: str = "mnist_noise", **model: Any) -> Config:
@@ -82,7 +82,7 @@ def ablated(scale: Scale, *, name: str = "mnist_noise", **model: Any) -> Config:
     if name == "mnist_noise_classifier":
         config = dataclasses.replace(config, objective=configs.get(name).objective)
         model = {"classes": 10, **model}
-    return replaced(config, {f"model.{field}": value for field, value in model.items()})
+    return replace(config, {f"model.{field}": value for field, value in model.items()})
 
 
 def embedded(epochs: int = 400, **model: Any) -> Config:
@@ -91,7 +91,7 @@ def embedded(epochs: int = 400, **model: Any) -> Config:
     That rate is slow: biases and norms of keys still change when the fraction of active units hardly does.
     """
     slow = {"data.name": "cifar10_latents", "training.learning_rate": 3e-4}
-    return replaced(base("small", epochs=epochs, **model), slow)
+    return replace(base("small", epochs=epochs, **model), slow)
 
 
 def grid(config: Config, scale: Scale, folder: Path, label: str, sigmas: Sequence[float] | None = None) -> Trained:
@@ -190,7 +190,7 @@ def _annealed(scale: Scale, folder: Path, name: str, task: str, what: str) -> Ou
     else:
         epochs, hold = (60, 20.0) if scale == "small" else (2000, 800.0)
         config = ablated(scale, name=task, anneal_after=hold, anneal_epochs=hold)
-    trained = grid(replaced(config, {"training.epochs": epochs}), scale, folder, name, sigmas)
+    trained = grid(replace(config, {"training.epochs": epochs}), scale, folder, name, sigmas)
     times, values = trained.along(f"{what}/hidden")
     percent = what == "active_fraction"
     label = "active units (%)" if percent else "units never active"
@@ -218,12 +218,12 @@ def _fig7a(scale: Scale, folder: Path) -> Outcome:
 
 def _fig7b(scale: Scale, folder: Path) -> Outcome:
     variants = {
-        "MNIST": replaced(base(scale), {"data.name": "mnist"}),
-        "CIFAR-10": replaced(base(scale), {"data.name": "cifar10"}),
+        "MNIST": replace(base(scale), {"data.name": "mnist"}),
+        "CIFAR-10": replace(base(scale), {"data.name": "cifar10"}),
     }
     said = {} if has_latents() else _LEFT_OUT
     if not said:
-        latents = replaced(base(scale), {"data.name": "cifar10_latents"})
+        latents = replace(base(scale), {"data.name": "cifar10_latents"})
         variants["latents"] = ablated(scale) if scale == "paper" else latents
     outcome = _compared(variants, scale, folder, PAPER)[1]
     return outcome._replace(ours=outcome.ours | said)

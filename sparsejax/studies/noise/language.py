@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from sparsejax import configs
-from sparsejax.configuration import replaced
+from sparsejax.configuration import replace
 from sparsejax.figures.activity import activity_against_noise
 from sparsejax.models import GPT
 from sparsejax.studies.networks import train
@@ -24,7 +24,7 @@ def base(scale: Scale) -> Config:
         return configs.get("wikitext_gpt")
     # As published, the noise is removed before training ends; its effect on the MLPs should persist.
     short = {"data.train_examples": 4_000, "training.epochs": 6, "model.noise_off_step": 1_000}
-    return replaced(configs.get("wikitext_gpt_small"), short)
+    return replace(configs.get("wikitext_gpt_small"), short)
 
 
 def _language(scale: Scale, folder: Path) -> Outcome:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sparsejax.configuration import replaced
+from sparsejax.configuration import replace
 from sparsejax.data import load
 from sparsejax.figures.activity import image_grid
 from sparsejax.studies.networks import Trained
@@ -105,7 +105,7 @@ def _fig10(scale: Scale, folder: Path) -> Outcome:
     stages = STAGES[scale]
     rows, ours = [], {"epochs": list(stages), "active": [], "centred": []}
     for epochs in stages:
-        config = replaced(base(scale, epochs=epochs), {"training.epochs": epochs})
+        config = replace(base(scale, epochs=epochs), {"training.epochs": epochs})
         fields = _fields(grid(config, scale, folder, f"epochs_{epochs}", (sigma,)), 0, sigma, image, 75)
         ours["active"].append(len(fields))
         ours["centred"].append(_centred(fields))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sparsejax.configuration import replaced
+from sparsejax.configuration import replace
 from sparsejax.data import load
 from sparsejax.figures.activity import activity_against_noise, implicit_bars, terms_along_training
 from sparsejax.functional import implicit_terms
@@ -22,7 +22,7 @@ _UNITS = 256
 def _noisy(scale: Scale, folder: Path) -> Trained:
     """Trains with noise while tracking its terms: networks that all studies here share."""
     config = base(scale, hidden=_UNITS)
-    config = replaced(config, {"evaluation.track": (*config.evaluation.track, "implicit_terms")})
+    config = replace(config, {"evaluation.track": (*config.evaluation.track, "implicit_terms")})
     return grid(config, scale, folder, "noise", _SIGMAS)
 
 

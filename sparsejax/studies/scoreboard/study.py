@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sparsejax.configs.scoreboard import DataName, networks
-from sparsejax.configuration import replaced
+from sparsejax.configuration import replace
 from sparsejax.evaluation.attacks.geometry import Norm
 from sparsejax.studies.attacked import kept_report, test_pixels
 from sparsejax.studies.networks import train
@@ -68,7 +68,7 @@ def base(data: DataName, scale: Scale) -> dict[str, Config]:
     if scale == "paper":
         return networks(data)
     small = networks(data, channels=(16, 32), hidden=128, epochs=10)
-    return {label: replaced(config, _SMALL[data]) for label, config in small.items()}
+    return {label: replace(config, _SMALL[data]) for label, config in small.items()}
 
 
 def measured(result: Mapping[str, Any], report: Mapping[str, Any], bench: Bench) -> list[float]:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsejax import configs
-from sparsejax.configuration import replaced
+from sparsejax.configuration import replace
 from sparsejax.data import load
 from sparsejax.figures.activity import image_grid
 from sparsejax.studies.networks import train, trained_members
@@ -41,7 +41,7 @@ _LAYERS = ("encoding", "code", "decoding")
 def base(scale: Scale, code: int) -> Config:
     """Returns the autoencoder with a code of that many units, as published or for a few steps on a few images."""
     short = _SHORT if scale == "small" else {}
-    return replaced(configs.get("mnist_l1_autoencoder"), {"model.hidden": SIZES[code], **short})
+    return replace(configs.get("mnist_l1_autoencoder"), {"model.hidden": SIZES[code], **short})
 
 
 def _shared(folder: Path, scale: Scale) -> Path:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsejax.configs.convnets import KERNELS, convnet
-from sparsejax.configuration import replaced
+from sparsejax.configuration import replace
 from sparsejax.data import load
 from sparsejax.figures.activity import image_grid
 from sparsejax.figures.filters import tile_panels
@@ -78,7 +78,7 @@ class Kind(NamedTuple):
 def base(scale: Scale, kind: Kind) -> Config:
     """Returns the network as published, or for a few steps on a few images."""
     config = convnet(kind.data, kind.layers, kind.kernel)
-    return replaced(config, _SHORT if scale == "small" else {})
+    return replace(config, _SHORT if scale == "small" else {})
 
 
 def _shared(folder: Path, scale: Scale) -> Path:

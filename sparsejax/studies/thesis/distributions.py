@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsejax import configs
-from sparsejax.configuration import replaced
+from sparsejax.configuration import replace
 from sparsejax.data import load
 from sparsejax.figures.histograms import Histogram, histograms
 from sparsejax.studies.networks import Trained, train
@@ -29,7 +29,7 @@ Activation = Literal["relu", "sigmoid"]
 def base(scale: Scale, activation: Activation) -> Config:
     """Returns the network of one hidden layer, as published or on fewer images for fewer epochs."""
     config = configs.get({"relu": "mnist_l1_mlp", "sigmoid": "mnist_l1_sigmoid"}[activation])
-    return replaced(config, _SHORT if scale == "small" else {})
+    return replace(config, _SHORT if scale == "small" else {})
 
 
 def _trained(activation: Activation, scale: Scale, folder: Path) -> Trained:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sparsejax import configs
-from sparsejax.configuration import replaced
+from sparsejax.configuration import replace
 from sparsejax.figures.curves import curves_of
 from sparsejax.models import DenseNetwork
 from sparsejax.studies.networks import Member, trained_members
@@ -73,7 +73,7 @@ def base(scale: Scale, kind: Kind, units: int) -> Config:
     """Returns the network as published, or trained for a third of the epochs."""
     model = DenseNetwork(hidden=(units,) * kind.depth, activation=kind.activation)  # pyright: ignore
     config = dataclasses.replace(configs.get("mnist_l1_mlp"), model=model)
-    return replaced(config, _SHORT if scale == "small" else {})
+    return replace(config, _SHORT if scale == "small" else {})
 
 
 def trained_grid(
@@ -104,7 +104,7 @@ def penalised(config: Config, folder: Path, name: str, penalties: Sequence[float
       which a unit was active; over training, `epochs [points]` and the penalised activity `l1_along [penalties, seeds,
       points]`.
     """
-    config = replaced(config, {"evaluation.measures": (*config.evaluation.measures, "detail")})
+    config = replace(config, {"evaluation.measures": (*config.evaluation.measures, "detail")})
     fields = {"objective.l1": penalties}
     members = trained_members(config, folder, name, seeds=seeds, fields=fields, together=_TOGETHER, same_order=True)
     layers = list(members[0][0].result["layers"])

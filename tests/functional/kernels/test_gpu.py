@@ -29,8 +29,8 @@ def drawn(n):
 @pytest.fixture
 def interpreted(monkeypatch):
     """Gives the layers the kernel, as on a GPU whose user asks for it, but as a plain program."""
-    kept = gpu_rows.kept
-    monkeypatch.setattr(gpu_rows, "kept", lambda *args: kept(*args[:5], True))
+    kept = gpu_rows.keep_winners
+    monkeypatch.setattr(gpu_rows, "keep_winners", lambda *args: kept(*args[:5], True))
     by_platform = jax.lax.platform_dependent
 
     def chosen(*arguments, **ways):
@@ -57,7 +57,7 @@ def test_it_keeps_the_winners_and_their_gradients(n, dtype, boosted, first, relu
 
     @jax.jit
     def both(k):
-        y, pull = jax.vjp(lambda x: gpu_rows.kept(x, gain, jnp.full(ROWS, k), first, relu, True), x)
+        y, pull = jax.vjp(lambda x: gpu_rows.keep_winners(x, gain, jnp.full(ROWS, k), first, relu, True), x)
         return y, pull(jnp.ones_like(x))[0]
 
     marked = jax.jit(partial(winners, ties="first" if first else "all"))
@@ -117,6 +117,6 @@ def test_it_is_used_where_asked_for_and_rows_fit(monkeypatch, setting, shape, dt
         monkeypatch.delenv("SPARSEJAX_GPU_KERNELS", raising=False)
     else:
         monkeypatch.setenv("SPARSEJAX_GPU_KERNELS", setting)
-    assert gpu_rows.usable(shape, dtype) == used
+    assert gpu_rows.is_usable(shape, dtype) == used
     program = str(jax.make_jaxpr(lambda x: keep(x, 3))(jnp.zeros(shape, dtype)))
     assert ("name=kept" in program) == used
