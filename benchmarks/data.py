@@ -12,7 +12,7 @@ from benchmarks.peers import Twin
 from benchmarks.rows import Report, Row, row
 from benchmarks.timing import Run, compiled, round_robin
 from sparsejax.data.dataset import Split
-from sparsejax.data.resident import Resident, epoch_order, normalised
+from sparsejax.data.resident import Resident, epoch_order, normalize
 from sparsejax.data.streaming import Streamed, read_chunks
 from sparsejax.functional import crop_and_flip, example_keys
 
@@ -67,7 +67,7 @@ def _resident(data: Resident, order: jax.Array, cut: bool) -> Run:
             images = data.images[indices]
             if cut:
                 images = crop_and_flip(example_keys(jax.random.key(0), indices), images)
-            return normalised(data, images), None
+            return normalize(data, images), None
 
         empty = jnp.zeros((order.shape[1], *data.images.shape[1:]))
         return lax.scan(make, empty, order)[0]
@@ -78,7 +78,7 @@ def _resident(data: Resident, order: jax.Array, cut: bool) -> Run:
 def _streamed(split: Split, data: Resident, order: np.ndarray) -> Run:
     @jax.jit
     def pixels(chunk: Streamed) -> jax.Array:
-        return lax.map(lambda images: normalised(chunk, images), chunk.images)
+        return lax.map(lambda images: normalize(chunk, images), chunk.images)
 
     def chunks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         return read_chunks(split, order, length=len(order) // 4, columns=slice(None))

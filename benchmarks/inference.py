@@ -84,7 +84,10 @@ def _crossing(batch: int, density: float) -> Row:
     network, runs = freeze(model, model.init(jax.random.key(0), x), (784,)), {}
     for way in (True, False):
         pays = mock.Mock(return_value=way)
-        with mock.patch.object(frozen, "gathering_pays", pays), mock.patch.object(compact, "gathering_pays", pays):
+        with (
+            mock.patch.object(frozen, "gathering_is_faster", pays),
+            mock.patch.object(compact, "gathering_is_faster", pays),
+        ):
             runs[way] = _timed(lambda network, x: predict(network, x), network, x)
     timings = round_robin(runs, repetitions=9)
     case = f"rows of {winners} in {CROSSOVER:,} to {CROSSOVER:,}, batch {batch}"

@@ -15,7 +15,7 @@ from benchmarks.peers import Twin
 from benchmarks.rows import Report, Row, row
 from benchmarks.timing import Run, Timing, compiled, in_scan, round_robin
 from sparsejax.configuration import as_arrays
-from sparsejax.data.resident import Batch, Resident, normalised
+from sparsejax.data.resident import Batch, Resident, normalize
 from sparsejax.functional import conv2d, max_pool2d
 from sparsejax.models.sparse_cnn import SparseCNN
 from sparsejax.training.config import Config, TrainingConfig
@@ -183,7 +183,7 @@ def _parts(batch: int, data: Resident) -> dict[str, Run]:
         return x @ weights["kernel"] + weights["bias"].reshape(1, -1)
 
     def forward(images: jax.Array) -> jax.Array:
-        batch_ = Batch(normalised(data, images), data.labels[:batch], jnp.arange(batch))
+        batch_ = Batch(normalize(data, images), data.labels[:batch], jnp.arange(batch))
         output = SPARSE.apply(state.variables, batch_.images, train=True)
         duty = [layer["boost"].duty_cycle.sum() for layer in output.state.values() if "boost" in layer]
         return jnp.mean(cross_entropy.score(output, batch_)["loss"]) + sum(duty)

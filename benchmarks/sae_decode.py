@@ -80,7 +80,7 @@ def _decoded(twin: Twin | None, shape: tuple[int, int, int, int], asked: str, re
 def _crossing(k: int) -> Row:
     """Compares both of our ways at a density, with gradients."""
     code, kernel, upstream = _drawn(*CROSSOVER, k)
-    with mock.patch.object(compact, "gathering_pays", lambda *_: True):
+    with mock.patch.object(compact, "gathering_is_faster", lambda *_: True):
         runs = {"rows": _call(decode, code, kernel, upstream, refilled)}
     runs["dense"] = _call(_dense, code, kernel, upstream, refilled)
     timings = round_robin(runs, repetitions=7)
@@ -92,7 +92,7 @@ def _stepped(twin: Twin | None, shape: tuple[int, int, int, int], remarks: list[
     batch, inputs, units, k = shape
     case = f"Top-K autoencoder step, {k} of {units:,}, {inputs} inputs, batch {batch}"
     runs = {"ours": _step(*shape)}
-    with mock.patch.object(compact, "gathering_pays", lambda *_: False):
+    with mock.patch.object(compact, "gathering_is_faster", lambda *_: False):
         runs["dense"] = _step(*shape)
     if twin is not None:
         sizes = {"batch": batch, "inputs": inputs, "units": units, "k": k}

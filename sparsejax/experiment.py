@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 
 from sparsejax.configuration import find_differing_fields, replace, stack
-from sparsejax.data.dataset import Dataset, counted_as
+from sparsejax.data.dataset import Dataset, examples_noun
 from sparsejax.data.resident import example_of
 from sparsejax.errors import ConfigError
 from sparsejax.evaluation.evaluator import Evaluator
@@ -137,13 +137,13 @@ def _run(
     processes.agree("configuration", json.dumps([description[name] for name in same], sort_keys=True, default=str))
 
     def claim() -> None:
-        hold.enter_context(folder.held())
+        hold.enter_context(folder.hold())
         if fresh:
             folder.discard()
         folder.claim(description)
 
     processes.run_in_first_process(claim)
-    first, networks = processes.is_first(), len(experiment.configs)
+    first, members = processes.is_first(), len(experiment.configs)
     measuring = Evaluator(experiment.configs, dataset, job.placement, job.config, test, measures)
 
     with (
@@ -156,14 +156,14 @@ def _run(
             progress = start(job.config, job.placement, example)
         else:
             progress = put_members(restored.tree, job.placement)
-        at = gather_members((progress.state.epoch, progress.state.position, progress.state.step), networks)
+        at = gather_members((progress.state.epoch, progress.state.position, progress.state.step), members)
         epoch, position, step = (int(values[0]) for values in at)
         total, done = (
             loop.examples_done(config.training, len(dataset.train.labels), *at)
             for at in ((config.training.epochs, 0), (epoch, position))
         )
         log = MetricsLog(folder.metrics, folder.tensorboard, resumed_step=step, quiet=not first)
-        terminal = Terminal(total * networks, done * networks, quiet=not first)
+        terminal = Terminal(total * members, done * members, quiet=not first)
         for line in _first_lines(experiment, dataset, job.placement, step):
             terminal.say(line)
         training_started = time.perf_counter()
@@ -182,8 +182,8 @@ def _run(
             log.close()
         training_seconds = time.perf_counter() - training_started
 
-    final = measuring.in_the_end(progress, experiment.points)
-    variables = gather_members(progress.state.variables, networks)
+    final = measuring.at_end(progress, experiment.points)
+    variables = gather_members(progress.state.variables, members)
     result = {
         "name": experiment.name,
         **summary(final.members),
@@ -222,11 +222,11 @@ def _origin(dataset: Dataset) -> dict[str, Any]:
 
 def _first_lines(experiment: Experiment, dataset: Dataset, placement: Placement, step: int) -> list[str]:
     """Returns the first lines of a run's output."""
-    networks = len(experiment.configs)
+    members = len(experiment.configs)
     devices = 1 if placement.mesh is None else placement.mesh.size
     lines = [
-        f"{experiment.name}: {networks} network{'s' if networks > 1 else ''} on {dataset.name} ({dataset.source}; "
-        f"{len(dataset.train.labels):,} training, {len(dataset.test.labels):,} test {counted_as(dataset.kind)}), "
+        f"{experiment.name}: {members} network{'s' if members > 1 else ''} on {dataset.name} ({dataset.source}; "
+        f"{len(dataset.train.labels):,} training, {len(dataset.test.labels):,} test {examples_noun(dataset.kind)}), "
         f"{devices} {jax.default_backend()} device{'s' if devices > 1 else ''}, {placement.transform}"
     ]
     if step:

@@ -12,7 +12,7 @@ from sparsejax.figures.curves import curves_of, training_curves
 from sparsejax.figures.words import several
 from sparsejax.training.config import Config
 from sparsejax.training.log import read_metrics
-from sparsejax.training.restore import TrainedNetwork, load_network, read_record, load_state
+from sparsejax.training.restore import TrainedNetwork, load_network, load_state, read_record
 from sparsejax.training.run_folder import RunFolder
 
 if TYPE_CHECKING:

@@ -26,13 +26,13 @@ from tests.kill_campaign import SHORT, assert_same_run
 
 def test_a_folder_takes_one_run_at_a_time(tmp_path):
     folder = RunFolder(tmp_path / "run")
-    with folder.held():
+    with folder.hold():
         refused = here(*SMALL, "--out", folder.path)
         assert refused.returncode == 1 and "is in use by another run (process" in refused.stderr
         assert sorted(path.name for path in folder.path.iterdir()) == [".lock"]
-        with pytest.raises(RunFolderError, match="in use"), folder.held():
+        with pytest.raises(RunFolderError, match="in use"), folder.hold():
             pass
-    with folder.held():
+    with folder.hold():
         pass
 
 

@@ -154,7 +154,7 @@ def test_what_goes_wrong_in_one_process_ends_all(tmp_path):
     run = [sys.executable, "-m", "sparsejax.launch", *RUN, "--processes", "2", "--coordinator", "127.0.0.1:18477",
            "--data.name", "arrays", "--out", str(tmp_path / "run")]  # fmt: skip
     settings = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
-    digits, folders = load("digits").limited(400, 60), [tmp_path / "one", tmp_path / "none"]
+    digits, folders = load("digits").limit(400, 60), [tmp_path / "one", tmp_path / "none"]
     for folder in folders:
         (folder / "arrays").mkdir(parents=True)
     for part in ("train", "test"):

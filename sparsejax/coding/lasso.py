@@ -15,11 +15,11 @@ from sparsejax.coding.iterate import check_loop, goal, iterate
 from sparsejax.coding.objective import (
     AnyArray,
     Code,
-    restore_batch_axes,
     correlations,
     largest_eigenvalue,
     problem,
     product,
+    restore_batch_axes,
     shortfall,
     soft_threshold,
 )
@@ -191,7 +191,9 @@ def admm(
     check_loop(tolerance, max_iterations, check_every, violation)
     x, dictionary, start, batch = problem(x, dictionary, initial, l1=l1)
     settings = {"warm": initial is not None, "max_iterations": max_iterations, "check_every": check_every}
-    return restore_batch_axes(_admm(x, dictionary, start, l1, goal(tolerance, violation), relaxation, **settings), batch)
+    return restore_batch_axes(
+        _admm(x, dictionary, start, l1, goal(tolerance, violation), relaxation, **settings), batch
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("warm", "max_iterations", "check_every"))

@@ -11,12 +11,12 @@ from sparsejax.coding.iterate import check_loop, goal, iterate
 from sparsejax.coding.objective import (
     AnyArray,
     Code,
-    restore_batch_axes,
     correlations,
     hard_threshold,
     largest_eigenvalue,
     problem,
     product,
+    restore_batch_axes,
     shortfall,
     soft_threshold,
 )

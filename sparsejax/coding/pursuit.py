@@ -8,7 +8,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from sparsejax.coding.iterate import check_loop, iterate
-from sparsejax.coding.objective import AnyArray, Code, restore_batch_axes, correlations, problem, product, ratio
+from sparsejax.coding.objective import AnyArray, Code, correlations, problem, product, ratio, restore_batch_axes
 
 
 def matching_pursuit(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from sparsejax.coding.iterate import check_loop, iterate
-from sparsejax.coding.objective import AnyArray, Code, restore_batch_axes, problem, product, ratio
+from sparsejax.coding.objective import AnyArray, Code, problem, product, ratio, restore_batch_axes
 
 
 def sparse_set(

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from sparsejax.coding.dictionary import revive
 from sparsejax.coding.lasso import fista
-from sparsejax.coding.objective import AnyArray, Code, restore_batch_axes, largest_eigenvalue, problem, product, ratio
+from sparsejax.coding.objective import AnyArray, Code, largest_eigenvalue, problem, product, ratio, restore_batch_axes
 
 Sparseness = Literal["cauchy", "l1", "gaussian"]
 """S(a): "cauchy" is log(1 + a^2), "l1" is |a|, "gaussian" is -exp(-a^2)."""

@@ -66,13 +66,13 @@ def _report(words: list[str]) -> None:
 
     from sparsejax.evaluation.measure import measures_of
     from sparsejax.figures.run import write_figures
-    from sparsejax.training.restore import read_record, load_state
+    from sparsejax.training.restore import load_state, read_record
     from sparsejax.training.run_folder import RunFolder
 
     folder = RunFolder(Path(options.run))
     run_of = read_record(folder)
     result = _result(folder.path)
-    with folder.held():
+    with folder.hold():
         state = load_state(folder, run_of)
         for path in write_figures(folder, result, state.variables, measures_of(result)):
             print(path)

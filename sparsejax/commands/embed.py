@@ -27,11 +27,11 @@ def _run(arguments: list[str]) -> int:
     from sparsejax.data.dataset import Split
     from sparsejax.data.folders import download_folder
     from sparsejax.data.latents import LATENTS_FILE, latents_bytes
-    from sparsejax.data.resident import resident
+    from sparsejax.data.resident import make_resident
     from sparsejax.evaluation.latents import make_embedding
     from sparsejax.files import write_whole
     from sparsejax.training.checks import load_data
-    from sparsejax.training.restore import check_same_data, config_of, read_record, load_state
+    from sparsejax.training.restore import check_same_data, config_of, load_state, read_record
     from sparsejax.training.run_folder import RunFolder, environment
 
     folder, member = RunFolder(Path(options.run)), options.member
@@ -56,7 +56,7 @@ def _run(arguments: list[str]) -> int:
     def embed_split(split: Split) -> Split:
         size = len(split.labels)
         embed = make_embedding(options.layer, examples=size, batch_size=config.evaluation.batch_size)
-        data = resident(dataset, split, normalise=config.data.normalise)
+        data = make_resident(dataset, split, normalise=config.data.normalise)
         return Split(np.asarray(jax.jit(embed)(model, state.variables, data)), split.labels)
 
     train, test = embed_split(dataset.train), embed_split(dataset.test)

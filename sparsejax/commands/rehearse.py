@@ -103,8 +103,8 @@ def rehearse(experiment: Experiment, topology: str) -> Rehearsal:
 
 def lines_of(rehearsal: Rehearsal, experiment: Experiment, topology: str) -> list[str]:
     """Returns a summary as lines of text."""
-    placement, networks = rehearsal.placement, len(experiment.configs)
-    spread = f"{networks} network{'s' if networks > 1 else ''} over {placement.member_devices}, each batch over "
+    placement, members = rehearsal.placement, len(experiment.configs)
+    spread = f"{members} network{'s' if members > 1 else ''} over {placement.member_devices}, each batch over "
     told = [f"{count} {kind}" for kind, count in rehearsal.collectives.items()]
     return [
         f"{experiment.name} on {topology}: {spread}{placement.shards} chip{'s' if placement.shards > 1 else ''}, "

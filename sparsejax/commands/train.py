@@ -83,7 +83,7 @@ def _run(arguments: list[str]) -> int:
     else:
         from sparsejax.training.devices import use_cores
 
-        use_cores(base.devices.wanted(len(members[0])))
+        use_cores(base.devices.devices_for(len(members[0])))
     from sparsejax.experiment import Experiment, run
     from sparsejax.training.processes import is_first
     from sparsejax.training.run_folder import RunFolder

@@ -132,11 +132,11 @@ def read_path(path: str | Path, test_fraction: float | None = None) -> Dataset:
         images = read_image_folder(path)
         return _dataset(path, images, test_fraction, "", class_names=images.pop("class_names"))
     if path.is_dir():
-        return _dataset(path, {file.stem: _opened(file) for file in sorted(path.glob("*.npy"))}, test_fraction, ".npy")
+        return _dataset(path, {file.stem: _open(file) for file in sorted(path.glob("*.npy"))}, test_fraction, ".npy")
     if path.suffix not in (".npz", ".npy"):
         raise ConfigError(f"data.path is {path}; expected a file .npz or .npy, a folder of .npy files, or a folder "
                           "of images by class.")  # fmt: skip
-    opened = _opened(path)
+    opened = _open(path)
     return _dataset(path, {"x": opened} if path.suffix == ".npy" else opened, test_fraction, "")
 
 
@@ -144,7 +144,7 @@ def read_arrays(path: Path, *, source: str = "files") -> Dataset:
     """Reads the four arrays of a folder as the data set "arrays"; errors as `read_path`."""
     if not path.is_dir():
         raise DataMissingError(f"{path} does not exist; {_EXPECTED}.")
-    return _dataset(path, {file.stem: _opened(file) for file in sorted(path.glob("*.npy"))}, None, ".npy",
+    return _dataset(path, {file.stem: _open(file) for file in sorted(path.glob("*.npy"))}, None, ".npy",
                     name="arrays", source=source)  # fmt: skip
 
 
@@ -168,7 +168,7 @@ def _dataset(path: Path, arrays: Mapping[str, Any], test_fraction: float | None,
         raise DataDamagedError(f"{error} It is in {path}; {_EXPECTED}.") from None
 
 
-def _opened(path: Path) -> Any:
+def _open(path: Path) -> Any:
     try:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
         if path.suffix == ".npy":

@@ -53,7 +53,7 @@ class _Family(NamedTuple):
             f"{self.archive} -C $SPARSEJAX_DATA"
         )
 
-    def found(self, folder: str | os.PathLike[str]) -> dict[str, Path | None]:
+    def find(self, folder: str | os.PathLike[str]) -> dict[str, Path | None]:
         """Returns where a folder holds each of its files."""
         return {file: path if (path := Path(folder) / file).is_file() else None for file in self.files}
 
@@ -91,7 +91,7 @@ def read_cifar100_folder(folder: str | os.PathLike[str], *, source: str = "files
 
 
 def _read_folder(family: _Family, folder: str | os.PathLike[str], source: str, check_md5: bool) -> Dataset:
-    paths = family.found(folder)
+    paths = family.find(folder)
     missing = [file for file, path in paths.items() if path is None]
     if missing:
         raise DataMissingError(
@@ -99,7 +99,7 @@ def _read_folder(family: _Family, folder: str | os.PathLike[str], source: str, c
             f"{'is' if len(missing) == 1 else 'are'} missing there. {family.how}"
         )
     there = zip(filter(None, paths.values()), family.files.values(), strict=True)
-    parts = [_checked(family, path, md5 if check_md5 else None) for path, md5 in there]
+    parts = [_read_verified(family, path, md5 if check_md5 else None) for path, md5 in there]
     train = Split(*(np.concatenate(arrays) for arrays in zip(*parts[:-1], strict=True)))
     moments = (CIFAR10_MEAN, CIFAR10_STD) if family is _TEN else pixel_moments(train.images)
     return Dataset(family.name, source, train, parts[-1], family.classes, *moments)
@@ -164,7 +164,7 @@ class _Unpickler(pickle.Unpickler):
         return _Byte()
 
 
-def _checked(family: _Family, path: Path, md5: str | None) -> Split:
+def _read_verified(family: _Family, path: Path, md5: str | None) -> Split:
     """Reads a pickle and, when an MD5 is given, compares that."""
     raw = _bytes_of(family, path)
     split = _parse(family, raw, path)  # first, because it gives the better error message
@@ -233,7 +233,7 @@ for _place, (_family, _folder, _read) in enumerate(
             kind="images",
             place=_folder,
             read=_read,
-            files=_family.found,
+            files=_family.find,
             tfds=_family.name,
             download=Download((_MIRROR,), {_family.archive: _family.md5}, _family.size),
             how=_family.how,

@@ -79,7 +79,7 @@ class Dataset:
             digest.update(np.ascontiguousarray(array, dtype).data)
         return digest.hexdigest()
 
-    def limited(self, train: int | None = None, test: int | None = None) -> "Dataset":
+    def limit(self, train: int | None = None, test: int | None = None) -> "Dataset":
         """Keeps the first examples of each split (None keeps all); mean and std stay those of the whole.
 
         Raises:
@@ -138,7 +138,7 @@ def pixel_moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, .
     return tuple(means), tuple(stds)
 
 
-def counted_as(kind: str) -> str:
+def examples_noun(kind: str) -> str:
     """Returns the noun for examples of a kind in messages, such as "windows" for tokens."""
     return "windows" if kind == "tokens" else kind
 

@@ -23,7 +23,7 @@ def read_digits(*, notice: str = "") -> Dataset:
     from sklearn.datasets import load_digits
 
     small, labels = load_digits(return_X_y=True)  # [n, 64] of 0 to 16
-    images = framed(small.reshape(-1, 8, 8))
+    images = frame(small.reshape(-1, 8, 8))
     in_test = np.zeros(len(labels), bool)
     in_test[np.argsort(labels, kind="stable")[::_EVERY]] = True
     labels = labels.astype(np.int32)
@@ -32,7 +32,7 @@ def read_digits(*, notice: str = "") -> Dataset:
     return Dataset("digits", "digits", train, test, CLASSES, mean, std, notice)
 
 
-def framed(small: np.ndarray) -> np.ndarray:
+def frame(small: np.ndarray) -> np.ndarray:
     """Enlarges images [n, h, w] of 0 to 16 to MNIST's frame, uint8 [n, 28, 28, 1], bicubically."""
     from PIL import Image
 

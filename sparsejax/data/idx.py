@@ -68,30 +68,30 @@ def read_mnist_folder(
       DataMissingError: some of the files are missing.
       DataDamagedError: a file is damaged, is not the published one, or does not fit the others.
     """
-    paths = found_files(folder)
+    paths = find_files(folder)
     missing = [file for file, path in paths.items() if path is None]
     if missing:
         raise DataMissingError(
-            f"{name} was looked for in {folder}, but {_and(missing)} {'is' if len(missing) == 1 else 'are'} "
+            f"{name} was looked for in {folder}, but {_format_list(missing)} {'is' if len(missing) == 1 else 'are'} "
             f"missing there (names without .gz, or with .idx instead of -idx, also work); put "
             f"{'it' if len(missing) == 1 else 'them'} there (MNIST: python -m sparsejax.data download), or "
             f"choose another data.source."
         )
     found = [path for path in paths.values() if path is not None]
     images, labels, test_images, test_labels = (
-        _checked(path, md5 if check_md5 else None) for path, md5 in zip(found, MNIST_FILES.values(), strict=True)
+        _read_verified(path, md5 if check_md5 else None) for path, md5 in zip(found, MNIST_FILES.values(), strict=True)
     )
     train, test = _split(images, labels, folder, "train"), _split(test_images, test_labels, folder, "t10k")
     if train.images.shape[1:] != test.images.shape[1:]:
         raise DataDamagedError(
-            f"In {folder} the training images are {_times(images.shape[1:])} pixels and the test images "
-            f"{_times(test_images.shape[1:])}; these files do not belong to one data set. Download all four again."
+            f"In {folder} the training images are {_format_shape(images.shape[1:])} pixels and the test images "
+            f"{_format_shape(test_images.shape[1:])}; these files do not belong to one data set. Download all four again."
         )
     mean, std = (MNIST_MEAN, MNIST_STD) if name == "mnist" else pixel_moments(train.images)
     return Dataset(name, source, train, test, CLASSES, mean, std)
 
 
-def found_files(folder: str | os.PathLike[str]) -> dict[str, Path | None]:
+def find_files(folder: str | os.PathLike[str]) -> dict[str, Path | None]:
     """Returns where a folder holds each of MNIST's four files, by their original name, gzip before plain."""
 
     def candidates(file: str) -> Iterator[Path]:
@@ -107,7 +107,7 @@ def md5_of(content: bytes) -> str:
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
-def _checked(path: Path, md5: str | None) -> np.ndarray:
+def _read_verified(path: Path, md5: str | None) -> np.ndarray:
     """Reads an IDX file and, when it is gzip and an MD5 is given, compares that."""
     raw = _bytes_of(path)
     array = _parse(raw, path)  # first, because it gives the better error message
@@ -150,7 +150,7 @@ def _parse(raw: bytes, path: Path) -> np.ndarray:
     """Turns the bytes of an IDX file into an array."""
     if not raw:
         raise DataDamagedError(f"The data file {path} is empty (0 bytes). {_WAY_OUT}")
-    content, trouble = _unpacked(raw)
+    content, trouble = _unpack(raw)
     if trouble and len(content) < 4:
         raise DataDamagedError(f"The data file {path} ({len(raw)} bytes) is damaged: {trouble}. {_WAY_OUT}")
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in _TYPES:
@@ -170,7 +170,7 @@ def _parse(raw: bytes, path: Path) -> np.ndarray:
     if trouble or found != expected:
         verdict = "is truncated" if found < expected else "has extra bytes" if found > expected else "is damaged"
         raise DataDamagedError(
-            f"The data file {path} {verdict}: its header announces {_times(shape)} values of "
+            f"The data file {path} {verdict}: its header announces {_format_shape(shape)} values of "
             f"{dtype.itemsize} byte(s), {expected} bytes in all, and {found} were "
             f"found{trouble and f' ({trouble})'}. {_WAY_OUT}"
         )
@@ -178,11 +178,11 @@ def _parse(raw: bytes, path: Path) -> np.ndarray:
         return np.frombuffer(content, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
     except ValueError as error:  # a shape that numpy does not support
         raise DataDamagedError(
-            f"The data file {path} announces the shape {_times(shape)}, which no array can have. {_WAY_OUT}"
+            f"The data file {path} announces the shape {_format_shape(shape)}, which no array can have. {_WAY_OUT}"
         ) from error
 
 
-def _unpacked(raw: bytes) -> tuple[bytes, str]:
+def _unpack(raw: bytes) -> tuple[bytes, str]:
     """Returns the bytes inside a gzip file, and the error that stopped the unpacking ("" if none did)."""
     if not raw.startswith(_GZIP):
         return raw, ""
@@ -198,12 +198,12 @@ def _unpacked(raw: bytes) -> tuple[bytes, str]:
     return b"".join(parts), ""
 
 
-def _times(shape: tuple[int, ...]) -> str:
+def _format_shape(shape: tuple[int, ...]) -> str:
     """Formats a shape: 10000 × 28 × 28."""
     return " × ".join(str(size) for size in shape) or "1"
 
 
-def _and(words: list[str]) -> str:
+def _format_list(words: list[str]) -> str:
     """Formats a list: a, b and c."""
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
@@ -215,7 +215,7 @@ add(
         kind="images",
         place="mnist",
         read=read_mnist_folder,
-        files=found_files,
+        files=find_files,
         tfds="mnist",
         download=Download(
             ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/"),
@@ -234,7 +234,7 @@ add(
         kind="images",
         place="fashion_mnist",
         read=functools.partial(read_mnist_folder, name="fashion_mnist", check_md5=False),
-        files=found_files,
+        files=find_files,
         elsewhere=(Path("/usr/share/datasets/fashion-mnist"),),
         tfds="fashion_mnist",
         download=Download(

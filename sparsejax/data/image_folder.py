@@ -27,7 +27,7 @@ def read_image_folder(folder: Path) -> dict[str, Any]:
     if len(split) == 1:
         other = "test" if split == ["train"] else "train"
         raise DataMissingError(f"{folder} has {split[0]}/, but no {other}/; {_EXPECTED}.")
-    files = {part: _by_class(folder / part) for part in split} or {"train": _by_class(folder)}
+    files = {part: _images_by_class(folder / part) for part in split} or {"train": _images_by_class(folder)}
     names = sorted(files["train"])
     unknown = sorted(files.get("test", {}).keys() - files["train"].keys())
     if unknown:
@@ -42,7 +42,7 @@ def read_image_folder(folder: Path) -> dict[str, Any]:
     return arrays
 
 
-def _by_class(folder: Path) -> dict[str, list[Path]]:
+def _images_by_class(folder: Path) -> dict[str, list[Path]]:
     """Returns the images of each class."""
     classes = {
         path.name: sorted(file for file in path.iterdir() if file.suffix.lower() in _SUFFIXES)
@@ -59,7 +59,7 @@ def _reader(files: list[Path]) -> Any:
     """Returns a function that reads one of these images, after checking that all have one size."""
     from PIL import Image
 
-    def opened(path: Path) -> Any:
+    def open_image(path: Path) -> Any:
         try:
             return Image.open(path)
         except OSError as error:
@@ -67,7 +67,7 @@ def _reader(files: list[Path]) -> Any:
 
     modes, size = set(), None
     for path in files:
-        with opened(path) as image:
+        with open_image(path) as image:
             if image.mode not in _GREY | _COLOUR:
                 raise DataDamagedError(f"{path} has pixels of mode {image.mode}; convert it to 8 bits.")
             if size not in (None, image.size):
@@ -80,7 +80,7 @@ def _reader(files: list[Path]) -> Any:
     mode = "L" if modes <= _GREY else "RGB"
 
     def read(path: Path) -> np.ndarray:
-        with opened(path) as image:
+        with open_image(path) as image:
             try:
                 pixels = np.asarray(image.convert(mode))
             except (OSError, SyntaxError, ValueError) as error:

@@ -47,7 +47,7 @@ def table(places: list[Place]) -> str:
 def _places(entry: Entry) -> Iterator[Place]:
     """Checks every location of one data set."""
     if not entry.place:
-        yield _made_place(entry)
+        yield _generated_place(entry)
         return
     if data_root() is None:
         yield Place(entry.name, "files", None, "", 0)
@@ -71,7 +71,7 @@ def _tfds_place(name: str, prepared: str) -> Place:
     return Place(name, "tfds", path, "there" if infos else "", size)
 
 
-def _made_place(entry: Entry) -> Place:
+def _generated_place(entry: Entry) -> Place:
     """Looks for the file of generated data: scikit-learn's digits, without importing it, or the user's own."""
     if entry.location != "digits":
         return Place(entry.name, entry.location, Path(entry.read.__code__.co_filename), "there", 0)

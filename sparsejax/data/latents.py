@@ -53,18 +53,18 @@ def read_latents(path: Path, *, source: str = "files") -> Dataset:
             f"The latents {path} cannot be read: {error.strerror or error}. {HOW_TO_MAKE}"
         ) from error
     except Exception as error:  # for damaged files NumPy and zipfile raise various errors
-        raise _damaged(path, f"{type(error).__name__}: {error}") from error
+        raise _damage_error(path, f"{type(error).__name__}: {error}") from error
     for word, split in (("train", train), ("test", test)):
         images = split.images
         problem = f"vectors are {images.dtype} {list(images.shape)} where float32 [n, features] is expected"
         if images.dtype == np.float32 and images.ndim == 2 and images.shape[1:] == train.images.shape[1:]:
             problem = split_problem(split, classes)
         if problem:
-            raise _damaged(path, f"the {word} split cannot be used: {problem}")
+            raise _damage_error(path, f"the {word} split cannot be used: {problem}")
     return Dataset(name, source, train, test, classes, (0.0,), (1.0,))
 
 
-def _damaged(path: Path, problem: str) -> DataDamagedError:
+def _damage_error(path: Path, problem: str) -> DataDamagedError:
     return DataDamagedError(
         f"The file {path} holds no latents, or is truncated or damaged: {problem}. Delete it. {HOW_TO_MAKE}"
     )

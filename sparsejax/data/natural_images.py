@@ -22,20 +22,20 @@ def photographs() -> dict[str, np.ndarray]:
     from sklearn.datasets import load_sample_images
 
     sample = load_sample_images()
-    found = {Path(name).stem: grey(image) for name, image in zip(sample.filenames, sample.images, strict=True)}
+    found = {Path(name).stem: gray(image) for name, image in zip(sample.filenames, sample.images, strict=True)}
     try:
         data = importlib.import_module("skimage.data")
     except ImportError:
         return found
     for name in _SKIMAGE:
         try:
-            found[name] = grey(getattr(data, name)())
+            found[name] = gray(getattr(data, name)())
         except (OSError, ImportError, ValueError):  # not in the wheel, and no network to fetch it from
             continue
     return found
 
 
-def grey(image: np.ndarray) -> np.ndarray:
+def gray(image: np.ndarray) -> np.ndarray:
     """Returns the luminance of an image `[height, width, 3]` of bytes, or of a grey one, in [0, 1].
 
     Raises:

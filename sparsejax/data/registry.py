@@ -22,7 +22,7 @@ LOCATIONS = ("files", "tfds", "download", "digits")
 """Sources of data, in addition to user functions; "digits" are those that scikit-learn ships."""
 
 
-def itself(path: Path) -> dict[str, Path | None]:
+def find_itself(path: Path) -> dict[str, Path | None]:
     """Finds a data set that is one file, or a folder of any files."""
     return {path.name: path if path.exists() else None}
 
@@ -52,7 +52,7 @@ class Entry:
     kind: Kind
     read: Callable[..., Any]
     place: str = ""
-    files: Callable[[Path], Mapping[str, Path | None]] = itself
+    files: Callable[[Path], Mapping[str, Path | None]] = find_itself
     elsewhere: tuple[Path, ...] = ()
     tfds: str = ""
     download: Download | None = None
@@ -85,7 +85,7 @@ class Entry:
         """Returns whether a path has all of its files."""
         return None not in self.files(path).values()
 
-    def found(self) -> Path | None:
+    def find(self) -> Path | None:
         """Returns the first path that has all of its files."""
         return next((path for _, path in self.places() if self.is_whole(path)), None)
 
@@ -188,7 +188,7 @@ def load(
     if path is not None:
         return read_path(path, **options)
     found = entry(name, source)
-    dataset = obtain(found, found.read, source, say, options) if found.place else made(found, options)
+    dataset = obtain(found, found.read, source, say, options) if found.place else generate(found, options)
     if dataset.notice:
         say(dataset.notice)
     return dataset
@@ -199,7 +199,7 @@ def options_of(name: str, path: str | Path | None = None) -> tuple[str, ...]:
     return ("test_fraction",) if path is not None else entry(name).options
 
 
-def made(found: Entry, options: Mapping[str, Any]) -> Dataset:
+def generate(found: Entry, options: Mapping[str, Any]) -> Dataset:
     """Returns the result of an entry's function as a data set."""
     dataset = found.read(**options)
     if not isinstance(dataset, Dataset):
@@ -217,10 +217,10 @@ def obtain(found: Entry, read: Callable[..., Any], source: str, say: Say, option
     if source == "tfds":
         return read_tfds(found.tfds)
     if source == "files":
-        return read(_in_files(found), source="files", **options)
+        return read(_files_path(found), source="files", **options)
     if source == "download" and found.download:
         subject = f"{found.title} is not in {download_folder(found.place)} and"
-        return read(_downloaded(found, found.download, say, subject), source="download", **options)
+        return read(_download(found, found.download, say, subject), source="download", **options)
     for location, path in found.places():
         files = found.files(path)
         missing = [name for name, file in files.items() if file is None]
@@ -235,9 +235,9 @@ def obtain(found: Entry, read: Callable[..., Any], source: str, say: Say, option
     except DataMissingError as error:  # another format, or TFDS is not installed
         say(str(error))
     if found.download is None:
-        raise DataMissingError(f"{_nowhere(found)}. {found.how}")
+        raise DataMissingError(f"{_not_found_message(found)}. {found.how}")
     try:
-        path = _downloaded(found, found.download, say, f"{_nowhere(found, last='')}, and")
+        path = _download(found, found.download, say, f"{_not_found_message(found, last='')}, and")
     except DataMissingError as error:
         if not found.substitute:
             raise
@@ -256,7 +256,7 @@ def _substitute(notice: str) -> Dataset:
     return DATA["digits"].read(notice=notice)
 
 
-def _in_files(found: Entry) -> Path:
+def _files_path(found: Entry) -> Path:
     """Returns the path in $SPARSEJAX_DATA, or another one, so that its reader reports what is missing."""
     root = data_root()
     places = [*([root / found.place] if root else []), *found.elsewhere]
@@ -269,7 +269,7 @@ def _in_files(found: Entry) -> Path:
     return whole or places[0]
 
 
-def _downloaded(found: Entry, wanted: Download, say: Say, subject: str) -> Path:
+def _download(found: Entry, wanted: Download, say: Say, subject: str) -> Path:
     """Returns a path with the complete data set, after downloading missing files."""
     folder = download_folder(found.place)
     for path in (folder, user_cache() / found.place):
@@ -279,7 +279,7 @@ def _downloaded(found: Entry, wanted: Download, say: Say, subject: str) -> Path:
     return folder
 
 
-def _nowhere(found: Entry, last: str = "and ") -> str:
+def _not_found_message(found: Entry, last: str = "and ") -> str:
     """Returns the beginning of the message for a data set that is in none of its locations."""
     places = [f"$SPARSEJAX_DATA/{found.place}", str(user_cache() / found.place), *map(str, found.elsewhere)]
     where = f"{', '.join(places[:-1])} and {places[-1]}"

@@ -35,7 +35,7 @@ class Batch(NamedTuple):
     rows: Int[Array, "batch"]
 
 
-def resident(dataset: Dataset, split: Split, *, normalise: bool = True, on_device: bool = True) -> Resident:
+def make_resident(dataset: Dataset, split: Split, *, normalise: bool = True, on_device: bool = True) -> Resident:
     """Returns a split with the data set's mean and standard deviation, of pixels in [0, 1]; or 0 and 1.
 
     Unless `on_device`, images and labels stay NumPy arrays, to be streamed.
@@ -85,12 +85,12 @@ def epoch_order(
     key = jax.random.fold_in(key, epoch)
     order = jax.random.permutation(key, examples)
     if labels is not None:
-        order = _balanced(jax.random.fold_in(key, 1), order, labels)
+        order = _balance(jax.random.fold_in(key, 1), order, labels)
     steps = steps_per_epoch(examples, batch_size)
     return jnp.concatenate([order, order[: steps * batch_size - examples]]).reshape(steps, batch_size)
 
 
-def _balanced(key: PRNGKeyArray, order: Int[Array, "n"], labels: Int[Array, "n"]) -> Int[Array, "n"]:
+def _balance(key: PRNGKeyArray, order: Int[Array, "n"], labels: Int[Array, "n"]) -> Int[Array, "n"]:
     """Resamples so that classes appear equally often (up to one example): large ones are truncated, small ones
     repeated; the length is unchanged.
     """
@@ -104,7 +104,7 @@ def _balanced(key: PRNGKeyArray, order: Int[Array, "n"], labels: Int[Array, "n"]
     return jax.random.permutation(key, chosen)
 
 
-def normalised(
+def normalize(
     data: Resident | Streamed, images: UInt8[Array, "batch height width channels"]
 ) -> Float[Array, "batch h w c"]:
     """Turns images of bytes into pixels in [0, 1], pixels to mean 0 and standard deviation 1, and 16-bit samples of

@@ -124,7 +124,7 @@ def _word_folders(folder: Path, words: Sequence[str] | None) -> Parts:
     }
     lists = {part: folder / f"{short}_list.txt" for part, short in (("validation", "validation"), ("test", "testing"))}
     if not any(path.is_file() for path in lists.values()):
-        return _grouped((part_of(name), clip) for name, clip in clips.items())
+        return _group((part_of(name), clip) for name, clip in clips.items())
     listed = {}
     for part, path in lists.items():
         if not path.is_file():
@@ -135,7 +135,7 @@ def _word_folders(folder: Path, words: Sequence[str] | None) -> Parts:
         raise DataDamagedError(
             f"{folder} lacks {len(lost)} clips that its lists name, such as {lost[0]}. Unpack the data set again."
         )
-    return _grouped((listed.get(name, "train"), clip) for name, clip in clips.items())
+    return _group((listed.get(name, "train"), clip) for name, clip in clips.items())
 
 
 def _spoken_digits(folder: Path, words: Sequence[str] | None) -> Parts:
@@ -151,10 +151,10 @@ def _spoken_digits(folder: Path, words: Sequence[str] | None) -> Parts:
     missing = set(words or ()) - {word for _, (_, word) in clips}
     if missing or not clips:
         raise DataMissingError(f"{folder} has no clips of {', '.join(sorted(missing)) or 'any digit'}. {_HOW_DIGITS}")
-    return _grouped(clips)
+    return _group(clips)
 
 
-def _grouped(clips) -> Parts:
+def _group(clips) -> Parts:
     parts: Parts = {"train": [], "validation": [], "test": []}
     for part, clip in clips:
         parts[part].append(clip)

@@ -73,7 +73,7 @@ class Text:
             digest.update(np.ascontiguousarray(ids, "<i4").data)
         return digest.hexdigest()
 
-    def written(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: Iterable[int]) -> str:
         """Returns token ids as readable text."""
         return (" " if self.unit == "words" else "").join(self.vocabulary[index] for index in ids)
 
@@ -86,8 +86,8 @@ def load_text(
     Args:
       name: "wikitext-2", "wikitext-103" or "tinyshakespeare".
       source: as `sparsejax.data.load`.
-      unit: see `tokenised`.
-      vocabulary: see `tokenised`.
+      unit: see `tokenize`.
+      vocabulary: see `tokenize`.
       say: prints messages to the user.
 
     Raises:
@@ -114,8 +114,8 @@ def read_text(
       path: the folder or file.
       name: of the text.
       source: the Text's `source`.
-      unit: see `tokenised`.
-      vocabulary: see `tokenised`.
+      unit: see `tokenize`.
+      vocabulary: see `tokenize`.
 
     Raises:
       ConfigError: an unknown unit, or a vocabulary below 2.
@@ -141,7 +141,7 @@ def read_text(
         start = int(len(content) * 0.9)
         middle = start + (len(content) - start) // 2
         train, validation, test = content[:start], content[start:middle], content[middle:]
-    return tokenised(train, validation, test, name=name, source=source, unit=unit, vocabulary=vocabulary)
+    return tokenize(train, validation, test, name=name, source=source, unit=unit, vocabulary=vocabulary)
 
 
 def read_windows(
@@ -157,7 +157,7 @@ def read_windows(
     return windows(read_text(path, name=name, source=source, unit=unit, vocabulary=vocabulary), length)
 
 
-def tokenised(
+def tokenize(
     train: str,
     validation: str,
     test: str,

@@ -65,7 +65,7 @@ def read_tfds(
         except (ImportError, MemoryError, DataMissingError, ConfigError):
             raise
         except Exception as error:  # array_record, protobuf, PIL and TFDS each raise their own
-            raise _damaged(name, folder, error) from error
+            raise _damage_error(name, folder, error) from error
     dataset = from_arrays(*splits, test_fraction=test_fraction, name=name, source="tfds", class_names=names)
     return dataclasses.replace(dataset, mean=MNIST_MEAN, std=MNIST_STD) if name == "mnist" else dataset
 
@@ -115,7 +115,7 @@ def is_prepared(name: str, folder: Path) -> bool:
     try:
         written = json.loads((version / "dataset_info.json").read_text(encoding="utf-8")).get("fileFormat")
     except (OSError, ValueError, AttributeError) as error:
-        raise _damaged(name, folder, error) from error
+        raise _damage_error(name, folder, error) from error
     if written != "array_record":
         raise DataMissingError(
             f"TFDS's data set {name!r} in {folder} is prepared in another format than array_record, which "
@@ -236,7 +236,7 @@ def _how_to_prepare(name: str, folder: Path) -> str:
     return f"To prepare it: tfds build {name} --file_format=array_record --data_dir {folder}"
 
 
-def _damaged(name: str, folder: Path, error: Exception) -> DataDamagedError:
+def _damage_error(name: str, folder: Path, error: Exception) -> DataDamagedError:
     """Returns an error with the first line of TFDS's message."""
     reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
     return DataDamagedError(

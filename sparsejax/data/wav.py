@@ -45,7 +45,7 @@ def read_wav(path: str | os.PathLike[str]) -> Sound:
             coding = struct.unpack_from("<H", form, 24)[0]
         if not channels or not 1_000 <= rate <= 768_000:  # resampling other rates may take any amount of memory
             raise ValueError(f"it has {channels} channels at {rate:,} Hz; expected 1 or more at 1,000 to 768,000 Hz")
-        samples = _decoded(data, coding, bits)
+        samples = _decode(data, coding, bits)
         if not samples.size or samples.size % channels:
             raise ValueError(f"it holds {samples.size} samples for {channels} channels; expected one each or more")
         if not np.isfinite(samples).all():
@@ -76,11 +76,11 @@ def read_clip(path: str | os.PathLike[str], *, rate: int, convert: bool = False)
             f"The clip {path} has {samples.shape[1]} channel{'s' if samples.shape[1] > 1 else ''} at {found} Hz where "
             f"one at {rate} Hz is expected; pass convert=True, or convert the file."
         )
-    mono = resampled(samples.mean(axis=1), found, rate)
+    mono = resample(samples.mean(axis=1), found, rate)
     return np.clip(np.rint(mono * 32768), -32768, 32767).astype(np.int16)
 
 
-def resampled(samples: np.ndarray, rate: int, to: int) -> np.ndarray:
+def resample(samples: np.ndarray, rate: int, to: int) -> np.ndarray:
     """Changes the rate of samples float64 [n] by a low-pass filter of 20 zero crossings in a Kaiser window (beta 5).
 
     Returns:
@@ -133,7 +133,7 @@ def _chunks(content: bytes) -> tuple[bytes, bytes]:
     return found[b"fmt "], found[b"data"]
 
 
-def _decoded(data: bytes, coding: int, bits: int) -> np.ndarray:
+def _decode(data: bytes, coding: int, bits: int) -> np.ndarray:
     """Returns the samples as float64 [n], integers scaled to [-1, 1).
 
     Raises:

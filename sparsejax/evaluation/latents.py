@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from sparsejax.data.resident import Resident, normalised
+from sparsejax.data.resident import Resident, normalize
 from sparsejax.models.base import Model, Variables
 
 
@@ -23,7 +23,7 @@ def make_embedding(layer: str, *, examples: int, batch_size: int):
         def of_batch(batch):
             # The last batch is padded by repeating the last example; these rows are dropped.
             rows = jnp.minimum(batch * batch_size + jnp.arange(batch_size), examples - 1)
-            output = model.apply(variables, normalised(data, data.images[rows]), train=False)
+            output = model.apply(variables, normalize(data, data.images[rows]), train=False)
             return output.activations[layer].reshape(batch_size, -1).astype(jnp.float32)
 
         vectors = lax.map(of_batch, jnp.arange(batches))

@@ -98,7 +98,7 @@ class Measure:
         made.setting = setting
         return made
 
-    def unfit(self, setting: Setting) -> str | None:
+    def misfit(self, setting: Setting) -> str | None:
         """Return why a run cannot have this measure; None if it can."""
         return None
 
@@ -117,7 +117,7 @@ class Measure:
         """
         raise NotImplementedError
 
-    def tracked(self, variables: Variables, sums: Any) -> dict[str, Float[Array, ""]]:
+    def track(self, variables: Variables, sums: Any) -> dict[str, Float[Array, ""]]:
         """Return the numbers of one network to log after an epoch; must compile.
 
         If it is not defined, the numbers of `report` are logged.
@@ -223,7 +223,7 @@ def chosen_measures(config: Config, dataset: Dataset, passed: Iterable[Any] = ()
     found += [measure for name, measure in given.items() if name not in MEASURES]
     setting, fitting = setting_of(config, dataset), []
     for measure in found:
-        reason = measure.unfit(setting)
+        reason = measure.misfit(setting)
         if reason is None:
             fitting.append(measure)
         elif measure.name not in DEFAULT_MEASURES:
@@ -246,9 +246,9 @@ def measures_of(result: Mapping[str, Any]) -> list[Measure]:
     return [measure for name, measure in MEASURES.items() if name in names]
 
 
-def has_tracked(measure: Measure) -> bool:
+def has_track(measure: Measure) -> bool:
     """Return whether a measure defines `tracked`."""
-    return getattr(measure.tracked, "__func__", None) is not Measure.tracked
+    return getattr(measure.track, "__func__", None) is not Measure.track
 
 
 def numbers_of(report: Mapping[str, Any], suffix: str = "") -> dict[str, float]:

@@ -34,13 +34,13 @@ def summary(members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "seed": first["seed"],
         "seeds": [member["seed"] for member in members],
-        **_averaged(members),
+        **_average(members),
         "layers": layers,
-        "best": _averaged([member["best"] for member in members]),
+        "best": _average([member["best"] for member in members]),
     }
 
 
-def _averaged(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _average(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     averaged, spreads = {}, {}
     for name, value in entries[0].items():
         values = [entry.get(name) for entry in entries]

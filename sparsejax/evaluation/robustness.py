@@ -119,7 +119,7 @@ def robustness_report(
     for norm in minimal:
         settings = {"norm": norm, "iterations": minimal_iterations, "bounds": bounds, "draws": draws}
         nearest = jax.jit(lambda x, y, key, settings=settings: fmn(logits_fn, x, y, key=key, **settings).distance)
-        distances = _in_batches(nearest, x, y, jax.random.fold_in(key, 1002), batch_size)
+        distances = _map_batches(nearest, x, y, jax.random.fold_in(key, 1002), batch_size)
         report["minimal"][norm] = float(np.median(distances))
     return report
 
@@ -130,10 +130,10 @@ def _attack(name: str, logits_fn: LogitsFn, settings: Mapping[str, Any], x, y, k
 
 def _correct(network: Network, x: np.ndarray, y: np.ndarray, key: PRNGKeyArray, batch_size: int) -> np.ndarray:
     answers = jax.jit(lambda x, y, key: jnp.argmax(network(x, key), -1) == y)
-    return _in_batches(answers, x, y, key, batch_size)
+    return _map_batches(answers, x, y, key, batch_size)
 
 
-def _in_batches(function: Any, x: np.ndarray, y: np.ndarray, key: PRNGKeyArray, batch_size: int) -> np.ndarray:
+def _map_batches(function: Any, x: np.ndarray, y: np.ndarray, key: PRNGKeyArray, batch_size: int) -> np.ndarray:
     """Applies a compiled function to batches of one size, the last one padded."""
     parts, batch_size = [], min(batch_size, len(x))
     for start in range(0, len(x), batch_size):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from sparsejax.data.resident import Resident, normalised
+from sparsejax.data.resident import Resident, normalize
 from sparsejax.evaluation.measure import EvaluationBatch, Measure
 from sparsejax.functional import example_keys
 from sparsejax.models.base import Output, Variables
@@ -41,14 +41,14 @@ def make_evaluation(
     def evaluate(variables: Variables, config: Config, epoch: Float[Array, ""], data: Resident) -> dict[str, Any]:
         model = config.model.at(epoch, jnp.int32(0))
 
-        def answered(batch: EvaluationBatch) -> EvaluationBatch:
+        def run_network(batch: EvaluationBatch) -> EvaluationBatch:
             return batch._replace(output=model.apply(variables, batch.images, key=batch.keys, train=False))
 
         def sums_of(measure: Measure, batch: EvaluationBatch) -> Any:
             if measure.versions is None:
                 return measure.of_batch(model, variables, batch)
             return lax.map(
-                lambda index: measure.of_batch(model, variables, answered(measure.version(batch, index))),
+                lambda index: measure.of_batch(model, variables, run_network(measure.version(batch, index))),
                 jnp.arange(measure.versions),
             )
 
@@ -56,12 +56,12 @@ def make_evaluation(
             def counts_of(rows: Int[Array, "batch"], counted: Bool[Array, "batch"]) -> dict[str, Any]:
                 raw, keys = data.images[rows], example_keys(jax.random.key(seed), rows)
                 batch = EvaluationBatch(
-                    normalised(data, raw), data.labels[rows], rows, counted, keys, _NOTHING, raw, data
+                    normalize(data, raw), data.labels[rows], rows, counted, keys, _NOTHING, raw, data
                 )
-                batch = answered(batch)
+                batch = run_network(batch)
                 return {measure.name: sums_of(measure, batch) for measure in measures if sizes[measure.name] == size}
 
-            return over_split(counts_of, size, batch_size, axis_name, shards)
+            return sum_over_split(counts_of, size, batch_size, axis_name, shards)
 
         return {name: sums for size in sorted(set(sizes.values())) for name, sums in over_first(size).items()}
 
@@ -71,7 +71,7 @@ def make_evaluation(
 _NOTHING = Output(None, None, {})  # type: ignore[arg-type]
 
 
-def over_split(
+def sum_over_split(
     counts_of: Callable[[Int[Array, "batch"], Bool[Array, "batch"]], Any],
     examples: int,
     batch_size: int,

@@ -92,7 +92,7 @@ def along_training(
 
 
 @style.styled
-def gathering(
+def unit_distributions(
     series: Mapping[str, tuple[np.ndarray, np.ndarray]],
     winners: np.ndarray,
     biases: np.ndarray,

@@ -9,7 +9,7 @@ from sparsejax.figures import style
 
 
 @style.styled
-def beside_paper(
+def paper_comparison(
     rows: Sequence[str],
     ours: Mapping[str, Sequence[Sequence[float]]],
     paper: Mapping[str, Sequence[tuple[float, float]]],

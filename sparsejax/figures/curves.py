@@ -54,7 +54,7 @@ def training_curves(
       ValueError: there is nothing to draw, or a curve does not have one row per epoch.
     """
     drawn = {
-        name: _checked(name, curve)
+        name: _check_curve(name, curve)
         for name, curve in curves.items()
         if name in ("loss", "test_loss", "accuracy", "test_accuracy")
     }
@@ -135,7 +135,7 @@ def _log_scale(axes: Axes) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _checked(name: str, curve: Curve) -> Curve:
+def _check_curve(name: str, curve: Curve) -> Curve:
     """Returns a curve as arrays."""
     epochs, values = np.asarray(curve.epochs, float), np.asarray(curve.values, float)
     if epochs.ndim != 1 or values.ndim != 2 or len(epochs) != len(values) or not values.size:

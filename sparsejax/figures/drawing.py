@@ -78,12 +78,12 @@ class Part(Protocol):
         ...
 
 
-def on_average(result: Mapping[str, Any]) -> str:
+def average_note(result: Mapping[str, Any]) -> str:
     """Returns the part of a caption that marks a number as a mean, if there are several networks."""
     return f", on average over {len(result['members'])} networks" if len(result["members"]) > 1 else ""
 
 
-def what_is_drawn(result: Mapping[str, Any]) -> str:
+def range_note(result: Mapping[str, Any]) -> str:
     """Returns the explanation of lines and bands, if there are several networks."""
     if len(result["members"]) == 1:
         return ""

@@ -92,7 +92,7 @@ def filter_grid(
     note = _title(shown, units) if title is None else title
     if not exists.all():
         note += "; no weight where grey"
-    return _drawn(_mosaic(tiles, columns, gap), scale, clipped, width, note, rgb=kernels.shape[2] == 3)
+    return _draw_mosaic(_mosaic(tiles, columns, gap), scale, clipped, width, note, rgb=kernels.shape[2] == 3)
 
 
 @style.styled
@@ -187,7 +187,9 @@ def _mosaic(tiles: np.ndarray, columns: int, gap: int) -> np.ndarray:
     return image
 
 
-def _drawn(image: np.ndarray, scale: float, clipped: bool, width: style.Width, title: str, *, rgb: bool) -> Figure:
+def _draw_mosaic(
+    image: np.ndarray, scale: float, clipped: bool, width: style.Width, title: str, *, rgb: bool
+) -> Figure:
     """Draws the mosaic with its scale; each weight covers the same number of pixels."""
     rows, columns = image.shape[:2]
     dots = max(1, int(min(_room(width) / columns, 6.0 / rows, _WEIGHT) * style.DPI))

@@ -63,6 +63,6 @@ def _size(png: bytes) -> tuple[int, int]:
     return int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")
 
 
-def unbroken(value: str) -> str:
+def escape_unbroken(value: str) -> str:
     """Escapes a value without line breaks, except in a range before its upper end."""
     return " to ".join(escape(end).replace(" ", "&nbsp;") for end in value.split(" to "))

@@ -5,9 +5,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from sparsejax.data.dataset import counted_as
+from sparsejax.data.dataset import examples_noun
 from sparsejax.figures.drawing import Column, Part, Row, Table
-from sparsejax.figures.html import Picture, image, section, table, unbroken
+from sparsejax.figures.html import Picture, escape_unbroken, image, section, table
 from sparsejax.figures.words import count, duration, exact, plain, several
 
 _STYLESHEET = Path(__file__).with_name("report.css")
@@ -71,7 +71,7 @@ def _header(result: Mapping[str, Any]) -> str:
     members, data = result["members"], result.get("data") or {}
     facts = [f"{len(members)} network{'s' if len(members) > 1 else ''}"]
     if "train" in data and "test" in data:
-        kind = counted_as(data.get("kind", "images"))
+        kind = examples_noun(data.get("kind", "images"))
         facts.append(f"{data['train']:,} training and {data['test']:,} test {kind} of {result.get('dataset', '?')}")
     if members[0].get("epoch") is not None:
         epochs = members[0]["epoch"]
@@ -113,7 +113,7 @@ def _headline(result: Mapping[str, Any], measures: Sequence[Part]) -> str:
     """Shows the main numbers."""
     members = result["members"]
     rows = "\n".join(
-        f"<div><dt>{escape(term)}</dt><dd>{unbroken(value)}<small>{escape(note)}</small></dd></div>"
+        f"<div><dt>{escape(term)}</dt><dd>{escape_unbroken(value)}<small>{escape(note)}</small></dd></div>"
         for term, value, note in headline(result, measures)
     )
     layers = ", ".join(

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from sparsejax.data import DATA
-from sparsejax.figures.drawing import Drawing, on_average, what_is_drawn
+from sparsejax.figures.drawing import Drawing, average_note, range_note
 from sparsejax.training.log import read_metrics
 from sparsejax.training.run_folder import RunFolder
 
@@ -27,8 +27,8 @@ def training(folder: RunFolder, result: Mapping[str, Any], groups: Sequence[str]
         "training.png",
         "Training",
         f"{drawn.replace('loss', 'Loss (logarithmic)')} against epochs, in training and on the test set{cut}."
-        + what_is_drawn(result),
-        f"Line charts of {drawn} against epochs, for training and test data. The test {final}{on_average(result)}.",
+        + range_note(result),
+        f"Line charts of {drawn} against epochs, for training and test data. The test {final}{average_note(result)}.",
         lambda width: training_curves(curves, groups=groups, width=width),
     )
 
@@ -54,9 +54,9 @@ def noise(result: Mapping[str, Any], groups: Sequence[str]) -> Drawing | None:
         "noise.png",
         "Robustness to noise",
         f"Test accuracy when {what}, after the last epoch; the noise score "
-        "counts correct classifications over all levels." + what_is_drawn(result),
+        "counts correct classifications over all levels." + range_note(result),
         f"Line chart: test accuracy changes from {100 * first:.1f} % without noise to {100 * last:.1f} % with "
-        f"{100 * levels[-1]:.0f} % {'of white noise' if speech else 'of the pixels replaced'}{on_average(result)}.",
+        f"{100 * levels[-1]:.0f} % {'of white noise' if speech else 'of the pixels replaced'}{average_note(result)}.",
         lambda width: noise_curve(levels, accuracy, scores=scores, groups=groups, label=label, width=width),
         "column",
     )

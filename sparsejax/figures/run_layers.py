@@ -75,12 +75,12 @@ def sizes(folder: RunFolder, result: Mapping[str, Any]) -> Drawing | None:
         for name in result["layers"]:
             counts = arrays[f"{name}.magnitudes"].sum(0)
             silent = f"{100 * counts[0] / max(counts.sum(), 1):.1f} % are 0"
-            panels[name] = _trimmed(Histogram(counts[1:-1], edges, "magnitude of activations", silent))
+            panels[name] = _trim(Histogram(counts[1:-1], edges, "magnitude of activations", silent))
     return Drawing(
         "activations.png",
         "Magnitudes of activations",
         f"Magnitudes of the activations of each hidden layer on the test set, in half octaves; those below "
-        f"{edges[0]:.0e} count as 0 and are omitted{_pooled(result)}.",
+        f"{edges[0]:.0e} count as 0 and are omitted{_pooling_note(result)}.",
         "Histograms of the magnitudes of activations of each hidden layer, on a logarithmic axis.",
         lambda width: histograms(panels, columns=3, height=1.7, log_x=True, width=width),
         "page" if len(panels) > 1 else "column",
@@ -105,7 +105,7 @@ def weights(folder: RunFolder, result: Mapping[str, Any]) -> Drawing | None:
         "weights.png",
         "Weights",
         f"Distribution of the weights of each layer after the last epoch; the axis of per cent is logarithmic"
-        f"{_pooled(result)}.",
+        f"{_pooling_note(result)}.",
         f"Histograms of the weights of {', '.join(names)}.",
         lambda width: histograms(panels, columns=2 if len(panels) == 4 else 3, height=1.7, log_y=True, width=width),
         "page" if len(panels) > 1 else "column",
@@ -146,11 +146,11 @@ def filters(result: Mapping[str, Any], variables: Any) -> Drawing | None:
     )
 
 
-def _pooled(result: Mapping[str, Any]) -> str:
+def _pooling_note(result: Mapping[str, Any]) -> str:
     return ", all networks pooled" if len(result["members"]) > 1 else ""
 
 
-def _trimmed(histogram: Any) -> Any:
+def _trim(histogram: Any) -> Any:
     """Removes the empty bins at either end."""
     counts, edges = np.asarray(histogram.counts), np.asarray(histogram.edges)
     filled = np.flatnonzero(counts)

@@ -18,7 +18,7 @@ from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from sparsejax.functional.kernels import gpu as gpu_rows
-from sparsejax.functional.shards import on_shards, spread_like, vary_alike, is_unsharded
+from sparsejax.functional.shards import is_unsharded, on_shards, spread_like, vary_alike
 from sparsejax.functional.threshold import ordered_key, threshold
 
 Ties = Literal["first", "all"]

@@ -113,7 +113,9 @@ def _pre_activation(layer: dict[str, Any], x: Array) -> Array:
     return blocks.linear(layer, {}, x if layer["kernel"].ndim == 4 else x.reshape(x.shape[0], -1))
 
 
-def _next_pre_activation(network: Frozen, x: Array, layer: dict[str, Any], k: int | None, after: dict[str, Any]) -> Array:
+def _next_pre_activation(
+    network: Frozen, x: Array, layer: dict[str, Any], k: int | None, after: dict[str, Any]
+) -> Array:
     """Returns the pre-activations of the next layer, from pre-activations `x` of a layer."""
     if k is None:
         return _pre_activation(after, jax.nn.relu(x))

@@ -33,7 +33,7 @@ def test_pixels(name: str, count: int) -> Pixels:
     return Pixels(images, data.test.labels[:count].astype(np.int32), lambda x: (x - mean) / std)
 
 
-def kept_report(
+def cached_report(
     path: Path, model: Model, variables: Variables, data: Pixels, *, seed: int, **settings: Any
 ) -> dict[str, Any]:
     """Returns `robustness_report` of a network, from a file if it was measured before.

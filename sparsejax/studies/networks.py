@@ -91,7 +91,7 @@ class Member(NamedTuple):
     place: int
 
 
-def trained_members(
+def train_members(
     config: Config,
     folder: Path,
     name: str,
@@ -123,7 +123,7 @@ def trained_members(
     def of_seed(seed: int) -> Config:
         return replace(config, {"training.order_seed": seed // together}) if same_order else config
 
-    def found() -> dict[int, list[Member]]:
+    def find_members() -> dict[int, list[Member]]:
         members = {}
         for path in sorted(where.glob("*/result.json")):
             result = json.loads(path.read_text(encoding="utf-8"))
@@ -131,16 +131,16 @@ def trained_members(
             there = list(dict.fromkeys(entry.result["seed"] for entry in entries))
             first = replace(of_seed(there[0]), {**points[0], "training.seed": there[0]})
             wanted = [point | {"seed": seed} for point, seed in itertools.product(points, there)]
-            same = _recorded(result["config"]) == _recorded(to_json(first)) and len(wanted) == len(entries)
+            same = _to_recorded(result["config"]) == _to_recorded(to_json(first)) and len(wanted) == len(entries)
             if same and all(want.items() <= entry.result.items() for want, entry in zip(wanted, entries, strict=True)):
                 members |= {seed: entries[i :: len(there)] for i, seed in enumerate(there)}
         return members
 
-    missing = sorted(set(seeds) - found().keys())
+    missing = sorted(set(seeds) - find_members().keys())
     for _, group in itertools.groupby(missing, lambda seed: seed // together):
         chosen = list(group)
         train(of_seed(chosen[0]), folder, f"{name}/{'_'.join(map(str, chosen))}", fields=fields or {}, seeds=chosen)
-    members = found()
+    members = find_members()
     return [[members[seed][point] for seed in seeds] for point in range(len(points))]
 
 
@@ -155,6 +155,6 @@ def _points(fields: Fields) -> list[dict[str, Any]]:
     return [dict(zip(fields, values, strict=True)) for values in itertools.product(*fields.values())]
 
 
-def _recorded(config: dict[str, Any]) -> Any:
+def _to_recorded(config: dict[str, Any]) -> Any:
     """Returns a configuration as read from JSON, without the devices that it ran on."""
     return json.loads(json.dumps(finite(config | {"devices": None})))

@@ -30,10 +30,10 @@ def load_data(config: Config) -> Dataset:
         raise ConfigError(
             f"data.test_fraction is {wanted.test_fraction}, but {dataset.name} has its own test set; omit the option."
         )
-    return dataset.limited(wanted.train_examples, wanted.test_examples)
+    return dataset.limit(wanted.train_examples, wanted.test_examples)
 
 
-def check_data(config: Config, dataset: Dataset, networks: int = 1) -> None:
+def check_data(config: Config, dataset: Dataset, members: int = 1) -> None:
     """Checks that the networks and their batches fit the data.
 
     Raises:
@@ -45,9 +45,9 @@ def check_data(config: Config, dataset: Dataset, networks: int = 1) -> None:
         raise ConfigError(
             f"data.augment is {config.data.augment}, but {dataset.name} has no images to shift and mirror; use none."
         )
-    if config.data.streaming and networks > 1 and config.training.order_seed is None:
+    if config.data.streaming and members > 1 and config.training.order_seed is None:
         raise ConfigError(
-            f"data.streaming reads the same batches for all {networks} networks; set one order with "
+            f"data.streaming reads the same batches for all {members} networks; set one order with "
             "--training.order-seed 0, or keep the data on the devices."
         )
     _check_task(config, dataset)

@@ -219,7 +219,7 @@ class DevicesConfig:
                 "devices.transform pmap only shards batches; use devices.member 1 or transform shard_map."
             )
 
-    def wanted(self, members: int) -> int:
+    def devices_for(self, members: int) -> int:
         """Returns the number of devices that `members` networks can use."""
         spread = 1 if self.transform in ("jit", "pmap") else self.member or members
         return spread * (self.data or 1)

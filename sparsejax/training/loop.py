@@ -52,10 +52,10 @@ def train(
     better = jax.jit(jax.vmap(update_best))
 
     def numbers(values: dict[str, Array]) -> dict[str, np.ndarray]:
-        return gather_members(values, job.networks)
+        return gather_members(values, job.members)
 
     def save(step: int, score: float) -> None:
-        saved.save(step, gather_members(progress, job.networks), score=score)
+        saved.save(step, gather_members(progress, job.members), score=score)
 
     position = {
         name: int(numbers({"": getattr(progress.state, name)})[""][0]) for name in ("epoch", "position", "step")
@@ -77,7 +77,7 @@ def train(
             progress = progress._replace(state=state)
             done, step = done + length, step + length
             collected.append(metrics)
-            terminal.advance(length * batch_size * job.networks, f"epoch {epoch + 1}/{job.training.epochs}")
+            terminal.advance(length * batch_size * job.members, f"epoch {epoch + 1}/{job.training.epochs}")
             log.write(step, epoch + done / steps, {name: values.tolist() for name, values in metrics.items()})
             stop = asked_to_stop()
             due = job.training.checkpoint_every is not None and step - saved_step >= job.training.checkpoint_every
@@ -116,7 +116,7 @@ def _check_finite(
         return
     network = int(np.argmin(np.where(bad > 0, first, np.iinfo(np.int32).max)))
     at = int(first[network])
-    which = "The network" if job.networks == 1 else f"Network {network} of {job.networks} (counted from 0)"
+    which = "The network" if job.members == 1 else f"Network {network} of {job.members} (counted from 0)"
     kept = f"The last good checkpoint is that of step {saved_step:,}" if saved_step else "No checkpoint was saved yet"
     raise DivergedError(
         f"{which} has a loss or gradient that is not finite at step {step + at + 1:,}: epoch {epoch + 1}, batch "

@@ -11,7 +11,9 @@ from sparsejax.models.base import Model, Output, Variables
 Precision = Literal["float32", "bfloat16"]
 
 
-def apply_with_precision(model: Model, variables: Variables, x: Array, *, precision: Precision, **settings: Any) -> Output:
+def apply_with_precision(
+    model: Model, variables: Variables, x: Array, *, precision: Precision, **settings: Any
+) -> Output:
     """Applies a network in training.
 
     In bfloat16 parameters and inputs are cast on entry, so gradients reach the float32 parameters; the output is cast

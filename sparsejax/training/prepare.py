@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 from sparsejax.configuration import stack
 from sparsejax.data.dataset import Dataset
-from sparsejax.data.resident import Resident, resident
+from sparsejax.data.resident import Resident, make_resident
 from sparsejax.training.checks import batch_sizes, check_data, count_parameters
 from sparsejax.training.config import Config, TrainingConfig
 from sparsejax.training.devices import Placement, place, put_members, put_shared, transform
@@ -37,7 +37,7 @@ class Job(NamedTuple):
     padding: int = 0
 
     @property
-    def networks(self) -> int:
+    def members(self) -> int:
         """Number of members."""
         return jax.tree.leaves(self.config)[0].shape[0] - self.padding
 
@@ -63,20 +63,20 @@ def prepare(configs: Sequence[Config], dataset: Dataset, chips: Sequence[Any] | 
     Raises:
       ConfigError: the networks do not fit the data or the devices.
     """
-    config, networks = configs[0], len(configs)
-    check_data(config, dataset, networks)
+    config, members = configs[0], len(configs)
+    check_data(config, dataset, members)
     for other in configs[1:]:  # swept values such as k or density also have to fit
         other.model.layers(dataset.train.images.shape[1:])
     parameters = count_parameters(config, dataset) if config.training.order_seed is not None else None
-    placement = place(config.devices, networks, batch_sizes(config), sharing=parameters, devices=chips)
-    padding, on_host = -networks % placement.member_devices, chips is not None
+    placement = place(config.devices, members, batch_sizes(config), sharing=parameters, devices=chips)
+    padding, on_host = -members % placement.member_devices, chips is not None
     train, test = (
-        resident(dataset, split, normalise=config.data.normalise, on_device=not (on_host or streamed))
+        make_resident(dataset, split, normalise=config.data.normalise, on_device=not (on_host or streamed))
         for split, streamed in ((dataset.train, config.data.streaming), (dataset.test, False))
     )
     stacked = stack(configs)
     if chips is not None:
-        rows = jax.tree.map(lambda leaf: np.empty((networks + padding, *leaf.shape[1:]), leaf.dtype), stacked)
+        rows = jax.tree.map(lambda leaf: np.empty((members + padding, *leaf.shape[1:]), leaf.dtype), stacked)
         train, test = (shapes_on(split, placement, P(), chips) for split in (train, test))
         return Job(shapes_on(rows, placement, P("member"), chips), placement, train, padding), test
     train = train if config.data.streaming else put_shared(train, placement)

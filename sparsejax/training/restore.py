@@ -10,7 +10,7 @@ import numpy as np
 
 from sparsejax.configuration import stack
 from sparsejax.data import Dataset, title
-from sparsejax.data.resident import Resident, example, normalised
+from sparsejax.data.resident import Resident, example, normalize
 from sparsejax.data.speech import SAMPLES
 from sparsejax.errors import CheckpointError, ConfigError, RunFolderError
 from sparsejax.models.base import Model, Variables
@@ -83,7 +83,7 @@ class TrainedNetwork:
 
 def _forward(model: Model, variables: Variables, data: Resident, of: Any) -> Any:
     def answer(model: Model, variables: Variables, data: Resident) -> Any:
-        return of(model.apply(variables, normalised(data, data.images)))
+        return of(model.apply(variables, normalize(data, data.images)))
 
     return jax.device_get(jax.jit(answer)(model, variables, data))
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from sparsejax import __version__
 from sparsejax.data import title
-from sparsejax.data.dataset import counted_as
+from sparsejax.data.dataset import examples_noun
 from sparsejax.errors import ConfigError, RunFolderError
 from sparsejax.files import write_whole
 from sparsejax.training.config import Config
@@ -76,7 +76,7 @@ class RunFolder:
         return False
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def hold(self) -> Iterator[None]:
         """Locks the folder; the system releases the lock when the process ends.
 
         Raises:
@@ -233,7 +233,7 @@ def finite(value: Any) -> Any:
 
 def _describe_data(data: Mapping[str, Any]) -> str:
     """Returns a short description of data."""
-    kind = counted_as(data.get("kind", "examples"))
+    kind = examples_noun(data.get("kind", "examples"))
     counts = f"{data.get('train', '?')} training and {data.get('test', '?')} test {kind}"
     return f"{title(data.get('name', '?'), data.get('source', '?'))}, {counts}, contents {data['fingerprint'][:8]}"
 

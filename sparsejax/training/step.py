@@ -9,14 +9,14 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool
 
-from sparsejax.data.resident import Batch, Resident, epoch_order, normalised, steps_per_epoch
+from sparsejax.data.resident import Batch, Resident, epoch_order, normalize, steps_per_epoch
 from sparsejax.data.streaming import Streamed
 from sparsejax.functional import crop_and_flip, example_keys
 from sparsejax.training.config import Config
 from sparsejax.training.objectives import Metrics, total_loss
 from sparsejax.training.optimizers import learning_rate, optimizer
 from sparsejax.training.precision import apply_with_precision
-from sparsejax.training.rewiring import masked_layers, zero_probes, add_probes, rewire_fraction, rewire_layers
+from sparsejax.training.rewiring import add_probes, masked_layers, rewire_fraction, rewire_layers, zero_probes
 from sparsejax.training.state import AUGMENT, NOISE, ORDER, REWIRE, TrainState
 
 AUGMENTATIONS: dict[str, Callable[[Array, Array], Array]] = {"crop_flip": crop_and_flip}
@@ -54,7 +54,9 @@ def step(
     def loss_of(params, probes=None):
         variables = state.variables._replace(params=params)
         variables = variables if probes is None else add_probes(variables, probes)
-        output = apply_with_precision(model, variables, batch.images, precision=training.precision, key=keys, axis_name=axis_name)
+        output = apply_with_precision(
+            model, variables, batch.images, precision=training.precision, key=keys, axis_name=axis_name
+        )
         return total_loss(config.objective, output, batch, axis_name=axis_name)
 
     (_, (metrics, new_state)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
@@ -157,7 +159,7 @@ def chunk(
         if augment is not None:
             key = jax.random.fold_in(jax.random.fold_in(state.key, AUGMENT), state.step)
             images = augment(example_keys(key, rows), images)
-        return step(state, Batch(normalised(data, images), labels, rows), config, steps=steps, axis_name=axis_name)
+        return step(state, Batch(normalize(data, images), labels, rows), config, steps=steps, axis_name=axis_name)
 
     state, metrics = lax.scan(body, state, batches)
     good = is_finite(metrics)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sparsejax.data.natural_images import grey, halve, patches, photographs, read_images_mat, whiten
+from sparsejax.data.natural_images import gray, halve, patches, photographs, read_images_mat, whiten
 from sparsejax.errors import DataDamagedError, DataMissingError
 
 
@@ -78,4 +78,4 @@ def test_errors_say_what_was_expected():
     with pytest.raises(ValueError, match="cutoff is 0"):
         whiten(np.eye(8), cutoff=0)
     with pytest.raises(ValueError, match=r"\(2, 2, 2\)"):
-        grey(np.zeros((2, 2, 2)))
+        gray(np.zeros((2, 2, 2)))

@@ -11,7 +11,7 @@ from PIL import Image
 
 from sparsejax.data import from_arrays, load
 from sparsejax.data.arrays import hold_out
-from sparsejax.data.resident import normalised, resident
+from sparsejax.data.resident import make_resident, normalize
 from sparsejax.errors import ConfigError, DataDamagedError, DataMissingError
 from sparsejax.training.config import DataConfig
 
@@ -36,12 +36,12 @@ def test_images_of_floats():
     smooth = RNG.random((30, 4, 4, 2))
     dataset = from_arrays(smooth[:20], None, smooth[20:])
     assert dataset.kind == "images" and dataset.train.images.dtype == np.float32 and dataset.classes == 0
-    split = resident(dataset, dataset.train)
-    shown = jax.jit(normalised)(split, split.images)
+    split = make_resident(dataset, dataset.train)
+    shown = jax.jit(normalize)(split, split.images)
     np.testing.assert_allclose(shown.mean((0, 1, 2)), 0, atol=1e-5)
     np.testing.assert_allclose(shown.std((0, 1, 2)), 1, atol=1e-5)
-    plain = resident(dataset, dataset.train, normalise=False)
-    np.testing.assert_array_equal(normalised(plain, plain.images), dataset.train.images)
+    plain = make_resident(dataset, dataset.train, normalise=False)
+    np.testing.assert_array_equal(normalize(plain, plain.images), dataset.train.images)
 
 
 def test_vectors_tokens_and_clips():

@@ -11,7 +11,7 @@ import pytest
 
 from sparsejax import data
 from sparsejax.data import DATA, Dataset
-from sparsejax.data.registry import LOCATIONS, entry, made
+from sparsejax.data.registry import LOCATIONS, entry, generate
 from sparsejax.errors import ConfigError
 from sparsejax.training.config import Config, DataConfig
 
@@ -99,7 +99,7 @@ def test_what_cannot_be_registered(own: None, name: str, kind: Any, said: str):
 
 
 def test_made_checks_the_kind_of_digits():
-    assert made(entry("digits"), {}).kind == "images"
+    assert generate(entry("digits"), {}).kind == "images"
 
 
 OWN = '''

@@ -48,7 +48,7 @@ def test_auto_takes_the_first_that_has_it(
 
     # Without them a prepared TFDS folder comes before the network.
     (tmp_path / "data" / "mnist").rename(tmp_path / "away")
-    digits = dataclasses.replace(read_digits().limited(30, 20), name="mnist")
+    digits = dataclasses.replace(read_digits().limit(30, 20), name="mnist")
     prepare_tfds(digits, tmp_path / "data" / "tfds")
     dataset = load("mnist", say=said.append)
     assert (dataset.source, len(dataset.train.labels), len(mirror.asked)) == ("tfds", 30, 4)

@@ -11,7 +11,7 @@ import pytest
 
 from sparsejax.data import load
 from sparsejax.data.inventory import survey
-from sparsejax.data.resident import epoch_order, normalised, resident
+from sparsejax.data.resident import epoch_order, make_resident, normalize
 from sparsejax.data.speech import DIGITS, SAMPLES, part_of, read_speech
 from sparsejax.errors import ConfigError, DataDamagedError, DataMissingError
 from tests.data.test_wav import wav_bytes
@@ -155,9 +155,9 @@ def test_the_door_the_survey_and_what_is_not_there(commands, monkeypatch):
 
 
 def test_waveforms_on_the_device_are_scaled_to_one(commands):
-    dataset = read_speech(commands).limited(20, 5)
-    data = resident(dataset, dataset.train)
-    x = normalised(data, data.images)
+    dataset = read_speech(commands).limit(20, 5)
+    data = make_resident(dataset, dataset.train)
+    x = normalize(data, data.images)
     assert x.dtype == jnp.float32
     np.testing.assert_array_equal(np.asarray(x) * 32768, dataset.train.images)
 

@@ -22,7 +22,7 @@ FEW = ["--config", "digits_mlp", "--training.epochs", "3", "--training.batch-siz
 
 def written(where: Path) -> Path:
     """Writes digits as arrays."""
-    digits = data.load("digits").limited(400, 60)
+    digits = data.load("digits").limit(400, 60)
     where.mkdir(parents=True)
     for part in ("train", "test"):
         for name, array in getattr(digits, part)._asdict().items():
@@ -70,7 +70,7 @@ def members(where: Path) -> list:
 def test_ones_own_arrays_are_read_where_they_lie(folder):
     dataset = data.load("arrays")
     assert isinstance(dataset.train.images, np.memmap) and dataset.classes == 10
-    digits = data.load("digits").limited(400, 60)
+    digits = data.load("digits").limit(400, 60)
     assert dataset.fingerprint == digits.fingerprint
     np.testing.assert_array_equal(dataset.test.images, digits.test.images)
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sparsejax.data.text import Text, load_text, tokenised, windows
+from sparsejax.data.text import Text, load_text, tokenize, windows
 from sparsejax.errors import ConfigError, DataDamagedError, DataMissingError
 
 TRAIN = " = The cat = \n \n the cat saw the <unk> dog .\n the dog saw a cat .\n"
@@ -25,37 +25,37 @@ PARTS = {"train.txt": TRAIN, "valid.txt": VALIDATION, "test.txt": TEST}
 
 
 def test_words():
-    text = tokenised(TRAIN, VALIDATION, TEST, name="tale")
+    text = tokenize(TRAIN, VALIDATION, TEST, name="tale")
     # By falling frequency, then as they sort; <unk> first although it occurs once, <eos> once a line.
     counts = {"<eos>": 4, "cat": 3, "the": 3, ".": 2, "=": 2, "dog": 2, "saw": 2, "The": 1, "a": 1}
     assert text.vocabulary == ("<unk>", *counts)
-    assert text.written(text.train[:7]) == "= The cat = <eos> <eos> the"
+    assert text.decode(text.train[:7]) == "= The cat = <eos> <eos> the"
     assert np.bincount(text.train).tolist() == [1, *counts.values()]
-    assert text.written(text.validation) == "the <unk> saw the dog . <eos>"
+    assert text.decode(text.validation) == "the <unk> saw the dog . <eos>"
     # A line separator is no line break of the file; a last line without a break ends as well.
-    assert text.written(text.test) == "a cat <unk> a dog <eos>"
+    assert text.decode(text.test) == "a cat <unk> a dog <eos>"
     assert (text.name, text.source, text.unit, text.train.dtype) == ("tale", "files", "words", np.int32)
 
 
 @pytest.mark.parametrize(("size", "kept"), [(2, ["<eos>"]), (4, ["<eos>", "cat", "the"]), (100, None)])
 def test_rare_words_become_unknown(size: int, kept: list[str] | None):
-    every = tokenised(TRAIN, VALIDATION, TEST, name="tale")
-    text = tokenised(TRAIN, VALIDATION, TEST, name="tale", vocabulary=size)
+    every = tokenize(TRAIN, VALIDATION, TEST, name="tale")
+    text = tokenize(TRAIN, VALIDATION, TEST, name="tale", vocabulary=size)
     assert text.vocabulary == ("<unk>", *kept) if kept else every.vocabulary
     for ids, all_ids in ((text.train, every.train), (text.validation, every.validation), (text.test, every.test)):
         np.testing.assert_array_equal(ids, np.where(all_ids < size, all_ids, 0))
 
 
 def test_characters():
-    text = tokenised("abba, 日本\n", "cab\n", "\U0001f600b", name="tale", unit="characters")
+    text = tokenize("abba, 日本\n", "cab\n", "\U0001f600b", name="tale", unit="characters")
     assert text.vocabulary == ("<unk>", "a", "b", "\n", " ", ",", "日", "本")
-    assert text.train.tolist() == [1, 2, 2, 1, 5, 4, 6, 7, 3] and text.written(text.train) == "abba, 日本\n"
+    assert text.train.tolist() == [1, 2, 2, 1, 5, 4, 6, 7, 3] and text.decode(text.train) == "abba, 日本\n"
     assert text.validation.tolist() == [0, 1, 2, 3] and text.test.tolist() == [0, 2]
-    assert tokenised("abba", "c", "a", name="tale", unit="characters", vocabulary=2).train.tolist() == [1, 0, 0, 1]
+    assert tokenize("abba", "c", "a", name="tale", unit="characters", vocabulary=2).train.tolist() == [1, 0, 0, 1]
 
 
 def test_the_vocabulary_is_made_from_the_training_part_alone():
-    texts = [tokenised(TRAIN, other, other, name="tale", vocabulary=5) for other in ("zebra " * 9, "gnu")]
+    texts = [tokenize(TRAIN, other, other, name="tale", vocabulary=5) for other in ("zebra " * 9, "gnu")]
     assert texts[0].vocabulary == texts[1].vocabulary
     np.testing.assert_array_equal(texts[0].train, texts[1].train)
 
@@ -63,7 +63,7 @@ def test_the_vocabulary_is_made_from_the_training_part_alone():
 def test_fingerprint():
     def fingerprint(**changes: Any) -> str:
         words: dict[str, Any] = {"train": TRAIN, "validation": VALIDATION, "test": TEST, "name": "tale"}
-        return tokenised(**words | changes).fingerprint
+        return tokenize(**words | changes).fingerprint
 
     changed = [{}, {"vocabulary": 5}, {"unit": "characters"}, {"test": "the dog"}]
     prints = [fingerprint(**changes) for changes in changed]
@@ -74,7 +74,7 @@ def test_fingerprint():
 
 def test_a_part_must_hold_something():
     with pytest.raises(ValueError, match=r"The validation part of 'tale' cannot be used: it is int32 \[0\]"):
-        tokenised(TRAIN, "", TEST, name="tale", unit="characters")
+        tokenize(TRAIN, "", TEST, name="tale", unit="characters")
     with pytest.raises(ValueError, match="its ids run from 0 to 3 where 0 to 1 is expected"):
         ids = np.arange(4, dtype=np.int32)
         Text("tale", "files", "words", ids, ids, ids, ("<unk>", "a"))
@@ -110,7 +110,7 @@ def test_wikitext_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patter
     if place == "data":
         monkeypatch.setenv("SPARSEJAX_DATA", str(tmp_path / "data"))
     text = load_text("wikitext-2")
-    assert text.name == "wikitext-2" and text.fingerprint == tokenised(TRAIN, VALIDATION, TEST, name="").fingerprint
+    assert text.name == "wikitext-2" and text.fingerprint == tokenize(TRAIN, VALIDATION, TEST, name="").fingerprint
 
 
 def test_tiny_shakespeare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -178,4 +178,4 @@ def test_real_tiny_shakespeare(real_data: Path, monkeypatch: pytest.MonkeyPatch)
     text = load_text("tinyshakespeare", unit="characters")
     assert [len(part) for part in (text.train, text.validation, text.test)] == [1_003_854, 55_770, 55_770]
     assert len(text.vocabulary) == 66  # its 65 characters, and <unk>
-    assert text.written(text.train[:14]) == "First Citizen:" and 0 not in text.validation and 0 not in text.test
+    assert text.decode(text.train[:14]) == "First Citizen:" and 0 not in text.validation and 0 not in text.test

@@ -6,7 +6,7 @@ import wave
 import numpy as np
 import pytest
 
-from sparsejax.data.wav import read_clip, read_wav, resampled
+from sparsejax.data.wav import read_clip, read_wav, resample
 from sparsejax.errors import ConfigError, DataDamagedError, DataMissingError
 
 
@@ -131,4 +131,4 @@ def test_rates_are_changed_as_scipy_changes_them(rates, count):
     x = np.random.default_rng(count).normal(size=count)
     divisor = np.gcd(*rates)
     expected = signal.resample_poly(x, rates[1] // divisor, rates[0] // divisor)
-    np.testing.assert_allclose(resampled(x, *rates), expected, atol=1e-10)
+    np.testing.assert_allclose(resample(x, *rates), expected, atol=1e-10)

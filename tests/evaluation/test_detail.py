@@ -10,7 +10,7 @@ import pytest
 
 from sparsejax import configs, data
 from sparsejax.configuration import as_arrays, replace
-from sparsejax.data.resident import resident
+from sparsejax.data.resident import make_resident
 from sparsejax.errors import ConfigError
 from sparsejax.evaluation.measure import MEASURES, setting_of
 from sparsejax.evaluation.measures.detail import EDGES, NORMS, detail_report, weight_histograms
@@ -26,7 +26,7 @@ EXAMPLES = 45
 
 @pytest.fixture(scope="module")
 def setting():
-    dataset = data.load("digits").limited(None, EXAMPLES)
+    dataset = data.load("digits").limit(None, EXAMPLES)
     variables = jax.jit(MODEL.init)(jax.random.key(1), jnp.zeros((1, 28, 28, 1)))
     images = (dataset.test.images / np.float32(255) - dataset.mean[0]) / dataset.std[0]
     output = jax.jit(MODEL.apply)(variables, jnp.asarray(images, jnp.float32))
@@ -38,7 +38,7 @@ def detail(setting, request):
     dataset, variables, _ = setting
     measure = MEASURES["detail"].bind(setting_of(Config(MODEL), dataset))
     evaluate = jax.jit(make_evaluation([measure], examples=EXAMPLES, batch_size=request.param))
-    test = resident(dataset, dataset.test)
+    test = make_resident(dataset, dataset.test)
     return evaluate(variables, as_arrays(Config(MODEL)), jnp.float32(0), test)["detail"]
 
 

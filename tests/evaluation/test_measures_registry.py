@@ -14,7 +14,7 @@ import sparsejax as sj
 from sparsejax import configs, data
 from sparsejax.commands import cli
 from sparsejax.configuration import as_arrays, replace, stack
-from sparsejax.data.resident import resident
+from sparsejax.data.resident import make_resident
 from sparsejax.errors import ConfigError
 from sparsejax.evaluation.measure import MEASURES, as_measure, chosen_measures, measures_of, setting_of
 from sparsejax.evaluation.measures.noise_score import NOISE_LEVELS
@@ -33,9 +33,7 @@ FEW = {"data.train_examples": 60, "data.test_examples": 45, "training.epochs": 1
 
 
 def small(**changes):
-    return replace(
-        configs.get("digits_mlp"), FEW | {name.replace("__", "."): value for name, value in changes.items()}
-    )
+    return replace(configs.get("digits_mlp"), FEW | {name.replace("__", "."): value for name, value in changes.items()})
 
 
 class Lead:
@@ -159,7 +157,7 @@ def test_a_measure_from_a_users_file(tmp_path: Path):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["shard_map", "pmap"])
 def test_a_pass_over_several_devices_counts_the_same(kind):
-    dataset, config = data.load("digits").limited(None, 45), small()
+    dataset, config = data.load("digits").limit(None, 45), small()
     measures = [measure.bind(setting_of(config, dataset)) for measure in chosen_measures(config, dataset)]
     members = 1 if kind == "pmap" else 2
     configs_of = [replace(config, {"training.seed": seed}) for seed in range(members)]
@@ -171,7 +169,7 @@ def test_a_pass_over_several_devices_counts_the_same(kind):
         spread = {"axis_name": placement.axis_name, "shards": placement.shards}
         evaluate = transform(make_evaluation(measures, examples=45, batch_size=20, **spread), placement)
         networks = put_members((variables, stack(configs_of), jnp.zeros(members)), placement)
-        return gather_members(evaluate(*networks, put_shared(resident(dataset, dataset.test), placement)), members)
+        return gather_members(evaluate(*networks, put_shared(make_resident(dataset, dataset.test), placement)), members)
 
     one = sums(DevicesConfig("jit"))
     several = sums(DevicesConfig(kind, data=4))
@@ -180,14 +178,14 @@ def test_a_pass_over_several_devices_counts_the_same(kind):
 
 
 def test_activity_is_measured_as_evaluated_without_own_noise_and_on_noisy_images():
-    dataset = data.load("digits").limited(None, 45)
+    dataset = data.load("digits").limit(None, 45)
     config = replace(configs.get("mnist_noise"), {"data.name": "digits", "model.hidden": 20, "model.sigma": 0.5,
                                                    "evaluation.batch_size": 20})  # fmt: skip
     names = ("activity", "clean_activity", "noisy_activity")
     setting = setting_of(config, dataset)
     variables = config.model.init(jax.random.key(1), jnp.zeros((1, 28, 28, 1)))
     measures = [MEASURES[name].bind(setting) for name in names]
-    test = resident(dataset, dataset.test, normalise=False)
+    test = make_resident(dataset, dataset.test, normalise=False)
     evaluate = jax.jit(make_evaluation(measures, examples=45, batch_size=20))
     sums = evaluate(variables, as_arrays(config), jnp.float32(0), test)
     said = {m.name: m.report(jax.tree.map(np.asarray, sums[m.name]))["layers"]["hidden"] for m in measures}
@@ -200,7 +198,7 @@ def test_activity_is_measured_as_evaluated_without_own_noise_and_on_noisy_images
 
 
 def test_defaults_that_do_not_fit_are_left_out_and_others_refused():
-    dataset = data.load("digits").limited(60, 45)
+    dataset = data.load("digits").limit(60, 45)
     assert [m.name for m in chosen_measures(small(), dataset)] == [n for n in MEASURES if n in DEFAULT_MEASURES]
     autoencoder = replace(configs.get("mnist_noise"), {"data.name": "digits", "evaluation.measures": DEFAULT_MEASURES})
     assert {m.name for m in chosen_measures(autoencoder, dataset)} == set(CLEAN_MEASURES)

@@ -30,7 +30,7 @@ def tiny(monkeypatch):
     table = {name: dense_mnist.TABLE1[name] for name in ("Sparse CNN-2", "Dense CNN-1")}
     monkeypatch.setattr(dense_mnist, "TABLE1", table)
     monkeypatch.setattr(dense_mnist, "_FIG5", tuple(table))
-    monkeypatch.setattr(dense_mnist, "scaled", lambda config, scale: small(config))
+    monkeypatch.setattr(dense_mnist, "apply_scale", lambda config, scale: small(config))
     monkeypatch.setattr(dense_mnist, "load", lambda name: load("digits"))
     monkeypatch.setattr(grid_study, "base", lambda scale: small(configs.get("digits_kwinners")))
     for name, values in (("WINNERS", (5, 20)), ("DENSITIES", (0.1, 0.5)), ("BOOSTS", (0.0, 1.5))):

@@ -112,8 +112,8 @@ def test_the_paper_scale_is_the_papers():
 
 
 def test_ablations_are_of_the_latents_at_the_papers_scale():
-    assert noise_activity.ablated("small", hidden=100) == noise_activity.base("small", hidden=100)
-    config = noise_activity.ablated("paper", name="mnist_noise_classifier", hidden=100)
+    assert noise_activity.ablation_base("small", hidden=100) == noise_activity.base("small", hidden=100)
+    config = noise_activity.ablation_base("paper", name="mnist_noise_classifier", hidden=100)
     assert (config.data.name, config.model.hidden, config.model.classes) == ("cifar10_latents", 100, 10)
     assert config.objective.kind == "classification"
 
@@ -160,10 +160,10 @@ def test_what_gathers_is_shown_on_latents_where_there_are_some(tiny, monkeypatch
     path.write_bytes(latents_bytes(*splits, {"classes": 4, "data": {"name": "cifar10"}}))
     monkeypatch.setenv("SPARSEJAX_DATA", str(tmp_path / "library"))
     monkeypatch.setattr(noise_activity, "has_latents", has_latents)
-    whole = noise_activity.embedded
+    whole = noise_activity.latent_base
     assert (whole().data.name, whole().training.learning_rate) == ("cifar10_latents", 3e-4)
     few = {"data.train_examples": None, "data.test_examples": None}
-    monkeypatch.setattr(noise_activity, "embedded", lambda *some, **model: replace(whole(*some, **model), few))
+    monkeypatch.setattr(noise_activity, "latent_base", lambda *some, **model: replace(whole(*some, **model), few))
     ours = made("noise/fig3", tmp_path)["ours"]
     assert ours["data"] == "cifar10_latents" and "left_out" not in ours
     assert ours["sigma"] == list(noise_activity.GATHERED)
@@ -187,7 +187,7 @@ def test_latents_are_compared_when_they_are_there_and_said_to_be_left_out_when_n
         asked.append(variants)
         return {}, Outcome(None, {"sigma": []}, {}, [])
 
-    monkeypatch.setattr(noise_activity, "_compared", compared)
+    monkeypatch.setattr(noise_activity, "_compare", compared)
     for found in (False, True):
         monkeypatch.setattr(noise_activity, "has_latents", lambda found=found: found)
         ours = noise_activity.STUDIES["noise/fig7b"].make(scale, tmp_path).ours

@@ -98,7 +98,7 @@ def test_a_row_is_made_of_its_parts():
     attacks = {name: 0.01 * i for i, name in enumerate(study.ATTACKS)}
     report = {"noise": {"gaussian": {"0.1": 0.8}}, "linf": attacks | {"all": 0.0}, "l2": {"all": 0.3},
               "minimal": {"l2": 1.5}}  # fmt: skip
-    row = dict(zip(study.KEYS, study.measured(result, report, study.BENCHES["cifar10"]), strict=True))
+    row = dict(zip(study.KEYS, study.measure_row(result, report, study.BENCHES["cifar10"]), strict=True))
     assert row["clean"] == pytest.approx(90) and row["gaussian_noise"] == pytest.approx(80)
     assert row["pixel_noise"] == pytest.approx(50) and row["pgd"] == pytest.approx(1) and row["l2_mistake"] == 1.5
     assert row["active"] == pytest.approx(100 * (0.5 * 10 + 0.1 * 30) / 40) and row["dead"] == pytest.approx(5)

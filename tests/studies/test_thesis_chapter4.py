@@ -83,7 +83,7 @@ def _made_up(kind, scale, folder, seeds):
 
 
 def test_what_the_figures_of_convnets_say_of_their_networks(monkeypatch, tmp_path):
-    monkeypatch.setattr(thesis_convnets, "_measured", _made_up)
+    monkeypatch.setattr(thesis_convnets, "_measure", _made_up)
     outcome = thesis_convnets.STUDIES["thesis/fig4_1"].make("small", tmp_path, seeds=3)
     assert outcome.seeds == [0, 1, 2] and len(outcome.figure.axes) == 3
     assert outcome.ours["larger kernels break down at smaller lambda"] is True
@@ -140,7 +140,7 @@ def test_what_the_figures_of_autoencoders_say(monkeypatch, tmp_path):
             for code, units in thesis_autoencoders.SIZES.items()
         }
 
-    monkeypatch.setattr(thesis_autoencoders, "_measured", made_up)
+    monkeypatch.setattr(thesis_autoencoders, "_measure", made_up)
     figures = {
         n: thesis_autoencoders.STUDIES[f"thesis/fig4_{n}"].make("small", tmp_path, seeds=4) for n in (14, 15, 16)
     }

@@ -56,7 +56,7 @@ def invented(config, folder, name, penalties, seeds):
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in _AS_OTHERS])
 def test_every_figure_and_the_table_leave_a_picture_and_the_thesis_numbers(monkeypatch, tmp_path, name):
-    monkeypatch.setattr(thesis_grid, "penalised", invented)
+    monkeypatch.setattr(thesis_grid, "measure_penalized", invented)
     numbers = made(name, tmp_path)
     assert numbers["paper"].keys() <= numbers["ours"].keys()
     assert numbers["ours"]["penalty"][0] == 0 and numbers["seeds"] == [0, 1, 2]

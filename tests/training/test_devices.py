@@ -12,7 +12,7 @@ import pytest
 
 from sparsejax.configuration import stack
 from sparsejax.data.dataset import Dataset, Split
-from sparsejax.data.resident import example_of, resident
+from sparsejax.data.resident import example_of, make_resident
 from sparsejax.errors import ConfigError
 from sparsejax.evaluation.measure import chosen_measures, setting_of
 from sparsejax.evaluation.split import make_evaluation
@@ -68,7 +68,7 @@ def trained(devices: DevicesConfig, member: int | None = None, configs=GRID):
     placement, run_chunk = program(devices, len(chosen), jax.tree.structure(chosen[0]))
     state = untrained(configs) if member is None else alone(untrained(configs), member)
     state, stacked = (put_members(tree, placement) for tree in (state, stack(chosen)))
-    data = put_shared(resident(dataset(), dataset().train), placement)
+    data = put_shared(make_resident(dataset(), dataset().train), placement)
     for _ in range(4):
         state, metrics = run_chunk(state, stacked, data)
     assert np.all(np.asarray(state.epoch) == 2) and np.all(np.asarray(state.position) == 0)
@@ -133,7 +133,7 @@ def test_networks_share_cores_evenly():
 
 def test_what_is_asked_for_says_how_many_devices_are_wanted():
     def wanted(**fields):
-        return DevicesConfig(**fields).wanted(3)
+        return DevicesConfig(**fields).devices_for(3)
 
     assert wanted() == wanted(data=1) == wanted(transform="shard_map") == wanted(members_at_once=1) == 3
     assert wanted(member=1) == wanted(transform="jit") == wanted(transform="pmap") == 1
@@ -159,7 +159,7 @@ def counted(devices: DevicesConfig):
     placement = place(devices, 1, {BATCH})
     config = dataclasses.replace(GRID[0], evaluation=EvaluationConfig(noise_seed=3))
     measures = [measure.bind(setting_of(config, dataset())) for measure in chosen_measures(config, dataset())]
-    test = put_shared(resident(dataset(), dataset().test), placement)
+    test = put_shared(make_resident(dataset(), dataset().test), placement)
     spread = {"axis_name": placement.axis_name, "shards": placement.shards}
     evaluate = transform(make_evaluation(measures, examples=50, batch_size=20, **spread), placement)
     counts = evaluate(alone(untrained(GRID).variables, 0), stack([config]), jnp.ones(1), test)
@@ -196,7 +196,7 @@ def test_leaves_of_a_model_are_its_traced_fields():
 @pytest.mark.optimized
 def test_sharded_step_has_one_all_reduce_and_no_all_gather():
     model = dataclasses.replace(MODEL, batch_norm=False, dropout=None)
-    config, data = stack([Config(model, training=TRAINING)]), resident(dataset(), dataset().train)
+    config, data = stack([Config(model, training=TRAINING)]), make_resident(dataset(), dataset().train)
     _, run_chunk = program(DevicesConfig("shard_map", data=8), 1, jax.tree.structure(config))
     state = jax.eval_shape(jax.vmap(lambda config: init_state(config, example_of(data))), config)
     text = run_chunk.lower(state, config, data).compile().as_text()

@@ -26,7 +26,7 @@ def as_in_a_program():
 
 @pytest.mark.parametrize("name", [name for name in RUNS if name not in ("gpt", "speech")])
 def test_a_network_has_the_accuracy_or_loss_that_its_run_recorded(name):
-    run, digits = sj.load(OLD / name), load("digits").limited(40, 20)
+    run, digits = sj.load(OLD / name), load("digits").limit(40, 20)
     for member, recorded in enumerate(run.result["members"]):
         network = run.network(member)
         prediction = network.predict(digits.test.images)

@@ -10,7 +10,7 @@ import pytest
 
 from sparsejax import configs
 from sparsejax.configuration import replace, stack
-from sparsejax.data.resident import normalised, resident
+from sparsejax.data.resident import make_resident, normalize
 from sparsejax.errors import ConfigError, RunFolderError
 from sparsejax.models import SparseNetwork, freeze, predict
 from sparsejax.training import checkpoints, loop
@@ -73,12 +73,12 @@ def test_a_frozen_network_is_as_accurate_as_its_run_says(folder, member):
     assert network.model.boost_strength == pytest.approx(2.0 * member * 0.85**2)
     assert isinstance(network.model, SparseNetwork)
     frozen = freeze(network.model, network.variables, network.example_shape)
-    data = resident(dataset, dataset.test)
-    answers = jax.jit(predict)(frozen, normalised(data, data.images))
+    data = make_resident(dataset, dataset.test)
+    answers = jax.jit(predict)(frozen, normalize(data, data.images))
     accuracy = float(jnp.mean(jnp.argmax(answers, -1) == data.labels))
     result = json.loads(folder.result.read_text(encoding="utf-8"))["members"][member]
     assert accuracy == pytest.approx(result["test_accuracy"], abs=0.6 / len(data.labels))
-    by_apply = network.model.apply(network.variables, normalised(data, data.images))
+    by_apply = network.model.apply(network.variables, normalize(data, data.images))
     np.testing.assert_allclose(answers, by_apply.prediction, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(answers, network.predict(dataset.test.images), rtol=1e-3, atol=1e-4)
 

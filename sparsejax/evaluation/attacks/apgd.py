@@ -8,9 +8,9 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from sparsejax.evaluation.attacks.apgd_l1 import climb_l1
-from sparsejax.evaluation.attacks.geometry import Bounds, Norm, inside, length, spread, steepest
+from sparsejax.evaluation.attacks.geometry import Bounds, Norm, expand, inside, length, steepest
 from sparsejax.evaluation.attacks.losses import LogitsFn, Loss, Network, cross_entropy, dlr, runner_up, targeted_dlr
-from sparsejax.evaluation.attacks.pgd import Adversarial, prepared
+from sparsejax.evaluation.attacks.pgd import Adversarial, prepare
 from sparsejax.evaluation.attacks.registry import register_attack
 
 _MOMENTUM, _RISES = 0.75, 0.75
@@ -77,7 +77,7 @@ def apgd(
       Croce & Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks,
       2020, algorithm 1; Mind the box: l1-APGD for sparse adversarial attacks on image classifiers, 2021.
     """
-    network, key = prepared(logits_fn, epsilon, norm, draws, key, random=True)
+    network, key = prepare(logits_fn, epsilon, norm, draws, key, random=True)
     return _climb(network, x, labels, epsilon, norm, loss, iterations, bounds, key)
 
 
@@ -150,7 +150,7 @@ def apgd_targeted(
       Croce & Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks,
       2020, section 4.2.
     """
-    network, key = prepared(logits_fn, epsilon, norm, draws, key, random=True)
+    network, key = prepare(logits_fn, epsilon, norm, draws, key, random=True)
     logits = network(x, key)
     classes = logits.shape[-1]
     if classes < 4:
@@ -160,7 +160,7 @@ def apgd_targeted(
         target = runner_up(logits, labels, rank)
         own = jax.random.fold_in(key, rank)
         again = _climb(network, x, labels, epsilon, norm, targeted_dlr(target), iterations, bounds, own, found.success)
-        images = jnp.where(spread(found.success, x), found.images, again.images)
+        images = jnp.where(expand(found.success, x), found.images, again.images)
         return Adversarial(images, found.success | again.success), None
 
     ranks = jnp.arange(1, min(10, classes)) if ranks is None else ranks
@@ -185,7 +185,7 @@ def _climb(
     radius = jnp.broadcast_to(jnp.asarray(epsilon, x.dtype), x.shape[:1])
     start_key, key = jax.random.split(key)
     start = _on_the_sphere(start_key, x, radius, norm, bounds)
-    losses, gradient, wrong = network.rising(loss, start, labels, jax.random.fold_in(key, iterations))
+    losses, gradient, wrong = network.loss_and_gradient(loss, start, labels, jax.random.fold_in(key, iterations))
     done = wrong if done is None else wrong | done
     nothing = jnp.zeros_like(losses)
     state = _Climb(
@@ -199,41 +199,41 @@ def _climb(
     def step(carry):
         i, state, since, period = carry
         share = jnp.where(i > 0, _MOMENTUM, 1.0).astype(x.dtype)
-        there = state.now + spread(state.step, x) * steepest(state.gradient, norm)
+        there = state.now + expand(state.step, x) * steepest(state.gradient, norm)
         there = inside(x, there, radius, norm, bounds)
         moved = state.now + share * (there - state.now) + (1 - share) * (state.now - state.before)
         now = inside(x, moved, radius, norm, bounds)
-        losses, gradient, wrong = network.rising(loss, now, labels, jax.random.fold_in(key, i))
+        losses, gradient, wrong = network.loss_and_gradient(loss, now, labels, jax.random.fold_in(key, i))
         better = losses > state.best_loss
         after = state._replace(
             now=now,
             before=state.now,
             gradient=gradient,
             loss=losses,
-            best=jnp.where(spread(better, x), now, state.best),
-            best_gradient=jnp.where(spread(better, x), gradient, state.best_gradient),
+            best=jnp.where(expand(better, x), now, state.best),
+            best_gradient=jnp.where(expand(better, x), gradient, state.best_gradient),
             best_loss=jnp.maximum(losses, state.best_loss),
             rises=state.rises + (losses > state.loss).astype(x.dtype),
             done=wrong,
         )
         due = since + 1 >= period
-        after = jax.tree.map(lambda a, b: jnp.where(due, a, b), _checked(after, period), after)
+        after = jax.tree.map(lambda a, b: jnp.where(due, a, b), _apply_checkpoint(after, period), after)
         # Misclassified examples stay unchanged.
-        state = jax.tree.map(lambda a, b: jnp.where(spread(state.done, a), b, a), after, state)
+        state = jax.tree.map(lambda a, b: jnp.where(expand(state.done, a), b, a), after, state)
         shrunk = jnp.maximum(period - max(int(0.03 * iterations), 1), max(int(0.06 * iterations), 1))
         return i + 1, state, jnp.where(due, 0, since + 1), jnp.where(due, shrunk, period)
 
     first = jnp.int32(max(int(0.22 * iterations), 1))
     _, state, *_ = lax.while_loop(unfinished, step, (jnp.int32(0), state, jnp.int32(0), first))
-    return Adversarial(jnp.where(spread(state.done, x), state.now, state.best), state.done)
+    return Adversarial(jnp.where(expand(state.done, x), state.now, state.best), state.done)
 
 
-def _checked(state: _Climb, period: Array) -> _Climb:
+def _apply_checkpoint(state: _Climb, period: Array) -> _Climb:
     """Returns examples without progress to their best points, with half the step size."""
     seldom = state.rises <= _RISES * period.astype(state.rises.dtype)
     stuck = ~state.halved & (state.checked_loss >= state.best_loss)
     halve = seldom | stuck
-    back = spread(halve, state.now)
+    back = expand(halve, state.now)
     return state._replace(
         now=jnp.where(back, state.best, state.now),
         gradient=jnp.where(back, state.best_gradient, state.gradient),
@@ -247,4 +247,4 @@ def _checked(state: _Climb, period: Array) -> _Climb:
 def _on_the_sphere(key: PRNGKeyArray, x: Array, radius: Array, norm: Norm, bounds: Bounds) -> Array:
     """Draws a start at distance epsilon, as in the authors' code."""
     draw = jax.random.uniform(key, x.shape, x.dtype, -1, 1) if norm == "linf" else jax.random.normal(key, x.shape)
-    return jnp.clip(x + spread(radius / length(draw, norm), x) * draw, *bounds)
+    return jnp.clip(x + expand(radius / length(draw, norm), x) * draw, *bounds)

@@ -95,12 +95,12 @@ def ensemble(
     """
     settings: dict[str, Any] = {"epsilon": epsilon, "norm": norm, "bounds": bounds, "draws": draws}
 
-    def compiled(attack: Callable[..., Adversarial]) -> Callable[..., Adversarial]:
+    def compile_attack(attack: Callable[..., Adversarial]) -> Callable[..., Adversarial]:
         return jax.jit(lambda x, y, key, **own: attack(logits_fn, x, y, key=key, **settings, **own))
 
-    targeted = [compiled(apgd_targeted)] * (classes >= 4) + [compiled(fab_targeted)]
-    attacks = [compiled(apgd), *(one for attack in targeted for one in by_target(attack, classes))]
-    return attacks + [compiled(square)] * (square_too and norm != "l1")
+    targeted = [compile_attack(apgd_targeted)] * (classes >= 4) + [compile_attack(fab_targeted)]
+    attacks = [compile_attack(apgd), *(one for attack in targeted for one in by_target(attack, classes))]
+    return attacks + [compile_attack(square)] * (square_too and norm != "l1")
 
 
 def by_target(attack: Callable[..., Adversarial], classes: int) -> list[Attack]:

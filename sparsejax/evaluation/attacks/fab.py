@@ -5,9 +5,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from sparsejax.evaluation.attacks.geometry import Bounds, Norm, length, spread, to_hyperplane
-from sparsejax.evaluation.attacks.losses import LogitsFn, Network, mistaken, runner_up
-from sparsejax.evaluation.attacks.pgd import Adversarial, prepared
+from sparsejax.evaluation.attacks.geometry import Bounds, Norm, expand, length, to_hyperplane
+from sparsejax.evaluation.attacks.losses import LogitsFn, Network, is_misclassified, runner_up
+from sparsejax.evaluation.attacks.pgd import Adversarial, prepare
 from sparsejax.evaluation.attacks.registry import register_attack
 
 _MOST_BACK, _BEYOND, _CLOSER = 0.1, 1.05, 0.9
@@ -58,14 +58,14 @@ def fab_targeted(
     References:
       Croce & Hein, Minimally distorted Adversarial Examples with a Fast Adaptive Boundary Attack, 2020.
     """
-    network, stream = prepared(logits_fn, epsilon, norm, draws, key, random=False)
+    network, stream = prepare(logits_fn, epsilon, norm, draws, key, random=False)
     radius = jnp.broadcast_to(jnp.asarray(epsilon, x.dtype), x.shape[:1])
     logits = network(x, stream)
     classes = logits.shape[-1]
-    wrong = mistaken(logits, labels)
+    wrong = is_misclassified(logits, labels)
     nearest = jnp.where(wrong, 0.0, jnp.inf).astype(x.dtype)
 
-    def finished(distance: Array) -> Array:
+    def is_finished(distance: Array) -> Array:
         return (distance <= radius) if stop else (distance == 0)
 
     def towards(carry: tuple[Array, Array], rank: Array) -> tuple[tuple[Array, Array], None]:
@@ -73,16 +73,16 @@ def fab_targeted(
 
         def unfinished(state):
             i, _, _, distance = state
-            return (i < iterations) & ~jnp.all(finished(distance))
+            return (i < iterations) & ~jnp.all(is_finished(distance))
 
         def step(state):
             i, now, best, distance = state
             own = jax.random.fold_in(jax.random.fold_in(stream, rank), i)
             there, wrong = _boundary_step(network, x, now, labels, target, norm, bounds, own)
             far = length(there - x, norm)
-            nearer = wrong & (far < distance) & ~finished(distance)
-            best, distance = jnp.where(spread(nearer, x), there, best), jnp.where(nearer, far, distance)
-            return i + 1, jnp.where(spread(wrong, x), x + _CLOSER * (there - x), there), best, distance
+            nearer = wrong & (far < distance) & ~is_finished(distance)
+            best, distance = jnp.where(expand(nearer, x), there, best), jnp.where(nearer, far, distance)
+            return i + 1, jnp.where(expand(wrong, x), x + _CLOSER * (there - x), there), best, distance
 
         _, _, best, distance = lax.while_loop(unfinished, step, (0, x, *carry))
         return (best, distance), None
@@ -90,7 +90,7 @@ def fab_targeted(
     ranks = jnp.arange(1, min(10, classes)) if ranks is None else ranks
     (best, distance), _ = lax.scan(towards, (x, nearest), ranks)
     success = distance <= radius
-    return Adversarial(jnp.where(spread(success, x), best, x), success)
+    return Adversarial(jnp.where(expand(success, x), best, x), success)
 
 
 def _boundary_step(
@@ -103,11 +103,11 @@ def _boundary_step(
         pair = jnp.take_along_axis(logits, chosen, 1)
         return pair[:, 0] - pair[:, 1]
 
-    behind, normal, _ = network.rising(lead, now, labels, key)
+    behind, normal, _ = network.loss_and_gradient(lead, now, labels, key)
     along = jnp.sum((normal * (x - now)).reshape(x.shape[0], -1), -1)
     here = to_hyperplane(now, normal, -behind, norm, bounds)
     home = to_hyperplane(x, normal, -behind - along, norm, bounds)
     near, far = (jnp.maximum(length(move, norm), 1e-8) for move in (here, home))
-    share = spread(jnp.clip(near / (near + far), 0, _MOST_BACK), x)
+    share = expand(jnp.clip(near / (near + far), 0, _MOST_BACK), x)
     there = jnp.clip((1 - share) * (now + _BEYOND * here) + share * (x + _BEYOND * home), *bounds)
-    return there, mistaken(network(there, key), labels)
+    return there, is_misclassified(network(there, key), labels)

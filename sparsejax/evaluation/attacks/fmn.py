@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from sparsejax.evaluation.attacks.geometry import Bounds, Norm, dual_length, inside, length, spread
+from sparsejax.evaluation.attacks.geometry import Bounds, Norm, dual_length, expand, inside, length
 from sparsejax.evaluation.attacks.losses import LogitsFn, margin
-from sparsejax.evaluation.attacks.pgd import prepared
+from sparsejax.evaluation.attacks.pgd import prepare
 
 
 class Nearest(NamedTuple):
@@ -61,16 +61,16 @@ def fmn(
     """
     if norm not in ("linf", "l2", "l1", "l0"):
         raise ValueError(f"norm is {norm}; expected linf, l2, l1 or l0.")
-    network, stream = prepared(logits_fn, 0.0, "l2", draws, key, random=False)
+    network, stream = prepare(logits_fn, 0.0, "l2", draws, key, random=False)
     first_step = (10.0 if norm == "l0" else 1.0) if step is None else step
     batch = x.shape[0]
 
     def once(i: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
         now, radius, best, distance = carry
-        lead, gradient, wrong = network.rising(margin, now, labels, jax.random.fold_in(stream, i))
+        lead, gradient, wrong = network.loss_and_gradient(margin, now, labels, jax.random.fold_in(stream, i))
         far = length(now - x, norm)
         nearer = wrong & (far < distance)
-        best, distance = jnp.where(spread(nearer, x), now, best), jnp.where(nearer, far, distance)
+        best, distance = jnp.where(expand(nearer, x), now, best), jnp.where(nearer, far, distance)
         fall = 0.5 * (1 + jnp.cos(jnp.pi * i.astype(x.dtype) / iterations))
         gamma, size = 0.001 + (0.05 - 0.001) * fall, first_step * (0.01 + 0.99 * fall)
         found = jnp.isfinite(distance)
@@ -83,7 +83,7 @@ def fmn(
             # Slightly beyond the boundary; otherwise rounding might keep an image from crossing it.
             grown = jnp.where(found, radius * (1 + gamma), far + (1 + gamma) * to_boundary)
         radius = jnp.where(wrong, shrunk, grown)
-        direction = gradient / spread(jnp.maximum(length(gradient, "l2"), 1e-12), x)
+        direction = gradient / expand(jnp.maximum(length(gradient, "l2"), 1e-12), x)
         there = inside(x, now + size * direction, radius, norm, bounds)
         return there, radius, best, distance
 
@@ -93,5 +93,5 @@ def fmn(
     wrong = margin(network(now, jax.random.fold_in(stream, iterations)), labels) > 0
     far = length(now - x, norm)
     nearer = wrong & (far < distance)
-    best, distance = jnp.where(spread(nearer, x), now, best), jnp.where(nearer, far, distance)
+    best, distance = jnp.where(expand(nearer, x), now, best), jnp.where(nearer, far, distance)
     return Nearest(best, distance, jnp.isfinite(distance))

@@ -35,7 +35,7 @@ def dual_length(gradient: Float[Array, "batch *shape"], norm: Norm) -> Float[Arr
     return length(gradient, dual[norm])
 
 
-def spread(scale: Float[Array, "batch"], like: Float[Array, "batch *shape"]) -> Float[Array, "batch *ones"]:
+def expand(scale: Float[Array, "batch"], like: Float[Array, "batch *shape"]) -> Float[Array, "batch *ones"]:
     """Returns one number per example, reshaped to broadcast against the examples."""
     return scale.reshape((-1,) + (1,) * (like.ndim - 1))
 
@@ -49,10 +49,10 @@ def onto_ball(
       Duchi et al., Efficient projections onto the l1-ball for learning in high dimensions, 2008.
     """
     if norm == "linf":
-        radius = spread(epsilon, delta)
+        radius = expand(epsilon, delta)
         return jnp.clip(delta, -radius, radius)
     if norm == "l2":
-        return delta * spread(jnp.minimum(1.0, epsilon / jnp.maximum(length(delta, "l2"), 1e-30)), delta)
+        return delta * expand(jnp.minimum(1.0, epsilon / jnp.maximum(length(delta, "l2"), 1e-30)), delta)
     flat = jnp.abs(delta.reshape(delta.shape[0], -1))
     if norm == "l0":
         return jnp.where(_first(jnp.abs(delta), epsilon), delta, 0)
@@ -60,7 +60,7 @@ def onto_ball(
     excess = (jnp.cumsum(ranked, -1) - epsilon[:, None]) / jnp.arange(1, flat.shape[-1] + 1, dtype=delta.dtype)[None, :]
     last = jnp.sum(ranked > excess, axis=-1) - 1
     threshold = jnp.maximum(jnp.take_along_axis(excess, jnp.maximum(last, 0)[:, None], 1)[:, 0], 0)
-    return jnp.sign(delta) * jnp.maximum(jnp.abs(delta) - spread(threshold, delta), 0)
+    return jnp.sign(delta) * jnp.maximum(jnp.abs(delta) - expand(threshold, delta), 0)
 
 
 def inside(
@@ -126,24 +126,24 @@ def steepest(
     if norm == "linf":
         return jnp.sign(gradient)
     if norm == "l2":
-        return gradient / spread(jnp.maximum(length(gradient, "l2"), 1e-30), gradient)
+        return gradient / expand(jnp.maximum(length(gradient, "l2"), 1e-30), gradient)
     flat = jnp.abs(gradient.reshape(gradient.shape[0], -1))
     count = max(1, round(share * flat.shape[-1]))
-    direction = jnp.where(jnp.abs(gradient) >= spread(kth_largest(flat, count), gradient), jnp.sign(gradient), 0)
-    return direction / spread(jnp.maximum(length(direction, "l1"), 1), gradient)
+    direction = jnp.where(jnp.abs(gradient) >= expand(kth_largest(flat, count), gradient), jnp.sign(gradient), 0)
+    return direction / expand(jnp.maximum(length(direction, "l1"), 1), gradient)
 
 
 def random_start(
     key: PRNGKeyArray, x: Float[Array, "batch *shape"], epsilon: Float[Array, "batch"], norm: Norm
 ) -> Float[Array, "batch *shape"]:
     """Draws a point in every ball: uniform in it for linf, of length epsilon times U(0, 1) for l2 and l1."""
-    radius, own = spread(epsilon, x), jax.random.split(key)
+    radius, own = expand(epsilon, x), jax.random.split(key)
     if norm == "linf":
         return x + radius * jax.random.uniform(own[0], x.shape, x.dtype, -1, 1)
     draw = jax.random.normal if norm == "l2" else jax.random.laplace
     direction = draw(own[0], x.shape, x.dtype)
     far = jax.random.uniform(own[1], (x.shape[0],), x.dtype)
-    return x + radius * spread(far / length(direction, norm), x) * direction
+    return x + radius * expand(far / length(direction, norm), x) * direction
 
 
 def to_hyperplane(
@@ -170,7 +170,7 @@ def to_hyperplane(
       Croce & Hein, Minimally distorted Adversarial Examples with a Fast Adaptive Boundary Attack, 2020, section 2.2.
     """
     batch = x.shape[0]
-    w = (normal * spread(jnp.sign(missing), normal)).reshape(batch, -1)
+    w = (normal * expand(jnp.sign(missing), normal)).reshape(batch, -1)
     flat, total, size = x.reshape(batch, -1), jnp.abs(missing), jnp.abs(w)
     room = jnp.where(w > 0, bounds[1] - flat, jnp.where(w < 0, flat - bounds[0], 0))
     gain = size * room

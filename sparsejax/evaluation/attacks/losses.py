@@ -75,7 +75,7 @@ class Network(NamedTuple):
         keys = jax.random.split(key, self.draws)
         return jnp.mean(jax.vmap(lambda key: self.logits(x, key).astype(jnp.float32))(keys), 0)
 
-    def rising(self, loss: Loss, x: Array, labels: Array, key: PRNGKeyArray) -> tuple[Array, Array, Array]:
+    def loss_and_gradient(self, loss: Loss, x: Array, labels: Array, key: PRNGKeyArray) -> tuple[Array, Array, Array]:
         """Returns the loss `[batch]`, its gradient with respect to x, and which examples are misclassified.
 
         For a stochastic network the loss is the mean over the draws (expectation over transformation).
@@ -91,10 +91,10 @@ class Network(NamedTuple):
         else:
             several = jax.vmap(jax.grad(one, has_aux=True), (None, 0))(x, jax.random.split(key, self.draws))
             gradient, (losses, logits) = jax.tree.map(lambda leaf: jnp.mean(leaf, 0), several)
-        return losses, gradient, mistaken(logits, labels)
+        return losses, gradient, is_misclassified(logits, labels)
 
 
-def mistaken(logits: Float[Array, "batch classes"], labels: Int[Array, "batch"]) -> Bool[Array, "batch"]:
+def is_misclassified(logits: Float[Array, "batch classes"], labels: Int[Array, "batch"]) -> Bool[Array, "batch"]:
     """Returns which examples the network misclassifies."""
     return jnp.argmax(logits, axis=-1) != labels
 

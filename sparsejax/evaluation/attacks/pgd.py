@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from sparsejax.evaluation.attacks.geometry import Bounds, Norm, inside, random_start, spread, steepest
-from sparsejax.evaluation.attacks.losses import LogitsFn, Loss, Network, cross_entropy, mistaken
+from sparsejax.evaluation.attacks.geometry import Bounds, Norm, expand, inside, random_start, steepest
+from sparsejax.evaluation.attacks.losses import LogitsFn, Loss, Network, cross_entropy, is_misclassified
 from sparsejax.evaluation.attacks.registry import register_attack
 
 
@@ -112,7 +112,7 @@ def pgd(
       Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, 2018; Athalye et al., Obfuscated
       Gradients Give a False Sense of Security, 2018 (averaging over draws).
     """
-    network, stream = prepared(logits_fn, epsilon, norm, draws, key, random=random)
+    network, stream = prepare(logits_fn, epsilon, norm, draws, key, random=random)
     radius = jnp.broadcast_to(jnp.asarray(epsilon, x.dtype), x.shape[:1])
     size = radius * (2.5 / iterations) if step is None else jnp.broadcast_to(jnp.asarray(step, x.dtype), x.shape[:1])
     start_key, stream = jax.random.split(stream)
@@ -124,16 +124,16 @@ def pgd(
 
     def climb(carry):
         i, now, done = carry
-        _, gradient, wrong = network.rising(loss, now, labels, jax.random.fold_in(stream, i))
+        _, gradient, wrong = network.loss_and_gradient(loss, now, labels, jax.random.fold_in(stream, i))
         done = wrong if stop else done
-        there = inside(x, now + spread(size, x) * steepest(gradient, norm), radius, norm, bounds)
-        return i + 1, jnp.where(spread(done, x), now, there), done
+        there = inside(x, now + expand(size, x) * steepest(gradient, norm), radius, norm, bounds)
+        return i + 1, jnp.where(expand(done, x), now, there), done
 
     _, images, _ = lax.while_loop(unfinished, climb, (0, start, jnp.zeros(x.shape[:1], bool)))
-    return Adversarial(images, mistaken(network(images, jax.random.fold_in(stream, iterations)), labels))
+    return Adversarial(images, is_misclassified(network(images, jax.random.fold_in(stream, iterations)), labels))
 
 
-def prepared(
+def prepare(
     logits_fn: LogitsFn, epsilon, norm: Norm, draws: int | None, key: PRNGKeyArray | None, *, random: bool
 ) -> tuple[Network, PRNGKeyArray]:
     """Checks the arguments that all attacks within a ball share; returns the network and a key.

@@ -9,9 +9,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from sparsejax.evaluation.attacks.geometry import Bounds, Norm, length, spread
+from sparsejax.evaluation.attacks.geometry import Bounds, Norm, expand, length
 from sparsejax.evaluation.attacks.losses import LogitsFn, margin
-from sparsejax.evaluation.attacks.pgd import Adversarial, prepared
+from sparsejax.evaluation.attacks.pgd import Adversarial, prepare
 from sparsejax.evaluation.attacks.registry import register_attack
 
 # Queries, of 10,000, after which the squares shrink to half their area.
@@ -65,7 +65,7 @@ def square(
         raise ValueError(f"norm is {norm}; expected linf or l2.")
     if x.ndim != 4:
         raise ValueError(f"x has shape {x.shape}; expected [batch, height, width, channels].")
-    network, key = prepared(logits_fn, epsilon, norm, draws, key, random=True)
+    network, key = prepare(logits_fn, epsilon, norm, draws, key, random=True)
     batch, height, width, _ = x.shape
     radius = jnp.broadcast_to(jnp.asarray(epsilon, x.dtype), (batch,))
     sides = jnp.asarray(_sides(queries, area, height, width, least=1 if norm == "linf" else 3), jnp.int32)
@@ -85,11 +85,11 @@ def square(
         there = change(jax.random.fold_in(jax.random.fold_in(key, 0), i), now=now, side=sides[i])
         value = lead(there, i)
         better = (value < best) & (best >= 0)
-        return i + 1, jnp.where(spread(better, x), there, now), jnp.where(better, value, best)
+        return i + 1, jnp.where(expand(better, x), there, now), jnp.where(better, value, best)
 
     # Misclassified images stay unchanged.
     clean = lead(x, jnp.int32(0))
-    begun = jnp.where(spread(clean < 0, x), x, start)
+    begun = jnp.where(expand(clean < 0, x), x, start)
     _, images, best = lax.while_loop(unfinished, query, (jnp.int32(1), begun, lead(begun, jnp.int32(0))))
     return Adversarial(images, best < 0)
 
@@ -121,15 +121,15 @@ def _signs(key: PRNGKeyArray, x: Array, shape: tuple[int, ...]) -> Array:
 
 def _stripes(key: PRNGKeyArray, x: Array, radius: Array) -> Array:
     batch, _, width, channels = x.shape
-    return jnp.broadcast_to(spread(radius, x) * _signs(key, x, (batch, 1, width, channels)), x.shape)
+    return jnp.broadcast_to(expand(radius, x) * _signs(key, x, (batch, 1, width, channels)), x.shape)
 
 
 def _linf_change(key, *, x, radius, bounds, now, side):
     own = jax.random.split(key)
     _, _, where = _window(own[0], x, side)
     signs = jnp.where(where, _signs(own[1], x, (x.shape[0], 1, 1, x.shape[-1])), 0)
-    moved = now + 2 * spread(radius, x) * signs
-    return jnp.clip(jnp.clip(moved, x - spread(radius, x), x + spread(radius, x)), *bounds)
+    moved = now + 2 * expand(radius, x) * signs
+    return jnp.clip(jnp.clip(moved, x - expand(radius, x), x + expand(radius, x)), *bounds)
 
 
 def _tiles(key: PRNGKeyArray, x: Array, radius: Array) -> Array:
@@ -143,7 +143,7 @@ def _tiles(key: PRNGKeyArray, x: Array, radius: Array) -> Array:
     before = [(size - used) // 2 for size, used in zip((height, width), tiles.shape, strict=True)]
     after = [size - used - first for size, used, first in zip((height, width), tiles.shape, before, strict=True)]
     delta = jnp.pad(delta, ((0, 0), (before[0], after[0]), (before[1], after[1]), (0, 0)))
-    return spread(radius / jnp.maximum(length(delta, "l2"), 1e-12), x) * delta
+    return expand(radius / jnp.maximum(length(delta, "l2"), 1e-12), x) * delta
 
 
 def _l2_change(key, *, x, radius, bounds, now, side):
@@ -163,10 +163,10 @@ def _l2_change(key, *, x, radius, bounds, now, side):
     old = jnp.where(where, delta, 0)
     new = placed + old / (per_channel(old) + 1e-12)
     both = per_channel(jnp.where(where | cleared, delta, 0))
-    unused = jnp.maximum(spread(radius**2 - length(delta, "l2") ** 2, x), 0) / channels
+    unused = jnp.maximum(expand(radius**2 - length(delta, "l2") ** 2, x), 0) / channels
     new = new / (per_channel(new) + 1e-12) * jnp.sqrt(unused + both**2)
     delta = jnp.where(where, new, jnp.where(cleared, 0, delta))
-    return jnp.clip(x + delta * spread(radius / (length(delta, "l2") + 1e-12), x), *bounds)
+    return jnp.clip(x + delta * expand(radius / (length(delta, "l2") + 1e-12), x), *bounds)
 
 
 @functools.cache

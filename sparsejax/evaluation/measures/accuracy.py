@@ -34,7 +34,7 @@ class Accuracy(Measure):
             report["test_perplexity"] = math.exp(report["test_loss"])
         return report
 
-    def tracked(self, variables: Variables, sums: Mapping[str, Array]) -> dict[str, Float[Array, ""]]:
+    def track(self, variables: Variables, sums: Mapping[str, Array]) -> dict[str, Float[Array, ""]]:
         """Return loss and accuracy."""
         # The barrier keeps XLA from multiplying by the reciprocal of a constant, which rounds twice.
         examples = lax.optimization_barrier(jnp.float32(self.setting.examples))

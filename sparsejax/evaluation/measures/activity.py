@@ -68,7 +68,7 @@ class Activity(Measure):
             report[layer.name] = entry | _entropies(layer, state.get(layer.name, {}))
         return {"layers": report}
 
-    def tracked(self, variables: Variables, sums: Units) -> dict[str, Float[Array, ""]]:
+    def track(self, variables: Variables, sums: Units) -> dict[str, Float[Array, ""]]:
         """Return mean and spread of the active fraction, and the dead units, of each layer.
 
         References:

@@ -52,7 +52,7 @@ class DetailMeasure(Measure):
 
     file = "detail.npz"
 
-    def unfit(self, setting: Setting) -> str | None:
+    def misfit(self, setting: Setting) -> str | None:
         """Refuse texts."""
         return "windows of a text have no classes" if setting.config.objective.kind == "next_token" else None
 

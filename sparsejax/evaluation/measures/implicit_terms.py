@@ -29,7 +29,7 @@ class Implicit(Measure):
         made.examples = min(setting.config.evaluation.implicit_examples, setting.examples)
         return made
 
-    def unfit(self, setting: Setting) -> str | None:
+    def misfit(self, setting: Setting) -> str | None:
         """Exclude networks without a known closed form."""
         if getattr(setting.config.model, "has_implicit_terms", False):
             return None
@@ -48,7 +48,7 @@ class Implicit(Measure):
         """Return the terms under `implicit`."""
         return {"implicit": {name: float(total) / (self.examples or 1) for name, total in sums.items()}}
 
-    def tracked(self, variables: Variables, sums: dict[str, Array]) -> dict[str, Float[Array, ""]]:
+    def track(self, variables: Variables, sums: dict[str, Array]) -> dict[str, Float[Array, ""]]:
         """Return the terms."""
         return {f"implicit/{name}": total / (self.examples or 1) for name, total in sums.items()}
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from sparsejax.data.resident import Resident, normalised
+from sparsejax.data.resident import Resident, normalize
 from sparsejax.evaluation.measure import EvaluationBatch, Measure, Setting, register_measure
 from sparsejax.figures import run_curves
 from sparsejax.figures.drawing import Drawing, Row, Shown
@@ -28,7 +28,7 @@ class UnderNoise(Measure):
 
     versions = len(NOISE_LEVELS)
 
-    def unfit(self, setting: Setting) -> str | None:
+    def misfit(self, setting: Setting) -> str | None:
         """Exclude inputs that are not images or clips."""
         if setting.dtype in (np.uint8, np.int16):
             return None
@@ -38,7 +38,7 @@ class UnderNoise(Measure):
         """Return the batch under one level of noise."""
         key = jax.random.fold_in(jax.random.key(self.setting.config.evaluation.noise_seed), index)
         level = jnp.asarray(NOISE_LEVELS, jnp.float32)[index]
-        return batch._replace(images=corrupted(example_keys(key, batch.rows), batch.data, batch.raw, level), keys=None)
+        return batch._replace(images=corrupt(example_keys(key, batch.rows), batch.data, batch.raw, level), keys=None)
 
 
 @register_measure("noise_score", place=10)
@@ -51,11 +51,11 @@ class NoiseScore(UnderNoise):
 
     at_best = True
 
-    def unfit(self, setting: Setting) -> str | None:
+    def misfit(self, setting: Setting) -> str | None:
         """Also exclude networks that are not classifiers."""
         if setting.config.objective.kind != "classification":
             return "the noise score counts correct classes, and the network is not a classifier"
-        return super().unfit(setting)
+        return super().misfit(setting)
 
     def of_batch(self, model: Model, variables: Variables, batch: EvaluationBatch) -> Int[Array, ""]:
         """Count correct classifications."""
@@ -71,7 +71,7 @@ class NoiseScore(UnderNoise):
             "noise_levels": list(NOISE_LEVELS),
         }
 
-    def tracked(self, variables: Variables, sums: Int[Array, "levels"]) -> dict[str, Float[Array, ""]]:
+    def track(self, variables: Variables, sums: Int[Array, "levels"]) -> dict[str, Float[Array, ""]]:
         """Return the noise score."""
         return {"noise_score": jnp.sum(sums).astype(jnp.float32)}
 
@@ -84,14 +84,14 @@ class NoiseScore(UnderNoise):
         return [run_curves.noise(run.result, run.groups)]
 
 
-def corrupted(
+def corrupt(
     keys: Key[Array, "batch"], data: Resident, examples: Array, level: float | Float[Array, ""]
 ) -> Float[Array, "batch ..."]:
     """Return network inputs under noise: waveforms blended with white noise, or images with that
     fraction of their pixels replaced by the mean plus two standard deviations, then normalised.
     """
     if examples.dtype == jnp.int16:
-        return white_noise_blend(keys, normalised(data, examples), level=level)
+        return white_noise_blend(keys, normalize(data, examples), level=level)
     white = data.mean + 2 * data.std
     noisy = pixel_noise(keys, examples.astype(jnp.float32) / 255, level=level, value=white)
     return (noisy - data.mean) / data.std

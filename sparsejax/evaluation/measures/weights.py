@@ -32,7 +32,7 @@ class Weights(Measure):
             }
         }
 
-    def tracked(self, variables: Variables, sums: Mapping[str, Array]) -> dict[str, Float[Array, ""]]:
+    def track(self, variables: Variables, sums: Mapping[str, Array]) -> dict[str, Float[Array, ""]]:
         """Return the numbers of `spread_of` for every layer.
 
         References:

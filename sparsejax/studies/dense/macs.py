@@ -58,7 +58,7 @@ def paper_products(network: SparseCNN, layer: str) -> int:
     return active * kh * kw * filters * outputs
 
 
-def counted(network: SparseCNN, *, examples: int) -> tuple[dict[str, Products], dict[str, Products]]:
+def count_products(network: SparseCNN, *, examples: int) -> tuple[dict[str, Products], dict[str, Products]]:
     """Counts the products of an untrained network on noise, from its masks and activations.
 
     Args:
@@ -92,7 +92,7 @@ def _products(scale: Scale, folder: Path) -> Outcome:
     full = {stage.name: dense_macs((*stage.image, stage.shape[-2]), stage.shape) for stage in dense.stages(IMAGE)}
     for name in list(NETWORKS)[1:]:
         network = NETWORKS[name]
-        training, inference = counted(network, examples=examples)
+        training, inference = count_products(network, examples=examples)
         full["output"] = dense.hidden * dense.classes
         for layer, products in training.items():
             said = PAPER.get((name, layer))
@@ -101,7 +101,7 @@ def _products(scale: Scale, folder: Path) -> Outcome:
                 by_formula = paper_products(dense, layer) / paper_products(network, layer)
             ratios = (full[layer] / products.nonzero, full[layer] / inference[layer].nonzero)
             rows.append([name if layer == "conv1" else "", layer, f"{full[layer]:,}", f"{products.nonzero:,.0f}",
-                         _times(ratios[0]), _times(ratios[1]), _times(by_formula), _times(said)])  # fmt: skip
+                         _format_ratio(ratios[0]), _format_ratio(ratios[1]), _format_ratio(by_formula), _format_ratio(said)])  # fmt: skip
             label = f"{name}, {layer}"
             ours |= {f"{label}: dense": full[layer], f"{label}: counted": products.nonzero,
                      f"{label}: times fewer": ratios[0], f"{label}: times fewer at inference": ratios[1]}  # fmt: skip
@@ -112,7 +112,7 @@ def _products(scale: Scale, folder: Path) -> Outcome:
         total = sum(products.nonzero for products in training.values())
         total_inference = sum(products.nonzero for products in inference.values())
         whole = sum(full.values())
-        rows.append(["", "all", f"{whole:,}", f"{total:,.0f}", _times(whole / total), _times(whole / total_inference),
+        rows.append(["", "all", f"{whole:,}", f"{total:,.0f}", _format_ratio(whole / total), _format_ratio(whole / total_inference),
                      "", ""])  # fmt: skip
         ours |= {f"{name}: times fewer": whole / total, f"{name}: times fewer at inference": whole / total_inference}
     ours["note"] = (
@@ -126,7 +126,7 @@ def _products(scale: Scale, folder: Path) -> Outcome:
     return Outcome(table(head, rows, names=2), ours, paper, [_SEED])
 
 
-def _times(ratio: float | None) -> str:
+def _format_ratio(ratio: float | None) -> str:
     return "" if ratio is None else f"{ratio:.1f}×"
 
 

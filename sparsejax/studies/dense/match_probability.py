@@ -116,7 +116,7 @@ def simulate_matches(
         _check_sizes(n, k, active if isinstance(active, int) else 0)
     n, active = jnp.asarray(n, jnp.uint32), jnp.asarray(active, jnp.uint32)
 
-    def matched(key):
+    def match(key):
         place_key, value_key = jax.random.split(key)
         bits = jax.random.bits(place_key, (k, chunk), jnp.uint32)
         terms = jnp.ones((k, chunk)) if values == "binary" else scale * _products(value_key, k, chunk)
@@ -132,7 +132,7 @@ def simulate_matches(
         (_, dot), _ = lax.scan(meet, start, (left, bits, terms))
         return jnp.sum((dot >= threshold).astype(jnp.int32))
 
-    return _over_chunks(matched, key, trials, chunk)
+    return _over_chunks(match, key, trials, chunk)
 
 
 def simulate_given_overlap(
@@ -156,12 +156,12 @@ def simulate_given_overlap(
       Counts `[k + 1]`.
     """
 
-    def matched(key):
+    def match(key):
         dots = scale * jnp.cumsum(_products(key, k, chunk), axis=0)
         counts = jnp.sum((dots >= threshold).astype(jnp.int32), axis=1)
         return jnp.concatenate([jnp.full(1, chunk if threshold <= 0 else 0, jnp.int32), counts])
 
-    return _over_chunks(matched, key, trials, chunk)
+    return _over_chunks(match, key, trials, chunk)
 
 
 def simulated_trials(trials: int, chunk: int = 2048) -> int:

@@ -60,8 +60,8 @@ def _fig2(scale: Scale, folder: Path) -> Outcome:
         lambda n, a: match_probability(int(n), k=BINARY_K, active=int(a), threshold=BINARY_THRESHOLD)
     )(size, active)
     setting = {"k": BINARY_K, "threshold": BINARY_THRESHOLD, "values": "binary"}
-    observed = _simulated(size, active, np.ones(size.shape), trials, 0, **setting)
-    ours = {"n": list(BINARY_N), "trials": trials, **_compared(names, predicted, observed, trials, 0.0)}
+    observed = _simulate(size, active, np.ones(size.shape), trials, 0, **setting)
+    ours = {"n": list(BINARY_N), "trials": trials, **_compare(names, predicted, observed, trials, 0.0)}
     dense = predicted[names.index("a = n/2")]
     ours["dense: greatest / least prediction"] = float(dense.max() / dense.min())
     ours["note"] = (
@@ -87,16 +87,16 @@ def _fig3(scale: Scale, folder: Path) -> Outcome:
     active = np.stack([_active(name, n) for name in names])
     size, scales = np.broadcast_to(n, active.shape), np.ones(active.shape)
     predicted, error = _given_overlap(size, active, given[:1], many)
-    observed = _simulated(size, active, scales, trials, 2, **setting)
-    left = _compared(names, predicted, observed, trials, error)
+    observed = _simulate(size, active, scales, trials, 2, **setting)
+    left = _compare(names, predicted, observed, trials, error)
     panels = [Panel("dimensionality n", SCALAR_N, _curves(names, predicted, observed / trials, PAPER_SCALAR))]
 
     names = names[:-1]
     active = np.stack([np.full(len(SCALES), ACTIVE[name]) for name in names])
     size, scales = np.full(active.shape, SCALED_N), np.broadcast_to(SCALES, active.shape)
     predicted, error = _given_overlap(size, active, given, many)
-    observed = _simulated(size, active, scales, trials, 3, **setting)
-    right = _compared(names, predicted, observed, trials, error)
+    observed = _simulate(size, active, scales, trials, 3, **setting)
+    right = _compare(names, predicted, observed, trials, error)
     panels.append(Panel("scale S", SCALES, _curves(names, predicted, observed / trials, PAPER_SCALED)))
 
     ours = {"n": list(SCALAR_N), "S": list(SCALES), "trials": trials, "p_b at S = 1": given[0].tolist()}
@@ -117,7 +117,7 @@ def _key(stream: int):
     return jax.random.fold_in(jax.random.key(_SEED), stream)
 
 
-def _simulated(n: np.ndarray, active: np.ndarray, scales: np.ndarray, trials: int, stream: int, **setting: Any):
+def _simulate(n: np.ndarray, active: np.ndarray, scales: np.ndarray, trials: int, stream: int, **setting: Any):
     """Counts matches at every point of `[curves, points]`, in one program."""
     count = jax.jit(jax.vmap(lambda *point: simulate_matches(*point, trials=trials, **setting)))
     keys = jax.random.split(_key(stream), n.size)
@@ -140,7 +140,7 @@ def _given_overlap(n: np.ndarray, active: np.ndarray, given: np.ndarray, trials:
     return predicted, error
 
 
-def _compared(
+def _compare(
     names: Sequence[str], predicted: np.ndarray, observed: np.ndarray, trials: int, error: np.ndarray | float
 ) -> dict[str, Any]:
     """Returns the curves, and the deviation of counts of matches from the prediction, in standard errors.

@@ -17,10 +17,10 @@ from sparsejax.configuration import replace
 from sparsejax.data import load
 from sparsejax.evaluation.measures.noise_score import NOISE_LEVELS
 from sparsejax.figures.activity import image_grid
-from sparsejax.figures.comparison import beside_paper
+from sparsejax.figures.comparison import paper_comparison
 from sparsejax.figures.noise import noise_curve
 from sparsejax.functional import example_keys, pixel_noise
-from sparsejax.studies.networks import trained_members
+from sparsejax.studies.networks import train_members
 from sparsejax.studies.study import Outcome, Scale, Study, chosen_seeds
 from sparsejax.training.config import Config
 
@@ -41,7 +41,7 @@ _FIG5 = ("Dense CNN-1", "Dense CNN-2", "Sparse CNN-1", "Sparse CNN-2")
 _SHORT = {"training.epochs": 3, "data.train_examples": 12_000, "data.test_examples": 2_000}
 
 
-def scaled(config: Config, scale: Scale) -> Config:
+def apply_scale(config: Config, scale: Scale) -> Config:
     """Returns a configuration as published, or with a fifth of the images for three epochs."""
     return replace(config, _SHORT if scale == "small" else {})
 
@@ -58,7 +58,7 @@ def _rows(networks: Mapping[str, Config], scale: Scale, folder: Path, seeds: int
     shared, chosen, rows = folder.parents[1] / "mnist" / scale, _seeds(scale, seeds), {}
     for name, config in networks.items():
         label = name.replace(", ", "_").replace(" ", "_")
-        (members,) = trained_members(scaled(config, scale), shared, label, seeds=chosen)
+        (members,) = train_members(apply_scale(config, scale), shared, label, seeds=chosen)
         rows[name] = [member.result for member in members]
     return rows
 
@@ -88,7 +88,7 @@ def _table1(scale: Scale, folder: Path, seeds: int | None = None, names: Sequenc
         "test accuracy (%)": [accuracy for _, accuracy, _ in table.values()],
         "noise score (% of the greatest)": [(mean / 1100, std / 1100) for _, _, (mean, std) in table.values()],
     }
-    figure = beside_paper(list(table), drawn, paper)
+    figure = paper_comparison(list(table), drawn, paper)
     ours: dict[str, Any] = {name: both_rules(row) for name, row in rows.items()}
     published = {
         name: {"test_accuracy_best": list(accuracy), "noise_score_best": list(noise)}

@@ -13,7 +13,7 @@ from sparsejax import configs
 from sparsejax.evaluation.measures.noise_score import NOISE_LEVELS
 from sparsejax.figures.noise import noise_curve
 from sparsejax.studies.dense.mnist import SEEDS, both_rules
-from sparsejax.studies.networks import trained_members
+from sparsejax.studies.networks import train_members
 from sparsejax.studies.study import Outcome, Scale, Study, chosen_seeds
 from sparsejax.training.config import Config
 
@@ -36,7 +36,7 @@ def networks(scale: Scale) -> dict[str, Config]:
 def _table2(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
     chosen, rows = chosen_seeds(SEEDS, scale, seeds, small=3), {}
     for label, config in networks(scale).items():
-        (members,) = trained_members(config, folder, TABLE2[label][0], seeds=chosen)
+        (members,) = train_members(config, folder, TABLE2[label][0], seeds=chosen)
         rows[label] = [member.result for member in members]
     best = {label: [member["best"] for member in row] for label, row in rows.items()}
     figure = noise_curve(

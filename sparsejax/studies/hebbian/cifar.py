@@ -19,7 +19,7 @@ from sparsejax.figures.blocks import by_block
 from sparsejax.figures.noise import noise_curve
 from sparsejax.figures.table import table
 from sparsejax.models import HebbianVGG, Variables
-from sparsejax.studies.attacked import kept_report, test_pixels
+from sparsejax.studies.attacked import cached_report, test_pixels
 from sparsejax.studies.hebbian.responses import channel_ratio, signal_to_noise
 from sparsejax.studies.networks import Trained, train
 from sparsejax.studies.study import Outcome, Scale, Study, chosen_seeds
@@ -50,7 +50,7 @@ def base(scale: Scale, label: str) -> Config:
     return config if scale == "paper" else replace(narrow(config), _FEW)
 
 
-def _trained(label: str, scale: Scale, folder: Path, seed: int) -> tuple[HebbianVGG, Variables]:
+def _train(label: str, scale: Scale, folder: Path, seed: int) -> tuple[HebbianVGG, Variables]:
     config = base(scale, label)
     name = f"{label.replace(' ', '_')}/{seed}"
     trained: Trained = train(config, folder.parents[1] / "cifar" / scale, name, fields={}, seeds=[seed])
@@ -59,13 +59,13 @@ def _trained(label: str, scale: Scale, folder: Path, seed: int) -> tuple[Hebbian
 
 
 def _robustness(label: str, scale: Scale, folder: Path, seed: int) -> dict[str, Any]:
-    model, variables = _trained(label, scale, folder, seed)
+    model, variables = _train(label, scale, folder, seed)
     path = folder.parents[1] / "cifar" / scale / f"{label.replace(' ', '_')}_{seed}.json"
     images, attacked = _IMAGES[scale]
     data, minimal = test_pixels("cifar10", images), tuple(NORMS) if label in _PAIR else ()
     settings = {"noise": {"gaussian": NOISE}, "attacks": ("apgd_ce", "apgd_t"), "minimal": minimal,
                 "attacked": attacked}  # fmt: skip
-    return kept_report(path, model, variables, data, seed=seed, **settings)
+    return cached_report(path, model, variables, data, seed=seed, **settings)
 
 
 def _row(report: dict[str, Any]) -> list[float]:
@@ -104,7 +104,7 @@ def _fig2(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
     images, _, normalise = test_pixels("cifar10", 500)
     for label, rows in networks.items():
         for seed in chosen:
-            model, variables = _trained(label, scale, folder, seed)
+            model, variables = _train(label, scale, folder, seed)
             blocks = [f"conv{i + 1}" for i in range(base(scale, "HaH").model.hebbian)]  # pyright: ignore
             activations = jax.jit(model.apply)(variables, normalise(jnp.asarray(images))).activations
             rows.append([float(channel_ratio(activations[name])) for name in blocks])
@@ -123,7 +123,7 @@ def _fig3(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
     noisy = jnp.clip(jnp.asarray(images) + noise, 0, 1)
     for label, rows in networks.items():
         for seed in chosen:
-            model, variables = _trained(label, scale, folder, seed)
+            model, variables = _train(label, scale, folder, seed)
             seen = jax.jit(model.block_inputs)
             ratios = signal_to_noise(seen(variables, normalise(jnp.asarray(images))), seen(variables, normalise(noisy)))
             blocks = sorted(ratios, key=lambda name: int(name.removeprefix("conv")))

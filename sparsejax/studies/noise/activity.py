@@ -11,7 +11,7 @@ import numpy as np
 from sparsejax import configs, data
 from sparsejax.configuration import replace
 from sparsejax.data.latents import HOW_TO_MAKE
-from sparsejax.figures.activity import activity_against_noise, along_training, gathering
+from sparsejax.figures.activity import activity_against_noise, along_training, unit_distributions
 from sparsejax.figures.table import table
 from sparsejax.studies.networks import Trained, train
 from sparsejax.studies.study import Outcome, Scale, Study, spearman
@@ -58,7 +58,7 @@ _LEFT_OUT = {"left_out": {"latents": f"{HOW_TO_MAKE}."}}
 
 def has_latents() -> bool:
     """Returns whether CIFAR-10's latents are available."""
-    return data.entry("cifar10_latents").found() is not None
+    return data.entry("cifar10_latents").find() is not None
 
 
 def base(scale: Scale, *, epochs: int = 40, name: str = "mnist_noise", **model: Any) -> Config:
@@ -74,7 +74,7 @@ def base(scale: Scale, *, epochs: int = 40, name: str = "mnist_noise", **model: 
     return replace(configs.get(name), short | few | {f"model.{field}": value for field, value in model.items()})
 
 
-def ablated(scale: Scale, *, name: str = "mnist_noise", **model: Any) -> Config:
+def ablation_base(scale: Scale, *, name: str = "mnist_noise", **model: Any) -> Config:
     """Returns the base configuration of figures 7a, c, d, 11 and table 1: as published, 10,000 units on latents."""
     if scale == "small":
         return base(scale, name=name, **model)
@@ -85,7 +85,7 @@ def ablated(scale: Scale, *, name: str = "mnist_noise", **model: Any) -> Config:
     return replace(config, {f"model.{field}": value for field, value in model.items()})
 
 
-def embedded(epochs: int = 400, **model: Any) -> Config:
+def latent_base(epochs: int = 400, **model: Any) -> Config:
     """Returns figures 3, 6 and 12 at small scale: 1,000 units on part of CIFAR-10's latents, at a rate without deaths.
 
     That rate is slow: biases and norms of keys still change when the fraction of active units hardly does.
@@ -99,7 +99,7 @@ def grid(config: Config, scale: Scale, folder: Path, label: str, sigmas: Sequenc
 
     The figures of a paper compare variants with the same plain networks, which are trained only once.
     """
-    known = (("plain", base(scale)), ("latents", ablated(scale)))
+    known = (("plain", base(scale)), ("latents", ablation_base(scale)))
     name = "".join(letter if letter.isalnum() else "_" for letter in label.lower())
     name = next((shared for shared, other in known if config == other and sigmas is None), name)
     shared = folder.parents[1] / "networks" / scale
@@ -122,7 +122,7 @@ def _summary(trained: Trained, sigmas: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def _compared(
+def _compare(
     variants: Mapping[str, Config], scale: Scale, folder: Path, paper: Mapping[str, Sequence[float]]
 ) -> tuple[dict[str, Trained], Outcome]:
     """Trains every variant over the noise levels and draws activity against noise."""
@@ -136,7 +136,7 @@ def _compared(
 def _fig2(scale: Scale, folder: Path) -> Outcome:
     # Learning is slow with strong noise: at sigma 3 unused units take 80 epochs to become inactive.
     small = scale == "small"
-    trained = grid(base(scale, epochs=100) if small else ablated(scale), scale, folder, "long")
+    trained = grid(base(scale, epochs=100) if small else ablation_base(scale), scale, folder, "long")
     epochs, activity = trained.along("active_fraction/hidden")
     figure = along_training(epochs, activity, SIGMAS, "active units (%)", percent=True)
     ours = {"sigma": list(SIGMAS), **_summary(trained, SIGMAS)}
@@ -147,9 +147,9 @@ def _fig2(scale: Scale, folder: Path) -> Outcome:
 def _fig3(scale: Scale, folder: Path) -> Outcome:
     on_latents = scale == "paper" or has_latents()
     if on_latents and scale == "small":
-        sigmas, trained = GATHERED, grid(embedded(), scale, folder, "embedded", GATHERED)
+        sigmas, trained = GATHERED, grid(latent_base(), scale, folder, "embedded", GATHERED)
     else:
-        sigmas, trained = SIGMAS, grid(ablated(scale), scale, folder, "plain")
+        sigmas, trained = SIGMAS, grid(ablation_base(scale), scale, folder, "plain")
     levels = [level for level, sigma in enumerate(sigmas) if sigma in GATHERED]
     shown = [sigmas[level] for level in levels]
     names = ("active_fraction", "active_spread", "bias", "bias_spread", "key_norm", "key_norm_spread")
@@ -159,7 +159,7 @@ def _fig3(scale: Scale, folder: Path) -> Outcome:
         series[name] = epochs, values[:, levels]
     bias = trained.parameter("hidden", "bias")[levels]
     norms = np.linalg.norm(trained.parameter("hidden", "kernel")[levels], axis=-2)
-    figure = gathering(series, trained.unit("hidden.k")[levels], bias, norms, shown)
+    figure = unit_distributions(series, trained.unit("hidden.k")[levels], bias, norms, shown)
     ours = {
         "data": "cifar10_latents" if on_latents else "mnist",
         "sigma": shown,
@@ -180,16 +180,16 @@ def _relative_spread(values: np.ndarray) -> list[float]:
     return (values.std(-1) / np.abs(values.mean(-1))).mean(1).tolist()
 
 
-def _annealed(scale: Scale, folder: Path, name: str, task: str, what: str) -> Outcome:
+def _anneal(scale: Scale, folder: Path, name: str, task: str, what: str) -> Outcome:
     """Trains networks with constant noise, which is then annealed over the same number of epochs."""
     sigmas = (0.0, 0.1, 0.3, 0.8, 1.5, 3.0)
     on_latents = scale == "paper" or (task == "mnist_noise" and has_latents())
     if on_latents and scale == "small":
         epochs, hold = 300, 120.0
-        config, name = embedded(epochs, anneal_after=hold, anneal_epochs=hold), f"{name} embedded"
+        config, name = latent_base(epochs, anneal_after=hold, anneal_epochs=hold), f"{name} embedded"
     else:
         epochs, hold = (60, 20.0) if scale == "small" else (2000, 800.0)
-        config = ablated(scale, name=task, anneal_after=hold, anneal_epochs=hold)
+        config = ablation_base(scale, name=task, anneal_after=hold, anneal_epochs=hold)
     trained = grid(replace(config, {"training.epochs": epochs}), scale, folder, name, sigmas)
     times, values = trained.along(f"{what}/hidden")
     percent = what == "active_fraction"
@@ -212,8 +212,8 @@ def _annealed(scale: Scale, folder: Path, name: str, task: str, what: str) -> Ou
 
 
 def _fig7a(scale: Scale, folder: Path) -> Outcome:
-    variants = {f"{count:,} units": ablated(scale, hidden=count) for count in _COUNTS[scale]}
-    return _compared(variants, scale, folder, {**PAPER, "10,000 units": PAPER["latents"]})[1]
+    variants = {f"{count:,} units": ablation_base(scale, hidden=count) for count in _COUNTS[scale]}
+    return _compare(variants, scale, folder, {**PAPER, "10,000 units": PAPER["latents"]})[1]
 
 
 def _fig7b(scale: Scale, folder: Path) -> Outcome:
@@ -224,24 +224,27 @@ def _fig7b(scale: Scale, folder: Path) -> Outcome:
     said = {} if has_latents() else _LEFT_OUT
     if not said:
         latents = replace(base(scale), {"data.name": "cifar10_latents"})
-        variants["latents"] = ablated(scale) if scale == "paper" else latents
-    outcome = _compared(variants, scale, folder, PAPER)[1]
+        variants["latents"] = ablation_base(scale) if scale == "paper" else latents
+    outcome = _compare(variants, scale, folder, PAPER)[1]
     return outcome._replace(ours=outcome.ours | said)
 
 
 def _fig7c(scale: Scale, folder: Path) -> Outcome:
-    variants = {"Gaussian": ablated(scale), "Laplace": ablated(scale, noise="laplace")}
-    return _compared(variants, scale, folder, {**PAPER, "Gaussian": PAPER["latents"]})[1]
+    variants = {"Gaussian": ablation_base(scale), "Laplace": ablation_base(scale, noise="laplace")}
+    return _compare(variants, scale, folder, {**PAPER, "Gaussian": PAPER["latents"]})[1]
 
 
 def _fig7d(scale: Scale, folder: Path) -> Outcome:
-    variants = {"reconstruction": ablated(scale), "classification": ablated(scale, name="mnist_noise_classifier")}
-    return _compared(variants, scale, folder, {**PAPER, "reconstruction": PAPER["latents"]})[1]
+    variants = {
+        "reconstruction": ablation_base(scale),
+        "classification": ablation_base(scale, name="mnist_noise_classifier"),
+    }
+    return _compare(variants, scale, folder, {**PAPER, "reconstruction": PAPER["latents"]})[1]
 
 
 def _fig11(scale: Scale, folder: Path) -> Outcome:
-    variants = {"ReLU": ablated(scale), "explaining away": ablated(scale, competition="explain_away")}
-    grids, outcome = _compared(variants, scale, folder, {})
+    variants = {"ReLU": ablation_base(scale), "explaining away": ablation_base(scale, competition="explain_away")}
+    grids, outcome = _compare(variants, scale, folder, {})
     relu, away = (_activity(trained).mean(1) for trained in grids.values())
     return outcome._replace(ours={**outcome.ours, "sparser_at_every_sigma": bool(np.all(away < relu))})
 
@@ -252,18 +255,18 @@ def _smooth(activation: str, label: str, scale: Scale, folder: Path) -> Outcome:
     # larger of the paper's two thresholds separates them.
     smooth = dataclasses.replace(plain.model, activation=activation, threshold=0.01 if scale == "small" else 1e-4)
     variants = {"ReLU": plain, label: dataclasses.replace(plain, model=smooth)}
-    return _compared(variants, scale, folder, {"GELU": PAPER["GELU"]})[1]
+    return _compare(variants, scale, folder, {"GELU": PAPER["GELU"]})[1]
 
 
 def _table1(scale: Scale, folder: Path) -> Outcome:
     """Compares kinds of competition by their denoising error, with noise, as in the paper."""
     sigmas = [sigma for sigma in _PRINTED if sigma in SIGMAS]
     levels = [SIGMAS.index(sigma) for sigma in sigmas]
-    variants = {f"ReLU, {count:,} units": ablated(scale, hidden=count) for count in _COUNTS[scale]}
+    variants = {f"ReLU, {count:,} units": ablation_base(scale, hidden=count) for count in _COUNTS[scale]}
     variants |= {
-        "shared bias": ablated(scale, bias="shared"),
-        "explaining away": ablated(scale, competition="explain_away"),
-        "interneuron": ablated(scale, competition="interneuron", bias="none"),
+        "shared bias": ablation_base(scale, bias="shared"),
+        "explaining away": ablation_base(scale, competition="explain_away"),
+        "interneuron": ablation_base(scale, competition="interneuron", bias="none"),
     }
     # The networks of ReLU units are those of figure 7a.
     grids = {label: grid(config, scale, folder, label.removeprefix("ReLU, ")) for label, config in variants.items()}
@@ -299,20 +302,20 @@ STUDIES: dict[str, Study] = {
     "noise/fig2": Study(_SOURCE + "Fig. 2", _fig2),
     "noise/fig3": Study(_SOURCE + "Fig. 3", _fig3),
     "noise/fig6": Study(
-        _SOURCE + "Fig. 6, left", lambda s, f: _annealed(s, f, "annealed", "mnist_noise", "active_fraction")
+        _SOURCE + "Fig. 6, left", lambda s, f: _anneal(s, f, "annealed", "mnist_noise", "active_fraction")
     ),
     "noise/fig6b": Study(
         _SOURCE + "Fig. 6, right",
-        lambda s, f: _annealed(s, f, "annealed classifier", "mnist_noise_classifier", "active_fraction"),
+        lambda s, f: _anneal(s, f, "annealed classifier", "mnist_noise_classifier", "active_fraction"),
     ),
     "noise/fig7a": Study(_SOURCE + "Fig. 7a", _fig7a),
     "noise/fig7b": Study(_SOURCE + "Fig. 7b", _fig7b),
     "noise/fig7c": Study(_SOURCE + "Fig. 7c", _fig7c),
     "noise/fig7d": Study(_SOURCE + "Fig. 7d", _fig7d),
     "noise/fig11": Study(_SOURCE + "Fig. 11", _fig11),
-    "noise/fig12": Study(_SOURCE + "Fig. 12", lambda s, f: _annealed(s, f, "annealed", "mnist_noise", "dead_units")),
+    "noise/fig12": Study(_SOURCE + "Fig. 12", lambda s, f: _anneal(s, f, "annealed", "mnist_noise", "dead_units")),
     "noise/fig13": Study(
-        _SOURCE + "Fig. 13", lambda s, f: _annealed(s, f, "annealed classifier", "mnist_noise_classifier", "dead_units")
+        _SOURCE + "Fig. 13", lambda s, f: _anneal(s, f, "annealed classifier", "mnist_noise_classifier", "dead_units")
     ),
     "noise/fig14": Study(_SOURCE + "Fig. 14", functools.partial(_smooth, "gelu", "GELU")),
     "noise/fig15": Study(_SOURCE + "Fig. 15", functools.partial(_smooth, "sigmoid", "sigmoid")),

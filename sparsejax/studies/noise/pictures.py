@@ -21,7 +21,7 @@ _SEEDS = [10]
 STAGES = {"small": (5, 20, 60), "paper": (3_000, 9_000, 19_000)}  # epochs of figure 10
 
 
-def _trained(scale: Scale, folder: Path) -> Trained:
+def _train(scale: Scale, folder: Path) -> Trained:
     return grid(base(scale), scale, folder, "plain")
 
 
@@ -43,7 +43,7 @@ def _hidden(trained: Trained, level: int, inputs: np.ndarray) -> np.ndarray:
 
 
 def _fig4(scale: Scale, folder: Path) -> Outcome:
-    trained, images = _trained(scale, folder), _images(scale, 5)
+    trained, images = _train(scale, folder), _images(scale, 5)
     rng, shape = np.random.default_rng(0), images.shape[1:]
     rows, errors = [], []
     for level, sigma in _levels():
@@ -69,21 +69,21 @@ def _fields(trained: Trained, level: int, sigma: float, image: np.ndarray, most:
 
 
 def _fig5(scale: Scale, folder: Path) -> Outcome:
-    trained, image = _trained(scale, folder), _images(scale, 1)[0]
+    trained, image = _train(scale, folder), _images(scale, 1)[0]
     fields = _fields(trained, noise_activity.SIGMAS.index(0.8), 0.8, image, 125)
     blank = np.ones((-len(fields) % 25, *image.shape), np.float32)
     rows = np.concatenate([fields, blank]).reshape(-1, 25, *image.shape)
-    ours = {"shown": len(fields), "centred": _centred(fields)}
+    ours = {"shown": len(fields), "centred": _locality(fields)}
     return Outcome(image_grid(rows, None), ours, {"shown": 125}, _SEEDS)
 
 
 def _fig8(scale: Scale, folder: Path) -> Outcome:
-    trained, image = _trained(scale, folder), _images(scale, 1)[0]
+    trained, image = _train(scale, folder), _images(scale, 1)[0]
     rows, ours = [], {"sigma": [sigma for _, sigma in _levels()], "active": [], "centred": []}
     for level, sigma in _levels():
         fields = _fields(trained, level, sigma, image, 48)
         ours["active"].append(len(fields))
-        ours["centred"].append(_centred(fields))
+        ours["centred"].append(_locality(fields))
         blank = np.ones((48 - len(fields), *image.shape), np.float32)
         rows.append(np.concatenate([fields, blank]).reshape(2, 24, *image.shape))
     labels = [text for _, sigma in _levels() for text in (f"σ = {sigma:g}", "")]
@@ -108,14 +108,14 @@ def _fig10(scale: Scale, folder: Path) -> Outcome:
         config = replace(base(scale, epochs=epochs), {"training.epochs": epochs})
         fields = _fields(grid(config, scale, folder, f"epochs_{epochs}", (sigma,)), 0, sigma, image, 75)
         ours["active"].append(len(fields))
-        ours["centred"].append(_centred(fields))
+        ours["centred"].append(_locality(fields))
         blank = np.ones((75 - len(fields), *image.shape), np.float32)
         rows.append(np.concatenate([fields, blank]).reshape(3, 25, *image.shape))
     labels = [text for epochs in stages for text in (f"{epochs:,} epochs", "", "")]
     return Outcome(image_grid(np.concatenate(rows), labels), ours, {"epochs": list(STAGES["paper"])}, _SEEDS)
 
 
-def _centred(fields: np.ndarray) -> float:
+def _locality(fields: np.ndarray) -> float:
     """Returns the locality of the fields: the mean fraction of a field's energy within a fifth of its pixels.
 
     A field of equal weights has 0.2, one whose weights are independent and normal about 0.53.

@@ -67,7 +67,7 @@ def _monte_carlo(x, weights, sigma: float, draws: int = 200) -> float:
     return float(jnp.mean(jax.lax.map(of_draw, jax.random.split(jax.random.key(1), draws))) - loss(x))
 
 
-def _trained(scale: Scale, folder: Path) -> Outcome:
+def _train_on_terms(scale: Scale, folder: Path) -> Outcome:
     """Trains on noise, on its terms instead of it, and on neither."""
     seeds = (10,)
     noisy = _noisy(scale, folder)
@@ -108,5 +108,5 @@ SUMMARIES = {
 STUDIES: dict[str, Study] = {
     "emergence/terms": Study(_SOURCE + "the three terms", _terms),
     "emergence/along": Study(_SOURCE + "the three terms along training", _along),
-    "emergence/trained": Study(_SOURCE + "the three terms as a loss", _trained),
+    "emergence/trained": Study(_SOURCE + "the three terms as a loss", _train_on_terms),
 }

@@ -55,7 +55,7 @@ def scoreboard(
     left = [_NAMES + i * step for i in range(len(columns))]
     top = 0.0
     for (title, rows), height in zip(boards.items(), heights, strict=True):
-        values = np.asarray([_checked(name, row, columns) for name, row in rows.items()], float)
+        values = np.asarray([_check_row(name, row, columns) for name, row in rows.items()], float)
         ranks = np.stack([_rank(values[:, i], column.better) for i, column in enumerate(columns)], axis=1)
         title, _, remark = title.partition("\n")
         axes.text(0.06, top + _TITLE - 0.08, title, fontweight="bold", fontsize=8)
@@ -87,7 +87,7 @@ def scoreboard(
     return figure
 
 
-def _checked(name: str, row: Sequence[float], columns: Sequence[Column]) -> Sequence[float]:
+def _check_row(name: str, row: Sequence[float], columns: Sequence[Column]) -> Sequence[float]:
     if len(row) != len(columns):
         raise ValueError(f"{name} has {len(row)} numbers, but there are {len(columns)} columns.")
     return row

@@ -14,7 +14,7 @@ import numpy as np
 from sparsejax.configs.scoreboard import DataName, networks
 from sparsejax.configuration import replace
 from sparsejax.evaluation.attacks.geometry import Norm
-from sparsejax.studies.attacked import kept_report, test_pixels
+from sparsejax.studies.attacked import cached_report, test_pixels
 from sparsejax.studies.networks import train
 from sparsejax.studies.scoreboard.figure import Column, scoreboard
 from sparsejax.studies.study import Outcome, Scale, Study, chosen_seeds
@@ -71,7 +71,7 @@ def base(data: DataName, scale: Scale) -> dict[str, Config]:
     return {label: replace(config, _SMALL[data]) for label, config in small.items()}
 
 
-def measured(result: Mapping[str, Any], report: Mapping[str, Any], bench: Bench) -> list[float]:
+def measure_row(result: Mapping[str, Any], report: Mapping[str, Any], bench: Bench) -> list[float]:
     """Returns a row from a run's `result.json` and its network's report, in the order of the columns."""
     layers = list(result["layers"].values())
     units = sum(layer["units"] for layer in layers)
@@ -104,12 +104,12 @@ def _rows(data: DataName, scale: Scale, folder: Path, seeds: Sequence[int]) -> d
         of_seeds = []
         for seed in seeds:
             trained = train(config, folder / data, f"{label}/{seed}", fields={}, seeds=[seed])
-            report = kept_report(
+            report = cached_report(
                 folder / data / f"{label}_{seed}.json", config.model, trained.network(0), pixels, seed=seed,
                 noise={"gaussian": (bench.sigma,)}, balls=bench.balls, minimal=("l2",),
                 attacks={"linf": tuple(ATTACKS), "l2": ("apgd_ce", "apgd_t")}, batch_size=min(250, len(pixels.labels)),
             )  # fmt: skip
-            of_seeds.append(measured(trained.finished.result, report, bench))
+            of_seeds.append(measure_row(trained.finished.result, report, bench))
         rows[label] = np.mean(of_seeds, axis=0).tolist()
     return rows
 
@@ -118,14 +118,14 @@ def _scoreboard(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome
     chosen, boards, ours = chosen_seeds(SEEDS, scale, seeds, small=1), {}, {}
     for data, bench in BENCHES.items():
         rows = _rows(data, scale, folder, chosen)
-        radii = f"ℓ∞ {_said(bench.balls['linf'])}, ℓ2 {bench.balls['l2']:g}"
+        radii = f"ℓ∞ {_format_radius(bench.balls['linf'])}, ℓ2 {bench.balls['l2']:g}"
         boards[f"{bench.title}\nGaussian noise {bench.sigma:g}; attacks within {radii}"] = rows
         ours[data] = {label: dict(zip(KEYS, (round(value, 4) for value in row), strict=True))
                       for label, row in rows.items()}  # fmt: skip
     return Outcome(scoreboard(boards, COLUMNS), ours, {}, list(chosen))
 
 
-def _said(radius: float) -> str:
+def _format_radius(radius: float) -> str:
     return f"{radius:g}" if radius >= 0.05 else f"{round(255 * radius)}/255"
 
 

@@ -14,7 +14,7 @@ from sparsejax import configs
 from sparsejax.configuration import replace
 from sparsejax.data import load
 from sparsejax.figures.activity import image_grid
-from sparsejax.studies.networks import train, trained_members
+from sparsejax.studies.networks import train, train_members
 from sparsejax.studies.study import Outcome, Scale, Study, chosen_seeds
 from sparsejax.studies.thesis.grid import SEEDS
 from sparsejax.studies.thesis.penalty_figure import against_penalty, against_sparsity
@@ -44,15 +44,15 @@ def base(scale: Scale, code: int) -> Config:
     return replace(configs.get("mnist_l1_autoencoder"), {"model.hidden": SIZES[code], **short})
 
 
-def _shared(folder: Path, scale: Scale) -> Path:
+def _shared_folder(folder: Path, scale: Scale) -> Path:
     return folder.parent.parent / "autoencoders" / scale
 
 
-def _measured(scale: Scale, folder: Path, seeds: Sequence[int]) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+def _measure(scale: Scale, folder: Path, seeds: Sequence[int]) -> dict[int, tuple[np.ndarray, np.ndarray]]:
     """Returns for each size the error `[weights, seeds]` and the active units per image `[weights, seeds, 3]`."""
     measured = {}
     for code in SIZES:
-        members = trained_members(base(scale, code), _shared(folder, scale), str(code), seeds=seeds, together=1,
+        members = train_members(base(scale, code), _shared_folder(folder, scale), str(code), seeds=seeds, together=1,
                                   fields={"objective.l1": PENALTIES[scale]})  # fmt: skip
         error = np.array([[member.result["test_loss"] for member in row] for row in members])
         active = [[[layer["active_fraction"] * layer["units"] for layer in member.result["layers"].values()]
@@ -67,7 +67,7 @@ def _name(code: int) -> str:
 
 def _fig4_14(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
     chosen, weights = chosen_seeds(SEEDS, scale, seeds, small=_SMALL_SEEDS), PENALTIES[scale]
-    errors = {_name(code): error for code, (error, _) in _measured(scale, folder, chosen).items()}
+    errors = {_name(code): error for code, (error, _) in _measure(scale, folder, chosen).items()}
     medians = {name: np.median(error, axis=1) for name, error in errors.items()}
     rise = {name: float(median[-1] / median[0]) for name, median in medians.items()}
     ours: dict[str, Any] = {"lambda": list(weights)}
@@ -87,7 +87,7 @@ def _fig4_15(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
     panels: dict[str, dict[str, np.ndarray]] = {}
     ours: dict[str, Any] = {"lambda": list(weights)}
     falls = []
-    for code, (_, active) in _measured(scale, folder, chosen).items():
+    for code, (_, active) in _measure(scale, folder, chosen).items():
         panels[_name(code)] = {layer: active[..., i] for i, layer in enumerate(_LAYERS)}
         means = active.mean(1)
         ours[_name(code)] = {layer: means[:, i].tolist() for i, layer in enumerate(_LAYERS)}
@@ -103,7 +103,7 @@ def _fig4_16(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
     chosen = chosen_seeds(SEEDS, scale, seeds, small=_SMALL_SEEDS)
     lines: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     ours, paper = {}, {}
-    for code, (error, active) in _measured(scale, folder, chosen).items():
+    for code, (error, active) in _measure(scale, folder, chosen).items():
         inactive = 1 - active.sum(-1) / sum(SIZES[code])
         lines[_name(code)] = (inactive, error)
         median, sparsity = np.median(error, axis=1), inactive.mean(1)
@@ -126,7 +126,7 @@ def _fig4_17(scale: Scale, folder: Path) -> Outcome:
     ours: dict[str, Any] = {"lambda": [weights[i] for i in shown]}
     for code in SIZES:
         config = base(scale, code)
-        trained = train(config, _shared(folder, scale), f"{code}/{SEEDS[0]}", fields={"objective.l1": weights},
+        trained = train(config, _shared_folder(folder, scale), f"{code}/{SEEDS[0]}", fields={"objective.l1": weights},
                         seeds=SEEDS[:1])  # fmt: skip
         made = [
             config.model.apply(trained.network(i), jnp.asarray(image)[None]).prediction.reshape(image.shape)

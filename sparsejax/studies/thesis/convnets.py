@@ -22,7 +22,7 @@ from sparsejax.data import load
 from sparsejax.figures.activity import image_grid
 from sparsejax.figures.filters import tile_panels
 from sparsejax.figures.histograms import Histogram, histograms
-from sparsejax.studies.networks import Trained, train, trained_members
+from sparsejax.studies.networks import Trained, train, train_members
 from sparsejax.studies.study import Outcome, Scale, Study, chosen_seeds
 from sparsejax.studies.thesis.grid import SEEDS, critical
 from sparsejax.studies.thesis.penalty_figure import against_penalty
@@ -81,13 +81,13 @@ def base(scale: Scale, kind: Kind) -> Config:
     return replace(config, _SHORT if scale == "small" else {})
 
 
-def _shared(folder: Path, scale: Scale) -> Path:
+def _shared_folder(folder: Path, scale: Scale) -> Path:
     return folder.parent.parent / "convnets" / scale
 
 
-def _measured(kind: Kind, scale: Scale, folder: Path, seeds: Sequence[int]) -> dict[str, np.ndarray]:
+def _measure(kind: Kind, scale: Scale, folder: Path, seeds: Sequence[int]) -> dict[str, np.ndarray]:
     """Returns test accuracy in per cent, and for each layer the active units per image, `[weights, seeds]`."""
-    members = trained_members(base(scale, kind), _shared(folder, scale), kind.name, seeds=seeds, together=1,
+    members = train_members(base(scale, kind), _shared_folder(folder, scale), kind.name, seeds=seeds, together=1,
                               fields={"objective.l1": PENALTIES[scale][kind.kernel]})  # fmt: skip
 
     def of(quantity: Callable[[dict[str, Any]], float]) -> np.ndarray:
@@ -108,7 +108,7 @@ def _accuracy(data: Images, scale: Scale, folder: Path, seeds: int | None = None
         lines = {}
         for layers in (1, 2, 3):
             if (kind := Kind(data, layers, kernel)).fits:
-                lines[_layers(layers)] = _measured(kind, scale, folder, chosen)["accuracy"]
+                lines[_layers(layers)] = _measure(kind, scale, folder, chosen)["accuracy"]
         title = f"{kernel} × {kernel} kernels"
         panels[title] = lines
         ours[title] = {"lambda": list(weights[kernel])}
@@ -147,7 +147,7 @@ def _active(data: Images, layers: int, scale: Scale, folder: Path, seeds: int | 
         kind = Kind(data, layers, kernel)
         if not kind.fits:
             continue
-        title, measured = f"{kernel} × {kernel} kernels", _measured(kind, scale, folder, chosen)
+        title, measured = f"{kernel} × {kernel} kernels", _measure(kind, scale, folder, chosen)
         convolutions = {name: values for name, values in measured.items() if name.startswith("conv")}
         weights[title], panels[title] = PENALTIES[scale][kernel], convolutions
         units = {layer.name: layer.units for layer in base(scale, kind).model.layers(_SHAPES[data])}
@@ -183,7 +183,7 @@ def _example(data: Images, scale: Scale, folder: Path) -> Outcome:
 def _pair(kind: Kind, scale: Scale, folder: Path) -> tuple[Trained, dict[str, int]]:
     """Returns the networks of the first seed, and the indices of those with no penalty and with 0.002."""
     weights = PENALTIES[scale][kind.kernel]
-    trained = train(base(scale, kind), _shared(folder, scale), f"{kind.name}/{SEEDS[0]}",
+    trained = train(base(scale, kind), _shared_folder(folder, scale), f"{kind.name}/{SEEDS[0]}",
                     fields={"objective.l1": weights}, seeds=SEEDS[:1])  # fmt: skip
     return trained, {f"λ = {weight:g}": weights.index(weight) for weight in (0.0, SHOWN)}
 

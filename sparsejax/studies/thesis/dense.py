@@ -15,7 +15,7 @@ import numpy as np
 from sparsejax.figures.table import table
 from sparsejax.functional.measures import gini_weighted_accuracy
 from sparsejax.studies.study import Outcome, Scale, Study, spearman
-from sparsejax.studies.thesis.grid import KINDS, SEEDS, SIZES, Grid, Measures, critical, over_seeds, trained_grid
+from sparsejax.studies.thesis.grid import KINDS, SEEDS, SIZES, Grid, Measures, critical, seed_statistics, train_grid
 from sparsejax.studies.thesis.penalty_figure import against_penalty, along_epochs, firing, firing_by_class
 
 _SOURCE = "Sparse Coding in Deep Neural Networks and the Visual System (thesis), "
@@ -29,7 +29,7 @@ def _outcome(figure: Any, grid: Grid, ours: dict[str, Any], paper: dict[str, Any
 
 
 def _accuracy(name: str, scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
-    grid = trained_grid(name, scale, folder, seeds)
+    grid = train_grid(name, scale, folder, seeds)
     accuracy = grid.each(lambda measures: measures["accuracy"])
     figure = against_penalty(grid.penalties, {"": accuracy}, label="test accuracy (%)")
     criticals = {size: critical(grid.penalties, values) for size, values in accuracy.items()}
@@ -39,7 +39,7 @@ def _accuracy(name: str, scale: Scale, folder: Path, seeds: int | None = None) -
         "median accuracy (%), no penalty": {size: float(np.median(v[0])) for size, v in accuracy.items()},
         "critical penalty (median 10 points down)": criticals,
         "critical penalty falls with size": bool(order == sorted(order, reverse=True) and order[0] > order[-1]),
-        "accuracy (%)": {size: over_seeds(values) for size, values in accuracy.items()},
+        "accuracy (%)": {size: seed_statistics(values) for size, values in accuracy.items()},
     }
     paper: dict[str, Any] = {"critical penalty falls with size": KINDS[name].activation == "relu"}
     if KINDS[name].activation == "relu":
@@ -57,7 +57,7 @@ def _accuracy(name: str, scale: Scale, folder: Path, seeds: int | None = None) -
 
 
 def _fig3_2(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
-    grid = trained_grid("relu1", scale, folder, seeds)
+    grid = train_grid("relu1", scale, folder, seeds)
     active = grid.each(lambda measures: measures["l0"][..., 0])
     figure = against_penalty(
         grid.penalties, {"": active}, label="active units per image", spread="deviation", compressed=True
@@ -69,7 +69,7 @@ def _fig3_2(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
         "below 8 at 0.008 at every size": bool(all(v[at].mean() < 8 for v in active.values())),
         f"inactive without a penalty, {SIZES[0]} units (%)": round(100 * float(first), 1),
         f"inactive without a penalty, {SIZES[-1]} units (%)": round(100 * float(last), 1),
-        "active units": {size: over_seeds(values) for size, values in active.items()},
+        "active units": {size: seed_statistics(values) for size, values in active.items()},
     }
     paper = {
         "below 8 at 0.008 at every size": True,
@@ -82,15 +82,15 @@ def _fig3_2(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
 _UNITS, _SHOWN = 64, (0.0, 0.008, 0.04, 0.08)
 
 
-def _fired(scale: Scale, folder: Path, seeds: int | None) -> tuple[Grid, dict[str, np.ndarray]]:
+def _firing_counts(scale: Scale, folder: Path, seeds: int | None) -> tuple[Grid, dict[str, np.ndarray]]:
     """Returns how often units of the first network of 64 units were active, `[classes, units]`, for four penalties."""
-    grid = trained_grid("relu1", scale, folder, seeds, (_UNITS,))
+    grid = train_grid("relu1", scale, folder, seeds, (_UNITS,))
     fired = grid.sizes[_UNITS]["fired"][:, 0, 0]
     return grid, {f"λ = {penalty:g}": fired[grid.at(penalty)] for penalty in _SHOWN}
 
 
 def _fig3_3(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
-    grid, fired = _fired(scale, folder, seeds)
+    grid, fired = _firing_counts(scale, folder, seeds)
     counts = {name: 1000 * values.mean(0) for name, values in fired.items()}
     figure = firing(counts, images=1000)
     living = (grid.sizes[_UNITS]["fired"][:, :, 0] > 0).any(-2).sum(-1)
@@ -105,7 +105,7 @@ def _fig3_3(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
 
 
 def _fig3_4(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
-    grid, fired = _fired(scale, folder, seeds)
+    grid, fired = _firing_counts(scale, folder, seeds)
     # The thesis shows 100 images of each digit; we use all of them, with a threshold of once in 100.
     counts = {name: (values >= 0.01).sum(1) for name, values in fired.items()}
     ours = {"units active at least once for a digit, least and most": {
@@ -116,7 +116,7 @@ def _fig3_4(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
 
 
 def _fig3_5(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
-    grid = trained_grid("relu1", scale, folder, seeds)
+    grid = train_grid("relu1", scale, folder, seeds)
     activity = grid.each(lambda measures: measures["l1"][..., 0])
     figure = against_penalty(
         grid.penalties, {"": activity}, label="ℓ1 activity per image", spread="deviation", compressed=True
@@ -129,7 +129,7 @@ def _fig3_5(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
         },
         "size with the most activity at 0.04": max(means, key=lambda size: means[size][at]),
         "size with the least activity at 0.04": min(means, key=lambda size: means[size][at]),
-        "l1 activity": {size: over_seeds(values, 3) for size, values in activity.items()},
+        "l1 activity": {size: seed_statistics(values, 3) for size, values in activity.items()},
     }
     paper = {
         "size with the most activity at 0.04": f"{SIZES[0]} units",
@@ -139,7 +139,7 @@ def _fig3_5(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
 
 
 def _table3_1(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
-    grid = trained_grid("relu1", scale, folder, seeds)
+    grid = train_grid("relu1", scale, folder, seeds)
     ours = {str(units): [round(float(f(m["l1"][0, :, 0])), 2) for f in (np.mean, np.std)]
             for units, m in grid.sizes.items()}  # fmt: skip
     paper = {str(units): list(TABLE3_1[units]) for units in SIZES}
@@ -153,7 +153,7 @@ _SILENT = 0.1  # lower bound for drawing, because the axis is logarithmic
 
 
 def _fig3_6(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
-    grid = trained_grid("relu1", scale, folder, seeds)
+    grid = train_grid("relu1", scale, folder, seeds)
     shown = [penalty for penalty in (0.0, 0.016, 0.04, 0.112) if penalty in grid.penalties]
     first = next(iter(grid.sizes.values()))
     panels = {f"λ = {penalty:g}": {size: values[grid.at(penalty)].T
@@ -182,7 +182,7 @@ def _accuracy_and_gini(measures: Measures) -> tuple[jax.Array, jax.Array]:
 
 
 def _fig3_7(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
-    grid = trained_grid("relu1", scale, folder, seeds)
+    grid = train_grid("relu1", scale, folder, seeds)
     weighted = grid.each(lambda measures: np.asarray(gini_weighted_accuracy(*_accuracy_and_gini(measures))))
     figure = against_penalty(
         grid.penalties, {"": {size: values[:, None] for size, values in weighted.items()}},
@@ -195,20 +195,20 @@ def _fig3_7(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
 
 
 def _fig3_9(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
-    grid = trained_grid("sigmoid1", scale, folder, seeds)
+    grid = train_grid("sigmoid1", scale, folder, seeds)
     gini = grid.each(lambda measures: measures["gini"][..., 0])
     figure = against_penalty(grid.penalties, {"": gini}, label="Gini index", spread="deviation", width="column")
     ours = {
         "part of the units active, least over all networks": float(
             min(measures["l0"].min() / units for units, measures in grid.sizes.items())
         ),
-        "gini": {size: over_seeds(values, 3) for size, values in gini.items()},
+        "gini": {size: seed_statistics(values, 3) for size, values in gini.items()},
     }
     return _outcome(figure, grid, ours, {"part of the units active, least over all networks": 1.0})
 
 
 def _by_layer(name: str, scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
-    grid = trained_grid(name, scale, folder, seeds)
+    grid = train_grid(name, scale, folder, seeds)
     depth, skipped = KINDS[name].depth, 1 if name == "relu3" else 0  # the thesis omits no penalty in 3.13
     panels = {
         f"{units} units": {f"layer {i + 1}": measures["l0"][skipped:, :, i] for i in range(depth)}
@@ -224,7 +224,7 @@ def _by_layer(name: str, scale: Scale, folder: Path, seeds: int | None = None) -
         later[size] = round(float(np.mean((values[0] < values[1:].min(0))[alive])), 2)
     ours = {
         "part of the penalties at which the first layer is the least active": later,
-        "active units": {size: {layer: over_seeds(v) for layer, v in panels[size].items()} for size in panels},
+        "active units": {size: {layer: seed_statistics(v) for layer, v in panels[size].items()} for size in panels},
     }
     return _outcome(figure, grid, ours, {"part of the penalties at which the first layer is the least active":
                                          dict.fromkeys(panels, 1.0)})  # fmt: skip

@@ -32,13 +32,13 @@ def base(scale: Scale, activation: Activation) -> Config:
     return replace(config, _SHORT if scale == "small" else {})
 
 
-def _trained(activation: Activation, scale: Scale, folder: Path) -> Trained:
+def _train(activation: Activation, scale: Scale, folder: Path) -> Trained:
     shared = folder.parent.parent / "distributions" / scale
     return train(base(scale, activation), shared, activation, fields={"objective.l1": PENALTIES}, seeds=[0])
 
 
 def _activations(activation: Activation, scale: Scale, folder: Path) -> Outcome:
-    config, trained = base(scale, activation), _trained(activation, scale, folder)
+    config, trained = base(scale, activation), _train(activation, scale, folder)
     images = jnp.asarray(load(config.data.name, config.data.source).test.images[:_IMAGES], jnp.float32) / 255
     values = [
         np.asarray(config.model.apply(trained.network(i), images).activations["hidden1"]).ravel()
@@ -47,7 +47,7 @@ def _activations(activation: Activation, scale: Scale, folder: Path) -> Outcome:
     end = 1.0 if activation == "sigmoid" else max(float(one.max()) for one in values)
     edges = np.linspace(0, end, 41)
     panels = {
-        f"λ = {weight:g}": Histogram(np.histogram(one, edges)[0], edges, "activation", _silent(one))
+        f"λ = {weight:g}": Histogram(np.histogram(one, edges)[0], edges, "activation", _silent_note(one))
         for weight, one in zip(PENALTIES, values, strict=True)
     }
     ours: dict[str, Any] = {
@@ -61,12 +61,12 @@ def _activations(activation: Activation, scale: Scale, folder: Path) -> Outcome:
     return Outcome(histograms(panels, columns=4, height=1.2, log_y=True, shared=True), ours, paper, [0])
 
 
-def _silent(values: np.ndarray) -> str:
+def _silent_note(values: np.ndarray) -> str:
     return f"{100 * np.mean(values == 0):.1f} % are 0" if (values == 0).any() else ""
 
 
 def _weights(activation: Activation, scale: Scale, folder: Path) -> Outcome:
-    trained = _trained(activation, scale, folder)
+    trained = _train(activation, scale, folder)
     layers = [trained.parameter(layer, "kernel")[:, 0] for layer in ("hidden1", "output")]
     values = [np.concatenate([layer[i].ravel() for layer in layers]) for i in range(len(PENALTIES))]
     # Without outliers, one weight in ten thousand, which would dominate the axis.

@@ -15,7 +15,7 @@ from sparsejax import configs
 from sparsejax.configuration import replace
 from sparsejax.figures.curves import curves_of
 from sparsejax.models import DenseNetwork
-from sparsejax.studies.networks import Member, trained_members
+from sparsejax.studies.networks import Member, train_members
 from sparsejax.studies.study import Scale, chosen_seeds
 from sparsejax.training.config import Config
 from sparsejax.training.log import read_metrics
@@ -76,19 +76,19 @@ def base(scale: Scale, kind: Kind, units: int) -> Config:
     return replace(config, _SHORT if scale == "small" else {})
 
 
-def trained_grid(
-    name: str, scale: Scale, folder: Path, seeds: int | None, sizes: tuple[int, ...] | None = None
-) -> Grid:
+def train_grid(name: str, scale: Scale, folder: Path, seeds: int | None, sizes: tuple[int, ...] | None = None) -> Grid:
     """Trains the missing networks of a kind."""
     kind, chosen = KINDS[name], chosen_seeds(SEEDS, scale, seeds, small=3)
     penalties, shared = kind.penalties[scale], folder.parents[1] / "dense" / name / scale
     return Grid(penalties, chosen, {
-        units: penalised(base(scale, kind, units), shared, str(units), penalties, chosen)
+        units: measure_penalized(base(scale, kind, units), shared, str(units), penalties, chosen)
         for units in sizes or SIZES
     })  # fmt: skip
 
 
-def penalised(config: Config, folder: Path, name: str, penalties: Sequence[float], seeds: Sequence[int]) -> Measures:
+def measure_penalized(
+    config: Config, folder: Path, name: str, penalties: Sequence[float], seeds: Sequence[int]
+) -> Measures:
     """Returns the measures of a network for each weight of the L1 penalty and seed, training missing ones.
 
     Args:
@@ -106,10 +106,10 @@ def penalised(config: Config, folder: Path, name: str, penalties: Sequence[float
     """
     config = replace(config, {"evaluation.measures": (*config.evaluation.measures, "detail")})
     fields = {"objective.l1": penalties}
-    members = trained_members(config, folder, name, seeds=seeds, fields=fields, together=_TOGETHER, same_order=True)
+    members = train_members(config, folder, name, seeds=seeds, fields=fields, together=_TOGETHER, same_order=True)
     layers = list(members[0][0].result["layers"])
     runs = {member.run.path: member.run for member in members[0]}  # a run has all penalties of its seeds
-    fired = {path: _fired(run, layers) for path, run in runs.items()}
+    fired = {path: _firing_rates(run, layers) for path, run in runs.items()}
     activity = {path: curves_of(read_metrics(run.metrics))["l1_activity"] for path, run in runs.items()}
 
     def each(of: Callable[[Member], object]) -> np.ndarray:
@@ -127,14 +127,14 @@ def penalised(config: Config, folder: Path, name: str, penalties: Sequence[float
     }
 
 
-def _fired(run: RunFolder, layers: Sequence[str]) -> np.ndarray:
+def _firing_rates(run: RunFolder, layers: Sequence[str]) -> np.ndarray:
     """Returns the fraction of each class's images for which units were active, `[networks, layers, classes, units]`."""
     with np.load(run.detail) as detail:
         counts = np.stack([detail[f"{layer}.active"] for layer in layers], 1)
         return counts / detail["examples"][:, None, :, None]
 
 
-def over_seeds(values: np.ndarray, digits: int = 2) -> dict[str, list[float]]:
+def seed_statistics(values: np.ndarray, digits: int = 2) -> dict[str, list[float]]:
     """Returns median, quartiles and extremes over the seeds, `[penalties, seeds]`, and mean and deviation."""
     figures = dict(zip(("min", "lower quartile", "median", "upper quartile", "max"),
                        np.percentile(values, (0, 25, 50, 75, 100), axis=1), strict=True))  # fmt: skip
