@@ -106,22 +106,22 @@ class Plots:
         if not 0 <= member < len(result["members"]):
             raise ConfigError(f"member is {member}; expected a number from 0 to {len(result['members']) - 1}.")
         one = _member(variables.variables, member)
-        return self._drawn(filters({**result, "members": [result["members"][member]]}, one), "images to show")
+        return self._draw(filters({**result, "members": [result["members"][member]]}, one), "images to show")
 
     def duty_cycles(self) -> "Figure":
         """Draw how often the units of each k-winners layer win."""
         from sparsejax.figures.run_layers import duty_cycles
 
         state = load_state(self._run.folder, read_record(self._run.folder))
-        return self._drawn(duty_cycles(self._run.result, state.variables), "layer of k-winners")
+        return self._draw(duty_cycles(self._run.result, state.variables), "layer of k-winners")
 
     def noise(self) -> "Figure":
         """Draw the test accuracy against the level of noise."""
         from sparsejax.figures.run_curves import noise
 
-        return self._drawn(noise(self._run.result, [""] * len(self._run.configs)), "noise score")
+        return self._draw(noise(self._run.result, [""] * len(self._run.configs)), "noise score")
 
-    def _drawn(self, drawing: Any, what: str) -> "Figure":
+    def _draw(self, drawing: Any, what: str) -> "Figure":
         if drawing is None:
             raise ConfigError(f"The run in {self._run.folder.path} has no {what}, so there is nothing to draw.")
         return drawing.draw(drawing.width)

@@ -85,7 +85,7 @@ def read_mnist_folder(
     if train.images.shape[1:] != test.images.shape[1:]:
         raise DataDamagedError(
             f"In {folder} the training images are {_format_shape(images.shape[1:])} pixels and the test images "
-            f"{_format_shape(test_images.shape[1:])}; these files do not belong to one data set. Download all four again."
+            f"{_format_shape(test_images.shape[1:])}; these files are not of one data set. Download all four again."
         )
     mean, std = (MNIST_MEAN, MNIST_STD) if name == "mnist" else pixel_moments(train.images)
     return Dataset(name, source, train, test, CLASSES, mean, std)

@@ -46,16 +46,16 @@ class Evaluator:
         self._examples, track = len(dataset.test.labels), {"accuracy", *configs[0].evaluation.track}
         self._tracked = tuple(measure.name for measure in measures if measure.name in track)
         self._measures = _bind(measures, configs[0], dataset)
-        self._evaluate = functools.cache(functools.partial(self._compiled, placement))
+        self._evaluate = functools.cache(functools.partial(self._compile, placement))
         own = {name: measure for name, measure in self._measures.items() if has_track(measure)}
 
-        def track(variables: Variables, sums: dict[str, Any]) -> dict[str, jax.Array]:
+        def track_all(variables: Variables, sums: dict[str, Any]) -> dict[str, jax.Array]:
             numbers: dict[str, jax.Array] = {}
             for name in filter(own.__contains__, self._tracked):
                 numbers |= own[name].track(variables, sums[name])
             return numbers
 
-        self._numbers = jax.jit(jax.vmap(track))
+        self._numbers = jax.jit(jax.vmap(track_all))
 
     def after_epoch(self, variables: Variables, epoch: jax.Array) -> dict[str, Any]:
         """Return the scores and the other tracked numbers of every network `[members]`."""
@@ -64,7 +64,7 @@ class Evaluator:
         rest = {name: sums[name] for name in self._tracked if not has_track(self._measures[name])}
         if rest:
             gathered = gather_members(rest, len(self._configs))
-            networks = [_reports(measures, gathered, i) for i, measures in enumerate(self._each(rest))]
+            networks = [_reports(measures, gathered, i) for i, measures in enumerate(self._bind_each(rest))]
             numbers = [numbers_of(functools.reduce(merge, reports, {})) for reports in networks]
             scores |= {name: np.array([of_one[name] for of_one in numbers]) for name in numbers[0]}
         return scores
@@ -88,7 +88,7 @@ class Evaluator:
             at_best = sums_of(best.variables, best.epoch)
         trained, epochs, best = gather_members((state.variables, state.epoch, best._replace(variables=None)), members)
         members = []
-        for i, (point, measures) in enumerate(zip(points, self._each(self._measures, trained), strict=True)):
+        for i, (point, measures) in enumerate(zip(points, self._bind_each(self._measures, trained), strict=True)):
             layers = next(iter(measures.values())).setting.layers
             described = {layer.name: {"units": layer.units, "k": layer.k, "k_inference": layer.k_inference}
                          for layer in layers}  # fmt: skip
@@ -105,7 +105,7 @@ class Evaluator:
                 arrays[measure.file or f"arrays/{name}.npz"] = made
         return Final(members, arrays)
 
-    def _compiled(self, placement: Placement, names: tuple[str, ...]) -> Callable[..., dict[str, Any]]:
+    def _compile(self, placement: Placement, names: tuple[str, ...]) -> Callable[..., dict[str, Any]]:
         """Return the compiled pass over the test set for these measures."""
         settings = self._configs[0].evaluation
         evaluate = make_evaluation(
@@ -118,7 +118,7 @@ class Evaluator:
         )
         return transform(evaluate, placement)
 
-    def _each(self, names: Any, trained: Variables | None = None) -> list[dict[str, Measure]]:
+    def _bind_each(self, names: Any, trained: Variables | None = None) -> list[dict[str, Measure]]:
         """Return the named measures for every network."""
         chosen = [self._measures[name] for name in names]
         variables = [None if trained is None else jax.tree.map(lambda leaf, i=i: leaf[i], trained)

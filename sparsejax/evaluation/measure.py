@@ -247,7 +247,7 @@ def measures_of(result: Mapping[str, Any]) -> list[Measure]:
 
 
 def has_track(measure: Measure) -> bool:
-    """Return whether a measure defines `tracked`."""
+    """Return whether a measure defines `track`."""
     return getattr(measure.track, "__func__", None) is not Measure.track
 
 

@@ -59,13 +59,13 @@ class TrainedNetwork:
         Raises:
           ConfigError: an example's shape differs from that in training.
         """
-        return self._over(x, lambda output: output.prediction)
+        return self._run(x, lambda output: output.prediction)
 
     def activations(self, x: Any) -> dict[str, np.ndarray]:
         """Return the output of every hidden layer `[examples, ...]` by name; arguments and errors as in `predict`."""
-        return self._over(x, lambda output: output.activations)
+        return self._run(x, lambda output: output.activations)
 
-    def _over(self, x: Any, of: Any) -> Any:
+    def _run(self, x: Any, of: Any) -> Any:
         x = np.asarray(x)
         if x.shape[1:] != self.example_shape:
             raise ConfigError(

@@ -101,7 +101,7 @@ def _products(scale: Scale, folder: Path) -> Outcome:
                 by_formula = paper_products(dense, layer) / paper_products(network, layer)
             ratios = (full[layer] / products.nonzero, full[layer] / inference[layer].nonzero)
             rows.append([name if layer == "conv1" else "", layer, f"{full[layer]:,}", f"{products.nonzero:,.0f}",
-                         _format_ratio(ratios[0]), _format_ratio(ratios[1]), _format_ratio(by_formula), _format_ratio(said)])  # fmt: skip
+                         _ratio(ratios[0]), _ratio(ratios[1]), _ratio(by_formula), _ratio(said)])  # fmt: skip
             label = f"{name}, {layer}"
             ours |= {f"{label}: dense": full[layer], f"{label}: counted": products.nonzero,
                      f"{label}: times fewer": ratios[0], f"{label}: times fewer at inference": ratios[1]}  # fmt: skip
@@ -112,7 +112,7 @@ def _products(scale: Scale, folder: Path) -> Outcome:
         total = sum(products.nonzero for products in training.values())
         total_inference = sum(products.nonzero for products in inference.values())
         whole = sum(full.values())
-        rows.append(["", "all", f"{whole:,}", f"{total:,.0f}", _format_ratio(whole / total), _format_ratio(whole / total_inference),
+        rows.append(["", "all", f"{whole:,}", f"{total:,.0f}", _ratio(whole / total), _ratio(whole / total_inference),
                      "", ""])  # fmt: skip
         ours |= {f"{name}: times fewer": whole / total, f"{name}: times fewer at inference": whole / total_inference}
     ours["note"] = (
@@ -126,7 +126,7 @@ def _products(scale: Scale, folder: Path) -> Outcome:
     return Outcome(table(head, rows, names=2), ours, paper, [_SEED])
 
 
-def _format_ratio(ratio: float | None) -> str:
+def _ratio(ratio: float | None) -> str:
     return "" if ratio is None else f"{ratio:.1f}×"
 
 
