@@ -1,4 +1,4 @@
-"""Batches from bytes to normalised pixels, kept on the device or read from the host, beside PyTorch."""
+"""Batches from bytes to normalised pixels, on the device or read from the host, compared with PyTorch."""
 
 import time
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from jax import lax
 
 from benchmarks.peers import Twin
 from benchmarks.rows import Report, Row, row
-from benchmarks.timing import Run, compiled, round_robin
+from benchmarks.timing import Run, compile_run, round_robin
 from sparsejax.data.dataset import Split
 from sparsejax.data.resident import Resident, epoch_order, normalize
 from sparsejax.data.streaming import Streamed, read_chunks
@@ -25,7 +25,7 @@ CUT, STREAMED = ", cropped and mirrored", ", read from the host"
 
 
 def measure(twin: Twin | None) -> Report:
-    """Compares the ways to a batch for data like those of MNIST and CIFAR-10."""
+    """Compares the preparation of batches for data like MNIST and CIFAR-10."""
     remarks: list[str] = []
     rows = [made for name in SETS for made in _of_set(twin, name, remarks)]
     remarks.append(
@@ -60,7 +60,7 @@ def _of_set(twin: Twin | None, name: str, remarks: list[str]) -> list[Row]:
 
 
 def _resident(data: Resident, order: jax.Array, cut: bool) -> Run:
-    """Returns a run of a scan that makes a batch in each step, and writes it over the last."""
+    """Returns a run of a scan that makes a batch in each step, and overwrites the previous one."""
 
     def batches(data: Resident, order: jax.Array) -> jax.Array:
         def make(_, indices):
@@ -72,7 +72,7 @@ def _resident(data: Resident, order: jax.Array, cut: bool) -> Run:
         empty = jnp.zeros((order.shape[1], *data.images.shape[1:]))
         return lax.scan(make, empty, order)[0]
 
-    return compiled(batches, data, order, steps=len(order))
+    return compile_run(batches, data, order, steps=len(order))
 
 
 def _streamed(split: Split, data: Resident, order: np.ndarray) -> Run:

@@ -45,7 +45,7 @@ def test_jobs_of_slurm_and_kubernetes_start_every_process():
         (["tpu_vm.sh", "create", "--zone", "z"], "--name is missing"),
         (["tpu_vm.sh", "create", "--name"], "--name needs a value"),
         (["tpu_vm.sh", "run", "--name", "a", "--zone", "z"], "run needs arguments after --"),
-        (["slurm.sh", "--gpu", "3"], "'--gpu' is not understood"),
+        (["slurm.sh", "--gpu", "3"], "'--gpu' is not a valid option"),
         (["slurm.sh", "--dry-run"], "arguments of sparsejax.launch are missing"),
         (["xpk.sh", "--cluster", "c"], "--workload is missing"),
     ],
