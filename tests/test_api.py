@@ -131,7 +131,7 @@ def test_a_file_that_defines_config(tmp_path, monkeypatch):
         (Net(), {"data": "digits", "objective.kind": "reconstruction"}, "10 outputs, but digits has 784 numbers"),
     ],
 )
-def test_what_cannot_be_run_is_refused(what, settings, said, tmp_path, monkeypatch):
+def test_invalid_runs_are_refused(what, settings, said, tmp_path, monkeypatch):
     def reached(*_, **__):
         raise ConfigError("all was understood")
 
@@ -144,7 +144,7 @@ def test_what_cannot_be_run_is_refused(what, settings, said, tmp_path, monkeypat
     assert not (tmp_path / "run").exists()
 
 
-def test_every_public_name_is_imported_when_it_is_used_and_no_earlier():
+def test_every_public_name_is_imported_on_first_use():
     code = (
         "import sys, sparsejax as sj\n"
         "assert 'jax' not in sys.modules\n"

@@ -63,7 +63,7 @@ def test_python_blocks_run(page, small_run, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_commands_are_understood(page, tmp_path, monkeypatch, capsys):
+def test_commands_are_valid(page, tmp_path, monkeypatch, capsys):
     def begun(*_, **__):
         raise errors.RunFolderError("understood")
 
@@ -86,13 +86,13 @@ def test_commands_are_understood(page, tmp_path, monkeypatch, capsys):
     assert configs.CONFIGS
 
 
-def test_the_page_on_speed_is_that_of_the_results():
+def test_the_performance_page_matches_the_results():
     page = speed.page()
     assert speed.PAGE.read_text(encoding="utf-8") == page, "python -m benchmarks.page"
     assert {path.name for path in speed.PICTURES.glob("*")} == set(re.findall(r"\(performance/(\w+\.png)\)", page))
 
 
-def test_the_readmes_table_is_of_the_results():
+def test_the_readmes_table_matches_the_results():
     def result(name):
         found = json.loads((ROOT / f"results/{name}.json").read_text(encoding="utf-8"))
         return found["ours"], f"({len(found['seeds'])} seeds)"
@@ -120,7 +120,7 @@ def test_the_readmes_table_is_of_the_results():
     row("inactive units of a ReLU layer", f"{inactive:.0f} % {seeds}")
 
 
-def test_links_lead_somewhere():
+def test_links_are_valid():
     generated = {"papers", "reference"}
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):

@@ -64,7 +64,7 @@ def missing(function: Callable[..., Any]) -> list[str]:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_no_public_function_keeps_anything_to_itself(module):
+def test_public_functions_are_fully_documented(module):
     functions = {name: getattr(importlib.import_module(module), name) for name in exported(module)}
     assert functions
     assert {name: lacks for name, function in functions.items() if (lacks := missing(function))} == {}

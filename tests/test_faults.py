@@ -24,7 +24,7 @@ from tests.command import EIGHT, ONE, ROOT, SMALL, environment, here, started, w
 from tests.kill_campaign import SHORT, assert_same_run
 
 
-def test_a_folder_takes_one_run_at_a_time(tmp_path):
+def test_a_folder_allows_one_run_at_a_time(tmp_path):
     folder = RunFolder(tmp_path / "run")
     with folder.hold():
         refused = here(*SMALL, "--out", folder.path)
@@ -36,7 +36,7 @@ def test_a_folder_takes_one_run_at_a_time(tmp_path):
         pass
 
 
-def test_what_fails_in_orbax_besides_is_not_printed_and_what_fails_elsewhere_is(tmp_path, caplog):
+def test_additional_errors_of_orbax_are_not_printed_and_others_are(tmp_path, caplog):
     async def both():
         tasks = []
         for folder in ("orbax", "else"):
@@ -62,7 +62,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(tmp_path):
     assert "Traceback" not in stopped.stderr and not (tmp_path / "run" / "result.json").exists()
 
 
-def test_steps_that_are_not_finite_are_left_out_if_asked(monkeypatch, tmp_path):
+def test_steps_that_are_not_finite_are_skipped_if_configured(monkeypatch, tmp_path):
     whole = step.total_loss
 
     def total(objective, output, batch, *, axis_name=None):
@@ -84,7 +84,7 @@ def test_steps_that_are_not_finite_are_left_out_if_asked(monkeypatch, tmp_path):
     assert all(line["loss"][0] is not None for line in lines if "loss" in line)
 
 
-def test_data_that_changed_since_are_named(small_run, tmp_path):
+def test_changed_data_are_named(small_run, tmp_path):
     description = json.loads((small_run / "run" / "config.json").read_text())
     description["data"]["fingerprint"] = "0" * 64
     (tmp_path / "config.json").write_text(json.dumps(description))
@@ -95,14 +95,14 @@ def test_data_that_changed_since_are_named(small_run, tmp_path):
 
 
 @pytest.mark.parametrize("where", ["file/run", "/dev/null/run"])
-def test_a_folder_that_cannot_be_written_is_refused_at_once(where, tmp_path):
+def test_an_unwritable_folder_is_refused_immediately(where, tmp_path):
     (tmp_path / "file").write_text("")
     refused = here(*SMALL, "--out", tmp_path / where)
     assert refused.returncode == 1 and "Traceback" not in refused.stderr
     assert f"{tmp_path / where} cannot be written: Not a directory. Choose another with --out" in refused.stderr
 
 
-def test_what_is_said_to_be_saved_on_a_stop_is_saved(tmp_path, monkeypatch):
+def test_a_failed_save_on_sigterm_is_reported(tmp_path, monkeypatch):
     def full(self):
         raise OSError("No space left on device")
 
@@ -143,7 +143,7 @@ def when_lines(folder, lines, process):
 
 @pytest.mark.slow
 @pytest.mark.optimized
-def test_asked_to_stop_it_saves_ends_well_and_goes_on(uninterrupted, tmp_path):
+def test_on_sigterm_it_saves_exits_with_0_and_resumes(uninterrupted, tmp_path):
     folder = tmp_path / "run"
     process = started(*SHORT, "--out", folder, **EIGHT)
     when_lines(folder, 45, process)
@@ -159,7 +159,7 @@ def test_asked_to_stop_it_saves_ends_well_and_goes_on(uninterrupted, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.optimized
-def test_a_full_disk_is_said_and_nothing_that_was_there_is_lost(uninterrupted, tmp_path):
+def test_a_full_disk_is_reported_and_existing_checkpoints_stay_intact(uninterrupted, tmp_path):
     folder = tmp_path / "run"
 
     def small_files():  # as a full disk, a write fails half-way

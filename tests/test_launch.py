@@ -32,7 +32,7 @@ def copy(finished, tmp_path):
     return shutil.copytree(finished[0], tmp_path / "copy")
 
 
-def test_a_run_leaves_its_result(finished):
+def test_a_run_writes_its_result(finished):
     folder, _ = finished
     result = json.loads((folder / "result.json").read_text())
     assert 0.5 < result["test_accuracy"] <= 1
@@ -55,7 +55,7 @@ def test_a_run_leaves_its_result(finished):
     assert result["best"]["test_accuracy"] >= result["test_accuracy"]
 
 
-def test_a_run_leaves_its_folder(finished):
+def test_a_run_writes_its_folder(finished):
     folder, _ = finished
     description = json.loads((folder / "config.json").read_text())
     assert description["config"]["training"]["epochs"] == 2
@@ -71,7 +71,7 @@ def test_a_run_leaves_its_folder(finished):
     assert {"training.png", "noise.png", "filters.png", "duty_cycles.png"} <= set(os.listdir(folder / "figures"))
 
 
-def test_what_a_run_says_without_a_terminal_stays_readable(finished):
+def test_the_output_without_a_terminal_is_readable(finished):
     _, output = finished
     assert "\x1b" not in output
     assert "\r" not in output
@@ -84,7 +84,7 @@ def test_what_a_run_says_without_a_terminal_stays_readable(finished):
     assert "report.html" in output
 
 
-def test_the_same_command_again_says_the_same_and_trains_nothing(finished, copy):
+def test_the_same_command_again_prints_the_same_and_trains_nothing(finished, copy):
     with without_figures():
         again = here(*SMALL, *ONE, "--out", copy)
     assert again.returncode == 0, again.stderr
@@ -148,7 +148,7 @@ def test_a_network_of_a_grid_is_the_network_alone(finished, tmp_path):
     assert first["test_loss"] == pytest.approx(alone["test_loss"], rel=1e-2)
 
 
-def test_without_data_and_network_mnist_falls_back_on_digits_and_says_so(tmp_path):
+def test_without_data_and_network_mnist_falls_back_to_digits_with_a_notice(tmp_path):
     caches = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
     few = ["--data.name", "mnist", "--training.epochs", 1, "--evaluation.measures", *CLEAN_MEASURES]
     with without_figures():
@@ -184,7 +184,7 @@ def test_without_data_and_network_mnist_falls_back_on_digits_and_says_so(tmp_pat
           "--training.batch-size", "64"], "use fewer"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_run_is_refused_with_the_way_out(arguments, expected, tmp_path):
+def test_invalid_commands_are_refused_with_a_fix(arguments, expected, tmp_path):
     refused = here(*arguments, "--out", tmp_path / "run")
     assert refused.returncode == 2
     assert expected in " ".join(refused.stderr.split())
@@ -222,7 +222,7 @@ def test_every_named_configuration_is_valid_and_described(name):
         assert config.model.k_inference_factor == (1.5 if winners else 1)
 
 
-def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path):
+def test_a_folder_with_other_contents_is_refused_and_unchanged(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     for extra in ([], ["--fresh"]):
         refused = here(*SMALL, "--out", tmp_path, *extra)
@@ -267,14 +267,14 @@ def nobody_reads():
 
 
 @pytest.mark.parametrize("options", [[], ["-u"]], ids=["all at once", "line by line"])
-def test_a_reader_that_leaves_early_is_no_error(options):
+def test_a_closed_pipe_is_not_an_error(options):
     command = [sys.executable, *options, "-m", "sparsejax.launch", "--list"]
     with nobody_reads() as pipe:
         process = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, text=True, env=environment())
     assert (process.returncode, process.stderr) == (141, "")
 
 
-def test_a_reader_of_help_that_leaves_early_is_no_error(capfd):
+def test_a_closed_pipe_of_help_is_not_an_error(capfd):
     with nobody_reads() as pipe, open(pipe, "w", closefd=False) as file, contextlib.redirect_stdout(file):
         assert main(["--config", "digits_mlp", "--help"]) == 141
     assert not capfd.readouterr().err

@@ -56,6 +56,6 @@ def test_a_command_that_is_not_understood_is_refused(words, message):
 
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed (pip install -e '.[dev]')")
-def test_shellcheck_has_nothing_to_say():
+def test_shellcheck_reports_nothing():
     said = subprocess.run(["shellcheck", *map(str, SCRIPTS)], capture_output=True, text=True)
     assert said.returncode == 0, said.stdout

@@ -32,7 +32,7 @@ RUN = ["--config", "speech_sparse_cnn2", "--model.channels", 4, 4, "--model.conv
 
 
 @pytest.mark.slow
-def test_words_are_told_apart_and_scored_under_noise(tmp_path, library):
+def test_words_are_classified_and_scored_under_noise(tmp_path, library):
     folder = tmp_path / "run"
     done = here(*RUN, "--out", folder, SPARSEJAX_DATA=str(library))
     assert done.returncode == 0, done.stderr
@@ -70,7 +70,7 @@ def test_what_does_not_fit_is_refused(tmp_path, library, options, status, said):
 
 
 @pytest.mark.slow
-def test_table_2_has_the_papers_numbers_beside_ours(tmp_path, library, monkeypatch):
+def test_table_2_has_the_papers_numbers_next_to_ours(tmp_path, library, monkeypatch):
     def networks(scale):
         rows = {}
         for label, (name, *_) in dense_speech.TABLE2.items():

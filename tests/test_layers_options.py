@@ -78,7 +78,7 @@ def test_a_kernel_arranged_as_in_pytorch_is_explained(kind):
     assert "transposed" not in str(error.value)
 
 
-def test_both_libraries_keep_k_unless_told_otherwise():
+def test_both_libraries_keep_k_by_default():
     x = jax.random.normal(jax.random.key(0), (5, 12))
     layer = linen.KWinners(k=4)
     variables = layer.init(jax.random.key(1), x, train=False)
@@ -104,7 +104,7 @@ def active(network, x):
     return set(np.sum(np.asarray(network.winners(network.hidden(x))) != 0, axis=-1).tolist())
 
 
-def test_modes_decide_what_is_counted_and_how_many_win():
+def test_modes_control_counting_and_k():
     network, x = Network(flax_nnx.Rngs(0)), jax.random.normal(jax.random.key(0), (5, 10))
     assert active(network, x) == {4} and network.winners.samples.get_value() == 5
     network.eval()

@@ -89,7 +89,7 @@ def test_two_processes_then_more_devices_then_one_are_one_run(tmp_path):
     assert_close(folder, tmp_path / "one")
 
 
-def test_a_stop_asked_of_another_process_stays_asked_for(monkeypatch):
+def test_a_signal_to_another_process_persists(monkeypatch):
     """The loop may not be able to stop at the very call: at the end of an epoch, say."""
     others = iter([0, 0, 1, 0, 0])
     monkeypatch.setattr(jax, "process_count", lambda: 2)
@@ -98,7 +98,7 @@ def test_a_stop_asked_of_another_process_stays_asked_for(monkeypatch):
         assert [asked_to_stop() for _ in range(5)] == [False, False, True, True, True]
 
 
-def test_a_signal_that_the_others_have_not_heard_of_is_no_stop_yet(monkeypatch):
+def test_a_signal_unknown_to_other_processes_does_not_stop_yet(monkeypatch):
     """One process that stops alone would wait for the others for ever, and they for it."""
 
     def gather(own: np.int32) -> np.ndarray:
@@ -121,7 +121,7 @@ def test_a_grid_over_processes_is_the_grid_of_one(tmp_path):
 
 
 @pytest.mark.slow
-def test_when_a_process_dies_the_others_end_soon(tmp_path):
+def test_if_a_process_dies_the_others_end_soon(tmp_path):
     process = several(2, 1, *RUN, "--training.epochs", 2000, "--out", tmp_path / "run")
     wait_for_lines(tmp_path / "run", 5, process)
     os.kill(children(process)[-1], signal.SIGKILL)
@@ -150,7 +150,7 @@ def test_processes_given_different_things_are_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_what_goes_wrong_in_one_process_ends_all(tmp_path):
+def test_an_error_in_one_process_ends_all(tmp_path):
     run = [sys.executable, "-m", "sparsejax.launch", *RUN, "--processes", "2", "--coordinator", "127.0.0.1:18477",
            "--data.name", "arrays", "--out", str(tmp_path / "run")]  # fmt: skip
     settings = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
@@ -180,12 +180,12 @@ def test_what_goes_wrong_in_one_process_ends_all(tmp_path):
         (["--processes", "2", "--process", "2"], "--process is 2; expected a number from 0 to 1"),
     ],
 )
-def test_settings_that_cannot_be_are_refused_at_once(arguments, message):
+def test_invalid_settings_are_refused_immediately(arguments, message):
     refused = here("--config", "digits_mlp", *arguments)
     assert refused.returncode == 2 and message in refused.stderr and "Traceback" not in refused.stderr
 
 
-def test_other_processes_that_cannot_be_found_are_told():
+def test_undetected_processes_are_reported():
     refused = launch("--config", "digits_mlp", "--distributed")  # JAX looks for them only before it has begun
     assert refused.returncode == 2 and "cannot be detected" in refused.stderr and "Traceback" not in refused.stderr
 

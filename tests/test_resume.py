@@ -97,7 +97,7 @@ def test_stopped_after_an_epoch_and_within_one_it_ends_as_if_never_stopped(whole
 
 
 @pytest.mark.parametrize("streaming", [False, True], ids=["resident", "streamed"])
-def test_batches_of_one_order_go_on_where_they_stopped(streaming):
+def test_batches_of_one_order_resume_where_they_stopped(streaming):
     """What all networks share is not drawn by position in the compiled step, but cut from the order before it."""
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (60, 4, 4, 1), np.uint8), rng.integers(0, 3, 60, np.int32)
@@ -148,7 +148,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(tmp_path, damage):
         np.testing.assert_array_equal(saved.restore(tree, 1).tree["w"], tree["w"])
 
 
-def test_a_run_goes_on_from_an_earlier_checkpoint_if_that_is_asked_for(whole, tmp_path):
+def test_a_run_resumes_from_an_earlier_checkpoint_if_requested(whole, tmp_path):
     folder = shutil.copytree(whole, tmp_path / "run")
     flipped(largest_file(folder / "checkpoints" / "36"))
     refused = trained(folder)
@@ -194,7 +194,7 @@ def test_checkpoints_keep_keys_and_types_and_refuse_other_networks(tmp_path):
         assert saved.steps() == [1, 3]
 
 
-def test_reads_that_end_after_a_failed_one_print_nothing(tmp_path, capfd):
+def test_reads_after_a_failed_one_print_nothing(tmp_path, capfd):
     tree = {f"w{i}": np.random.default_rng(i).standard_normal((100, 100)).astype(np.float32) for i in range(20)}
     hook = sys.unraisablehook
     with checkpoints.open_checkpoints(tmp_path / "c", keep=2) as saved:

@@ -43,13 +43,13 @@ def test_every_solver_finds_scikit_learns_code(solve, shape):
         assert_scikit_learns(solve(x, dictionary, l1=0.1), x, dictionary, 0.1)
 
 
-def test_so_does_one_of_fewer_atoms_than_inputs():
+def test_every_solver_agrees_with_fewer_atoms_than_inputs():
     x, dictionary = problem(inputs=16, atoms=10)
     assert_scikit_learns(SOLVERS["ista"](x, dictionary, l1=0.1), x, dictionary, 0.1)
 
 
 @each_solver
-def test_small_coefficients_are_held_to_account(solve):
+def test_a_violation_limit_controls_small_coefficients(solve):
     x, dictionary = problem()
     x *= 30  # the objective is large, so that a small coefficient's error is nothing to the gap
     loose = solve(x, dictionary, l1=1.0, tolerance=1e-3, violation=None)
@@ -60,7 +60,7 @@ def test_small_coefficients_are_held_to_account(solve):
 
 
 @two_solvers
-def test_what_rounding_hides_is_not_waited_for(solve):
+def test_violations_below_rounding_do_not_delay_convergence(solve):
     x, dictionary = problem()
     result = solve(100 * x, dictionary, l1=1.0, tolerance=1e-4, violation=1e-9)
     assert int(result.iterations.max()) < LIMIT
@@ -218,7 +218,7 @@ def test_the_first_step_of_lca_and_of_ista_by_hand():
     np.testing.assert_allclose(soft_threshold(jnp.asarray(x), 0.2), [0.8, -0.1], atol=1e-7)
 
 
-def test_hard_lca_rests_where_no_atom_is_above_the_threshold_without_being_used():
+def test_hard_lca_converges_where_all_unused_atoms_are_below_the_threshold():
     (x, dictionary), solve = problem(), functools.partial(lca, threshold="hard", max_iterations=LIMIT)
     result = solve(x, dictionary, l1=0.3, tolerance=1e-4)
     assert float(result.gap.max()) <= 1e-4

@@ -108,7 +108,7 @@ def test_more_steps_than_inputs_end_at_no_error():
     assert np.all((np.asarray(result.code) != 0).sum(1) <= 8)
 
 
-def test_matching_pursuit_goes_on_from_a_code():
+def test_matching_pursuit_continues_from_a_code():
     x, dictionary = problem()
     half = matching_pursuit(x, dictionary, k=3)
     whole = matching_pursuit(x, dictionary, k=3, initial=half.code)
@@ -151,7 +151,7 @@ def test_sparse_set_finds_the_best_of_all_sets_on_small_problems():
     assert np.mean(ours <= best * 1.02 + 1e-5) >= 0.8
 
 
-def test_sparse_set_takes_atoms_away_and_starts_warm():
+def test_sparse_set_removes_atoms_and_starts_warm():
     x, dictionary = problem()
     full = np.linalg.lstsq(dictionary, x.T, rcond=None)[0].T.astype(np.float32)
     result = sparse_set(x, dictionary, l0=0.05, initial=full)

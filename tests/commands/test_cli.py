@@ -31,7 +31,7 @@ def a_grid_like(run: Path, folder: Path) -> Path:
     return folder
 
 
-def test_runs_are_put_into_one_table_and_picture(small_run, capsys, tmp_path, monkeypatch):
+def test_runs_are_compared_in_one_table_and_figure(small_run, capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
     one = small_run / "run"
     two = a_grid_like(one, tmp_path / "two")
@@ -53,7 +53,7 @@ def pages(run: Path) -> dict[str, bytes]:
     return {str(path.relative_to(run)): path.read_bytes() for path in (*run.glob("figures/*.png"), run / "report.html")}
 
 
-def test_a_report_is_drawn_again_as_it_was(small_run, capsys, tmp_path):
+def test_a_redrawn_report_is_identical(small_run, capsys, tmp_path):
     run = shutil.copytree(small_run / "run", tmp_path / "run")
     shutil.rmtree(run / "figures")
     (run / "report.html").write_text("lost")
@@ -101,11 +101,11 @@ def test_completion_knows_commands_experiments_and_studies(shell, capsys):
         (["completion", "tcsh"], 2, "invalid choice"),
     ],
 )
-def test_mistakes_are_told(words, status, message, capsys):
+def test_errors_are_reported(words, status, message, capsys):
     assert cli.main(words) == status
     assert message in capsys.readouterr().err
 
 
-def test_folders_of_one_name_are_told_apart():
+def test_folders_of_the_same_name_are_distinguished():
     paths = [Path("a/run"), Path("b/run"), Path("c")]
     assert [cli._name(path, paths) for path in paths] == ["a/run", "b/run", "c"]

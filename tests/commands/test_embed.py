@@ -104,7 +104,7 @@ def test_a_noisy_network_trains_on_them_and_its_report_has_no_pictures_of_weight
     assert not (folder / "figures" / "filters.png").exists(), "a square number of features is no image"
 
 
-def test_latents_of_cifar_go_where_they_are_looked_for(run, tmp_path, monkeypatch, capsys):
+def test_latents_of_cifar_are_written_to_their_location(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(checks.data, "load", lambda *_, **__: read_digits())
     monkeypatch.setenv("SPARSEJAX_DATA", str(tmp_path))
     copy = changed(run, tmp_path / "run", lambda told: told["config"]["data"].update(name="cifar10"))
@@ -135,7 +135,7 @@ def changed(run, folder, change=lambda told: None):
         ([], 2, "required: --run"),
     ],
 )
-def test_what_cannot_be_done_is_said(run, tmp_path, capsys, options, status, said):
+def test_invalid_options_are_reported(run, tmp_path, capsys, options, status, said):
     words = [word.replace("RUN", str(run)).replace("OUT", str(tmp_path / "latents.npz")) for word in options]
     assert main(words) == status
     error = capsys.readouterr().err

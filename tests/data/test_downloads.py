@@ -169,7 +169,7 @@ def test_refused_in_one_sentence_within_5_s(
 
 
 @pytest.mark.parametrize("name", ["cifar10", "wikitext-2", "tinyshakespeare", "speech_commands"])
-def test_something_else_than_what_was_published_is_not_kept(
+def test_files_that_differ_from_the_published_ones_are_not_kept(
     mirrored: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ):
     mirror = mirrored(name)

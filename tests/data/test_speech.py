@@ -143,7 +143,7 @@ def test_spoken_digits_by_their_own_rule(tmp_path):
         read_speech(folder, name="spoken_digits")
 
 
-def test_the_door_the_survey_and_what_is_not_there(commands, monkeypatch):
+def test_load_survey_and_missing_data(commands, monkeypatch):
     with pytest.raises(DataMissingError, match="SPARSEJAX_DATA/spoken_digits and .* is in neither"):
         load("spoken_digits")
     monkeypatch.setenv("SPARSEJAX_DATA", str(commands.parent))

@@ -67,7 +67,7 @@ def members(where: Path) -> list:
     return json.loads((where / "result.json").read_text())["members"]
 
 
-def test_ones_own_arrays_are_read_where_they_lie(folder):
+def test_user_arrays_are_memory_mapped(folder):
     dataset = data.load("arrays")
     assert isinstance(dataset.train.images, np.memmap) and dataset.classes == 10
     digits = data.load("digits").limit(400, 60)
@@ -103,7 +103,7 @@ def test_streamed_data_give_the_numbers_of_resident_data(folder, finished_run, w
 
 @pytest.mark.slow
 @pytest.mark.optimized
-def test_stopped_within_an_epoch_the_stream_goes_on_from_there(folder, finished_run, tmp_path, monkeypatch):
+def test_a_stream_stopped_within_an_epoch_resumes_at_its_position(folder, finished_run, tmp_path, monkeypatch):
     from sparsejax.training import checkpoints
 
     words = [*ONE, "--data.streaming", "--training.checkpoint-every", "2"]

@@ -81,7 +81,7 @@ def test_a_part_must_hold_something():
 
 
 @pytest.mark.parametrize("left", [0, 3])
-def test_every_token_is_in_one_window_and_what_is_left_over_in_none(left: int):
+def test_every_token_is_in_one_window_except_the_remainder(left: int):
     train, validation = np.arange(60 + left, dtype=np.int32), np.arange(7, dtype=np.int32)
     dataset = windows(Text("tale", "files", "words", train, validation, validation, ("<unk>",) * 63), 4)
     np.testing.assert_array_equal(dataset.train.images, np.arange(60).reshape(15, 4))

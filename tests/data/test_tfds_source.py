@@ -92,7 +92,7 @@ def test_fashion_mnist(given: Dataset, tmp_path: Path):
     assert back.mean == pytest.approx(((fashion.train.images / 255).mean(),))
 
 
-def test_not_prepared_is_said_at_once(tmp_path: Path):
+def test_unprepared_data_is_reported_immediately(tmp_path: Path):
     start = time.monotonic()
     with pytest.raises(DataMissingError, match=f"prepare-tfds --data-dir {tmp_path}"):
         read_tfds("mnist", tmp_path)

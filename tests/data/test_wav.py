@@ -61,7 +61,7 @@ def test_other_chunks_padding_and_the_extensible_form(clip):
     np.testing.assert_array_equal(sound.samples * 2**15, np.arange(-4, 4).reshape(4, 2))
 
 
-def test_pythons_own_writer_is_understood(tmp_path):
+def test_files_of_pythons_writer_are_read(tmp_path):
     samples = np.random.default_rng(0).integers(-(2**15), 2**15, 1000, dtype=np.int16)
     with wave.open(str(tmp_path / "clip.wav"), "wb") as file:
         file.setnchannels(1)
@@ -119,7 +119,7 @@ def test_channels_and_rates_are_converted_only_when_asked(clip):
     np.testing.assert_allclose(fast[200:-200], expected[200:-200], atol=40)
 
 
-def test_what_is_louder_than_16_bits_can_say_is_clipped(clip):
+def test_samples_beyond_16_bits_are_clipped(clip):
     loud = wav_bytes(np.array([2.0, -2.0], "<f4").tobytes(), coding=3, bits=32)
     np.testing.assert_array_equal(read_clip(clip(loud), rate=16_000), [32767, -32768])
 

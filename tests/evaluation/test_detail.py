@@ -42,7 +42,7 @@ def detail(setting, request):
     return evaluate(variables, as_arrays(Config(MODEL)), jnp.float32(0), test)["detail"]
 
 
-def test_mistakes_are_counted_by_class(setting, detail):
+def test_misclassifications_are_counted_by_class(setting, detail):
     dataset, _, output = setting
     labels, guess = dataset.test.labels, np.asarray(output.prediction).argmax(-1)
     expected = np.zeros((10, 10), int)

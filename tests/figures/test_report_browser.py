@@ -19,7 +19,7 @@ def shown(page, *options):
     return subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=120)
 
 
-def test_a_browser_has_nothing_to_complain_of(uninterrupted):
+def test_a_browser_reports_no_errors(uninterrupted):
     page = uninterrupted / "report.html"
     seen = shown(page, "--dump-dom")
     assert "<h1" in seen.stdout and "How to reproduce" in seen.stdout

@@ -48,7 +48,7 @@ FUNCTIONS = {
 functions = pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
 
 
-def test_ties_are_broken_unless_asked_otherwise():
+def test_ties_are_broken_by_default():
     for kept in (
         top_k(TIED, 3),
         winners(TIED, 3),
@@ -113,7 +113,7 @@ def test_python_and_numpy_numbers_out_of_range_are_refused_alike(function, k):
 
 
 @functions
-def test_numpy_integers_are_as_good_as_others(function):
+def test_numpy_integers_are_accepted(function):
     x = normal(5, 12)
     for k in (np.int64(4), np.uint8(4), np.array(4)):
         np.testing.assert_array_equal(function(x, k), function(x, 4))
@@ -151,13 +151,13 @@ def test_any_axis_may_hold_the_units(axis):
     np.testing.assert_array_equal(jax.grad(lambda x: jnp.sum(top_k(x, ks, axis=axis)))(x), kept != 0)
 
 
-def test_an_axis_that_is_not_there_is_refused():
+def test_a_missing_axis_is_refused():
     with pytest.raises(ValueError, match="axis 2 is out of bounds"):
         top_k(normal(3, 4), 2, axis=2)
 
 
 @pytest.mark.parametrize("transformed", [lambda f: f, jax.jit, jax.vmap], ids=["plain", "jit", "vmap"])
-def test_a_code_knows_of_how_many_units_it_is(transformed):
+def test_a_code_stores_its_number_of_units(transformed):
     x = normal(5, 12)
     code = transformed(lambda x: sparse_top_k(x, 3))(x)
     assert isinstance(code, SparseCode) and code.units == 12

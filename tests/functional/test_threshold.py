@@ -106,7 +106,7 @@ def test_many_rows_are_searched_by_halves_and_few_whole(monkeypatch):
 
 
 @pytest.mark.parametrize("n", [5, 63, 64, 100, 511, 512, 1000, 10_007, 1_000_000])
-def test_slices_leave_little_over(n):
+def test_slices_have_small_remainders(n):
     parts, width = module._slices(n)
     assert parts * width <= n
     assert n - parts * width < max(16 * parts, n / 16)

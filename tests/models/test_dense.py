@@ -38,14 +38,14 @@ def test_layers_are_what_numpy_computes(activation):
     ]  # fmt: skip
 
 
-def test_an_autoencoder_gives_back_as_many_pixels_and_none_below_0():
+def test_an_autoencoder_returns_as_many_pixels_without_negative_ones():
     model = DenseNetwork(hidden=(9, 3, 9), classes=None, output="relu")
     prediction = np.asarray(applied(model)(made_up(model, SHAPE), X).prediction)
     assert prediction.shape == (5, 36)
     assert (prediction >= 0).all() and (prediction == 0).any() and (prediction > 0).any()
 
 
-def test_thresholds_are_positive_and_begin_at_the_size_of_the_bias():
+def test_thresholds_are_positive_and_start_at_the_magnitude_of_the_bias():
     model = DenseNetwork(hidden=(50, 20), bias="threshold", output_bias=False)
     free, own = (
         jax.tree.map(np.asarray, jax.jit(network.init)(jax.random.key(0), X).params)

@@ -58,7 +58,7 @@ def test_answers_are_those_of_the_network(way, monkeypatch):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_numbers_in_force_are_kept():
+def test_current_values_are_kept():
     variables, x = made_up(MLP, (14, 14, 1)), examples(3, 14, 14, 1)
     later = dataclasses.replace(MLP, k_inference_factor=2.0).at(np.float32(12), np.int32(0))
     assert 0.2 < later.boost_strength < 0.22

@@ -240,7 +240,7 @@ def test_bfloat16_images_and_weights_give_bfloat16_and_as_many_winners():
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("linear", [40, 25, 10, 10]), ("exponential", [40, 20, 10, 10])])
-def test_k_comes_down_over_the_epochs_to_its_value(kind, expected):
+def test_k_decreases_over_the_epochs_to_its_value(kind, expected):
     model = dataclasses.replace(CNN, conv_k=(10,), hidden_k=10, k_schedule=kind, k_start=4.0, k_epochs=2.0)
     at = jax.jit(jax.vmap(lambda model, epoch: model.at(epoch, jnp.int32(0)), (None, 0)))
     models = jax.tree.map(np.asarray, at(as_arrays(model), np.arange(4, dtype=np.float32)))

@@ -42,7 +42,7 @@ def tiny(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["dense/fig2", "dense/fig3", "dense/fig5a", "dense/grid"])
-def test_a_study_leaves_a_picture_and_numbers(tiny, out, capsys, name):
+def test_a_study_writes_a_figure_and_numbers(tiny, out, capsys, name):
     assert made(name, out)["source"] in capsys.readouterr().out
 
 

@@ -69,19 +69,19 @@ _NAMES = [name for name in studies.STUDIES if name.startswith(("noise/", "emerge
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", _NAMES)
-def test_a_study_leaves_a_picture_and_numbers(tiny, opened_once, out, capsys, name):
+def test_a_study_writes_a_figure_and_numbers(tiny, opened_once, out, capsys, name):
     assert made(name, out)["source"] in capsys.readouterr().out
 
 
 @pytest.mark.slow
-def test_the_same_command_goes_on_and_gives_the_same_numbers(tiny, out, capsys):
+def test_the_same_command_resumes_and_gives_the_same_numbers(tiny, out, capsys):
     results = [made("noise/fig2", out)["ours"] for _ in range(2)]
     assert results[0] == results[1]
     assert "resuming from the checkpoint" in capsys.readouterr().out
 
 
 @pytest.mark.slow
-def test_the_language_model_is_told_before_and_after_its_noise_is_removed(monkeypatch, tmp_path):
+def test_the_language_model_is_reported_before_and_after_its_noise_is_removed(monkeypatch, tmp_path):
     folder = tmp_path / "library" / "wikitext-2"
     folder.mkdir(parents=True)
     for part, sentences in (("train", 400), ("valid", 60), ("test", 60)):
@@ -151,7 +151,7 @@ def test_noise_is_annealed_on_the_latents_at_the_papers_scale(monkeypatch, tmp_p
 
 
 @pytest.mark.slow
-def test_what_gathers_is_shown_on_latents_where_there_are_some(tiny, monkeypatch, tmp_path):
+def test_distributions_are_shown_on_latents_if_available(tiny, monkeypatch, tmp_path):
     random = np.random.default_rng(0)
     vectors = (random.standard_normal((size, 8)).astype(np.float32) for size in (90, 60))
     splits = [Split(split, np.arange(len(split), dtype=np.int32) % 4) for split in vectors]
@@ -180,7 +180,7 @@ def test_what_gathers_is_shown_on_latents_where_there_are_some(tiny, monkeypatch
 
 
 @pytest.mark.parametrize("scale", ["small", "paper"])
-def test_latents_are_compared_when_they_are_there_and_said_to_be_left_out_when_not(monkeypatch, tmp_path, scale):
+def test_latents_are_compared_if_available_and_otherwise_reported_as_omitted(monkeypatch, tmp_path, scale):
     asked = []
 
     def compared(variants, *_):

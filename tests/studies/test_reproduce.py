@@ -8,7 +8,7 @@ from sparsejax.commands.reproduce import main
 from sparsejax.studies.study import spearman
 
 
-def test_what_is_not_understood_is_answered_with_what_there_is(capsys):
+def test_invalid_arguments_list_the_available_studies(capsys):
     assert main(["noise/fig22"]) == 2
     assert "noise/fig2" in capsys.readouterr().err
     assert main([]) == 2

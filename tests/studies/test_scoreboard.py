@@ -56,7 +56,7 @@ def tiny(monkeypatch):
 
 
 @pytest.mark.slow
-def test_one_command_takes_every_network_through_every_column(tiny, tmp_path):
+def test_one_command_evaluates_every_network_in_every_column(tiny, tmp_path):
     ours = made("scoreboard", tmp_path)["ours"]
     assert set(ours) == {"mnist", "cifar10"}
     rows = ours["mnist"]
@@ -71,7 +71,7 @@ def test_one_command_takes_every_network_through_every_column(tiny, tmp_path):
     assert picture.width == round(6.8 * 200) and len(picture.getcolors(picture.width * picture.height)) > 50
 
 
-def test_networks_are_of_one_shape_whatever_makes_them_sparse():
+def test_networks_have_one_architecture_for_all_methods():
     for data, shape in (("mnist", (28, 28, 1)), ("cifar10", (32, 32, 3))):
         for scale in ("small", "paper"):
             configs = study.base(data, scale)
@@ -89,7 +89,7 @@ def test_networks_are_of_one_shape_whatever_makes_them_sparse():
         assert configs["k-winners"].model.hidden_k == 105 and configs["noise"].model.sigma == 0.5
 
 
-def test_a_row_is_made_of_its_parts():
+def test_a_row_combines_its_parts():
     layer = {"units": 10, "active_fraction": 0.5, "gini": 0.2, "hoyer": 0.1, "dead_units": 1}
     result = {
         "test_accuracy": 0.9, "noise_score": 55, "noise_score_max": 110, "training_seconds": 7.0,

@@ -82,7 +82,7 @@ def _made_up(kind, scale, folder, seeds):
     return measured
 
 
-def test_what_the_figures_of_convnets_say_of_their_networks(monkeypatch, tmp_path):
+def test_the_numbers_of_the_figures_of_convnets(monkeypatch, tmp_path):
     monkeypatch.setattr(thesis_convnets, "_measure", _made_up)
     outcome = thesis_convnets.STUDIES["thesis/fig4_1"].make("small", tmp_path, seeds=3)
     assert outcome.seeds == [0, 1, 2] and len(outcome.figure.axes) == 3
@@ -129,7 +129,7 @@ def test_maps_kernels_and_weights_are_those_of_the_networks(monkeypatch, tmp_pat
     assert [kind.kernel for kind in kinds] == [7, 11, 11]
 
 
-def test_what_the_figures_of_autoencoders_say(monkeypatch, tmp_path):
+def test_the_numbers_of_the_figures_of_autoencoders(monkeypatch, tmp_path):
     def made_up(scale, folder, seeds):
         weights, networks = np.asarray(thesis_autoencoders.PENALTIES[scale]), np.ones(len(seeds))
         return {

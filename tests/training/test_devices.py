@@ -114,7 +114,7 @@ def test_one_program_serves_every_chunk_of_a_batch_shape():
     assert program(ONE, 1, jax.tree.structure(GRID[0]))[1]._cache_size() == 1
 
 
-def test_networks_are_spread_first_and_their_batches_over_the_rest():
+def test_networks_are_sharded_first_and_their_batches_over_the_rest():
     def shape(members, batches=frozenset({16}), **fields):
         placement = place(DevicesConfig(**fields), members, set(batches))
         return placement.transform, None if placement.mesh is None else tuple(placement.mesh.shape.values())
@@ -131,7 +131,7 @@ def test_networks_share_cores_evenly():
     assert [share_of_cores(*of) for of in ((10, 16), (17, 16), (24, 16), (300, 16))] == [10, 9, 12, 16]
 
 
-def test_what_is_asked_for_says_how_many_devices_are_wanted():
+def test_the_configuration_determines_the_number_of_devices():
     def wanted(**fields):
         return DevicesConfig(**fields).devices_for(3)
 

@@ -11,7 +11,7 @@ from sparsejax.training.run_folder import RunFolder, describe
 
 
 @pytest.mark.parametrize("name", configs.CONFIGS)
-def test_every_named_configuration_comes_back(tmp_path, name):
+def test_every_named_configuration_is_restored(tmp_path, name):
     config, folder = configs.get(name), RunFolder(tmp_path / "run")
     points = [{"training.learning_rate": 0.5}, {"training.learning_rate": 0.25}]
     folder.claim(describe(config, name=name, seeds=[3, 4], points=points, data={"name": "none"}))
@@ -25,7 +25,7 @@ def test_every_named_configuration_comes_back(tmp_path, name):
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"seeds": [1], "points": [{}], "config": {"model": {}}}'])
-def test_what_is_no_configuration_is_refused(tmp_path, content):
+def test_invalid_configurations_are_refused(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(RunFolderError, match=r"config\.json cannot be read"):
         read_record(RunFolder(tmp_path))

@@ -60,7 +60,7 @@ def mask(state):
 
 
 @both
-def test_masks_move_when_it_is_due_and_keep_their_counts(config):
+def test_masks_are_rewired_on_schedule_and_keep_their_counts(config):
     before, first, second = states(config)
     np.testing.assert_array_equal(mask(first), mask(before))
     moved = (mask(second) & ~mask(before)).sum(0)
@@ -100,7 +100,7 @@ def test_convolutions_are_rewired_by_gradients_in_bfloat16():
         assert (new & ~old).any() and after.params[name]["kernel"].dtype == jnp.float32
 
 
-def test_rigl_grows_where_a_finite_difference_says():
+def test_rigl_grows_where_finite_differences_are_largest():
     """The gradient to a masked weight is that of connecting it, which the masked forward pass itself cannot see."""
     variables = jax.tree.map(lambda leaf: leaf[0], untrained(MODEL).variables)
     x = IMAGES.reshape(8, 64)

@@ -15,7 +15,7 @@ def net(module, **fields):
     return configuration(made)
 
 
-def test_of_classes_of_one_name_that_of_the_recorded_module_is_taken_then_one_with_the_fields():
+def test_among_classes_of_one_name_the_recorded_module_then_the_fields_decide():
     first, other = net("first", units=3), net("other", units=4, k=2)
     fields = to_json(Config(first(units=7)))
     assert type(from_json(fields, 2, "first").model) is first
@@ -36,7 +36,7 @@ def test_a_module_of_sparsejax_is_imported_and_no_other(tmp_path, monkeypatch):
     assert from_json(fields, 2, "sparsejax.no.such").model == SparseMLP()
 
 
-def test_a_class_that_is_nowhere_is_named_with_its_module():
+def test_an_undefined_class_is_named_with_its_module():
     fields = to_json(Config(SparseMLP()))
     fields["model"]["class"] = "Unheard"
     with pytest.raises(ConfigError, match=r"a Unheard of mine, which is not imported; .*--import FILE\.py"):

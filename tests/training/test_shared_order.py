@@ -105,6 +105,6 @@ def test_small_networks_that_share_batches_are_computed_side_by_side():
     assert place(DevicesConfig(transform="jit", members_at_once=7), 60, {BATCH}, sharing=10).members_at_once == 7
 
 
-def test_an_order_needs_a_seed_that_there_can_be():
+def test_an_order_needs_a_valid_seed():
     with pytest.raises(ConfigError, match=r"order_seed is -1"):
         TrainingConfig(order_seed=-1)

@@ -49,7 +49,7 @@ def made_up(tmp_path_factory):
 
 
 @pytest.mark.parametrize("member", [0, 1])
-def test_every_array_of_a_network_comes_back_from_a_checkpoint(made_up, member):
+def test_every_array_of_a_network_is_restored_from_a_checkpoint(made_up, member):
     folder, state = made_up
     network = load_network(folder, member)
     chex.assert_trees_all_equal(network.variables, jax.tree.map(lambda leaf: leaf[member], state.variables))
@@ -83,7 +83,7 @@ def test_a_frozen_network_is_as_accurate_as_its_run_says(folder, member):
     np.testing.assert_allclose(answers, network.predict(dataset.test.images), rtol=1e-3, atol=1e-4)
 
 
-def test_what_is_not_there_is_refused(made_up, tmp_path):
+def test_missing_networks_are_refused(made_up, tmp_path):
     with pytest.raises(ConfigError, match="member is 2; expected a number from 0 to 1"):
         load_network(made_up[0], 2)
     with pytest.raises(RunFolderError, match="is not a run folder"):

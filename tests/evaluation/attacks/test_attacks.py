@@ -69,7 +69,7 @@ def run(name, norm, case, epsilon):
 
 
 @pytest.mark.parametrize(("name", "norm"), slow_but_few(LINEAR))
-def test_a_linear_network_is_mistaken_just_beyond_its_boundary(name, norm):
+def test_a_linear_network_misclassifies_just_beyond_its_boundary(name, norm):
     case = linear()
     nearest = case.nearest[norm]
     # Half of the examples lie within the median's distance.
@@ -87,7 +87,7 @@ EPSILONS = {"linf": 0.02, "l2": 0.1, "l1": 0.6}
 
 
 @pytest.mark.parametrize(("name", "norm"), slow_but_few(CASES))
-def test_images_of_a_curved_network_stay_in_ball_and_box_and_success_is_told_truly(name, norm):
+def test_images_of_a_curved_network_stay_in_ball_and_box_and_success_is_correct(name, norm):
     case = curved()
     _, success = run(name, norm, case, EPSILONS[norm])
     assert success[2], "which is mistaken as it is"
@@ -124,7 +124,7 @@ def test_fab_finds_minimal_norms_of_a_linear_network(norm):
     assert (ratio > 1 - 1e-4).all() and np.median(ratio) < 1.06
 
 
-def test_entries_at_the_edge_of_the_box_are_not_spent_in_l0():
+def test_entries_at_the_bounds_are_not_used_in_l0():
     # The first four entries count most, but are as dark as can be; of the others four together are enough.
     weights = np.array([-9.0] * 4 + [1.0] * 12, np.float32)
     x = np.where(np.arange(16) < 4, 0.0, 0.5).astype(np.float32).reshape(1, 4, 4, 1)

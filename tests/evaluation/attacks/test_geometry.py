@@ -97,7 +97,7 @@ def test_the_steepest_direction_rises_as_fast_as_the_dual_norm_says(norm):
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
-def test_the_shortest_way_to_a_plane_is_the_optimisers(norm):
+def test_the_projection_onto_a_plane_is_the_optimisers(norm):
     scipy = pytest.importorskip("scipy.optimize")
     missing = np.array([0.3, -0.5, 1.5, -2.0, 0.0, 50.0], np.float32)
     move = np.asarray(to_hyperplane(X, DELTA, missing, norm=norm))

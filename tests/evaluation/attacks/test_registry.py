@@ -33,7 +33,7 @@ def brighten(logits_fn, images, labels, *, epsilon, bounds, **settings):
 """
 
 
-def test_the_attacks_of_a_ball_are_listed_from_the_cheapest_on():
+def test_the_attacks_are_listed_by_cost():
     assert list(ATTACKS)[:3] == ["fgsm", "pgd", "apgd_ce"] and ATTACKS["fgsm"].attack is fgsm
     assert {name for name, entry in ATTACKS.items() if entry.targeted} == {"apgd_t", "fab_t"}
 

@@ -112,7 +112,7 @@ def test_second_derivatives_are_right(interpreted):
      ("0", (4, 128), jnp.float32, False), ("1", (4, 127), jnp.float32, False), ("1", (4, 24_577), jnp.float32, False),
      ("1", (0, 128), jnp.float32, False), ("1", (4, 128), jnp.float16, False)],
 )  # fmt: skip
-def test_it_is_used_where_asked_for_and_rows_fit(monkeypatch, setting, shape, dtype, used):
+def test_it_is_used_if_enabled_and_rows_fit(monkeypatch, setting, shape, dtype, used):
     if setting is None:
         monkeypatch.delenv("SPARSEJAX_GPU_KERNELS", raising=False)
     else:

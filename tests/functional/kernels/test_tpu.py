@@ -58,7 +58,7 @@ def test_networks_of_a_grid_and_a_batch_over_devices():
 
 
 @pytest.mark.parametrize("shape", [(4, 0), (0, 4), (4, 2**17 + 1)])
-def test_what_no_block_holds_is_left_to_xla(shape):
+def test_rows_that_fit_no_block_are_left_to_xla(shape):
     assert not tpu_blocks.is_usable(shape)
     assert tpu_blocks.is_usable((4, 2**17))
 
