@@ -1,6 +1,6 @@
-"""Compiles for a GPU that is not here: `python -m tests.gpu_compiler N FIRST DTYPE ROWS` prints the kernel's PTX.
+"""Compiles for a GPU without one: `python -m tests.gpu_compiler N FIRST DTYPE ROWS` prints the kernel's PTX.
 
-XLA's plugin does so when it is told what the GPU is; JAX asks for one that is here, which is talked out of it.
+XLA's plugin does so given a description of the GPU; JAX's requirement of a local GPU is patched out.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""`sparsejax.train`, `load` and `compare`: what they take, what a run has, and how they refuse."""
+"""`sparsejax.train`, `load` and `compare`: their arguments, the run, and their errors."""
 
 import subprocess
 import sys
@@ -133,11 +133,11 @@ def test_a_file_that_defines_config(tmp_path, monkeypatch):
 )
 def test_invalid_runs_are_refused(what, settings, said, tmp_path, monkeypatch):
     def reached(*_, **__):
-        raise ConfigError("all was understood")
+        raise ConfigError("all checks passed")
 
     if said is None:
         monkeypatch.setattr(experiment, "run", reached)
-        said = "all was understood"
+        said = "all checks passed"
         settings = {"seed": 3, "model.k": (5,)}
     with pytest.raises(ConfigError, match=said):
         sj.train(what, out=tmp_path / "run", **settings)

@@ -1,4 +1,4 @@
-"""What the README and the site's pages show runs: every block of Python, and every command is understood."""
+"""Examples of the README and the site run: every block of Python, and every command is valid."""
 
 import json
 import re
@@ -55,7 +55,7 @@ def test_python_blocks_run(page, small_run, tmp_path, monkeypatch):
     import jax
 
     space, modules = {}, {text: Path(name).stem for name, text in files_of(page).items()}
-    # As in a program of the reader's, not under the settings that tests have.
+    # As in a user's program, without the settings of the tests.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), without_figures():
         for block in blocks(page, "python"):
             space["__name__"] = modules.get(block, "__main__")

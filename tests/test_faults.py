@@ -1,4 +1,4 @@
-"""What may befall a run: it is asked to stop, another one is in its folder, disks fill up, losses diverge."""
+"""Failures of a run: SIGTERM, another run in its folder, full disks, diverging losses."""
 
 import asyncio
 import gc

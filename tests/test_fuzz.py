@@ -1,4 +1,4 @@
-"""A short campaign of damaged files and senseless commands: see fuzz.py."""
+"""A short campaign of damaged files and invalid commands: see fuzz.py."""
 
 import random
 

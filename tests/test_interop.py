@@ -1,4 +1,4 @@
-"""Weights out to a file and in again, and networks of others in ours."""
+"""Export and import of weights, and conversion of other networks."""
 
 import re
 

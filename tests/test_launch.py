@@ -1,4 +1,4 @@
-"""`python -m sparsejax.launch`: what it leaves behind, what it says, and how it refuses."""
+"""`python -m sparsejax.launch`: its files, its output, and its errors."""
 
 import contextlib
 import gzip
@@ -134,7 +134,7 @@ def test_a_network_of_a_grid_is_the_network_alone(finished, tmp_path):
     process = launch(*SMALL, "--out", tmp_path / "grid", "--seeds", 2, "--sweep", "training.learning-rate=0.1,0.01")
     assert process.returncode == 0, process.stderr
     result = json.loads((tmp_path / "grid" / "result.json").read_text())
-    assert result["device"]["count"] == min(2, len(os.sched_getaffinity(0)))  # a core for each, as far as there are
+    assert result["device"]["count"] == min(2, len(os.sched_getaffinity(0)))  # one core each, while cores last
     assert [(member["training.learning_rate"], member["seed"]) for member in result["members"]] == [
         (0.1, 42), (0.1, 43), (0.01, 42), (0.01, 43)
     ]  # fmt: skip

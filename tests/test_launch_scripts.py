@@ -1,4 +1,4 @@
-"""The job scripts: what they would run, and what they refuse."""
+"""The job scripts: their commands and their errors."""
 
 import shutil
 import subprocess

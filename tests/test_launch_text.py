@@ -1,4 +1,4 @@
-"""A small GPT on a text of one's own, from the command line to the run folder."""
+"""A small GPT on a user's text, from the command line to the run folder."""
 
 import json
 import math

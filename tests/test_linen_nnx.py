@@ -1,4 +1,4 @@
-"""The Flax layers: bit for bit what `sparsejax.functional` gives, with the state where Flax keeps it."""
+"""The Flax layers: bit-identical to `sparsejax.functional`, with the state in Flax's variables."""
 
 import doctest
 

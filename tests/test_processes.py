@@ -1,4 +1,4 @@
-"""Several processes: the same networks as one, whatever the number of them, and no hang when one fails."""
+"""Several processes: the same networks as one process, for any number, and no hang if one fails."""
 
 import json
 import os
@@ -27,7 +27,7 @@ LOCAL = [sys.executable, str(ROOT / "launch/local_processes.py")]
 
 
 def several(processes: int, devices: int, *arguments: object) -> "subprocess.Popen[str]":
-    """Starts so many processes on this machine, of so many devices each."""
+    """Starts processes on this machine, with the given number of devices each."""
     words = [str(processes), "--devices", str(devices), "--", *map(str, arguments)]
     return subprocess.Popen([*LOCAL, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                             env=environment(), cwd=ROOT)  # fmt: skip
@@ -90,7 +90,7 @@ def test_two_processes_then_more_devices_then_one_are_one_run(tmp_path):
 
 
 def test_a_signal_to_another_process_persists(monkeypatch):
-    """The loop may not be able to stop at the very call: at the end of an epoch, say."""
+    """The loop may not be able to stop at that call, for example at the end of an epoch."""
     others = iter([0, 0, 1, 0, 0])
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(multihost_utils, "process_allgather", lambda own: np.stack([own, np.int32(next(others))]))
@@ -99,7 +99,7 @@ def test_a_signal_to_another_process_persists(monkeypatch):
 
 
 def test_a_signal_unknown_to_other_processes_does_not_stop_yet(monkeypatch):
-    """One process that stops alone would wait for the others for ever, and they for it."""
+    """A process that stops alone would deadlock with the others."""
 
     def gather(own: np.int32) -> np.ndarray:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -130,7 +130,7 @@ def test_if_a_process_dies_the_others_end_soon(tmp_path):
     assert process.returncode != 0 and time.monotonic() - began < 60, said
     assert "Traceback" in said or "distributed service" in said, said
     resumed = here(*RUN, "--training.epochs", 2000, "--out", tmp_path / "run", "--training.seed", 7)
-    assert resumed.returncode == 1 and "training.seed" in resumed.stderr, "the folder is let go of"
+    assert resumed.returncode == 1 and "training.seed" in resumed.stderr, "the folder is released"
 
 
 @pytest.mark.slow

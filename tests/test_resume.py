@@ -1,4 +1,4 @@
-"""A run that is stopped anywhere and started again ends as if it had never stopped."""
+"""A run that is stopped at any point and resumed ends as if it had never stopped."""
 
 import functools
 import json
@@ -40,9 +40,9 @@ SMALL = ["--config", "digits_mlp", "--model.hidden", "20", "--model.k", "5", "--
 
 
 def trained(folder: Path, *options: object) -> subprocess.CompletedProcess[str]:
-    """Runs the small training, or goes on with it; an epoch has 12 steps.
+    """Starts or resumes the small training; an epoch has 12 steps.
 
-    It is told that the first epoch was the best, or the best network would be that of the last.
+    The first epoch is made the best; otherwise the best network would be the last one.
     """
     measured = Evaluator.after_epoch
 
@@ -55,7 +55,7 @@ def trained(folder: Path, *options: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """Returns the folder of a small run that nothing interrupted."""
+    """Returns the folder of an uninterrupted small run."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
     assert trained(folder).returncode == 0
     assert json.loads((folder / "result.json").read_text())["best"]["epoch"] == 1
@@ -98,7 +98,7 @@ def test_stopped_after_an_epoch_and_within_one_it_ends_as_if_never_stopped(whole
 
 @pytest.mark.parametrize("streaming", [False, True], ids=["resident", "streamed"])
 def test_batches_of_one_order_resume_where_they_stopped(streaming):
-    """What all networks share is not drawn by position in the compiled step, but cut from the order before it."""
+    """Shared batches are not drawn by position in the compiled step, but sliced from the order before it."""
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (60, 4, 4, 1), np.uint8), rng.integers(0, 3, 60, np.int32)
     data = Resident(images, labels, *np.float32([[[[[0.5]]]], [[[[0.2]]]]]))

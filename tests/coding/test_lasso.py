@@ -13,7 +13,7 @@ from sparsejax.coding import admm, duality_gap, fista, ista, kkt_violation, lass
 from sparsejax.coding.objective import largest_eigenvalue
 from tests.coding.problems import objective, problem, worst_violation
 
-# Every limit and every shape compiles anew, so that most tests share these.
+# Every limit and every shape needs a compilation, so most tests share these.
 LIMIT = 100_000
 SOLVERS = {
     solve.__name__: functools.wraps(solve)(functools.partial(solve, max_iterations=LIMIT))
@@ -130,7 +130,7 @@ def test_a_fixed_number_of_iterations(solve):
 
 
 def test_steps_of_fista_are_the_papers_and_take_it_further_than_ista():
-    """Equations 4.1 to 4.3 of Beck and Teboulle; an example begins anew where its momentum points uphill."""
+    """Equations 4.1 to 4.3 of Beck and Teboulle; the momentum of an example restarts where it points uphill."""
     x, dictionary = problem()
     settings = {"l1": 0.1, "tolerance": None, "max_iterations": 20}
     result, plain = (SOLVERS[name](x, dictionary, **settings) for name in ("fista", "ista"))
@@ -145,14 +145,14 @@ def test_steps_of_fista_are_the_papers_and_take_it_further_than_ista():
         t = np.where(uphill, 1, t)
         after = (1 + np.sqrt(1 + 4 * t**2)) / 2
         code, ahead, t = new, new + (t - 1) / after * (new - code), after
-    assert restarts > 0, "some example begins anew"
+    assert restarts > 0, "some example restarts"
     np.testing.assert_allclose(result.code, code, atol=1e-4)
     assert np.median(result.gap / plain.gap) < 0.5
 
 
 @pytest.mark.parametrize(("solve", "examples"), [(fista, 5), (ista, 200)], ids=["fista", "ista"])
 def test_rounds_that_do_not_fit_the_limit_end_at_it(solve, examples):
-    """A few examples are solved side by side, of many some wait for others; 13 is two rounds of five and a rest."""
+    """Few examples are solved in parallel, many in turns; 13 is two rounds of five and a remainder."""
     x, dictionary = problem(examples)
     settings = {"l1": 0.1, "check_every": 5, "max_iterations": 13}
     limited = solve(x, dictionary, tolerance=1e-9, **settings)

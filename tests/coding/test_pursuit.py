@@ -25,7 +25,7 @@ def test_orthogonal_matching_pursuit_is_scikit_learns(shape):
 
 
 def test_an_atom_chosen_again_accumulates():
-    # Two atoms at 45 degrees: the residual of either correlates with the other, so they are chosen by turns.
+    # Two atoms at 45 degrees: the residual of either correlates with the other, so they are chosen alternately.
     dictionary = np.array([[1.0, 0.5**0.5], [0.0, 0.5**0.5]], np.float32)
     x = np.array([1.0, 0.3], np.float32)
     first, second = 1.0, 0.0
@@ -138,7 +138,7 @@ def test_sparse_set_never_rises_and_ends_at_a_coordinatewise_minimum():
 
 
 def test_sparse_set_finds_the_best_of_all_sets_on_small_problems():
-    # Not guaranteed, but on incoherent atoms it should nearly always be within a little.
+    # Not guaranteed, but for incoherent atoms it should almost always be close.
     x, dictionary = problem(examples=10, inputs=12, atoms=8)
     ours = _l0_objective(x, dictionary, np.asarray(sparse_set(x, dictionary, l0=0.05).code), 0.05)
     best = (x**2).sum(1) / 2

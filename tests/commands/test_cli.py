@@ -1,4 +1,4 @@
-"""The command `sparsejax`: the modules' commands under one name, and what only it can do."""
+"""The command `sparsejax`: all commands under one name, and its own features."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from sparsejax.training.log import read_metrics
 
 
 def a_grid_like(run: Path, folder: Path) -> Path:
-    """Writes what `compare` reads of a run of two such networks, trained an epoch longer and not tried under noise."""
+    """Writes the inputs of `compare` for a run of two such networks, with one more epoch and no noise score."""
     result = json.loads((run / "result.json").read_text())
     one = {name: value for name, value in result["members"][0].items() if not name.startswith("noise")}
     members = [one, one | {"test_accuracy": one["test_accuracy"] - 0.1}]

@@ -46,7 +46,7 @@ def run(tmp_path_factory):
 
 
 def assert_latents_are_those(file, run, layer):
-    """Compares latents with what the second network of the run does now."""
+    """Compares latents with the activations of the second network of the run."""
     latents, folder, network = read_latents(file), RunFolder(run), load_network(RunFolder(run), 1)
     description, configs = read_record(folder)
     assert [config.training.learning_rate for config in configs] == [0.001, 0.03]
@@ -114,7 +114,7 @@ def test_latents_of_cifar_are_written_to_their_location(run, tmp_path, monkeypat
 
 
 def changed(run, folder, change=lambda told: None):
-    """Returns a copy of the run whose config.json says something else."""
+    """Returns a copy of the run with a changed config.json."""
     shutil.copytree(run, folder)
     told = json.loads((folder / "config.json").read_text())
     change(told)

@@ -1,4 +1,4 @@
-"""Compiling for a TPU that is not here; most of it needs libtpu, which `pip install '.[tpu]'` brings."""
+"""Compilation for a TPU without one; most tests need libtpu, which `pip install '.[tpu]'` installs."""
 
 import importlib.util
 

@@ -20,7 +20,7 @@ LABELS = "train-labels-idx1-ubyte.gz"
 
 
 def unheard(message: str) -> None:
-    """Takes what nobody reads."""
+    """Ignores messages."""
 
 
 def download_mnist(folder: Path, *, mirrors: Sequence[str] = (), **options: Any) -> Path:

@@ -1,4 +1,4 @@
-"""Tests of data of one's own: arrays in Python, files and folders of arrays, and folders of images by class."""
+"""Tests of user data: arrays in Python, files and folders of arrays, and folders of images by class."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Tests of the registry of data sets: names, sources, and data sets of one's own."""
+"""Tests of the registry of data sets: names, sources, and user data sets."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ NAMES = ["mnist", "fashion_mnist", "digits", "cifar10", "cifar100", "cifar10_lat
 
 @pytest.fixture
 def own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forgets, after the test, what it registers."""
+    """Removes a test's registrations afterwards."""
     assert len(DATA) >= len(NAMES)
     monkeypatch.setattr(DATA, "_entries", dict(DATA._entries))
 
@@ -103,7 +103,7 @@ def test_made_checks_the_kind_of_digits():
 
 
 OWN = '''
-"""A data set of one's own."""
+"""A user data set."""
 import numpy as np
 import sparsejax as sj
 

@@ -1,4 +1,4 @@
-"""Tests of sparsejax.data.registry: the order of auto, and what every source says when it has nothing."""
+"""Tests of sparsejax.data.registry: the order of auto, and the message of every source without data."""
 
 import dataclasses
 from collections.abc import Callable
@@ -17,7 +17,7 @@ Change = Callable[..., None]
 
 
 def unheard(message: str) -> None:
-    """Takes what nobody reads."""
+    """Ignores messages."""
 
 
 def put(files: Files, folder: Path) -> Path:

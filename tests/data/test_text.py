@@ -1,4 +1,4 @@
-"""Tests of sparsejax.data.text: what becomes which token, and the windows that training takes."""
+"""Tests of sparsejax.data.text: tokens, and the windows for training."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Accuracy and noise score agree with a plain loop over the images, whatever the batch size."""
+"""Accuracy and noise score agree with a plain loop over the images for any batch size."""
 
 import jax
 import jax.numpy as jnp

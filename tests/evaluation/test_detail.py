@@ -1,4 +1,4 @@
-"""The detailed measures of a split agree with numpy over all its examples at once, however it is cut into batches."""
+"""The detailed measures of a split agree with numpy over all its examples at once, for any batches."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Non-zero products, counted from how often units were active, are those that the network forms."""
+"""Non-zero products, counted from how often units were active, are those of the network."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ EXAMPLES = 20
 
 
 def indicator_products(x, kernel):
-    """Counts by doing the layer's own sum with ones in the place of numbers."""
+    """Counts by computing the layer's sum with ones instead of numbers."""
     ones = [jnp.asarray(np.asarray(array) != 0, jnp.float32) for array in (x, kernel)]
     y = conv2d(*ones) if kernel.ndim == 4 else ones[0] @ ones[1]
     return float(jnp.sum(y))
@@ -99,7 +99,7 @@ def test_masks_and_activations_save_as_many_products_as_the_paper_says():
     assert dense[0] / sparse["conv2"].nonzero == pytest.approx(10.5, rel=0.02)
     assert dense[1] / sparse["hidden"].nonzero == pytest.approx(20, rel=0.01)
     assert dense[1] / more["hidden"].nonzero == pytest.approx(20 / 1.5, rel=0.01)
-    # Really counted, the last saves more than printed: 200 inputs with a tenth of 1,500 units each.
+    # The true count of the last is a larger saving than printed: 200 inputs with a tenth of 1,500 units each.
     tenth, _ = study.count_products(study.NETWORKS["Super-Sparse CNN-2"], examples=16)
     assert dense[1] / tenth["hidden"].nonzero == pytest.approx(1_600_000 / (200 * 150), rel=0.01)
 

@@ -1,4 +1,4 @@
-"""Measures by name: one's own in results, report and history; in one compiled pass; left out of old runs."""
+"""Measures by name: users' own in results, report and history; in one compiled pass; omitted for old runs."""
 
 import json
 import runpy
@@ -37,7 +37,7 @@ def small(**changes):
 
 
 class Lead:
-    """A measure that derives from nothing: how far the greatest logit is ahead, with a row, a figure and an array."""
+    """A measure without a base class: the margin of the largest logit, with a row, a figure and an array."""
 
     def __init__(self):
         self.traced = 0

@@ -1,4 +1,4 @@
-"""The robustness report: what it says of a linear network, on noisy ones, and of networks that are not ours."""
+"""The robustness report of a linear network, of stochastic ones, and of networks that are not ours."""
 
 import jax
 import jax.numpy as jnp
@@ -67,7 +67,7 @@ def test_the_ensemble_takes_networks_that_draw_noise():
     network, draws = (lambda x, key: logits(x + 0.01 * jax.random.normal(key, x.shape))), 2
     for attack in set(ensemble(network, classes=5, epsilon=0.1, draws=draws)):
         assert jax.eval_shape(attack, x[:4], labels[:4], KEY).images.shape == x[:4].shape
-    wrong = (labels[:4] + 1) % 5  # mistaken as they are, so that one attack is enough
+    wrong = (labels[:4] + 1) % 5  # misclassified clean, so that one attack is enough
     found = auto_attack(network, x[:4], wrong, epsilon=0.1, key=KEY, draws=draws)
     assert found.images.shape == x[:4].shape and found.success.all()
 

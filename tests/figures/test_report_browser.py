@@ -1,4 +1,4 @@
-"""The report as a browser shows it: whole, without complaints, on a phone, by day and by night."""
+"""The report in a browser: complete, without errors, on a phone, in light and dark mode."""
 
 import re
 import shutil
@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="the
 
 
 def shown(page, *options):
-    """Opens a page that may load nothing else, and returns what is on it and what the browser said."""
+    """Opens a page that may load nothing else, and returns its contents and the browser's output."""
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--hide-scrollbars",
                "--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=2000", "--window-size=400,900",
                *options, page.as_uri()]  # fmt: skip

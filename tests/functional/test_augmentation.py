@@ -1,4 +1,4 @@
-"""Changes of amplitude, speed, length and place against NumPy, and white noise: keyed by example alone."""
+"""Changes of amplitude, speed, length and time against NumPy, and white noise: keyed only by example."""
 
 import jax
 import jax.numpy as jnp

@@ -199,7 +199,7 @@ def test_the_greatest_of_a_window_share_its_gradient():
 
 @pytest.mark.optimized
 def test_the_gradient_of_the_maximum_is_finite_however_it_is_compiled():
-    """What is compared in the backward pass may have been computed again, and rounded otherwise."""
+    """The values compared in the backward pass may have been recomputed, with different rounding."""
     x, kernel = normal(8, 12, 12, 3), normal(3, 3, 3, 10, seed=1)
 
     def loss(kernel):

@@ -1,4 +1,4 @@
-"""What is done unless one asks for something else, and what is refused: numbers of winners, ties, axes, kernels."""
+"""Defaults, and what is refused: numbers of winners, ties, axes, kernels."""
 
 import subprocess
 import sys

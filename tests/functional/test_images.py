@@ -1,4 +1,4 @@
-"""crop_and_flip against numpy, and how often it does what."""
+"""crop_and_flip against numpy, and its frequencies."""
 
 import jax
 import jax.numpy as jnp

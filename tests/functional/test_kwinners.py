@@ -1,4 +1,4 @@
-"""k-winners with boosting: who wins, what is passed on, and how the duty cycles move."""
+"""k-winners with boosting: the winners, the outputs, and the duty cycles."""
 
 import jax
 import jax.numpy as jnp

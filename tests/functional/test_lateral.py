@@ -1,4 +1,4 @@
-"""Explaining away and the inhibitory interneuron, against a loop written out."""
+"""Explaining away and the inhibitory interneuron, against an explicit loop."""
 
 import jax
 import jax.numpy as jnp

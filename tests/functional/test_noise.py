@@ -1,4 +1,4 @@
-"""Noise: exact counts, and a result for every example that does not depend on the batch around it."""
+"""Noise: exact counts, and results that do not depend on the rest of the batch."""
 
 import jax
 import jax.numpy as jnp

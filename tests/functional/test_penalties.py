@@ -1,4 +1,4 @@
-"""Penalties on activations: their values, gradients and what they are averaged over."""
+"""Penalties on activations: their values, gradients and averages."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Fully connected networks: what they compute, what their thresholds promise, and the gradients of their penalty."""
+"""Fully connected networks: their outputs, their thresholds, and the gradients of their penalty."""
 
 import functools
 
@@ -56,7 +56,7 @@ def test_thresholds_are_positive_and_start_at_the_magnitude_of_the_bias():
         thresholds = np.log1p(np.exp(own[name]["threshold"]))
         np.testing.assert_allclose(thresholds, np.maximum(np.abs(free[name]["bias"]), 1e-4), rtol=1e-3)
     assert "bias" not in own["output"]
-    # However far training goes, no threshold is below 0, and silence says nothing.
+    # No amount of training makes a threshold negative, and inactive units carry no information.
     far = jax.tree.map(lambda leaf: leaf - np.float32(20), own)
     output = applied(model)(Variables(far, {}), np.zeros_like(X))
     assert all(not np.any(h) for h in (*output.activations.values(), output.prediction))

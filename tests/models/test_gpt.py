@@ -1,4 +1,4 @@
-"""GPT: what each position may see, where the noise is, and that it learns."""
+"""GPT: causality, the position of the noise, and learning."""
 
 import dataclasses
 import functools

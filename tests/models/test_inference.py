@@ -1,4 +1,4 @@
-"""Frozen networks answer as those they are made of, whichever way a layer's products are taken."""
+"""Frozen networks have the outputs of the original ones, for all implementations of a layer's products."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""SpeechCNN: the features it sees, what changes in training, and its noise score."""
+"""SpeechCNN: its features, its augmentation, and its noise score."""
 
 import dataclasses
 import functools

@@ -46,7 +46,7 @@ def tiny(monkeypatch):
 
 
 def quickly_annealed(whole):
-    """Returns `noise_activity.grid` with epochs that count for 20 or 60 where the noise is taken away."""
+    """Returns `noise_activity.grid` with epochs that count for 20 or 60 if the noise is annealed."""
 
     def grid(config, *given):
         if config.model.anneal_after is None:

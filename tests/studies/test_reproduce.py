@@ -1,4 +1,4 @@
-"""`python -m sparsejax.reproduce`: what it answers, and what studies have in common."""
+"""`python -m sparsejax.reproduce`: its messages, and shared parts of studies."""
 
 import numpy as np
 import pytest

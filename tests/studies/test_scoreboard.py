@@ -1,4 +1,4 @@
-"""The scoreboard: from few digits, every network through every column; its numbers are those of its parts."""
+"""The scoreboard, with few digits: every network in every column; its numbers are those of its parts."""
 
 import inspect
 

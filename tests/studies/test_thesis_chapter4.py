@@ -1,4 +1,4 @@
-"""The thesis's convnets and autoencoders: every figure is made, from few digits, and the networks are its own."""
+"""The thesis's convnets and autoencoders: every figure, with few digits, and the networks' definitions."""
 
 import json
 
@@ -73,7 +73,7 @@ def test_figures_of_autoencoders_and_distributions(tiny, opened_once, out, name)
 
 
 def _made_up(kind, scale, folder, seeds):
-    """Accuracy that breaks down at 0.06 / (kernel x layers), and activity that falls, more of it in later layers."""
+    """Accuracy that collapses at 0.06 / (kernel x layers), and decreasing activity, higher in later layers."""
     weights = np.asarray(thesis_convnets.PENALTIES[scale][kind.kernel])[:, None]
     breaks = 0.06 / kind.kernel / kind.layers
     measured = {"accuracy": np.where(weights < breaks, 97, 10) + np.arange(len(seeds))}

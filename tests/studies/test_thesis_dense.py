@@ -39,7 +39,7 @@ def test_more_seeds_are_added_to_existing_ones(tiny, tmp_path, capsys):
     assert outcomes[0]["paper"]["accuracy of a dead network (%)"] == 11.35
     capsys.readouterr()
     made("thesis/table3_1", tmp_path, "--seeds", "2")
-    assert "resuming" not in capsys.readouterr().out, "the table takes what the figure has trained"
+    assert "resuming" not in capsys.readouterr().out, "the table uses the figure's networks"
 
 
 def invented(config, folder, name, penalties, seeds):

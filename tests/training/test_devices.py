@@ -155,7 +155,7 @@ def test_a_grid_trains_each_network_as_if_alone(devices):
 
 @functools.cache
 def counted(devices: DevicesConfig):
-    """Returns what the measures of an evaluation count of a network, also of it under noise."""
+    """Returns the sums of an evaluation's measures, also under noise."""
     placement = place(devices, 1, {BATCH})
     config = dataclasses.replace(GRID[0], evaluation=EvaluationConfig(noise_seed=3))
     measures = [measure.bind(setting_of(config, dataset())) for measure in chosen_measures(config, dataset())]

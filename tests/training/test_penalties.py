@@ -1,4 +1,4 @@
-"""Penalties on the activity: which, on which layers, and how they are scaled."""
+"""Activity penalties: which, on which layers, and their scale."""
 
 import jax
 import jax.numpy as jnp

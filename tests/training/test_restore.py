@@ -1,4 +1,4 @@
-"""A configuration comes back from config.json as it was, whatever the network."""
+"""A configuration is restored exactly from config.json, for every network."""
 
 import dataclasses
 

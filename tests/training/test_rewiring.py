@@ -1,4 +1,4 @@
-"""Training that rewires: when it is due, by as much as asked, the same on every number of devices."""
+"""Training with rewiring: on schedule, by the configured fraction, the same on any number of devices."""
 
 import dataclasses
 import functools
@@ -73,7 +73,7 @@ def test_masks_are_rewired_on_schedule_and_keep_their_counts(config):
     assert (kernel[~mask(second)] == 0).all() and (momentum[~mask(second)] == 0).all()
     assert (np.count_nonzero(kernel, axis=0) == CONNECTIONS // 2).all()
     kept = np.asarray(second.opt_state[0].trace["output"]["kernel"])
-    assert np.count_nonzero(kept) > kept.size / 2, "dense layers forget nothing"
+    assert np.count_nonzero(kept) > kept.size / 2, "dense layers keep their state"
     assert set(second.variables.state["hidden1"]) == set(before.variables.state["hidden1"])
 
 

@@ -1,4 +1,4 @@
-"""Which class the network of a `config.json` is of, and what is said of one that cannot be found."""
+"""The class of the network of a `config.json`, and errors for missing classes."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Networks that see the same batches: each is as it would be alone, and their first layers are one product."""
+"""Networks with shared batches: each equals the network alone, and their first layers are one product."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""The training step: what it hands to a network."""
+"""The training step: its inputs to a network."""
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ CONFIG = Config(Listener(), training=TrainingConfig(epochs=2, batch_size=EXAMPLE
 
 @jax.jit
 def drawn(seed, rows):
-    """Returns what each example drew in each of three steps."""
+    """Returns the random number of each example in each of three steps."""
     config = replace(CONFIG, {"training.seed": seed})
     batch = Batch(np.ones((EXAMPLES, 4), np.float32), np.zeros(EXAMPLES, np.int32), rows)
 

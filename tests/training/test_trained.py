@@ -1,4 +1,4 @@
-"""From a run's folder to answers: the network that comes back is the one that the run measured."""
+"""From a run's folder to predictions: the loaded network is the one that the run measured."""
 
 import json
 
@@ -27,7 +27,7 @@ BLANK = {"name": "blank", "shape": (6, 6, 1), "dtype": "uint8", "mean": (0.1,), 
 
 
 def anything(seed, leaf):
-    """Returns an array like a leaf of a checkpoint, each with contents of its own."""
+    """Returns an array like a leaf of a checkpoint, each with different contents."""
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.random.split(jax.random.key(seed), leaf.shape)
     return np.random.default_rng(seed).uniform(0, 100, leaf.shape).astype(leaf.dtype)
@@ -35,7 +35,7 @@ def anything(seed, leaf):
 
 @pytest.fixture(scope="module")
 def made_up(tmp_path_factory):
-    """Returns a run folder that nobody trained, and what is in its checkpoint."""
+    """Returns a run folder without training, and the contents of its checkpoint."""
     folder = RunFolder(tmp_path_factory.mktemp("made-up"))
     folder.claim(describe(BASE, name="digits_mlp", seeds=[0, 0], points=POINTS, data=BLANK))
     placement, networks = place(DevicesConfig("jit"), 2, set()), stack([replace(BASE, point) for point in POINTS])

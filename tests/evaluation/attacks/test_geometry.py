@@ -106,7 +106,7 @@ def test_the_projection_onto_a_plane_is_the_optimisers(norm):
     reached = np.sum(move * DELTA, (1, 2))
     np.testing.assert_allclose(reached[:5], missing[:5], atol=2e-5)
     most = np.where(DELTA > 0, DELTA * (1 - X), -DELTA * X).sum((1, 2))
-    assert reached[5] == pytest.approx(most[5], rel=1e-4), "beyond the box, as near as it allows"
+    assert reached[5] == pytest.approx(most[5], rel=1e-4), "outside the box, as close as possible"
     for i in range(4):
         w, x = np.asarray(DELTA[i], np.float64).ravel(), np.asarray(X[i], np.float64).ravel()
         n = len(x)

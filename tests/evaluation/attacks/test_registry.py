@@ -1,4 +1,4 @@
-"""Attacks by name: those of sparsejax in order, and a user's own in the report on robustness."""
+"""Attacks by name: those of sparsejax in order, and a user's own in the robustness report."""
 
 import runpy
 

@@ -1,4 +1,4 @@
-"""The kernel of a GPU, interpreted: it keeps what the plain search keeps, and passes the same gradients."""
+"""The GPU kernel, interpreted: it keeps the same winners as the plain search, with the same gradients."""
 
 from functools import partial
 
@@ -28,7 +28,7 @@ def drawn(n):
 
 @pytest.fixture
 def interpreted(monkeypatch):
-    """Gives the layers the kernel, as on a GPU whose user asks for it, but as a plain program."""
+    """Makes the layers use the kernel, as on a GPU with it enabled, but interpreted."""
     kept = gpu_rows.keep_winners
     monkeypatch.setattr(gpu_rows, "keep_winners", lambda *args: kept(*args[:5], True))
     by_platform = jax.lax.platform_dependent
