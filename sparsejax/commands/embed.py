@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--member", type=int, default=0, metavar="N", help="which network of a grid (default: 0)")
     add_import(parser)
     parser.add_argument("--out", metavar="FILE", help="the .npz file (default, for CIFAR-10 only: where "
-                        "cifar10_latents is searched)")  # fmt: skip
+                        "cifar10_latents is read)")  # fmt: skip
     return parser
 
 

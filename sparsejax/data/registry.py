@@ -284,7 +284,7 @@ def _not_found_message(found: Entry, last: str = "and ") -> str:
     places = [f"$SPARSEJAX_DATA/{found.place}", str(user_cache() / found.place), *map(str, found.elsewhere)]
     where = f"{', '.join(places[:-1])} and {places[-1]}"
     verdict = "neither" if len(places) == 2 else "none of them"
-    return f"{found.title[0].upper()}{found.title[1:]} was searched in {where}, {last}is in {verdict}"
+    return f"{found.title[0].upper()}{found.title[1:]} was looked for in {where}, {last}is in {verdict}"
 
 
 add(

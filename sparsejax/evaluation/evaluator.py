@@ -76,17 +76,17 @@ class Evaluator:
           progress: the networks.
           points: the swept values of each.
         """
-        (state, best), members, names = progress, len(self._configs), tuple(self._measures)
+        (state, best), count, names = progress, len(self._configs), tuple(self._measures)
 
         def sums_of(variables: Variables, epoch: jax.Array) -> dict[str, Any]:
             sums = self._evaluate(names)(variables, self._stacked, epoch.astype(jnp.float32), self._test)
-            return gather_members(sums, members)
+            return gather_members(sums, count)
 
         last = at_best = sums_of(state.variables, state.epoch)
-        same = np.array_equal(*gather_members((best.epoch, state.epoch), members))
+        same = np.array_equal(*gather_members((best.epoch, state.epoch), count))
         if not same and any(measure.at_best for measure in self._measures.values()):
             at_best = sums_of(best.variables, best.epoch)
-        trained, epochs, best = gather_members((state.variables, state.epoch, best._replace(variables=None)), members)
+        trained, epochs, best = gather_members((state.variables, state.epoch, best._replace(variables=None)), count)
         members = []
         for i, (point, measures) in enumerate(zip(points, self._bind_each(self._measures, trained), strict=True)):
             layers = next(iter(measures.values())).setting.layers

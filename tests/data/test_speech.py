@@ -106,7 +106,7 @@ def test_words_are_chosen_and_missing_ones_named(commands):
 @pytest.mark.parametrize(
     ("content", "error", "said"),
     [
-        (b"RIFF", DataDamagedError, "does not begin"),
+        (b"RIFF", DataDamagedError, "does not start"),
         (b"", DataDamagedError, "empty"),
         (wav_bytes(b"\1\0" * 8, channels=2), ConfigError, "2 channels"),
         (wav_bytes(b"\1\0" * 8, rate=8000), ConfigError, "8000 Hz"),
