@@ -186,9 +186,9 @@ def test_checkpoints_keep_keys_and_types_and_refuse_other_networks(tmp_path):
         assert restored.tree["n"] == 4
         np.testing.assert_array_equal(restored.tree["w"], alike)
         assert jax.random.key_data(restored.tree["key"]).tolist() == jax.random.key_data(tree["key"]).tolist()
-        with pytest.raises(CheckpointError, match="of another network"):
+        with pytest.raises(CheckpointError, match="belongs to another network"):
             saved.restore(tree | {"w": [*alike[:-1], np.zeros((3, 2), np.float32)]})
-        with pytest.raises(CheckpointError, match=r"no checkpoint of step 2 .* there are \[1, 3, 4\]"):
+        with pytest.raises(CheckpointError, match=r"no checkpoint of step 2 .* available: \[1, 3, 4\]"):
             saved.restore(tree, 2)
         assert saved.restore(tree, 3).tree["n"] == 3
         assert saved.steps() == [1, 3]

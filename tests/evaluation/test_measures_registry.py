@@ -204,7 +204,7 @@ def test_defaults_that_do_not_fit_are_left_out_and_others_refused():
     assert {m.name for m in chosen_measures(autoencoder, dataset)} == set(CLEAN_MEASURES)
     with pytest.raises(ConfigError, match="has implicit_terms, but the implicit terms are known in closed form"):
         chosen_measures(small(evaluation__track=("implicit_terms",)), dataset)
-    with pytest.raises(ConfigError, match="no measure 'acuracy'; did you mean accuracy.*noise_score.*imported"):
+    with pytest.raises(ConfigError, match="no measure 'acuracy'; did you mean accuracy.*noise_score.*import the file"):
         chosen_measures(small(evaluation__measures=("acuracy",)), dataset)
     with pytest.raises(ConfigError, match="has no report, which a measure needs"):
         as_measure(type("Half", (), {"of_batch": lambda *_: None})())
