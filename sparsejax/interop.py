@@ -143,7 +143,7 @@ def from_nupic(
       Ahmad & Scheinkman, How Can We Be So Dense?, 2019; the names are those of the authors' code for the paper
       (numenta/htmpapers) and of their library (numenta/nupic.torch).
     """
-    like = model.init(jax.random.key(0), jnp.zeros((1, *example_shape)))
+    like = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *example_shape)))
     stages = model.stages(example_shape)
     params, state = {}, {}
     last = stages[len(model.channels) - 1]

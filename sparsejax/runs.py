@@ -1,6 +1,8 @@
 """A run from Python: its results, its history, its networks and its figures."""
 
+import importlib
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +94,7 @@ class Plots:
 
     def __init__(self, run: Run):
         self._run = run
+        _show_figures_in_notebooks()
 
     def curves(self) -> "Figure":
         """Draw loss and accuracy against epochs, in training and on the test set."""
@@ -127,6 +130,13 @@ class Plots:
         return drawing.draw(drawing.width)
 
 
+def _show_figures_in_notebooks() -> None:
+    """Tell a notebook to show a figure as a picture: it knows how only after its own backend has been loaded."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is not None:
+        importlib.import_module("IPython.core.pylabtools").select_figure_formats(shell, {"png"})
+
+
 def _member(variables: Any, member: int) -> Any:
     import jax
 
@@ -151,8 +161,6 @@ def comparison_row(result: dict[str, Any]) -> dict[str, str]:
     if all("dead_units" in layer for layer in layers):
         row["active (%)"] = ", ".join(f"{100 * layer['active_fraction']:.1f}" for layer in layers)
         row["dead"] = ", ".join(f"{layer['dead_units']:g}" for layer in layers)
-    if result.get("products_ratio"):
-        row["fewer products"] = f"{result['products_ratio']:.1f} ×"
     for shown in (shown for measure in measures_of(result) for shown in measure.rows(result)):
         if shown.key not in ("test_accuracy", "test_loss", "noise_score"):
             row[shown.label] = several([member[shown.key] for member in result["members"]], False, shown.form)

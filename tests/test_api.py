@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -72,6 +73,15 @@ def test_figures_are_matplotlibs(grid):
     assert grid.plot.curves().axes
     with pytest.raises(ConfigError, match="no layer of k-winners"):
         grid.plot.duty_cycles()
+
+
+def test_a_notebook_is_told_to_show_figures(grid, monkeypatch):
+    shell, told = object(), []
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    tools = SimpleNamespace(select_figure_formats=lambda *given: told.append(given))
+    monkeypatch.setitem(sys.modules, "IPython.core.pylabtools", tools)
+    sj.load(grid.folder.path)
+    assert told == [(shell, {"png"})]
 
 
 def test_the_same_call_resumes_and_more_epochs_extend(grid, tmp_path):

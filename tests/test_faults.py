@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import json
-import resource
 import signal
 import subprocess
 import sys
@@ -162,16 +161,13 @@ def test_on_sigterm_it_saves_exits_with_0_and_resumes(uninterrupted, tmp_path):
 def test_a_full_disk_is_reported_and_existing_checkpoints_stay_intact(uninterrupted, tmp_path):
     folder = tmp_path / "run"
 
-    def small_files():  # as a full disk, a write fails half-way
-        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-
     first = started(*SHORT, "--out", folder, **EIGHT)
     when_lines(folder, 45, first)
     first.kill()
     first.wait()
+    small_files = "trap '' XFSZ; ulimit -f 60; exec \"$@\""  # as on a full disk, a write fails half-way; 60 kB
     full = subprocess.run(
-        [sys.executable, "-m", "sparsejax.launch", *SHORT, "--out", str(folder)], preexec_fn=small_files,
+        ["bash", "-c", small_files, "-", sys.executable, "-m", "sparsejax.launch", *SHORT, "--out", str(folder)],
         capture_output=True, text=True, cwd=ROOT, env=environment(**EIGHT), timeout=200,
     )  # fmt: skip
     assert full.returncode == 1, full.stderr

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sparsejax.functional.gaussian import normal_cdf
+from sparsejax.functional.normal import normal_cdf
 
 # Beyond this many standard deviations from the threshold, noise never takes a unit across it (in float32).
 _FAR = 12.0

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Key, PRNGKeyArray
 from sparsejax.configuration import configuration
 from sparsejax.errors import ConfigError
 from sparsejax.functional import depthwise_conv2d, uniform_fan_in
-from sparsejax.functional.gaussian import gelu
+from sparsejax.functional.normal import gelu
 from sparsejax.models import blocks
 from sparsejax.models.base import Layer, Model, Output, Variables, expect
 from sparsejax.models.blocks import Params

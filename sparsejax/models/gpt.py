@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 from sparsejax.configuration import configuration, traced
 from sparsejax.functional import add_noise
-from sparsejax.functional.gaussian import gelu
+from sparsejax.functional.normal import gelu
 from sparsejax.models.base import Layer, Model, Output, Variables, expect
 from sparsejax.models.blocks import Params, linear
 

@@ -23,8 +23,8 @@ from sparsejax.functional import (
     top_k_subtract,
     uniform_fan_in,
 )
-from sparsejax.functional.gaussian import gelu
 from sparsejax.functional.noise import Distribution
+from sparsejax.functional.normal import gelu
 from sparsejax.models import blocks
 from sparsejax.models.base import Layer, Model, Output, Variables, expect
 

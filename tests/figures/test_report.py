@@ -129,10 +129,11 @@ def test_products_are_shown_where_they_are_known(make_result, picture):
     result = make_result(1)
     assert "products" not in Page(report(result, [picture])).words
     result["layers"]["hidden"] |= {"products": 80_000.0, "products_dense": 1_600_000, "products_ratio": 20.0}
-    result |= {"products": 90_000.0, "products_dense": 1_710_000, "products_ratio": 19.0}
+    for of in (result, *result["members"]):
+        of |= {"products": 90_000.0, "products_dense": 1_710_000, "products_ratio": 19.0}
     page = Page(report(result, [picture]))
     assert ["hidden", "700", "100 (150)", "21.4 %", "10", "–", "80.0 %", "80,000 (20.0× fewer)"] in page.rows
-    assert "with the output layer 90,000 (19.0× fewer)" in page.words
+    assert "non-zero products" in page.words and "19.0× fewer than all" in page.words
 
 
 def test_many_networks_are_collapsed(make_result, picture):

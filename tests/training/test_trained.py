@@ -13,10 +13,9 @@ from sparsejax.configuration import replace, stack
 from sparsejax.data.resident import make_resident, normalize
 from sparsejax.errors import ConfigError, RunFolderError
 from sparsejax.models import SparseNetwork, freeze, predict
-from sparsejax.training import checkpoints, loop
+from sparsejax.training import checkpoints
 from sparsejax.training.checks import load_data
-from sparsejax.training.config import DevicesConfig
-from sparsejax.training.devices import place
+from sparsejax.training.prepare import shapes_of
 from sparsejax.training.restore import load_network, read_record
 from sparsejax.training.run_folder import RunFolder, describe
 from tests.command import ONE, SMALL, here, without_figures
@@ -38,8 +37,8 @@ def made_up(tmp_path_factory):
     """Returns a run folder without training, and the contents of its checkpoint."""
     folder = RunFolder(tmp_path_factory.mktemp("made-up"))
     folder.claim(describe(BASE, name="digits_mlp", seeds=[0, 0], points=POINTS, data=BLANK))
-    placement, networks = place(DevicesConfig("jit"), 2, set()), stack([replace(BASE, point) for point in POINTS])
-    like = jax.eval_shape(lambda config: loop.start(config, placement, np.zeros((1, 6, 6, 1), np.float32)), networks)
+    networks = stack([replace(BASE, point) for point in POINTS])
+    like = shapes_of(networks, np.zeros((1, 6, 6, 1), np.float32))
     leaves, structure = jax.tree.flatten(like)
     progress = jax.tree.unflatten(structure, list(map(anything, range(len(leaves)), leaves)))
     progress = progress._replace(state=progress.state._replace(epoch=np.asarray([2, 2], np.int32)))

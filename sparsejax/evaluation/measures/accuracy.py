@@ -41,10 +41,11 @@ class Accuracy(Measure):
         return {f"test_{name}": total / examples for name, total in sorted(sums.items())}
 
     def rows(self, result: Mapping[str, Any]) -> list[Row]:
-        """Return the score that compares networks."""
+        """Return the score that compares networks, and the perplexity of language models."""
         if "test_accuracy" in result["members"][0]:
             return [Row("test_accuracy", "test accuracy", percent, at_best=True)]
-        return [Row("test_loss", "test loss", loss, at_best=True)]
+        perplexity = [Row("test_perplexity", "perplexity")] * ("test_perplexity" in result["members"][0])
+        return [Row("test_loss", "test loss", loss, at_best=True), *perplexity]
 
     def figures(self, run: Shown) -> Iterable[Drawing | None]:
         """Draw loss and accuracy over training."""

@@ -38,7 +38,7 @@ class Macs(Measure):
 
     def rows(self, result: Mapping[str, Any]) -> list[Row]:
         """Return the non-zero products of the whole network."""
-        if not result.get("products_ratio"):
+        if not all(member.get("products_ratio") for member in result["members"]):
             return []
         return [Row("products", "non-zero products", score, f"{result['products_ratio']:.1f}× fewer than all")]
 

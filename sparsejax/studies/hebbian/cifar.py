@@ -157,7 +157,8 @@ def _fig5(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
                          for seed in chosen])
         for label in _PAIR
     }  # fmt: skip
-    relative = {label: values / medians["standard"].mean(0) for label, values in medians.items()}
+    middle = medians["standard"].mean(0)  # 0 where the network gets half of the images wrong as they are
+    relative = {label: values / np.where(middle > 0, middle, np.nan) for label, values in medians.items()}
     figure = by_block(
         list(NORMS.values()), relative, label="median distance of a mistake,\nover the standard network's", axis="norm"
     )

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sparsejax.functional.gaussian import gelu, normal_cdf
+from sparsejax.functional.normal import gelu, normal_cdf
 
 MESH = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
 PAIRS = [(normal_cdf, jax.scipy.special.ndtr), (gelu, partial(jax.nn.gelu, approximate=False))]
