@@ -207,7 +207,7 @@ def test_errors_say_what_was_expected():
         DictionaryLearner(l1=-1).fit(x)
     state = DictionaryState(dictionary, np.zeros((24, 24), np.float32), np.zeros_like(dictionary), np.int32(0))
     with pytest.raises(ValueError, match="X has 5 columns"):
-        learner._learnt(state).transform(x[:, :5])
+        learner._store(state).transform(x[:, :5])
     with pytest.raises(ValueError, match="sparseness is 'log'"):
         sparsenet_code(x, dictionary, sparseness="log")
     with pytest.raises(ValueError, match="scale is 0"):

@@ -86,7 +86,7 @@ def test_layers_by_the_kernel_are_those_without(interpreted, monkeypatch):
         }
 
     found = jax.jit(lambda *inputs: layers(*inputs))(rows, images)
-    assert "name=kept" in str(jax.make_jaxpr(layers)(rows, images))
+    assert "name=keep_winners" in str(jax.make_jaxpr(layers)(rows, images))
     monkeypatch.undo()
     expected = jax.jit(lambda *inputs: layers(*inputs))(rows, images)
     for name, y in expected.items():
@@ -119,4 +119,4 @@ def test_it_is_used_if_enabled_and_rows_fit(monkeypatch, setting, shape, dtype, 
         monkeypatch.setenv("SPARSEJAX_GPU_KERNELS", setting)
     assert gpu_rows.is_usable(shape, dtype) == used
     program = str(jax.make_jaxpr(lambda x: keep(x, 3))(jnp.zeros(shape, dtype)))
-    assert ("name=kept" in program) == used
+    assert ("name=keep_winners" in program) == used
