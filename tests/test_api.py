@@ -87,6 +87,9 @@ def test_a_notebook_is_told_to_show_figures(grid, monkeypatch):
 def test_the_same_call_resumes_and_more_epochs_extend(grid, tmp_path):
     import shutil
 
+    fields = {"units": 30, "k": 10, "boost_strength": 1.5, "__annotations__": {"boost_strength": float}}
+    another = configuration(type("Net", (Model,), {"__module__": "elsewhere", **fields}))  # of the same name
+    assert another().boost_strength == 1.5
     folder = tmp_path / "copy"
     shutil.copytree(grid.folder.path, folder)
     longer = sj.train(Net(), sweep={"model.k": [5, 20]}, learning_rate=0.1, out=folder, **{**FEW, "training.epochs": 3})

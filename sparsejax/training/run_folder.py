@@ -140,7 +140,7 @@ class RunFolder:
         """Checks that the run in the folder has the same configuration; returns whether this one has more epochs."""
         try:
             earlier = json.loads(self.config.read_text(encoding="utf-8"))
-            before = from_json(earlier["config"], earlier.get("schema", 1))
+            before = from_json(earlier)
             before, now = (_flat(json.loads(json.dumps(finite(fields))))
                            for fields in (to_json(before), description["config"]))  # fmt: skip
             before |= {"seeds": earlier["seeds"], "points": earlier["points"]}

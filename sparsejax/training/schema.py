@@ -27,19 +27,18 @@ def to_json(config: Config) -> dict[str, Any]:
     return fields
 
 
-def from_json(fields: Mapping[str, Any], version: int, module: str = "") -> Config:
-    """Return a configuration from its fields; missing fields take their defaults.
+def from_json(description: Mapping[str, Any]) -> Config:
+    """Return the configuration in a run's description; missing fields take their defaults.
 
     Args:
-      fields: as returned by `to_json`, or as written by version 0.1.
-      version: schema of the file.
-      module: that defined the network's class. A module of sparsejax is imported; among several classes of the same
-        name, the one of this module is used.
+      description: `config` has the fields as `to_json` returns them, or as version 0.1 wrote them; `schema` is the
+        version; `module` defined the network's class. A module of sparsejax is imported; among several classes of the
+        same name, the one of this module is used.
 
     Raises:
       ConfigError: a field is unknown, or the network's class is not defined.
     """
-    fields = copy.deepcopy(dict(fields))
+    fields, version = copy.deepcopy(dict(description["config"])), description.get("schema", 1)
     for part, names in _RENAMED.items() if version == 1 else ():
         fields[part] = {names.get(name, name): value for name, value in fields[part].items()}
     if version > VERSION:
@@ -47,7 +46,8 @@ def from_json(fields: Mapping[str, Any], version: int, module: str = "") -> Conf
             f"it has schema {version}, and this version of sparsejax reads up to {VERSION}; install a newer one"
         )
     model = dict(fields.pop("model"))
-    cls = _find_class(model.pop("class"), module, set(model)) if "class" in model else _find_class_with(set(model))
+    name, module = model.pop("class", None), description.get("module", "")
+    cls = _find_class_with(set(model)) if name is None else _find_class(name, module, set(model))
     if version == 1 and model.get("density") == 1.0:
         model["density"] = None
     if version == 1:
@@ -62,7 +62,7 @@ def from_json(fields: Mapping[str, Any], version: int, module: str = "") -> Conf
 
 def members_from_json(description: Mapping[str, Any]) -> tuple[Config, ...]:
     """Return the configuration of every network of a run from its whole description; errors as in `from_json`."""
-    config = from_json(description["config"], description.get("schema", 1), description.get("module", ""))
+    config = from_json(description)
     points, seeds = description["points"], description["seeds"]
     if len(points) != len(seeds):
         raise ConfigError(f"it has {len(seeds)} seeds, but {len(points)} points of a sweep")

@@ -222,7 +222,7 @@ def test_switches_of_version_1_become_measures(old, measures, track):
     fields = to_json(small())
     del fields["evaluation"]["measures"], fields["evaluation"]["track"], fields["evaluation"]["implicit_examples"]
     fields["evaluation"] |= old
-    evaluation = from_json(json.loads(json.dumps(fields)), 1).evaluation
+    evaluation = from_json(json.loads(json.dumps({"config": fields}))).evaluation
     assert (evaluation.measures, evaluation.track) == (measures, track)
     assert evaluation.implicit_examples == old.get("implicit_examples", 200)
 

@@ -208,11 +208,11 @@ def test_the_factor_at_inference_is_the_papers_only_in_its_configurations():
 def test_files_of_version_1_name_the_period_otherwise():
     config = Config(models.SparseMLP(period=77))
     fields = to_json(config)
-    assert from_json(fields, 2) == config
+    assert from_json({"config": fields, "schema": 2}) == config
     fields.pop("evaluation")
     fields["model"].pop("class")
     fields["model"]["duty_period"] = fields["model"].pop("period")
-    assert from_json(fields, 1).model.period == 77
+    assert from_json({"config": fields}).model.period == 77
 
 
 def test_penalties_and_measures_have_their_own_namespaces():

@@ -15,29 +15,33 @@ def net(module, **fields):
     return configuration(made)
 
 
+def read(fields, module):
+    return from_json({"config": fields, "schema": 2, "module": module})
+
+
 def test_among_classes_of_one_name_the_recorded_module_then_the_fields_decide():
     first, other = net("first", units=3), net("other", units=4, k=2)
     fields = to_json(Config(first(units=7)))
-    assert type(from_json(fields, 2, "first").model) is first
-    assert from_json(fields, 2, "other").model == other(units=7)
+    assert type(read(fields, "first").model) is first
+    assert read(fields, "other").model == other(units=7)
     again = net("first", units=5)  # the same cell of a notebook once more
-    assert type(from_json(fields, 2, "first").model) is again
-    assert type(from_json(to_json(Config(other())), 2, "moved").model) is other, "the only one that has k"
+    assert type(read(fields, "first").model) is again
+    assert type(read(to_json(Config(other())), "moved").model) is other, "the only one that has k"
 
 
 def test_a_module_of_sparsejax_is_imported_and_no_other(tmp_path, monkeypatch):
     fields = to_json(Config(SparseMLP()))
     sys.modules.pop("sparsejax.configs.thesis", None)
-    assert from_json(fields, 2, "sparsejax.configs.thesis").model == SparseMLP()
+    assert read(fields, "sparsejax.configs.thesis").model == SparseMLP()
     assert "sparsejax.configs.thesis" in sys.modules
     (tmp_path / "evil.py").write_text("raise SystemExit")
     monkeypatch.syspath_prepend(tmp_path)
-    assert from_json(fields, 2, "evil").model == SparseMLP()
-    assert from_json(fields, 2, "sparsejax.no.such").model == SparseMLP()
+    assert read(fields, "evil").model == SparseMLP()
+    assert read(fields, "sparsejax.no.such").model == SparseMLP()
 
 
 def test_an_undefined_class_is_named_with_its_module():
     fields = to_json(Config(SparseMLP()))
     fields["model"]["class"] = "Unheard"
     with pytest.raises(ConfigError, match=r"a Unheard of mine, which is not imported; .*--import FILE\.py"):
-        from_json(fields, 2, "mine")
+        read(fields, "mine")
