@@ -1,14 +1,13 @@
 """A run from Python: its results, its history, its networks and its figures."""
 
 import importlib
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sparsejax.errors import ConfigError, RunFolderError
+from sparsejax.errors import ConfigError
 from sparsejax.evaluation.measure import measures_of
 from sparsejax.figures.curves import curves_of, training_curves
 from sparsejax.figures.words import several
@@ -42,15 +41,7 @@ class Run:
         Raises:
           RunFolderError: the run is not finished, or the file is damaged.
         """
-        try:
-            return json.loads(self.folder.result.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise RunFolderError(
-                f"{self.folder.path} has no result.json: its run is not finished. Resume it with the command or the "
-                "call that started it."
-            ) from None
-        except (OSError, ValueError) as error:
-            raise RunFolderError(f"{self.folder.result} cannot be read ({error!r}); run the training again.") from None
+        return self.folder.read_result()
 
     @property
     def history(self) -> dict[str, np.ndarray]:

@@ -1,7 +1,6 @@
 """`sparsejax train|reproduce|embed|list|report|compare|completion`: all commands under one name."""
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from sparsejax import configs, studies
 from sparsejax.commands import embed, reproduce
 from sparsejax.commands import train as launch
 from sparsejax.commands.status import add_import, run_files, status_of
-from sparsejax.errors import ConfigError, RunFolderError
+from sparsejax.errors import ConfigError
 
 _ABOUT = {
     "train": "train a named experiment, or a grid of it (as python -m sparsejax.launch)",
@@ -71,7 +70,7 @@ def _report(words: list[str]) -> None:
 
     folder = RunFolder(Path(options.run))
     run_of = read_record(folder)
-    result = _result(folder.path)
+    result = folder.read_result()
     with folder.hold():
         state = load_state(folder, run_of)
         for path in write_figures(folder, result, state.variables, measures_of(result)):
@@ -85,8 +84,9 @@ def _compare(words: list[str]) -> None:
     options = parser.parse_args(words)
     paths = [Path(run) for run in options.runs]
     from sparsejax.runs import comparison_row
+    from sparsejax.training.run_folder import RunFolder
 
-    results = {_name(path, paths): _result(path) for path in paths}
+    results = {_name(path, paths): RunFolder(path).read_result() for path in paths}
 
     from rich.console import Console
     from rich.table import Column, Table
@@ -158,17 +158,6 @@ complete -o filenames -F _sparsejax sparsejax"""
 
 def _parser(command: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(prog=f"sparsejax {command}", description=_ABOUT[command], allow_abbrev=False)
-
-
-def _result(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads((path / "result.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RunFolderError(
-            f"{path} has no result.json: it is not a run folder, or its run is not finished. Pass a finished run."
-        ) from None
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"{path}/result.json cannot be read ({error!r}); run the training again.") from None
 
 
 def _name(path: Path, among: Sequence[Path]) -> str:

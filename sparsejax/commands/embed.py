@@ -21,17 +21,14 @@ def _run(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
     run_files(options)
 
-    import jax
     import numpy as np
 
     from sparsejax.data.dataset import Split
     from sparsejax.data.folders import download_folder
     from sparsejax.data.latents import LATENTS_FILE, latents_bytes
-    from sparsejax.data.resident import make_resident
-    from sparsejax.evaluation.latents import make_embedding
     from sparsejax.files import write_whole
     from sparsejax.training.checks import load_data
-    from sparsejax.training.restore import check_same_data, config_of, load_state, read_record
+    from sparsejax.training.restore import check_same_data, config_of, load_network, read_record
     from sparsejax.training.run_folder import RunFolder, environment
 
     folder, member = RunFolder(Path(options.run)), options.member
@@ -50,19 +47,16 @@ def _run(arguments: list[str]) -> int:
     if options.layer not in layers:
         raise ConfigError(f"The network in {folder.path} has no layer {options.layer!r}; it has {', '.join(layers)}.")
     check_same_data(folder, run_of, dataset)
-    state = jax.tree.map(lambda leaf: leaf[member], load_state(folder, run_of))
-    model = config.model.at(state.epoch.astype(np.float32), state.step)
+    network = load_network(folder, member)
 
     def embed_split(split: Split) -> Split:
-        size = len(split.labels)
-        embed = make_embedding(options.layer, examples=size, batch_size=config.evaluation.batch_size)
-        data = make_resident(dataset, split, normalise=config.data.normalise)
-        return Split(np.asarray(jax.jit(embed)(model, state.variables, data)), split.labels)
+        vectors = network.run(split.images, lambda output: output.activations[options.layer])
+        return Split(vectors.reshape(len(vectors), -1).astype(np.float32), split.labels)
 
     train, test = embed_split(dataset.train), embed_split(dataset.test)
     provenance = {
         "layer": options.layer,
-        "epoch": int(state.epoch),
+        "epoch": network.epoch,
         "result": _result(folder.result, member),
         "classes": dataset.classes,
         **{name: description[name] for name in ("name", "data", "config")},
@@ -72,7 +66,7 @@ def _run(arguments: list[str]) -> int:
     write_whole(out, latents_bytes(train, test, provenance))
     print(
         f"{len(train.labels):,} + {len(test.labels):,} vectors of {train.images.shape[1]} features: {options.layer} of "
-        f"{description['name']} after epoch {int(state.epoch)}, in {out}"
+        f"{description['name']} after epoch {network.epoch}, in {out}"
     )
     return 0
 

@@ -3,7 +3,6 @@
 import os
 import re
 import time
-from importlib import metadata
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +16,7 @@ from sparsejax.training import loop
 from sparsejax.training.checks import load_data
 from sparsejax.training.devices import Placement
 from sparsejax.training.prepare import prepare, shapes_of, shapes_on
+from sparsejax.training.run_folder import version_of
 
 _COLLECTIVE = re.compile(r" (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
 
@@ -108,7 +108,7 @@ def lines_of(rehearsal: Rehearsal, experiment: Experiment, topology: str) -> lis
     told = [f"{count} {kind}" for kind, count in rehearsal.collectives.items()]
     return [
         f"{experiment.name} on {topology}: {spread}{placement.shards} chip{'s' if placement.shards > 1 else ''}, "
-        f"{placement.transform}; compiled in {rehearsal.seconds:.0f} s by libtpu {_version()}",
+        f"{placement.transform}; compiled in {rehearsal.seconds:.0f} s by libtpu {version_of('libtpu')}",
         f"memory of a chip  a step fits: {_size(rehearsal.held_bytes)} held between steps, "
         f"{_size(rehearsal.working_bytes)} more in them",
         f"a step            {rehearsal.flops / 1e9:,.3g} GFLOP and {_size(rehearsal.moved_bytes)} moved on a chip, "
@@ -117,13 +117,13 @@ def lines_of(rehearsal: Rehearsal, experiment: Experiment, topology: str) -> lis
 
 
 def _chips(topology: str) -> list[Any]:
-    """Returns the chips of a topology, to compile for."""
     # Otherwise libtpu queries the machine's TPU metadata, logs at length, and blocks concurrent compilations.
     for name, value in (("TPU_SKIP_MDS_QUERY", "1"), ("TPU_WORKER_HOSTNAMES", "localhost"), ("TPU_LOG_DIR", "disabled"),
                         ("TPU_STDERR_LOG_LEVEL", "3"), ("TPU_MIN_LOG_LEVEL", "3"), ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"),
                         ("TPU_ACCELERATOR_TYPE", "v5litepod-4")):  # fmt: skip
         os.environ.setdefault(name, value)
-    if _version() is None:
+    libtpu = version_of("libtpu")
+    if libtpu is None:
         raise ConfigError("A rehearsal needs the TPU compiler; pip install 'sparsejax[tpu]' (Linux on x86-64).")
     from jax.experimental import topologies
 
@@ -132,16 +132,9 @@ def _chips(topology: str) -> list[Any]:
     except Exception as error:
         reason = str(error).strip().split("\n")[0]
         raise ConfigError(
-            f"{topology} is not a TPU known to libtpu {_version()} ({reason}); expected generation and shape, such as "
+            f"{topology} is not a TPU known to libtpu {libtpu} ({reason}); expected generation and shape, such as "
             "v5e:2x2, v5p:2x2x1 or v6e:4x4."
         ) from None
-
-
-def _version() -> str | None:
-    try:
-        return metadata.version("libtpu")
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _size(count: float) -> str:

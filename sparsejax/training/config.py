@@ -4,7 +4,7 @@ from typing import Literal
 
 from sparsejax.configuration import configuration, traced
 from sparsejax.errors import ConfigError
-from sparsejax.models.base import Model
+from sparsejax.models.base import Model, expect
 
 
 @configuration(kw_only=False)
@@ -45,9 +45,8 @@ class DataConfig:
     """Scale pixels to mean 0 and standard deviation 1 over the training set; otherwise they are in [0, 1]."""
 
     def check(self) -> None:
-        """Raise a ConfigError that names a field out of range."""
-        if self.test_fraction is not None and not 0 < self.test_fraction < 1:
-            raise ConfigError(f"data.test_fraction is {self.test_fraction}; expected a number between 0 and 1.")
+        fraction = self.test_fraction
+        expect("data.test_fraction", fraction, "a number between 0 and 1", fraction is None or 0 < fraction < 1)
 
 
 @configuration(kw_only=False)
@@ -70,13 +69,12 @@ class ObjectiveConfig:
     """Divide the penalties by the number of penalised units, so that a weight means the same for any size."""
 
     def check(self) -> None:
-        """Raise a ConfigError that names a field out of range."""
         for name in ("l1", "l2", "cauchy", "gaussian"):
             weight = getattr(self, name)
-            if weight is not None and not weight >= 0:
-                raise ConfigError(f"objective.{name} is {weight}; expected None or a weight of 0 or more.")
-        if self.penalised == ():
-            raise ConfigError("objective.penalised is (); expected None for all hidden layers, or names of layers.")
+            expect(f"objective.{name}", weight, "None or a weight of 0 or more", weight is None or weight >= 0)
+        expect(
+            "objective.penalised", self.penalised, "None for all hidden layers, or layer names", self.penalised != ()
+        )
 
 
 @configuration(kw_only=False)
@@ -130,22 +128,14 @@ class TrainingConfig:
     """Number of latest checkpoints to keep, in addition to the best one."""
 
     def check(self) -> None:
-        """Raise a ConfigError that names a field out of range."""
         positive = ("epochs", "batch_size", "first_epoch_batch_size", "learning_rate", "clip_norm", "lr_decay_every",
                     "warmup_epochs", "rewire_every", "checkpoint_every", "keep_checkpoints")  # fmt: skip
         for name in positive:
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ConfigError(f"training.{name} is {value}; expected more than 0.")
-        for name, low, high in (
-            ("momentum", 0, 1),
-            ("rewire_fraction", 0, 1),
-            ("lr_decay", 0, 1),
-            ("weight_decay", 0, float("inf")),
-        ):
+            expect(f"training.{name}", value, "more than 0", value is None or value > 0)
+        for name, high in (("momentum", 1), ("rewire_fraction", 1), ("lr_decay", 1), ("weight_decay", float("inf"))):
             value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise ConfigError(f"training.{name} is {value}; expected a number in [{low}, {high}].")
+            expect(f"training.{name}", value, f"a number in [0, {high}]", value is None or 0 <= value <= high)
         if self.momentum is not None and self.optimizer == "adam":
             raise ConfigError(
                 f"training.momentum is {self.momentum}, but adam has its own averages; use --training.momentum None "
@@ -158,8 +148,7 @@ class TrainingConfig:
             )
         for name in ("seed", "order_seed"):
             value = getattr(self, name)
-            if value is not None and not 0 <= value < 2**31:
-                raise ConfigError(f"training.{name} is {value}; expected an integer in [0, 2^31).")
+            expect(f"training.{name}", value, "an integer in [0, 2^31)", value is None or 0 <= value < 2**31)
 
     def batch_size_in(self, epoch: int) -> int:
         """Returns the batch size of an epoch, counted from 0."""
@@ -187,11 +176,9 @@ class EvaluationConfig:
     """Number of test examples for the implicit terms."""
 
     def check(self) -> None:
-        """Raise a ConfigError that names a field out of range."""
         for name in ("batch_size", "implicit_examples"):
             value = getattr(self, name)
-            if value < 1:
-                raise ConfigError(f"evaluation.{name} is {value}; expected a positive number.")
+            expect(f"evaluation.{name}", value, "a positive number", value >= 1)
 
 
 @configuration(kw_only=False)
@@ -209,11 +196,9 @@ class DevicesConfig:
     cache if they share their batches."""
 
     def check(self) -> None:
-        """Raise a ConfigError that names a field out of range."""
         for name in ("data", "member", "members_at_once"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"devices.{name} is {value}; expected 1 or more.")
+            expect(f"devices.{name}", value, "1 or more", value is None or value >= 1)
         if self.transform == "pmap" and (self.member or 1) > 1:
             raise ConfigError(
                 "devices.transform pmap only shards batches; use devices.member 1 or transform shard_map."

@@ -26,18 +26,19 @@ class MetricsLog:
         self._file = path.open("w", encoding="utf-8", buffering=1)
         for line in kept:
             self._file.write(json.dumps(line) + "\n")
-        self._writer = _tensorboard_writer(tensorboard, purge_step=resumed_step + 1 if resumed_step else None)
+        from tensorboardX import SummaryWriter  # only now: it takes its time
+
+        self._writer = SummaryWriter(str(tensorboard), purge_step=resumed_step + 1 if resumed_step else None)
 
     def write(self, step: int, epoch: float, values: dict[str, Any]) -> None:
         """Appends a line; a value is a number, or a list with one number per network."""
-        if self._file is None:
+        if self._file is None or self._writer is None:
             return
         line = finite({"step": step, "epoch": epoch, "time": time.time(), **values})
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
-        if self._writer is not None:
-            for name, value in values.items():
-                mean = sum(value) / len(value) if isinstance(value, list) else value
-                self._writer.add_scalar(name, mean, step)
+        for name, value in values.items():
+            mean = sum(value) / len(value) if isinstance(value, list) else value
+            self._writer.add_scalar(name, mean, step)
 
     def close(self) -> None:
         """Flushes and closes the files."""
@@ -107,12 +108,3 @@ class Terminal:
         """Stops the progress bar."""
         if self._progress is not None:
             self._progress.stop()
-
-
-def _tensorboard_writer(folder: Path, *, purge_step: int | None) -> Any:
-    """Returns a TensorBoard writer, or None if the package is not installed."""
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder), purge_step=purge_step)

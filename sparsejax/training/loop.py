@@ -47,28 +47,23 @@ def train(
       Interrupted: the run received SIGTERM and saved a checkpoint.
       DivergedError: a loss is not finite; the steps since the last checkpoint are not saved.
     """
-    chunks: dict[int, tuple[Any, int]] = {}
+    chunk_for = functools.cache(functools.partial(compile_chunk, job))
     objective = OBJECTIVES[job.config.objective.kind]
     better = jax.jit(jax.vmap(update_best))
 
-    def numbers(values: dict[str, Array]) -> dict[str, np.ndarray]:
+    def numbers(values: Any) -> Any:
         return gather_members(values, job.members)
 
     def save(step: int, score: float) -> None:
-        saved.save(step, gather_members(progress, job.members), score=score)
+        saved.save(step, numbers(progress), score=score)
 
-    position = {
-        name: int(numbers({"": getattr(progress.state, name)})[""][0]) for name in ("epoch", "position", "step")
-    }
-    step = saved_step = position["step"]
-    seed_key = jax.random.wrap_key_data(jnp.asarray(numbers({"": progress.state.key})[""][0]))
-    for epoch in range(position["epoch"], job.training.epochs):
+    first_epoch, position, step = (int(values[0]) for values in numbers(progress.state[3:]))
+    saved_step, seed_key = step, jax.random.wrap_key_data(jnp.asarray(numbers(progress.state.key)[0]))
+    for epoch in range(first_epoch, job.training.epochs):
         batch_size = job.training.batch_size_in(epoch)
         steps = steps_per_epoch(job.examples, batch_size)
-        if batch_size not in chunks:
-            chunks[batch_size] = compile_chunk(job, batch_size)
-        run_chunk, length = chunks[batch_size]
-        done = position["position"] if epoch == position["epoch"] else 0
+        run_chunk, length = chunk_for(batch_size)
+        done = position if epoch == first_epoch else 0
         collected = []
         for data in _chunks_of_data(job, seed_key, epoch, batch_size, done, length):
             state, metrics = run_chunk(progress.state, job.config, data)
@@ -89,7 +84,7 @@ def train(
         scores = evaluate(progress.state.variables, progress.state.epoch.astype(np.float32))
         score = scores[f"test_{objective.best}"] * (-1 if objective.least else 1)
         progress = progress._replace(best=better(progress.best, progress.state, score))
-        score, scores = numbers({"": score})[""], numbers(scores)
+        score, scores = numbers((score, scores))
         log.write(step, epoch + 1, {name: values.tolist() for name, values in scores.items()})
         save(step, float(np.mean(score)))
         saved_step = step

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +14,7 @@ from sparsejax.data import Dataset, title
 from sparsejax.data.resident import Resident, example, normalize
 from sparsejax.data.speech import SAMPLES
 from sparsejax.errors import CheckpointError, ConfigError, RunFolderError
-from sparsejax.models.base import Model, Variables
+from sparsejax.models.base import Model, Output, Variables
 from sparsejax.training import checkpoints
 from sparsejax.training.checks import load_data
 from sparsejax.training.config import Config
@@ -39,7 +40,8 @@ class TrainedNetwork:
       variables: its parameters and state.
       mean, std: of training pixels in [0, 1], one per channel; the network's inputs are (pixels - mean) / std.
       example_shape: shape of one example.
-      batch_size: of `predict` and `activations`.
+      batch_size: of `predict`, `activations` and `run`.
+      epoch: number of epochs of its training.
     """
 
     model: Model
@@ -48,6 +50,7 @@ class TrainedNetwork:
     std: tuple[float, ...]
     example_shape: tuple[int, ...]
     batch_size: int = 250
+    epoch: int = 0
 
     def predict(self, x: Any) -> np.ndarray:
         """Return predictions `[examples, ...]`: logits, reconstructions or logits of next tokens.
@@ -59,33 +62,32 @@ class TrainedNetwork:
         Raises:
           ConfigError: an example's shape differs from that in training.
         """
-        return self._run(x, lambda output: output.prediction)
+        return self.run(x, lambda output: output.prediction)
 
     def activations(self, x: Any) -> dict[str, np.ndarray]:
         """Return the output of every hidden layer `[examples, ...]` by name; arguments and errors as in `predict`."""
-        return self._run(x, lambda output: output.activations)
+        return self.run(x, lambda output: output.activations)
 
-    def _run(self, x: Any, of: Any) -> Any:
+    def run(self, x: Any, of: Callable[[Output], Any]) -> Any:
+        """Return `of(output)` of all batches, arrays `[examples, ...]` in any structure; errors as in `predict`."""
         x = np.asarray(x)
         if x.shape[1:] != self.example_shape:
             raise ConfigError(
                 f"Examples have shape {x.shape[1:]}, but the network was trained on {self.example_shape}; pass "
                 f"[examples, {', '.join(map(str, self.example_shape))}]."
             )
-        parts = [_forward(self.model, self.variables, self._data(x[i : i + self.batch_size]), of)
-                 for i in range(0, len(x), self.batch_size)]  # fmt: skip
-        return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
-
-    def _data(self, x: np.ndarray) -> Resident:
         mean, std = (jnp.asarray(values, jnp.float32).reshape(1, 1, 1, -1) for values in (self.mean, self.std))
-        return Resident(jnp.asarray(x), jnp.zeros(len(x), jnp.int32), mean, std)
 
+        @jax.jit
+        def forward(model: Model, variables: Variables, data: Resident) -> Any:
+            return of(model.apply(variables, normalize(data, data.images)))
 
-def _forward(model: Model, variables: Variables, data: Resident, of: Any) -> Any:
-    def answer(model: Model, variables: Variables, data: Resident) -> Any:
-        return of(model.apply(variables, normalize(data, data.images)))
+        def run_batch(batch: np.ndarray) -> Any:
+            data = Resident(jnp.asarray(batch), jnp.zeros(len(batch), jnp.int32), mean, std)
+            return jax.device_get(forward(self.model, self.variables, data))
 
-    return jax.device_get(jax.jit(answer)(model, variables, data))
+        parts = [run_batch(x[i : i + self.batch_size]) for i in range(0, len(x), self.batch_size)]
+        return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
 
 def read_record(folder: RunFolder) -> Record:
@@ -124,7 +126,7 @@ def load_network(folder: RunFolder, member: int = 0) -> TrainedNetwork:
     state = jax.tree.map(lambda leaf: leaf[member], load_state(folder, run_of))
     model = config.model.at(state.epoch.astype(jnp.float32), state.step)
     shape, _, mean, std = _inputs(run_of)
-    return TrainedNetwork(model, state.variables, mean, std, shape, config.evaluation.batch_size)
+    return TrainedNetwork(model, state.variables, mean, std, shape, config.evaluation.batch_size, int(state.epoch))
 
 
 def load_state(folder: RunFolder, run_of: Record) -> TrainState:

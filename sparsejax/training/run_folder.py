@@ -122,6 +122,22 @@ class RunFolder:
         text = json.dumps(finite(content), indent=2, allow_nan=False) + "\n"
         write_whole(path, text.encode("utf-8"))
 
+    def read_result(self) -> dict[str, Any]:
+        """Returns the contents of `result.json`.
+
+        Raises:
+          RunFolderError: the run is not finished, or the file is damaged.
+        """
+        try:
+            return json.loads(self.result.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RunFolderError(
+                f"{self.path} has no result.json: it is not a run folder, or its run is not finished. Pass a finished "
+                "run, or resume this one with the command or the call that started it."
+            ) from None
+        except (OSError, ValueError) as error:
+            raise RunFolderError(f"{self.result} cannot be read ({error!r}); run the training again.") from None
+
     def write_arrays(self, path: Path, arrays: Mapping[str, np.ndarray]) -> None:
         """Writes named arrays atomically as .npz; errors as in `write`."""
         buffer = io.BytesIO()
@@ -200,7 +216,7 @@ def environment(program: str = "python -m sparsejax.launch") -> dict[str, Any]:
         "versions": {
             "python": platform.python_version(),
             "sparsejax": __version__,
-            **{name: _version(name) for name in _PACKAGES},
+            **{name: version_of(name) for name in _PACKAGES},
         },
         "device": {
             "kind": jax.devices()[0].device_kind,
@@ -238,7 +254,8 @@ def _describe_data(data: Mapping[str, Any]) -> str:
     return f"{title(data.get('name', '?'), data.get('source', '?'))}, {counts}, contents {data['fingerprint'][:8]}"
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """Returns the version of an installed package, or None."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -29,7 +29,7 @@ def experiment(networks=1, **changes):
 
 
 def test_without_the_compiler_it_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(rehearse_module, "_version", lambda: None)
+    monkeypatch.setattr(rehearse_module, "version_of", lambda package: None)
     refused = here(*SMALL, "--rehearse", "v5e:2x2")
     assert refused.returncode == 2
     assert "pip install 'sparsejax[tpu]'" in refused.stderr

@@ -1,5 +1,6 @@
 """From a run's folder to predictions: the loaded network is the one that the run measured."""
 
+import dataclasses
 import json
 
 import chex
@@ -54,6 +55,18 @@ def test_every_array_of_a_network_is_restored_from_a_checkpoint(made_up, member)
     chex.assert_trees_all_equal(network.variables, jax.tree.map(lambda leaf: leaf[member], state.variables))
     assert network.model.boost_strength == pytest.approx(2.0 * member * 0.85**2)
     assert (network.example_shape, network.mean, network.std) == ((6, 6, 1), (0.1,), (0.3,))
+
+
+def test_batches_share_a_program(made_up):
+    network, traced = dataclasses.replace(load_network(made_up[0]), batch_size=2), []
+    x = np.random.default_rng(0).integers(0, 256, (7, 6, 6, 1), np.uint8)
+
+    def prediction(output):
+        traced.append(output.prediction.shape[0])
+        return output.prediction
+
+    np.testing.assert_array_equal(network.run(x, prediction), network.predict(x))
+    assert traced == [2, 1] and network.epoch == 2
 
 
 @pytest.fixture(scope="module")
