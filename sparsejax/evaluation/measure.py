@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from sparsejax.data.dataset import Dataset
 from sparsejax.data.resident import Resident
 from sparsejax.errors import ConfigError
-from sparsejax.figures.drawing import Column, Drawing, Row, Shown, Table
+from sparsejax.figures.drawing import Part
 from sparsejax.models.base import Layer, Model, Output, Variables
 from sparsejax.registry import Registered
 from sparsejax.training.config import DEFAULT_MEASURES, Config
@@ -72,7 +72,7 @@ class Setting(NamedTuple):
         return {layer.name: layer.threshold for layer in self.layers}
 
 
-class Measure:
+class Measure(Part):
     """Base class of measures; any object with `of_batch` and `report` works, with these defaults.
 
     Attributes:
@@ -128,22 +128,6 @@ class Measure:
         """Return arrays of all networks, from sums with a leading axis of networks; they are written to `file`."""
         return {}
 
-    def rows(self, result: Mapping[str, Any]) -> list[Row]:
-        """Return the numbers of a network that the report shows at its top and in its tables."""
-        return []
-
-    def columns(self, result: Mapping[str, Any]) -> list[Column]:
-        """Return columns of the report's table of layers."""
-        return []
-
-    def tables(self, result: Mapping[str, Any]) -> list[Table]:
-        """Return additional tables of the report."""
-        return []
-
-    def figures(self, run: Shown) -> Iterable[Drawing | None]:
-        """Return figures of a run; None for a figure without data."""
-        return []
-
 
 MEASURES: Registered[Measure] = Registered("measure", "sparsejax.evaluation.measures")
 """All measures by name, in the order of the report."""
@@ -188,7 +172,7 @@ def as_measure(thing: Any, name: str = "") -> Measure:
         measure = copy.copy(thing)
     else:
         measure = Measure()
-        for attribute in (entry for entry in vars(Measure) if not entry.startswith("_") and hasattr(thing, entry)):
+        for attribute in (entry for entry in dir(Measure) if not entry.startswith("_") and hasattr(thing, entry)):
             setattr(measure, attribute, getattr(thing, attribute))
     measure.name = name or measure.name or re.sub(r"(?<!^)(?=[A-Z])", "_", type(thing).__name__).lower()
     return measure

@@ -12,8 +12,6 @@ pyplot and its global state are never used. Figures come in two widths for two-c
   classes.py   confusion matrices
   histograms.py  distributions of activations and weights
   heat.py      quantities over a grid of two hyperparameters
-  penalty.py   quantities against the weight of a penalty on the activity
-  matching.py  how often random vectors match
   table.py     a table
   report.py    one self-contained HTML page
   run.py       all of the above for a run folder

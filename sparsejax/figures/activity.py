@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from numpy.typing import ArrayLike
 
 from sparsejax.figures import style
+from sparsejax.figures.curves import log_scale
+from sparsejax.figures.filters import mosaic
 
 
 @style.styled
@@ -48,7 +49,7 @@ def activity_against_noise(
     axes.set_xticks(places, [f"{sigma:g}" for sigma in sigmas])
     axes.set_xlabel("noise σ")
     axes.set_ylabel(label)
-    _plain_log(axes)
+    log_scale(axes)
     style.grid(axes)
     axes.legend()
     return figure
@@ -135,15 +136,6 @@ def _shade(index: int, count: int) -> str:
     return to_hex(colormaps["viridis_r"](0.15 + 0.85 * index / max(1, count - 1)))
 
 
-def _plain_log(axes: Axes) -> None:
-    """Makes the y axis logarithmic, labelled with plain numbers."""
-    axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-
-
 @style.styled
 def image_grid(
     images: np.ndarray, labels: Sequence[str] | None, *, headings: Sequence[str] = (), width: style.Width = "page"
@@ -156,8 +148,8 @@ def image_grid(
       headings: above as many equal parts of the columns.
       width: of the figure.
     """
-    rows, _, high, _, _ = images.shape
-    canvas = mosaic(images)
+    rows, columns, high, _, _ = images.shape
+    canvas = mosaic(images.reshape(-1, *images.shape[2:]), columns)
     inches = style.WIDTHS[width] * canvas.shape[0] / canvas.shape[1]
     figure, (axes,) = style.panels(1, width=width, height=min(inches, 8.0), columns=1)
     axes.imshow(canvas, interpolation="nearest")
@@ -167,21 +159,8 @@ def image_grid(
     if labels is not None:
         axes.set_yticklabels(labels)
     axes.tick_params(length=0)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_visible(False)
+    axes.spines[["left", "bottom"]].set_visible(False)
     return figure
-
-
-def mosaic(images: np.ndarray) -> np.ndarray:
-    """Arranges images `[rows, columns, height, width, channels]` one pixel apart, `[..., ..., 3]` in [0, 1]."""
-    rows, columns, high, wide, channels = images.shape
-    canvas = np.ones((rows * (high + 1) - 1, columns * (wide + 1) - 1, 3), np.float32)
-    for row in range(rows):
-        for column in range(columns):
-            tile = np.clip(images[row, column], 0, 1)
-            y, x = row * (high + 1), column * (wide + 1)
-            canvas[y : y + high, x : x + wide] = tile if channels == 3 else np.repeat(tile[..., :1], 3, axis=-1)
-    return canvas
 
 
 @style.styled

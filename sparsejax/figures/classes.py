@@ -40,8 +40,7 @@ def confusion_map(confusion: ArrayLike, *, width: style.Width = "column") -> Fig
     axes.set_xticks(places)
     axes.set_yticks(places)
     axes.tick_params(length=0)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_visible(False)
+    axes.spines[["left", "bottom"]].set_visible(False)
     axes.set_xlabel("taken for")
     axes.set_ylabel("class")
     axes.set_title("per cent of each class")

@@ -103,7 +103,7 @@ def _panel(axes: Axes, kind: str, train: Curve | None, test: Curve | None, membe
         axes.set_ylim(*_accuracy_limits(train, test))
     else:
         axes.set_ylabel("loss")
-        _log_scale(axes)
+        log_scale(axes)
 
 
 def _accuracy_limits(train: Curve | None, test: Curve | None) -> tuple[float, float]:
@@ -121,7 +121,7 @@ def _accuracy_limits(train: Curve | None, test: Curve | None) -> tuple[float, fl
     return max(low - margin, 0.0 - margin), min(high + margin, 100 + margin)
 
 
-def _log_scale(axes: Axes) -> None:
+def log_scale(axes: Axes) -> None:
     """Makes the y axis logarithmic, with about five labels written as plain numbers."""
     axes.set_yscale("log")
     low, high = axes.get_ylim()
@@ -136,7 +136,6 @@ def _log_scale(axes: Axes) -> None:
 
 
 def _check_curve(name: str, curve: Curve) -> Curve:
-    """Returns a curve as arrays."""
     epochs, values = np.asarray(curve.epochs, float), np.asarray(curve.values, float)
     if epochs.ndim != 1 or values.ndim != 2 or len(epochs) != len(values) or not values.size:
         raise ValueError(

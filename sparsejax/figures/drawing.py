@@ -1,7 +1,7 @@
 """The parts of a report: figures, numbers and tables, and common phrases of captions."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from sparsejax.figures.words import number
 from sparsejax.training.run_folder import RunFolder
@@ -58,24 +58,24 @@ class Table(NamedTuple):
     said: str = ""
 
 
-class Part(Protocol):
-    """The interface of a measure for the report: its numbers, columns, tables and figures."""
+class Part:
+    """The base of a measure for the report: its numbers, columns, tables and figures."""
 
-    def rows(self, result: Mapping[str, Any]) -> Sequence[Row]:
-        """Return numbers of every network."""
-        ...
+    def rows(self, result: Mapping[str, Any]) -> list[Row]:
+        """Return the numbers of a network that the report shows at its top and in its tables."""
+        return []
 
-    def columns(self, result: Mapping[str, Any]) -> Sequence[Column]:
-        """Return columns of the table of layers."""
-        ...
+    def columns(self, result: Mapping[str, Any]) -> list[Column]:
+        """Return columns of the report's table of layers."""
+        return []
 
-    def tables(self, result: Mapping[str, Any]) -> Sequence[Table]:
-        """Return tables."""
-        ...
+    def tables(self, result: Mapping[str, Any]) -> list[Table]:
+        """Return additional tables of the report."""
+        return []
 
     def figures(self, run: Shown) -> Iterable[Drawing | None]:
-        """Return figures."""
-        ...
+        """Return figures of a run; None for a figure without data."""
+        return []
 
 
 def average_note(result: Mapping[str, Any]) -> str:

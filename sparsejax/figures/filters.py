@@ -92,7 +92,7 @@ def filter_grid(
     note = _title(shown, units) if title is None else title
     if not exists.all():
         note += "; no weight where grey"
-    return _draw_mosaic(_mosaic(tiles, columns, gap), scale, clipped, width, note, rgb=kernels.shape[2] == 3)
+    return _draw_mosaic(mosaic(tiles, columns, gap), scale, clipped, width, note, rgb=kernels.shape[2] == 3)
 
 
 @style.styled
@@ -115,13 +115,13 @@ def tile_panels(rows: Sequence[Mapping[str, ArrayLike]], *, width: style.Width =
         count, high, wide, _ = tiles.shape
         fitting = [n for n in range(1, count + 1) if count % n == 0]  # so that every row is full
         across = min(fitting, key=lambda n: abs(n * wide - 1.6 * count // n * high))
-        mosaics.append(_mosaic(tiles, across, _gap(high, wide)))
+        mosaics.append(mosaic(tiles, across, _gap(high, wide)))
     each = style.WIDTHS[width] / columns
-    heights = [each * mosaic.shape[0] / mosaic.shape[1] for mosaic in mosaics]
+    heights = [each * image.shape[0] / image.shape[1] for image in mosaics]
     by_row = [min(max(heights[i : i + columns]), 3.4) + 0.2 for i in range(0, len(heights), columns)]
     figure, axes = style.panels(len(panels), width=width, height=by_row, columns=columns)
-    for panel, (title, _), mosaic in zip(axes, panels, mosaics, strict=True):
-        panel.imshow(mosaic, interpolation="nearest")
+    for panel, (title, _), image in zip(axes, panels, mosaics, strict=True):
+        panel.imshow(image, interpolation="nearest")
         panel.set_axis_off()
         panel.set_anchor("NW")
         panel.set_title(title)
@@ -160,7 +160,6 @@ def _columns(count: int, pitch: int, width: style.Width) -> int:
 
 
 def _title(shown: int, units: int) -> str:
-    """Returns a title with the number of units."""
     return f"first {shown} of {units} units" if shown < units else f"{units} unit{'s' if units > 1 else ''}"
 
 
@@ -176,14 +175,14 @@ def _tiles(kernels: np.ndarray, exists: np.ndarray) -> np.ndarray:
     return np.where(present[..., None], DIVERGING(0.5 + 0.5 * stacked)[..., :3], MASKED)
 
 
-def _mosaic(tiles: np.ndarray, columns: int, gap: int) -> np.ndarray:
-    """Arranges tiles `[units, height, width, 3]` in rows with white gaps -> `[rows, columns, 3]`."""
+def mosaic(tiles: np.ndarray, columns: int, gap: int = 1) -> np.ndarray:
+    """Arranges tiles `[units, height, width, 3 or 1]`, clipped to [0, 1], in rows with gaps -> `[rows, columns, 3]`."""
     units, height, width, _ = tiles.shape
     rows = -(-units // columns)
     image = np.ones((rows * (height + gap) - gap, columns * (width + gap) - gap, 3))
     for i, tile in enumerate(tiles):
         top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
-        image[top : top + height, left : left + width] = tile
+        image[top : top + height, left : left + width] = np.clip(tile, 0, 1)
     return image
 
 

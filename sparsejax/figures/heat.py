@@ -57,8 +57,7 @@ def heat_maps(
             panel.set_xticks(range(len(columns)), [f"{value:g}" for value in columns])
             panel.set_yticks(range(len(rows)), [f"{value:g}" for value in rows])
             panel.tick_params(length=0)
-            for side in ("left", "bottom"):
-                panel.spines[side].set_visible(False)
+            panel.spines[["left", "bottom"]].set_visible(False)
             panel.set_title(f"{name}, {labels[2]} {at:g}")
             if i == len(quantities) - 1:
                 panel.set_xlabel(labels[1])

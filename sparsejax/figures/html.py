@@ -54,12 +54,10 @@ def image(picture: Picture) -> str:
 
 
 def _data_uri(png: bytes) -> str:
-    """Returns a PNG as a data URI."""
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
 def _size(png: bytes) -> tuple[int, int]:
-    """Returns width and height of a PNG."""
     return int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")
 
 

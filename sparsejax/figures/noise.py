@@ -69,7 +69,6 @@ def noise_curve(
 
 
 def _label(name: str, rows: np.ndarray, scores: np.ndarray | None) -> str:
-    """Returns the label of a line, with its noise score."""
     many = len(rows) > 1
     if scores is None:
         return name or (f"median and range of {len(rows)} networks" if many else "test accuracy")

@@ -80,7 +80,6 @@ def _header(result: Mapping[str, Any]) -> str:
 
 
 def _notice(result: Mapping[str, Any]) -> str:
-    """Shows the notice of substitute data, if any."""
     if not result.get("notice"):
         return ""
     notice = escape(str(result["notice"]))
@@ -110,7 +109,6 @@ def columns_of(result: Mapping[str, Any], measures: Sequence[Part]) -> list[Colu
 
 
 def _headline(result: Mapping[str, Any], measures: Sequence[Part]) -> str:
-    """Shows the main numbers."""
     members = result["members"]
     rows = "\n".join(
         f"<div><dt>{escape(term)}</dt><dd>{escape_unbroken(value)}<small>{escape(note)}</small></dd></div>"
@@ -142,7 +140,6 @@ def _figures(pictures: Sequence[Picture]) -> str:
 
 
 def _layers(result: Mapping[str, Any], measures: Sequence[Part]) -> str:
-    """Tabulates the measures of each layer."""
     layers = result.get("layers")
     if not layers:
         return ""
@@ -250,7 +247,6 @@ def _configuration(result: Mapping[str, Any]) -> str:
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """Yields dotted names and values."""
     for name, value in tree.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")

@@ -28,51 +28,33 @@ GREY = "#767676"
 PALE = "#D9D9D9"
 INK = "#222222"
 
+_SIZES = {"labelsize": 7.0, "major.width": 0.6, "minor.width": 0.4, "major.size": 3.0, "minor.size": 1.8}
+# Settings other than matplotlib's defaults.
 RC: dict[Any, Any] = {
-    "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: the same font on every machine
     "font.size": 8.0,
     "axes.titlesize": 8.0,
     "axes.titlelocation": "left",
     "axes.titlepad": 5.0,
-    "axes.labelsize": 8.0,
     "axes.labelpad": 3.0,
     "axes.linewidth": 0.6,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
-    "xtick.labelsize": 7.0,
-    "ytick.labelsize": 7.0,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "xtick.direction": "out",
-    "ytick.direction": "out",
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "xtick.minor.width": 0.4,
-    "ytick.minor.width": 0.4,
-    "xtick.major.size": 3.0,
-    "ytick.major.size": 3.0,
-    "xtick.minor.size": 1.8,
-    "ytick.minor.size": 1.8,
+    **{f"{axis}.{name}": size for axis in ("xtick", "ytick") for name, size in _SIZES.items()},
     "lines.linewidth": 1.3,
     "lines.markersize": 3.5,
     "legend.fontsize": 7.0,
     "legend.frameon": False,
     "legend.handlelength": 1.6,
     "legend.borderaxespad": 0.4,
-    "text.color": INK,
+    **dict.fromkeys(
+        ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color"), INK
+    ),
     "grid.color": "#E6E6E6",
     "grid.linewidth": 0.5,
-    "figure.facecolor": "white",
-    "axes.facecolor": "white",
-    "savefig.facecolor": "white",
     "figure.constrained_layout.h_pad": 0.04,
     "figure.constrained_layout.w_pad": 0.04,
-    "path.simplify": True,
 }
 
 _Arguments = ParamSpec("_Arguments")

@@ -47,7 +47,6 @@ def duty_cycle_histograms(layers: Mapping[str, DutyCycles], *, width: style.Widt
 
 
 def _histogram(axes: Axes, name: str, layer: DutyCycles) -> None:
-    """Draws one layer."""
     duty = np.asarray(layer.duty_cycle, float).ravel()
     if not duty.size:
         raise ValueError(f"Layer {name} has no units; expected duty cycles [networks, units].")

@@ -178,8 +178,7 @@ def firing_by_class(panels: Mapping[str, ArrayLike], *, width: style.Width = "pa
         panel.set_yticks(range(0, len(np.asarray(values)), 3))
         panel.set_title(name)
         panel.set_ylabel("digit")
-        for side in ("left", "bottom"):
-            panel.spines[side].set_visible(False)
+        panel.spines[["left", "bottom"]].set_visible(False)
     axes[-1].set_xlabel("unit")
     figure.colorbar(axes[0].images[0], ax=axes, label="active (% of the digit's images)", aspect=40, fraction=0.04)
     return figure
