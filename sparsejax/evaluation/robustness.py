@@ -5,7 +5,6 @@ report = robustness_report(lambda x: model.apply(variables, x).prediction, image
 ```
 """
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -14,11 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from sparsejax.evaluation.attacks.ensemble import auto_attack, by_target, classes_of, survivors_of
+from sparsejax.evaluation.attacks.ensemble import auto_attack, by_target, classes_of, compile_attack, survivors_of
 from sparsejax.evaluation.attacks.fmn import fmn
 from sparsejax.evaluation.attacks.geometry import Bounds, Norm
 from sparsejax.evaluation.attacks.losses import LogitsFn, Network
-from sparsejax.evaluation.attacks.pgd import Adversarial
 from sparsejax.evaluation.attacks.registry import ATTACKS
 from sparsejax.functional import add_noise, example_keys, salt_and_pepper
 from sparsejax.functional.noise import Distribution
@@ -105,7 +103,7 @@ def robustness_report(
         common: dict[str, Any] = {"epsilon": epsilon, "norm": norm, "bounds": bounds, "draws": draws}
         left: dict[str, np.ndarray] = {}
         for name in attacks.get(norm, ()) if isinstance(attacks, Mapping) else attacks:
-            attack = jax.jit(functools.partial(_attack, name, logits_fn, common))
+            attack = compile_attack(ATTACKS[name].attack, logits_fn, common)
             turns = by_target(attack, classes) if ATTACKS[name].targeted else [attack]
             own = jax.random.fold_in(key, 1000)
             left[name] = survivors_of(turns, x[right], y[right], key=own, batch_size=batch_size)[1][-1]
@@ -122,10 +120,6 @@ def robustness_report(
         distances = _map_batches(nearest, x, y, jax.random.fold_in(key, 1002), batch_size)
         report["minimal"][norm] = float(np.median(distances))
     return report
-
-
-def _attack(name: str, logits_fn: LogitsFn, settings: Mapping[str, Any], x, y, key, **own) -> Adversarial:
-    return ATTACKS[name].attack(logits_fn, x, y, key=key, **settings, **own)
 
 
 def _correct(network: Network, x: np.ndarray, y: np.ndarray, key: PRNGKeyArray, batch_size: int) -> np.ndarray:

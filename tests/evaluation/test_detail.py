@@ -13,7 +13,7 @@ from sparsejax.configuration import as_arrays, replace
 from sparsejax.data.resident import make_resident
 from sparsejax.errors import ConfigError
 from sparsejax.evaluation.measure import MEASURES, setting_of
-from sparsejax.evaluation.measures.detail import EDGES, NORMS, detail_report, weight_histograms
+from sparsejax.evaluation.measures.detail import EDGES, NORMS, DetailMeasure, weight_histograms
 from sparsejax.evaluation.split import make_evaluation
 from sparsejax.experiment import Experiment, run
 from sparsejax.models import SparseCNN
@@ -49,14 +49,14 @@ def test_misclassifications_are_counted_by_class(setting, detail):
     np.add.at(expected, (labels, guess), 1)
     np.testing.assert_array_equal(detail.confusion, expected)
     np.testing.assert_array_equal(detail.examples, np.bincount(labels, minlength=10))
-    classes, _ = detail_report(detail)
+    classes = DetailMeasure().report(detail)
     assert np.trace(classes["confusion"]) == (labels == guess).sum()
     np.testing.assert_allclose(classes["recall"], np.diag(expected) / expected.sum(1), rtol=1e-6)
 
 
 def test_codes_are_measured_layer_by_layer(setting, detail):
     dataset, _, output = setting
-    _, layers = detail_report(detail)
+    layers = DetailMeasure().report(detail)["layers"]
     for name, y in output.activations.items():
         y = np.asarray(y, float).reshape(EXAMPLES, -1)
         ordered, n = np.sort(y), y.shape[1]

@@ -94,13 +94,17 @@ def ensemble(
       2020: the version "standard".
     """
     settings: dict[str, Any] = {"epsilon": epsilon, "norm": norm, "bounds": bounds, "draws": draws}
+    cheapest, apgd_t, fab_t, last = (
+        compile_attack(attack, logits_fn, settings) for attack in (apgd, apgd_targeted, fab_targeted, square)
+    )
+    targeted = [apgd_t] * (classes >= 4) + [fab_t]
+    attacks = [cheapest, *(one for attack in targeted for one in by_target(attack, classes))]
+    return attacks + [last] * (square_too and norm != "l1")
 
-    def compile_attack(attack: Callable[..., Adversarial]) -> Callable[..., Adversarial]:
-        return jax.jit(lambda x, y, key, **own: attack(logits_fn, x, y, key=key, **settings, **own))
 
-    targeted = [compile_attack(apgd_targeted)] * (classes >= 4) + [compile_attack(fab_targeted)]
-    attacks = [compile_attack(apgd), *(one for attack in targeted for one in by_target(attack, classes))]
-    return attacks + [compile_attack(square)] * (square_too and norm != "l1")
+def compile_attack(attack: Callable[..., Adversarial], logits_fn: LogitsFn, settings: dict[str, Any]) -> Attack:
+    """Compiles an attack on a network; a targeted one also takes `ranks`."""
+    return jax.jit(lambda x, y, key, **own: attack(logits_fn, x, y, key=key, **settings, **own))
 
 
 def by_target(attack: Callable[..., Adversarial], classes: int) -> list[Attack]:

@@ -35,7 +35,6 @@ class Activity(Measure):
     file = "units.npz"
 
     def of_batch(self, model: Model, variables: Variables, batch: EvaluationBatch) -> Units:
-        """Count active units."""
         density, active, k = {}, {}, {}
         for name, on in active_units(batch, self.setting).items():
             winners = jnp.sum(on.astype(jnp.int32), axis=-1)
@@ -91,7 +90,6 @@ class Activity(Measure):
         return arrays
 
     def columns(self, result: Mapping[str, Any]) -> list[Column]:
-        """Return the active fraction, dead units and channels, and the entropy of the duty cycles."""
         layers = (result.get("layers") or {}).values()
         columns = [
             Column("Active", lambda layer: f"{100 * layer['active_fraction']:.1f} %",
@@ -110,7 +108,6 @@ class Activity(Measure):
         return columns
 
     def figures(self, run: Shown) -> Iterable[Drawing | None]:
-        """Draw the active fractions and the duty cycles of training."""
         return [run_layers.active(run.result), run_layers.duty_cycles(run.result, run.variables)]
 
 
@@ -121,11 +118,9 @@ class CleanActivity(Measure):
     versions = 1
 
     def version(self, batch: EvaluationBatch, index: Int[Array, ""]) -> EvaluationBatch:
-        """Return the batch without keys."""
         return batch._replace(keys=None)
 
     def of_batch(self, model: Model, variables: Variables, batch: EvaluationBatch) -> dict[str, Float[Array, ""]]:
-        """Sum the fractions of active units."""
         return {name: _fraction(on) for name, on in active_units(batch, self.setting).items()}
 
     def report(self, sums: Mapping[str, Float[np.ndarray, "1"]]) -> dict[str, Any]:
@@ -134,7 +129,6 @@ class CleanActivity(Measure):
         return {"layers": {name: {"clean_active_fraction": mean} for name, mean in each.items()}}
 
     def columns(self, result: Mapping[str, Any]) -> list[Column]:
-        """Return the active fraction."""
         said = "Active, clean is the same without the network's own noise."
         return [Column("Active, clean", lambda layer: f"{100 * layer['clean_active_fraction']:.1f} %", said)]
 
@@ -144,7 +138,6 @@ class NoisyActivity(UnderNoise):
     """The active fraction at each level of noise of the noise score."""
 
     def of_batch(self, model: Model, variables: Variables, batch: EvaluationBatch) -> dict[str, Float[Array, ""]]:
-        """Sum the fractions of active units."""
         return {name: _fraction(on) for name, on in active_units(batch, self.setting).items()}
 
     def report(self, sums: Mapping[str, Float[np.ndarray, "levels"]]) -> dict[str, Any]:
@@ -153,7 +146,6 @@ class NoisyActivity(UnderNoise):
         return {"layers": {name: {"noisy_active_fraction": means} for name, means in each.items()}}
 
     def columns(self, result: Mapping[str, Any]) -> list[Column]:
-        """Return the active fraction at the highest level."""
         said = f"Active, noisy is the same with {100 * NOISE_LEVELS[-1]:.0f} % of the pixels or the clip replaced."
         return [Column("Active, noisy", lambda layer: f"{100 * layer['noisy_active_fraction'][-1]:.1f} %", said)]
 

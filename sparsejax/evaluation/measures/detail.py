@@ -53,11 +53,9 @@ class DetailMeasure(Measure):
     file = "detail.npz"
 
     def misfit(self, setting: Setting) -> str | None:
-        """Refuse texts."""
         return "windows of a text have no classes" if setting.config.objective.kind == "next_token" else None
 
     def of_batch(self, model: Model, variables: Variables, batch: EvaluationBatch) -> Detail:
-        """Count misclassifications and activations by class, and sum the norms of codes."""
         classes, labels, counted = self.setting.classes, batch.labels, batch.counted
         confusion = None
         if self.setting.config.objective.kind == "classification":
@@ -78,16 +76,43 @@ class DetailMeasure(Measure):
         return Detail(seen, confusion, norms, active, magnitudes)
 
     def report(self, sums: Detail) -> dict[str, Any]:
-        """Return `detail_report` of the classes and of every layer."""
-        classes, layers = detail_report(sums)
-        return classes | {"layers": layers}
+        """Return the entries of one network in `result.json`: for its classes, and for each hidden layer.
+
+        For the classes `confusion` (rows are labels, columns predictions), `precision` and `recall`; none without
+        classes. For a layer the mean over the examples of `l0` (units active), `l1` (summed absolute activity), `gini`
+        and `hoyer`, and their standard deviations, such as `l0_spread`.
+        """
+        examples = int(sums.examples.sum())
+        layers = {}
+        for layer, norms in sums.norms.items():
+            mean, square = (np.asarray(norms, float) / examples).T
+            spread = np.sqrt(np.maximum(square - mean**2, 0.0))
+            layers[layer] = dict(zip(NORMS, mean.tolist(), strict=True))
+            layers[layer] |= {f"{name}_spread": value for name, value in zip(NORMS, spread.tolist(), strict=True)}
+        if sums.confusion is None:
+            return {"layers": layers}
+        confusion = jnp.asarray(sums.confusion)
+        classes = {"confusion": confusion, "precision": precision(confusion), "recall": recall(confusion)}
+        return {name: np.asarray(values).tolist() for name, values in classes.items()} | {"layers": layers}
 
     def arrays(self, sums: Detail) -> dict[str, np.ndarray]:
-        """Return the arrays of `detail_arrays`."""
-        return detail_arrays(sums, self.setting.variables or Variables({}, {}))
+        """Return the arrays of `detail.npz`, all except the edges with a leading axis of networks.
+
+        `examples [classes]`; per layer `LAYER.active [classes, units]`, the number of examples of every class for which
+        each unit was active; `LAYER.magnitudes [bins]`, the histogram of activations between `magnitudes.edges`; and
+        for a layer with a kernel, and the output, `LAYER.weights [bins]` between `LAYER.weights.edges`.
+        """
+        arrays = {"examples": np.asarray(sums.examples), "magnitudes.edges": EDGES}
+        for name in sums.active:
+            arrays[f"{name}.active"] = np.asarray(sums.active[name])
+            arrays[f"{name}.magnitudes"] = np.asarray(sums.magnitudes[name])
+        for name, params in self.setting.variables.params.items() if self.setting.variables else ():
+            if isinstance(params, dict) and "kernel" in params:
+                counts, edges = weight_histograms(np.asarray(params["kernel"]))
+                arrays |= {f"{name}.weights": counts, f"{name}.weights.edges": edges}
+        return arrays
 
     def columns(self, result: Mapping[str, Any]) -> list[Column]:
-        """Return the norms of the codes."""
         if not all("gini" in layer for layer in (result.get("layers") or {}).values()):
             return []
         said = (
@@ -101,7 +126,6 @@ class DetailMeasure(Measure):
         ]
 
     def tables(self, result: Mapping[str, Any]) -> list[Table]:
-        """Tabulate precision and recall of each class."""
         if "confusion" not in result:
             return []
         rows = [
@@ -118,51 +142,11 @@ class DetailMeasure(Measure):
         return [Table("Classes", "Precision and recall of each class", head, rows, said)]
 
     def figures(self, run: Shown) -> Iterable[Drawing | None]:
-        """Draw misclassifications, magnitudes of activations and weights."""
         return [
             run_curves.confusion(run.result),
             run_layers.sizes(run.folder, run.result),
             run_layers.weights(run.folder, run.result),
         ]
-
-
-def detail_report(detail: Detail) -> tuple[dict[str, Any], dict[str, dict[str, float]]]:
-    """Returns the entries of one network in `result.json`: for its classes, and for each hidden layer.
-
-    For the classes `confusion` (rows are labels, columns predictions), `precision` and `recall`; empty without classes.
-    For a layer the mean over the examples of `l0` (units active), `l1` (summed
-    absolute activity), `gini` and `hoyer`, and their standard deviations, such as `l0_spread`.
-    """
-    examples = int(detail.examples.sum())
-    layers = {}
-    for layer, sums in detail.norms.items():
-        mean, square = (np.asarray(sums, float) / examples).T
-        spread = np.sqrt(np.maximum(square - mean**2, 0.0))
-        layers[layer] = dict(zip(NORMS, mean.tolist(), strict=True))
-        layers[layer] |= {f"{name}_spread": value for name, value in zip(NORMS, spread.tolist(), strict=True)}
-    if detail.confusion is None:
-        return {}, layers
-    confusion = jnp.asarray(detail.confusion)
-    classes = {"confusion": confusion, "precision": precision(confusion), "recall": recall(confusion)}
-    return {name: np.asarray(values).tolist() for name, values in classes.items()}, layers
-
-
-def detail_arrays(detail: Detail, variables: Variables) -> dict[str, np.ndarray]:
-    """Returns the arrays of `detail.npz`, all except the edges with a leading axis of networks.
-
-    `examples [classes]`; per layer `LAYER.active [classes, units]`, the number of examples of every class for which
-    each unit was active; `LAYER.magnitudes [bins]`, the histogram of activations between `magnitudes.edges`; and for a
-    layer with a kernel, and the output, `LAYER.weights [bins]` between `LAYER.weights.edges`.
-    """
-    arrays = {"examples": np.asarray(detail.examples), "magnitudes.edges": EDGES}
-    for name in detail.active:
-        arrays[f"{name}.active"] = np.asarray(detail.active[name])
-        arrays[f"{name}.magnitudes"] = np.asarray(detail.magnitudes[name])
-    for name, params in variables.params.items():
-        if isinstance(params, dict) and "kernel" in params:
-            counts, edges = weight_histograms(np.asarray(params["kernel"]))
-            arrays |= {f"{name}.weights": counts, f"{name}.weights.edges": edges}
-    return arrays
 
 
 def weight_histograms(weights: np.ndarray, bins: int = _WEIGHT_BINS) -> tuple[np.ndarray, np.ndarray]:

@@ -24,13 +24,11 @@ class Implicit(Measure):
     """
 
     def bind(self, setting: Setting) -> Measure:
-        """Use the configured number of examples."""
         made = super().bind(setting)
         made.examples = min(setting.config.evaluation.implicit_examples, setting.examples)
         return made
 
     def misfit(self, setting: Setting) -> str | None:
-        """Exclude networks without a known closed form."""
         if getattr(setting.config.model, "has_implicit_terms", False):
             return None
         return (
@@ -39,17 +37,14 @@ class Implicit(Measure):
         )
 
     def of_batch(self, model: Model, variables: Variables, batch: EvaluationBatch) -> dict[str, Float[Array, ""]]:
-        """Sum the terms over the examples, divided by the number of inputs."""
         clean = batch.images.reshape(len(batch.rows), -1)
         terms = _terms_of(variables.params, getattr(model, "sigma"), clean)  # noqa: B009
         return {name: batch.sum(term) / clean.shape[-1] for name, term in terms._asdict().items()}
 
     def report(self, sums: dict[str, Any]) -> dict[str, Any]:
-        """Return the terms under `implicit`."""
         return {"implicit": {name: float(total) / (self.examples or 1) for name, total in sums.items()}}
 
     def track(self, variables: Variables, sums: dict[str, Array]) -> dict[str, Float[Array, ""]]:
-        """Return the terms."""
         return {f"implicit/{name}": total / (self.examples or 1) for name, total in sums.items()}
 
 

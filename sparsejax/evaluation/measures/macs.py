@@ -24,7 +24,6 @@ class Macs(Measure):
     """Products of a weight and an input that are both non-zero, per example and layer."""
 
     def of_batch(self, model: Model, variables: Variables, batch: EvaluationBatch) -> dict[str, Int[Array, "units"]]:
-        """Count how often each unit is active."""
         units = active_units(batch, self.setting)
         return {name: jnp.sum(on.astype(jnp.int32), axis=0) for name, on in units.items()}
 
@@ -37,13 +36,11 @@ class Macs(Measure):
         return macs_report(list(products.values())) | {"layers": layers}
 
     def rows(self, result: Mapping[str, Any]) -> list[Row]:
-        """Return the non-zero products of the whole network."""
         if not all(member.get("products_ratio") for member in result["members"]):
             return []
         return [Row("products", "non-zero products", score, f"{result['products_ratio']:.1f}× fewer than all")]
 
     def columns(self, result: Mapping[str, Any]) -> list[Column]:
-        """Return the non-zero products, and their reduction factor."""
         if not any(layer.get("products_ratio") for layer in (result.get("layers") or {}).values()):
             return []
         said = (

@@ -29,13 +29,11 @@ class UnderNoise(Measure):
     versions = len(NOISE_LEVELS)
 
     def misfit(self, setting: Setting) -> str | None:
-        """Exclude inputs that are not images or clips."""
         if setting.dtype in (np.uint8, np.int16):
             return None
         return f"noise replaces pixels or blends clips, and the data are {setting.kind}"
 
     def version(self, batch: EvaluationBatch, index: Int[Array, ""]) -> EvaluationBatch:
-        """Return the batch under one level of noise."""
         key = jax.random.fold_in(jax.random.key(self.setting.config.evaluation.noise_seed), index)
         level = jnp.asarray(NOISE_LEVELS, jnp.float32)[index]
         return batch._replace(images=corrupt(example_keys(key, batch.rows), batch.data, batch.raw, level), keys=None)
@@ -52,13 +50,11 @@ class NoiseScore(UnderNoise):
     at_best = True
 
     def misfit(self, setting: Setting) -> str | None:
-        """Also exclude networks that are not classifiers."""
         if setting.config.objective.kind != "classification":
             return "the noise score counts correct classes, and the network is not a classifier"
         return super().misfit(setting)
 
     def of_batch(self, model: Model, variables: Variables, batch: EvaluationBatch) -> Int[Array, ""]:
-        """Count correct classifications."""
         hits = (jnp.argmax(batch.output.prediction, axis=-1) == batch.labels) & batch.counted
         return jnp.sum(hits.astype(jnp.int32))
 
@@ -72,15 +68,12 @@ class NoiseScore(UnderNoise):
         }
 
     def track(self, variables: Variables, sums: Int[Array, "levels"]) -> dict[str, Float[Array, ""]]:
-        """Return the noise score."""
         return {"noise_score": jnp.sum(sums).astype(jnp.float32)}
 
     def rows(self, result: Mapping[str, Any]) -> list[Row]:
-        """Return the noise score."""
         return [Row("noise_score", "noise score", score, f"of {result['members'][0]['noise_score_max']:,}")]
 
     def figures(self, run: Shown) -> Iterable[Drawing | None]:
-        """Draw accuracy against noise."""
         return [run_curves.noise(run.result, run.groups)]
 
 

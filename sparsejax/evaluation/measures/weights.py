@@ -17,7 +17,6 @@ class Weights(Measure):
     """Norms of the units' weights, and biases; needs no examples."""
 
     def of_batch(self, model: Model, variables: Variables, batch: EvaluationBatch) -> dict[str, Array]:
-        """Count nothing."""
         return {}
 
     def report(self, sums: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,7 +44,6 @@ class Weights(Measure):
         }
 
     def figures(self, run: Shown) -> Iterable[Drawing | None]:
-        """Draw the weights of the first layer."""
         return [run_layers.filters(run.result, run.variables)]
 
 
