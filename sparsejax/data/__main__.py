@@ -59,7 +59,6 @@ def _prepare(data_dir: str | None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    """Describes the command line."""
     parser = argparse.ArgumentParser(prog="python -m sparsejax.data", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("list", help="list the data that is found, with path and size")

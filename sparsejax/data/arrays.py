@@ -149,7 +149,6 @@ def read_arrays(path: Path, *, source: str = "files") -> Dataset:
 
 
 def _dataset(path: Path, arrays: Mapping[str, Any], test_fraction: float | None, suffix: str, **more: Any) -> Dataset:
-    """Makes a data set of arrays by name."""
     naming = next((naming for naming in _NAMINGS if naming[0] in arrays), None)
     if naming is None:
         raise DataMissingError(f"{path} holds {', '.join(arrays) or 'nothing'}; {_EXPECTED}.")

@@ -11,8 +11,9 @@ import numpy as np
 
 from sparsejax.data.dataset import Dataset, Split, pixel_moments, split_problem
 from sparsejax.data.download import Download
+from sparsejax.data.folders import read_bytes
 from sparsejax.data.idx import md5_of
-from sparsejax.data.registry import Entry, add
+from sparsejax.data.registry import Entry
 from sparsejax.errors import DataDamagedError, DataMissingError
 
 # The original files and their published MD5s, the test images last.
@@ -112,7 +113,7 @@ def read_cifar_batch(path: str | os.PathLike[str]) -> Split:
       DataMissingError: there is no such file, or it cannot be opened.
       DataDamagedError: a truncated or damaged pickle, one that holds anything else, or a wrong shape or label.
     """
-    return _parse(_TEN, _bytes_of(_TEN, Path(path)), Path(path))
+    return _parse(_TEN, read_bytes(Path(path), way_out=_TEN.how), Path(path))
 
 
 class _Bytes:
@@ -166,7 +167,7 @@ class _Unpickler(pickle.Unpickler):
 
 def _read_verified(family: _Family, path: Path, md5: str | None) -> Split:
     """Reads a pickle and, when an MD5 is given, compares that."""
-    raw = _bytes_of(family, path)
+    raw = read_bytes(path, way_out=family.how)
     split = _parse(family, raw, path)  # first, because it gives the better error message
     if md5 is not None and md5_of(raw) != md5:
         raise DataDamagedError(
@@ -180,16 +181,7 @@ def _way_out(family: _Family) -> str:
     return f"Delete the file and download it again. {family.how}"
 
 
-def _bytes_of(family: _Family, path: Path) -> bytes:
-    """Returns a file's bytes."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataMissingError(f"The data file {path} cannot be read: {error.strerror}. {family.how}") from error
-
-
 def _parse(family: _Family, raw: bytes, path: Path) -> Split:
-    """Turns the bytes of a pickle into a Split."""
     stream = io.BytesIO(raw)
     try:
         content = _Unpickler(stream, encoding="latin1").load()  # Python 2 strings as bytes
@@ -226,17 +218,14 @@ def _content_problem(content: Any, word: str) -> str:
 for _place, (_family, _folder, _read) in enumerate(
     ((_TEN, CIFAR10_FOLDER, read_cifar10_folder), (_HUNDRED, CIFAR100_FOLDER, read_cifar100_folder))
 ):
-    add(
-        Entry(
-            name=_family.name,
-            title=_family.title,
-            kind="images",
-            place=_folder,
-            read=_read,
-            files=_family.find,
-            tfds=_family.name,
-            download=Download((_MIRROR,), {_family.archive: _family.md5}, _family.size),
-            how=_family.how,
-        ),
-        place=4 + _place,
-    )
+    Entry(
+        name=_family.name,
+        title=_family.title,
+        kind="images",
+        place=_folder,
+        read=_read,
+        files=_family.find,
+        tfds=_family.name,
+        download=Download((_MIRROR,), {_family.archive: _family.md5}, _family.size),
+        how=_family.how,
+    ).add(4 + _place)

@@ -144,7 +144,6 @@ def examples_noun(kind: str) -> str:
 
 
 def _first(split: Split, count: int | None, word: str) -> Split:
-    """Keeps a split's first examples (None keeps all)."""
     if count is None:
         return split
     if not 1 <= count <= len(split.labels):

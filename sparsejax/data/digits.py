@@ -3,7 +3,7 @@
 import numpy as np
 
 from sparsejax.data.dataset import Dataset, Split, pixel_moments
-from sparsejax.data.registry import Entry, add
+from sparsejax.data.registry import Entry
 
 CLASSES = 10
 _BOX, _SIDE = 20, 28  # MNIST's digits fill a box of 20 × 20 in the middle of 28 × 28
@@ -45,13 +45,6 @@ def frame(small: np.ndarray) -> np.ndarray:
     return images
 
 
-add(
-    Entry(
-        name="digits",
-        title="the digits that scikit-learn ships",
-        kind="images",
-        read=read_digits,
-        location="digits",
-    ),
-    place=3,
-)
+Entry(
+    name="digits", title="the digits that scikit-learn ships", kind="images", read=read_digits, location="digits"
+).add(3)

@@ -5,6 +5,7 @@ import hashlib
 import logging
 import os
 import shutil
+import sys
 import threading
 import time
 from collections import Counter
@@ -146,39 +147,34 @@ class _BrokenOffError(DataMissingError):
 
 def _fetch_all(files: Mapping[str, tuple[Path, str]], mirrors: Sequence[str], say: Callable[[str], None]) -> None:
     """Downloads files one after the other, each from the first mirror that has not failed yet."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
     left, broken, failures = list(mirrors), Counter[str](), {}
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        for name, (path, checksum) in files.items():
-            while left:
-                try:
-                    _fetch(left[0] + name, path, checksum, _Bar(progress, name))
-                    break
-                except (DataDamagedError, DataMissingError) as error:
-                    failures[str(error)] = error
-                    failed = left.pop(0)
-                    broken[failed] += 1
-                    if isinstance(error, _BrokenOffError) and broken[failed] < _TRIES:
-                        left.append(failed)
-                    if left:
-                        say(f"{error}; trying {_host(left[0])}")
-                        time.sleep(0.5 * broken[left[0]])
-            else:
-                damaged = any(isinstance(error, DataDamagedError) for error in failures.values())
-                kind = DataDamagedError if damaged else DataMissingError
-                raise kind(f"{'; '.join(failures)}; nothing was kept; try again later")
+    for name, (path, checksum) in files.items():
+        while left:
+            try:
+                _fetch(left[0] + name, path, checksum)
+                break
+            except (DataDamagedError, DataMissingError) as error:
+                failures[str(error)] = error
+                failed = left.pop(0)
+                broken[failed] += 1
+                if isinstance(error, _BrokenOffError) and broken[failed] < _TRIES:
+                    left.append(failed)
+                if left:
+                    say(f"{error}; trying {_host(left[0])}")
+                    time.sleep(0.5 * broken[left[0]])
+        else:
+            damaged = any(isinstance(error, DataDamagedError) for error in failures.values())
+            kind = DataDamagedError if damaged else DataMissingError
+            raise kind(f"{'; '.join(failures)}; nothing was kept; try again later")
 
 
-def _fetch(url: str, path: Path, checksum: str, bar: Any) -> None:
+def _fetch(url: str, path: Path, checksum: str) -> None:
     """Downloads one file to its final name, or raises an error that names the file's address."""
     import pooch
     import requests
 
     # An existing file is damaged here. pooch replaces it once the new one is complete.
+    bar = sys.stderr.isatty()
     fetcher: Any = pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 16, timeout=_SILENCE)
     pooch.get_logger().setLevel(logging.WARNING)
     algorithm = _algorithm(checksum)
@@ -226,30 +222,6 @@ def _unpack(archive: Path, place: Path) -> None:
     finally:
         with contextlib.suppress(OSError):
             shutil.rmtree(temporary)
-
-
-class _Bar:
-    """Adapts rich's progress bar to pooch's interface."""
-
-    def __init__(self, progress: Any, name: str) -> None:
-        self._progress, self._task = progress, progress.add_task(name, total=None)
-
-    @property
-    def total(self) -> int:
-        return self._progress.tasks[self._task].total
-
-    @total.setter
-    def total(self, size: int) -> None:
-        self._progress.update(self._task, total=size)
-
-    def update(self, size: int) -> None:
-        self._progress.advance(self._task, size)
-
-    def reset(self) -> None:
-        self._progress.update(self._task, completed=0)
-
-    def close(self) -> None:
-        self._progress.stop_task(self._task)
 
 
 def _algorithm(checksum: str) -> str:

@@ -24,6 +24,18 @@ def data_root() -> Path | None:
     return root
 
 
+def read_bytes(path: Path, what: str = "data file", way_out: str = "Put it there or name another folder.") -> bytes:
+    """Reads a file.
+
+    Raises:
+      DataMissingError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataMissingError(f"The {what} {path} cannot be read: {error.strerror or error}. {way_out}") from error
+
+
 def user_cache() -> Path:
     """Returns the user's cache folder, which may not exist (on Linux ~/.cache/sparsejax)."""
     import pooch

@@ -14,7 +14,8 @@ import numpy as np
 
 from sparsejax.data.dataset import MNIST_MEAN, MNIST_STD, Dataset, Split, pixel_moments, split_problem
 from sparsejax.data.download import Download
-from sparsejax.data.registry import Entry, add
+from sparsejax.data.folders import read_bytes
+from sparsejax.data.registry import Entry
 from sparsejax.errors import DataDamagedError, DataMissingError
 
 # The four original files and their published MD5s.
@@ -48,7 +49,7 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
       DataMissingError: there is no such file, or it cannot be opened.
       DataDamagedError: wrong magic number, truncated or damaged gzip stream, too few or too many bytes.
     """
-    return _parse(_bytes_of(Path(path)), Path(path))
+    return _parse(read_bytes(Path(path)), Path(path))
 
 
 def read_mnist_folder(
@@ -109,7 +110,7 @@ def md5_of(content: bytes) -> str:
 
 def _read_verified(path: Path, md5: str | None) -> np.ndarray:
     """Reads an IDX file and, when it is gzip and an MD5 is given, compares that."""
-    raw = _bytes_of(path)
+    raw = read_bytes(path)
     array = _parse(raw, path)  # first, because it gives the better error message
     if md5 is not None and raw.startswith(_GZIP) and md5_of(raw) != md5:
         raise DataDamagedError(
@@ -136,18 +137,7 @@ def _split(images: np.ndarray, labels: np.ndarray, folder: str | os.PathLike[str
     return split
 
 
-def _bytes_of(path: Path) -> bytes:
-    """Returns a file's bytes."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataMissingError(
-            f"The data file {path} cannot be read: {error.strerror}. Put it there or name another folder."
-        ) from error
-
-
 def _parse(raw: bytes, path: Path) -> np.ndarray:
-    """Turns the bytes of an IDX file into an array."""
     if not raw:
         raise DataDamagedError(f"The data file {path} is empty (0 bytes). {_WAY_OUT}")
     content, trouble = _unpack(raw)
@@ -208,45 +198,39 @@ def _format_list(words: list[str]) -> str:
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
-add(
-    Entry(
-        name="mnist",
-        title="MNIST",
-        kind="images",
-        place="mnist",
-        read=read_mnist_folder,
-        files=find_files,
-        tfds="mnist",
-        download=Download(
-            ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/"),
-            MNIST_FILES,
-            "11.6 MB",
-        ),
-        substitute=True,
-        how="Put the four files of MNIST in $SPARSEJAX_DATA/mnist.",
+Entry(
+    name="mnist",
+    title="MNIST",
+    kind="images",
+    place="mnist",
+    read=read_mnist_folder,
+    files=find_files,
+    tfds="mnist",
+    download=Download(
+        ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/"),
+        MNIST_FILES,
+        "11.6 MB",
     ),
-    place=1,
-)
-add(
-    Entry(
-        name="fashion_mnist",
-        title="Fashion-MNIST",
-        kind="images",
-        place="fashion_mnist",
-        read=functools.partial(read_mnist_folder, name="fashion_mnist", check_md5=False),
-        files=find_files,
-        elsewhere=(Path("/usr/share/datasets/fashion-mnist"),),
-        tfds="fashion_mnist",
-        download=Download(
-            (
-                "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
-                "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
-            ),
-            FASHION_MNIST_FILES,
-            "30.9 MB",
+    substitute=True,
+    how="Put the four files of MNIST in $SPARSEJAX_DATA/mnist.",
+).add(1)
+Entry(
+    name="fashion_mnist",
+    title="Fashion-MNIST",
+    kind="images",
+    place="fashion_mnist",
+    read=functools.partial(read_mnist_folder, name="fashion_mnist", check_md5=False),
+    files=find_files,
+    elsewhere=(Path("/usr/share/datasets/fashion-mnist"),),
+    tfds="fashion_mnist",
+    download=Download(
+        (
+            "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
+            "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
         ),
-        how="Install Debian's package (apt install dataset-fashion-mnist), or put its four idx files in "
-        "$SPARSEJAX_DATA/fashion_mnist (https://github.com/zalandoresearch/fashion-mnist).",
+        FASHION_MNIST_FILES,
+        "30.9 MB",
     ),
-    place=2,
-)
+    how="Install Debian's package (apt install dataset-fashion-mnist), or put its four idx files in "
+    "$SPARSEJAX_DATA/fashion_mnist (https://github.com/zalandoresearch/fashion-mnist).",
+).add(2)

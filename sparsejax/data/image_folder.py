@@ -43,7 +43,6 @@ def read_image_folder(folder: Path) -> dict[str, Any]:
 
 
 def _images_by_class(folder: Path) -> dict[str, list[Path]]:
-    """Returns the images of each class."""
     classes = {
         path.name: sorted(file for file in path.iterdir() if file.suffix.lower() in _SUFFIXES)
         for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith((".", "_"))

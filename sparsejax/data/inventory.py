@@ -45,7 +45,6 @@ def table(places: list[Place]) -> str:
 
 
 def _places(entry: Entry) -> Iterator[Place]:
-    """Checks every location of one data set."""
     if not entry.place:
         yield _generated_place(entry)
         return

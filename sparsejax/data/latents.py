@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sparsejax.data.dataset import Dataset, Split, split_problem
-from sparsejax.data.registry import Entry, add
+from sparsejax.data.registry import Entry
 from sparsejax.errors import DataDamagedError, DataMissingError
 
 LATENTS_FILE = Path("cifar10-latents", "latents.npz")
@@ -70,14 +70,11 @@ def _damage_error(path: Path, problem: str) -> DataDamagedError:
     )
 
 
-add(
-    Entry(
-        name="cifar10_latents",
-        title="CIFAR-10's latents",
-        kind="vectors",
-        place=str(LATENTS_FILE),
-        read=read_latents,
-        how=HOW_TO_MAKE,
-    ),
-    place=6,
-)
+Entry(
+    name="cifar10_latents",
+    title="CIFAR-10's latents",
+    kind="vectors",
+    place=str(LATENTS_FILE),
+    read=read_latents,
+    how=HOW_TO_MAKE,
+).add(6)

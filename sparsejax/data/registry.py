@@ -89,13 +89,12 @@ class Entry:
         """Returns the first path that has all of its files."""
         return next((path for _, path in self.places() if self.is_whole(path)), None)
 
+    def add(self, place: float) -> None:
+        """Registers a data set of this package."""
+        DATA.add(self.name, self, module="sparsejax.data", place=place)
+
 
 DATA: Registered[Entry] = Registered("data set", "sparsejax.data")
-
-
-def add(entry: Entry, place: float = 100.0) -> None:
-    """Registers a data set of this package."""
-    DATA.add(entry.name, entry, module="sparsejax.data", place=place)
 
 
 def register(name: str, *, kind: Kind, title: str = "") -> Callable[[F], F]:
@@ -287,14 +286,11 @@ def _not_found_message(found: Entry, last: str = "and ") -> str:
     return f"{found.title[0].upper()}{found.title[1:]} was looked for in {where}, {last}is in {verdict}"
 
 
-add(
-    Entry(
-        name="arrays",
-        title="your own arrays",
-        kind="images",
-        place="arrays",
-        read=read_arrays,
-        how="Or pass any file or folder with --data.path.",
-    ),
-    place=12,
-)
+Entry(
+    name="arrays",
+    title="your own arrays",
+    kind="images",
+    place="arrays",
+    read=read_arrays,
+    how="Or pass any file or folder with --data.path.",
+).add(12)

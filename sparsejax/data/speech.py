@@ -12,7 +12,7 @@ import numpy as np
 
 from sparsejax.data.dataset import Dataset, Split
 from sparsejax.data.download import Download
-from sparsejax.data.registry import Entry, add
+from sparsejax.data.registry import Entry
 from sparsejax.data.wav import read_clip
 from sparsejax.errors import ConfigError, DataDamagedError, DataMissingError
 
@@ -183,34 +183,28 @@ def _notice(classes: Sequence[str], train: Split, test: Split, substitute: bool)
     )
 
 
-add(
-    Entry(
-        name="speech_commands",
-        title="Speech Commands",
-        kind="clips",
-        place="speech_commands",
-        read=functools.partial(read_speech, name="speech_commands"),
-        download=Download(
-            (
-                "https://storage.googleapis.com/download.tensorflow.org/data/",
-                "http://download.tensorflow.org/data/",
-            ),
-            {"speech_commands_v0.01.tar.gz": "743935421bb51cccdb6bdd152e04c5c70274e935c82119ad7faeec31780d811d"},
-            "1.5 GB",
-            proof="testing_list.txt",
+Entry(
+    name="speech_commands",
+    title="Speech Commands",
+    kind="clips",
+    place="speech_commands",
+    read=functools.partial(read_speech, name="speech_commands"),
+    download=Download(
+        (
+            "https://storage.googleapis.com/download.tensorflow.org/data/",
+            "http://download.tensorflow.org/data/",
         ),
-        how=_HOW_COMMANDS,
+        {"speech_commands_v0.01.tar.gz": "743935421bb51cccdb6bdd152e04c5c70274e935c82119ad7faeec31780d811d"},
+        "1.5 GB",
+        proof="testing_list.txt",
     ),
-    place=10,
-)
-add(
-    Entry(
-        name="spoken_digits",
-        title="the Free Spoken Digit Dataset",
-        kind="clips",
-        place="spoken_digits",
-        read=functools.partial(read_speech, name="spoken_digits"),
-        how=_HOW_DIGITS,
-    ),
-    place=11,
-)
+    how=_HOW_COMMANDS,
+).add(10)
+Entry(
+    name="spoken_digits",
+    title="the Free Spoken Digit Dataset",
+    kind="clips",
+    place="spoken_digits",
+    read=functools.partial(read_speech, name="spoken_digits"),
+    how=_HOW_DIGITS,
+).add(11)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -14,7 +13,8 @@ import numpy as np
 
 from sparsejax.data.dataset import Dataset, Split
 from sparsejax.data.download import Download
-from sparsejax.data.registry import Entry, Say, add, entry, obtain
+from sparsejax.data.folders import read_bytes
+from sparsejax.data.registry import Entry, Say, entry, obtain
 from sparsejax.errors import ConfigError, DataDamagedError, DataMissingError
 
 Unit = Literal["words", "characters"]
@@ -63,15 +63,6 @@ class Text:
             else:
                 continue
             raise ValueError(f"The {word} part of {self.name!r} cannot be used: {problem}.")
-
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        """Names the tokens by the SHA-256 of the vocabulary and of all arrays' shapes and bytes (64 hex digits)."""
-        digest = hashlib.sha256("\0".join((self.unit, *self.vocabulary)).encode())
-        for ids in (self.train, self.validation, self.test):
-            digest.update(f"<i4{ids.shape}".encode())
-            digest.update(np.ascontiguousarray(ids, "<i4").data)
-        return digest.hexdigest()
 
     def decode(self, ids: Iterable[int]) -> str:
         """Returns token ids as readable text."""
@@ -233,19 +224,13 @@ def _check(unit: str, vocabulary: int | None) -> None:
 
 
 def _parts(folder: Path) -> dict[str, Path | None]:
-    """Returns where a folder holds each part."""
     files = {part: [folder / form.format(part) for form in _FILES] for part in ("train", "valid", "test")}
     return {part: next((path for path in paths if path.is_file()), None) for part, paths in files.items()}
 
 
 def _content(path: str | os.PathLike[str]) -> str:
-    """Reads a UTF-8 file."""
     try:
-        content = Path(path).read_bytes().decode()
-    except OSError as error:
-        raise DataMissingError(
-            f"The text {path} cannot be read: {error.strerror}. Put it there or name another folder."
-        ) from error
+        content = read_bytes(Path(path), "text").decode()
     except UnicodeDecodeError as error:
         raise DataDamagedError(
             f"The text {path} is not UTF-8: {error.reason} at byte {error.start}. Download it again, or convert it."
@@ -264,17 +249,14 @@ def _words(text: str) -> Iterator[str]:
 
 
 def _word_ids(text: str, index: dict[str, int]) -> np.ndarray:
-    """Returns the id of every word [n]."""
     return np.fromiter((index.get(word, 0) for word in _words(text)), np.int32)
 
 
 def _code_points(text: str) -> np.ndarray:
-    """Returns every character's number [n]."""
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
 
 
 def _character_ids(text: str, index: dict[str, int]) -> np.ndarray:
-    """Returns the id of every character [n]."""
     ids = np.zeros(0x110000, np.int32)
     for token, position in index.items():
         if token != UNKNOWN:
@@ -288,37 +270,31 @@ for _place, (_name, _title, _md5, _size) in enumerate(
         ("wikitext-103", "WikiText-103", "9ddaacaf6af0710eda8c456decff7832", "190 MB"),
     )
 ):
-    add(
-        Entry(
-            name=_name,
-            title=_title,
-            kind="tokens",
-            place=_name,
-            read=functools.partial(read_windows, name=_name),
-            files=_parts,
-            download=Download(
-                ("https://wikitext.smerity.com/", "https://s3.amazonaws.com/research.metamind.io/wikitext/"),
-                {f"{_name}-v1.zip": _md5},
-                _size,
-            ),
-            how=_HOW.format(_name),
-        ),
-        place=7 + _place,
-    )
-add(
     Entry(
-        name="tinyshakespeare",
-        title="Tiny Shakespeare",
+        name=_name,
+        title=_title,
         kind="tokens",
-        place="tinyshakespeare.txt",
-        read=functools.partial(read_windows, name="tinyshakespeare"),
+        place=_name,
+        read=functools.partial(read_windows, name=_name),
+        files=_parts,
         download=Download(
-            ("https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/",),
-            {"input.txt": "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"},
-            "1.1 MB",
+            ("https://wikitext.smerity.com/", "https://s3.amazonaws.com/research.metamind.io/wikitext/"),
+            {f"{_name}-v1.zip": _md5},
+            _size,
         ),
-        how="Download https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt and "
-        "put it at $SPARSEJAX_DATA/tinyshakespeare.txt.",
+        how=_HOW.format(_name),
+    ).add(7 + _place)
+Entry(
+    name="tinyshakespeare",
+    title="Tiny Shakespeare",
+    kind="tokens",
+    place="tinyshakespeare.txt",
+    read=functools.partial(read_windows, name="tinyshakespeare"),
+    download=Download(
+        ("https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/",),
+        {"input.txt": "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"},
+        "1.1 MB",
     ),
-    place=9,
-)
+    how="Download https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt and "
+    "put it at $SPARSEJAX_DATA/tinyshakespeare.txt.",
+).add(9)

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sparsejax.errors import ConfigError, DataDamagedError, DataMissingError
+from sparsejax.data.folders import read_bytes
+from sparsejax.errors import ConfigError, DataDamagedError
 
 # The format codes of a "fmt " chunk; the extensible format refers to one of the others later in the chunk.
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
@@ -29,13 +30,7 @@ def read_wav(path: str | os.PathLike[str]) -> Sound:
       DataDamagedError: it is not a WAV file, is truncated or compressed, or has no samples or some that are not
         numbers.
     """
-    path = Path(path)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataMissingError(
-            f"The clip {path} cannot be read: {error.strerror or error}. Put it there or name another folder."
-        ) from error
+    content = read_bytes(Path(path), "clip")
     try:
         form, data = _chunks(content)
         if len(form) < 16:
