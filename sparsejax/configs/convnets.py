@@ -46,10 +46,7 @@ def convnet(data: Literal["mnist", "cifar10"], layers: int, kernel: int) -> Conf
 
 
 def mnist_convnet() -> Config:
-    """Two 7 x 7 convolutions, activity penalised; --sweep objective.l1=0,0.001,0.002.
-
-    Two convolutions with 7 x 7 kernels on MNIST, Figure 1.6 of the thesis.
-    """
+    """Two 7 x 7 convolutions, activity penalised (Figure 1.6); --sweep objective.l1=0,0.001,0.002."""
     return convnet("mnist", 2, 7)
 
 

@@ -26,9 +26,9 @@ _EVALUATION = EvaluationConfig(batch_size=500, measures=CLEAN_MEASURES)
 
 
 def mnist_l1_mlp() -> Config:
-    """64 ReLU units, an L1 penalty; --sweep objective.l1=0:0.112:0.008.
+    """64 ReLU units, an L1 penalty on their activity; --sweep objective.l1=0:0.112:0.008.
 
-    One hidden layer of 64 ReLU units, an L1 penalty on their activity; about 97 % at 0.008, few units active.
+    About 97 % at 0.008, few units active.
 
     `python -m sparsejax.launch --config mnist_l1_mlp`; seconds on 2 CPU cores.
     """
@@ -41,10 +41,7 @@ def mnist_l1_sigmoid() -> Config:
 
 
 def mnist_l1_deep() -> Config:
-    """Three hidden layers of 64 units.
-
-    Three hidden layers of 64 units, which take a smaller penalty.
-    """
+    """Three hidden layers of 64 units, which take a smaller penalty."""
     config = mnist_l1_mlp()
     return dataclasses.replace(config, model=DenseNetwork(hidden=(64,) * 3), objective=ObjectiveConfig(l1=0.002))
 
@@ -60,10 +57,7 @@ def mnist_l1_thresholds() -> Config:
 
 
 def mnist_l1_autoencoder() -> Config:
-    """Autoencoder of 400, 64 and 400 units.
-
-    An autoencoder of 400, 64 and 400 units, ReLU on the output too; the error is the mean over the pixels.
-    """
+    """Autoencoder of 400, 64 and 400 units, ReLU on the output too; the error is the mean over the pixels."""
     network = DenseNetwork(hidden=(400, 64, 400), classes=None, output="relu")
     objective = ObjectiveConfig("reconstruction", l1=1e-4)
     return dataclasses.replace(mnist_l1_mlp(), model=network, objective=objective)

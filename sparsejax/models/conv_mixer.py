@@ -46,11 +46,9 @@ class ConvMixer(Model):
 
     @property
     def task(self) -> Literal["classification"]:
-        """Classification."""
         return "classification"
 
     def check(self) -> None:
-        """Raise a ConfigError that names a field out of range."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             expect(f"model.{field.name}", value, "a positive number", value >= 1)
@@ -83,12 +81,7 @@ class ConvMixer(Model):
     ) -> Output:
         """Returns logits `[batch, classes]`, and as the activation `latent` the pooled features `[batch, width]`.
 
-        Args:
-          variables: from `init`.
-          x: images `[batch, height, width, channels]`.
-          key: unused.
-          train: normalise by the batch, and update the running statistics.
-          axis_name: mesh axis over which the batch is sharded, for its statistics.
+        In training it normalises by the batch, over all of `axis_name`, and updates the running statistics.
 
         Raises:
           ConfigError: x has no images, or their sides are not multiples of the patch.
@@ -111,7 +104,6 @@ class ConvMixer(Model):
         return Output(blocks.linear(params["output"], {}, latent), state, {"latent": latent})
 
     def layers(self, example_shape: tuple[int, ...]) -> list[Layer]:
-        """Describes the latent for reports."""
         return [Layer("latent", self.width)]
 
     def _dense(self, key: PRNGKeyArray, inputs: int, units: int) -> Params:

@@ -40,11 +40,9 @@ class DenseNetwork(Model):
 
     @property
     def task(self) -> Literal["classification", "reconstruction"]:
-        """Reconstruction if `classes` is None."""
         return "reconstruction" if self.classes is None else "classification"
 
     def check(self) -> None:
-        """Raise a ConfigError that names a field out of range."""
         expect("model.hidden", self.hidden, "one or more positive numbers", min(self.hidden, default=0) > 0)
         expect("model.classes", self.classes, "None or a positive number", self.classes is None or self.classes > 0)
 
@@ -75,14 +73,7 @@ class DenseNetwork(Model):
         train: bool = False,
         axis_name: str | None = None,
     ) -> Output:
-        """Returns logits `[batch, classes]` or reconstructions `[batch, inputs]`, and the hidden layers' outputs.
-
-        Args:
-          variables: from `init`.
-          x: inputs `[batch, ...]`.
-          key, train, axis_name: unused.
-
-        """
+        """Returns logits `[batch, classes]` or reconstructions `[batch, inputs]`, and the hidden layers' outputs."""
         activate, activations = _ACTIVATIONS[self.activation], {}
         x = x.reshape(x.shape[0], -1)
         for name in self._names():
@@ -95,7 +86,6 @@ class DenseNetwork(Model):
         return Output(jax.nn.relu(x) if self.output == "relu" else x, variables.state, activations)
 
     def layers(self, example_shape: tuple[int, ...]) -> list[Layer]:
-        """Describes the hidden layers for reports."""
         inputs = (math.prod(example_shape), *self.hidden)
         named = zip(self._names(), self.hidden, inputs, strict=False)
         return [Layer(name, units, inputs=(fan_in,)) for name, units, fan_in in named]

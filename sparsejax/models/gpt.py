@@ -65,11 +65,9 @@ class GPT(Model):
 
     @property
     def task(self) -> Literal["next_token"]:
-        """Next token."""
         return "next_token"
 
     def check(self) -> None:
-        """Raise a ConfigError that names a field out of range."""
         for name in ("context", "blocks", "width", "heads", "mlp_factor"):
             expect(f"model.{name}", getattr(self, name), "a positive number", getattr(self, name) >= 1)
         expect("model.vocabulary", self.vocabulary, "2 tokens or more", self.vocabulary >= 2)

@@ -85,11 +85,9 @@ class HebbianVGG(Model):
 
     @property
     def task(self) -> Literal["classification"]:
-        """Classification."""
         return "classification"
 
     def check(self) -> None:
-        """Raise a ConfigError that names a field out of range."""
         widths = [width for width in self.widths if width]
         expect("model.widths", self.widths, "channels of one or more convolutions, and 0 for max pooling after one",
                bool(widths) and min(self.widths) >= 0 and self.widths[0] > 0
@@ -145,14 +143,8 @@ class HebbianVGG(Model):
     ) -> Output:
         """Returns logits `[batch, classes]`, and as activations the output of each block, after pooling.
 
-        In training the HaH blocks' costs, multiplied by minus their weights, are the losses `hebbian1` and so on.
-
-        Args:
-          variables: from `init`.
-          x: images `[batch, height, width, channels]`.
-          key: unused.
-          train: normalise by the batch, update the running statistics, and add the costs.
-          axis_name: mesh axis over which the batch is sharded, for its statistics.
+        In training it normalises by the batch, over all of `axis_name`, and updates the running statistics; the HaH
+        blocks' costs, multiplied by minus their weights, are the losses `hebbian1` and so on.
 
         Raises:
           ConfigError: x has no images, or they are too small for the pooling.
@@ -193,7 +185,6 @@ class HebbianVGG(Model):
         return dict(zip(names, [x, *(passed[name] for name in names[:-1])], strict=True))
 
     def layers(self, example_shape: tuple[int, ...]) -> list[Layer]:
-        """Describes the hidden layers for reports."""
         sizes = self._sizes(example_shape)
         described = [
             Layer(block.name, math.prod(passed), inputs=seen, padding=self._edge)

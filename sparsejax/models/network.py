@@ -67,11 +67,9 @@ class SparseNetwork(Model):
 
     @property
     def task(self) -> Literal["classification"]:
-        """Classification."""
         return "classification"
 
     def check(self) -> None:
-        """Raise a ConfigError that names a field out of range."""
         some = self.density is None or 0 < self.density <= 1
         expect("model.density", self.density, "None or a fraction of non-zero weights in (0, 1]", some)
         expect("model.classes", self.classes, "a positive number", self.classes > 0)

@@ -101,11 +101,9 @@ class NoisyNetwork(Model):
 
     @property
     def task(self) -> Literal["classification", "reconstruction"]:
-        """Reconstruction if `classes` is None."""
         return "reconstruction" if self.classes is None else "classification"
 
     def check(self) -> None:
-        """Raise a ConfigError that names a field out of range."""
         expect("model.hidden", self.hidden, "a positive number of units", self.hidden > 0)
         for name in ("sigma", "hidden_sigma", "anneal_after", "anneal_epochs", "threshold", "implicit"):
             value = getattr(self, name)
@@ -162,12 +160,8 @@ class NoisyNetwork(Model):
     ) -> Output:
         """Returns logits `[batch, classes]` or reconstructions `[batch, inputs]`, and the hidden layer's output.
 
-        Args:
-          variables: from `init`.
-          x: inputs `[batch, ...]`.
-          key: one key per example `[batch]`; None for no noise and no sampling of k.
-          train: always add noise; otherwise only with `noise_at_evaluation`.
-          axis_name: unused.
+        Training always adds noise, and needs `key`; evaluation adds it only with `noise_at_evaluation` and `key`. Without
+        `key`, k is not sampled.
 
         Raises:
           ValueError: key is missing in training.
@@ -213,7 +207,6 @@ class NoisyNetwork(Model):
         return dataclasses.replace(self, **changes)
 
     def layers(self, example_shape: tuple[int, ...]) -> list[Layer]:
-        """Describes the hidden layer for reports."""
         k = int(self.k) if self.competition in ("top_k", "top_k_subtract") and self.k is not None else None
         # Lateral circuits need additional products, and noise leaves no unit at 0.
         plain = self.competition not in ("explain_away", "interneuron") and self.hidden_sigma is None

@@ -35,7 +35,6 @@ class SparseCNN(SparseNetwork):
     """Winners of the hidden layer; None for ReLU."""
 
     def check(self) -> None:
-        """Raise a ConfigError that names a field out of range."""
         super().check()
         count = len(self.channels)
         expect("model.channels", self.channels, "one or more positive numbers", min(self.channels, default=0) > 0)

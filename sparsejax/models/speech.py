@@ -33,7 +33,6 @@ class SpeechCNN(SparseCNN):
     inputs = "clips"
 
     def check(self) -> None:
-        """Raise a ConfigError that names a field out of range."""
         super().check()
         probable = self.augment is None or 0 <= self.augment <= 1
         expect("model.augment", self.augment, "None or a probability in [0, 1]", probable)

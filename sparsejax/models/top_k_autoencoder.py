@@ -42,11 +42,9 @@ class TopKAutoencoder(Model):
 
     @property
     def task(self) -> Literal["reconstruction"]:
-        """Reconstruction."""
         return "reconstruction"
 
     def check(self) -> None:
-        """Raise a ConfigError that names a field out of range."""
         expect("model.hidden", self.hidden, "a positive number of units", self.hidden > 0)
         expect("model.k", self.k, f"a number of winners from 1 to {self.hidden}", 1 <= self.k <= self.hidden)
         expect("model.boost_strength", self.boost_strength, "0 or more", self.boost_strength >= 0)
@@ -71,13 +69,7 @@ class TopKAutoencoder(Model):
     ) -> Output:
         """Returns reconstructions `[batch, inputs]` and the code in its dense form, `[batch, hidden]`.
 
-        Args:
-          variables: from `init`.
-          x: inputs `[batch, ...]`.
-          key: unused.
-          train: update the duty cycles.
-          axis_name: mesh axis over which the batch is sharded, for the duty cycles.
-
+        In training it updates the duty cycles, over all of `axis_name`.
         """
         state = variables.state["hidden"]["boost"]
         encoder, decoder = variables.params["hidden"], variables.params["output"]
@@ -91,5 +83,4 @@ class TopKAutoencoder(Model):
         return Output(prediction, {"hidden": {"boost": state}}, {"hidden": code.to_dense()})
 
     def layers(self, example_shape: tuple[int, ...]) -> list[Layer]:
-        """Describes the code for reports."""
         return [Layer("hidden", self.hidden, self.k, self.k, inputs=(math.prod(example_shape),))]
