@@ -18,8 +18,8 @@ from typing import Any, Generic, TypeVar
 from sparsejax.errors import ConfigError
 
 T = TypeVar("T")
-Entries = Callable[[ast.Module, str], Iterator[tuple[str, str]]]
-"""Yields name and summary of what a file defines, given its syntax tree and the name of its module."""
+Entries = Callable[[ast.Module], Iterator[tuple[str, str]]]
+"""Yields name and summary of what a file defines, given its syntax tree."""
 
 
 class Registry(Mapping[str, str]):
@@ -59,19 +59,16 @@ class Registry(Mapping[str, str]):
                 continue
             module = ".".join((self._package, *path.relative_to(root).with_suffix("").parts))
             tree = ast.parse(path.read_text(encoding="utf-8"))
-            found |= {name: (module, summary) for name, summary in self._entries(tree, module)}
+            found |= {name: (module, summary) for name, summary in self._entries(tree)}
         return found
 
     def __getitem__(self, name: str) -> str:
-        """Return the summary of a name."""
         return self._found[name][1]
 
     def __iter__(self) -> Iterator[str]:
-        """Iterate over the names."""
         return iter(self._found)
 
     def __len__(self) -> int:
-        """Return the number of names."""
         return len(self._found)
 
 
@@ -140,16 +137,13 @@ class Registered(Mapping[str, T], Generic[T]):
         return self._entries[name][2]
 
     def __contains__(self, name: object) -> bool:
-        """Return whether there is an object of that name."""
         return name in self._found
 
     def __iter__(self) -> Iterator[str]:
-        """Iterate over the names."""
         found = self._found
         return iter(sorted(found, key=lambda name: found[name][0]))
 
     def __len__(self) -> int:
-        """Return the number of names."""
         return len(self._found)
 
     @property

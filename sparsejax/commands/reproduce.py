@@ -49,7 +49,8 @@ def _run(arguments: list[str]) -> int:
     study, out = studies.get(options.name), Path(options.out).absolute()
     folder = out / options.name / options.scale
     started = time.perf_counter()
-    outcome = study.make(options.scale, folder, **_seed_arguments(options.name, options.seeds, study.seeds))
+    _check_seeds(options.name, options.seeds, study.seeds)
+    outcome = study.make(options.scale, folder, options.seeds)
     picture = write_whole(out / f"{options.name}.png", png(outcome.figure))
     numbers = out / f"{options.name}.json"
     RunFolder(folder).write(
@@ -78,15 +79,11 @@ def _run(arguments: list[str]) -> int:
     return 0
 
 
-def _seed_arguments(name: str, chosen: int | None, most: int | None) -> dict[str, int | None]:
-    """Returns the keyword argument for the number of seeds, if the study has one."""
-    if most is None:
-        if chosen is not None:
-            raise ConfigError(f"--seeds is {chosen}, but the seeds of {name} are fixed; omit the option.")
-        return {}
+def _check_seeds(name: str, chosen: int | None, most: int) -> None:
+    if chosen is not None and not most:
+        raise ConfigError(f"--seeds is {chosen}, but the seeds of {name} are fixed; omit the option.")
     if chosen is not None and not 1 <= chosen <= most:
         raise ConfigError(f"--seeds is {chosen}; expected a number from 1 to {most}, those of the paper.")
-    return {"seeds": chosen}
 
 
 def _format(value: object) -> str:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from sparsejax.training.config import Config
 
 
-def _configs(tree: ast.Module, module: str) -> Iterator[tuple[str, str]]:
+def _configs(tree: ast.Module) -> Iterator[tuple[str, str]]:
     for node in tree.body:
         if not isinstance(node, ast.FunctionDef) or node.name.startswith("_") or ast.unparse(node.args):
             continue

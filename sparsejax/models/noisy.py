@@ -160,8 +160,8 @@ class NoisyNetwork(Model):
     ) -> Output:
         """Returns logits `[batch, classes]` or reconstructions `[batch, inputs]`, and the hidden layer's output.
 
-        Training always adds noise, and needs `key`; evaluation adds it only with `noise_at_evaluation` and `key`. Without
-        `key`, k is not sampled.
+        Training always adds noise and needs `key`; evaluation adds it only with `noise_at_evaluation` and `key`, and
+        does not sample k without `key`.
 
         Raises:
           ValueError: key is missing in training.

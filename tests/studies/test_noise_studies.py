@@ -128,7 +128,7 @@ def test_the_first_curves_are_of_the_latents_at_the_papers_scale(monkeypatch, tm
     monkeypatch.setattr(noise_activity, "grid", stopped)
     for name in ("noise/fig2", "noise/fig3"):
         with pytest.raises(InterruptedError):
-            noise_activity.STUDIES[name].make("paper", tmp_path)
+            studies.get(name).make("paper", tmp_path)
     assert asked == [configs.get("latent_noise")] * 2
 
 
@@ -142,7 +142,7 @@ def test_noise_is_annealed_on_the_latents_at_the_papers_scale(monkeypatch, tmp_p
     monkeypatch.setattr(noise_activity, "grid", stopped)
     for name in ("noise/fig6", "noise/fig6b", "noise/fig12", "noise/fig13"):
         with pytest.raises(InterruptedError):
-            noise_activity.STUDIES[name].make("paper", tmp_path)
+            studies.get(name).make("paper", tmp_path)
     for config in asked:
         assert (config.data.name, config.model.hidden) == ("cifar10_latents", 10_000)
         assert (config.model.anneal_after, config.model.anneal_epochs, config.training.epochs) == (800, 800, 2000)
@@ -190,7 +190,7 @@ def test_latents_are_compared_if_available_and_otherwise_reported_as_omitted(mon
     monkeypatch.setattr(noise_activity, "_compare", compared)
     for found in (False, True):
         monkeypatch.setattr(noise_activity, "has_latents", lambda found=found: found)
-        ours = noise_activity.STUDIES["noise/fig7b"].make(scale, tmp_path).ours
+        ours = studies.get("noise/fig7b").make(scale, tmp_path).ours
         assert ("left_out" in ours) == (not found)
         if not found:
             assert "sparsejax embed --run" in ours["left_out"]["latents"]

@@ -20,6 +20,13 @@ def test_invalid_arguments_list_the_available_studies(capsys):
     assert main(["noise/fig2", "--seeds", "2"]) == 2 and "omit the option" in capsys.readouterr().err
 
 
+def test_a_study_says_where_it_is_from_and_whether_it_takes_seeds():
+    for name, shows in studies.STUDIES.items():
+        assert bool(studies.get(name).seeds) == shows.endswith("; --seeds N"), name
+    for name, place in (("thesis/fig4_10", "Fig. 4.10"), ("dense/table1", "Table 1"), ("noise/fig6", "Fig. 6, left")):
+        assert studies.get(name).source.endswith(f", {place}")
+
+
 def test_spearman_is_the_correlation_of_ranks():
     scipy = pytest.importorskip("scipy.stats")
     rng = np.random.default_rng(0)

@@ -8,7 +8,7 @@ from sparsejax import configs
 from sparsejax.configuration import replace
 from sparsejax.figures.heat import heat_maps
 from sparsejax.studies.networks import train
-from sparsejax.studies.study import Outcome, Scale, Study
+from sparsejax.studies.study import Outcome, Scale, study
 from sparsejax.training.config import Config
 
 WINNERS = {"small": (20, 100, 300), "paper": (10, 30, 100, 300, 600)}
@@ -26,6 +26,7 @@ def base(scale: Scale) -> Config:
     return replace(config, short | {"data.train_examples": 6000, "data.test_examples": 1000})
 
 
+@study("dense/grid", "accuracy, noise score and entropy over k, density and boost strength", "section 3, varied")
 def _grid(scale: Scale, folder: Path) -> Outcome:
     boosts, winners, densities, seeds = BOOSTS[scale], WINNERS[scale], DENSITIES[scale], _SEEDS[scale]
     fields = {"model.boost_strength": boosts, "model.hidden_k": winners, "model.density": densities}
@@ -45,12 +46,3 @@ def _grid(scale: Scale, folder: Path) -> Outcome:
     ours |= {name: values.tolist() for name, values in means.items()}
     ours["products, times fewer"] = np.reshape([entry["products_ratio"] for entry in layer], shape).mean(-1).tolist()
     return Outcome(figure, ours, {}, list(seeds))
-
-
-SUMMARIES = {
-    "dense/grid": "accuracy, noise score and entropy over k, density and boost strength",
-}
-
-STUDIES: dict[str, Study] = {
-    "dense/grid": Study("Ahmad & Scheinkman, How Can We Be So Dense?, 2019, section 3, Sparse CNN-2 varied", _grid)
-}

@@ -21,7 +21,7 @@ from sparsejax.evaluation.measures.macs import Products, count_macs, dense_macs
 from sparsejax.evaluation.split import make_evaluation
 from sparsejax.figures.table import table
 from sparsejax.models import SparseCNN
-from sparsejax.studies.study import Outcome, Scale, Study
+from sparsejax.studies.study import Outcome, Scale, study
 from sparsejax.training.config import Config
 
 _SEED = 42
@@ -85,6 +85,7 @@ def count_products(network: SparseCNN, *, examples: int) -> tuple[dict[str, Prod
     return with_factor(1.0), with_factor(network.k_inference_factor)
 
 
+@study("dense/products", "how many products sparse weights and activations save", "section 4.3")
 def _products(scale: Scale, folder: Path) -> Outcome:
     examples = EXAMPLES[scale]
     dense = NETWORKS["Dense CNN-2"]
@@ -128,12 +129,3 @@ def _products(scale: Scale, folder: Path) -> Outcome:
 
 def _ratio(ratio: float | None) -> str:
     return "" if ratio is None else f"{ratio:.1f}×"
-
-
-SUMMARIES = {
-    "dense/products": "how many products sparse weights and activations save",
-}
-
-STUDIES: dict[str, Study] = {
-    "dense/products": Study("Ahmad & Scheinkman, How Can We Be So Dense?, 2019, section 4.3", _products),
-}

@@ -65,6 +65,5 @@ def match_curves(panels: Sequence[Panel], *, width: style.Width = "page") -> Fig
 
 
 def _positive(values: np.ndarray) -> np.ndarray:
-    """Replaces values without a logarithm by NaN."""
     values = np.asarray(values, float)
     return np.where(values > 0, values, np.nan)

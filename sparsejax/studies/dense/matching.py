@@ -16,9 +16,8 @@ from sparsejax.studies.dense.match_probability import (
     simulate_matches,
     simulated_trials,
 )
-from sparsejax.studies.study import Outcome, Scale, Study
+from sparsejax.studies.study import Outcome, Scale, study
 
-_SOURCE = "Ahmad & Scheinkman, How Can We Be So Dense?, 2019, "
 _SEED = 42
 TRIALS = {"small": 1_000_000, "paper": 100_000_000}
 ACTIVE: dict[str, int | None] = {"a = 64": 64, "a = 128": 128, "a = 256": 256, "a = n/2": None}
@@ -51,6 +50,7 @@ PAPER_SCALED = {
 }
 
 
+@study("dense/fig2", "how often random binary vectors match, counted and drawn")
 def _fig2(scale: Scale, folder: Path) -> Outcome:
     trials = simulated_trials(TRIALS[scale])
     names, n = list(ACTIVE), np.asarray(BINARY_N)
@@ -73,6 +73,7 @@ def _fig2(scale: Scale, folder: Path) -> Outcome:
     return Outcome(figure, ours, {f"{name}: observed": list(values) for name, values in PAPER_BINARY.items()}, [_SEED])
 
 
+@study("dense/fig3", "how often random scalar vectors match, counted and drawn")
 def _fig3(scale: Scale, folder: Path) -> Outcome:
     trials, theta = simulated_trials(TRIALS[scale]), scalar_threshold(SCALAR_K)
     many = simulated_trials(10 * TRIALS["small"])
@@ -170,14 +171,3 @@ def _curves(names: Sequence[str], predicted: np.ndarray, observed: np.ndarray, p
         published[: len(paper[name])] = paper[name][: len(line)]
         curves[name] = Curve(line, dots, published, dashed=ACTIVE[name] is None)
     return curves
-
-
-SUMMARIES = {
-    "dense/fig2": "how often random binary vectors match, counted and drawn",
-    "dense/fig3": "how often random scalar vectors match, counted and drawn",
-}
-
-STUDIES: dict[str, Study] = {
-    "dense/fig2": Study(_SOURCE + "Fig. 2", _fig2),
-    "dense/fig3": Study(_SOURCE + "Fig. 3", _fig3),
-}

@@ -14,9 +14,8 @@ from sparsejax.figures.activity import image_grid
 from sparsejax.studies.networks import Trained
 from sparsejax.studies.noise import activity as noise_activity
 from sparsejax.studies.noise.activity import base, grid
-from sparsejax.studies.study import Outcome, Scale, Study
+from sparsejax.studies.study import Outcome, Scale, study
 
-_SOURCE = "Bricken et al., Noise Transforms Feed-Forward Networks into Sparse Coding Networks, 2022, "
 _SEEDS = [10]
 STAGES = {"small": (5, 20, 60), "paper": (3_000, 9_000, 19_000)}  # epochs of figure 10
 
@@ -42,6 +41,7 @@ def _hidden(trained: Trained, level: int, inputs: np.ndarray) -> np.ndarray:
     return np.maximum(inputs @ key + bias, 0)
 
 
+@study("noise/fig4", "reconstructions of noisy images")
 def _fig4(scale: Scale, folder: Path) -> Outcome:
     trained, images = _train(scale, folder), _images(scale, 5)
     rng, shape = np.random.default_rng(0), images.shape[1:]
@@ -68,6 +68,7 @@ def _fields(trained: Trained, level: int, sigma: float, image: np.ndarray, most:
     return scaled.reshape(-1, *image.shape)
 
 
+@study("noise/fig5", "receptive fields of the most active units, sigma 0.8")
 def _fig5(scale: Scale, folder: Path) -> Outcome:
     trained, image = _train(scale, folder), _images(scale, 1)[0]
     fields = _fields(trained, noise_activity.SIGMAS.index(0.8), 0.8, image, 125)
@@ -77,6 +78,7 @@ def _fig5(scale: Scale, folder: Path) -> Outcome:
     return Outcome(image_grid(rows, None), ours, {"shown": 125}, _SEEDS)
 
 
+@study("noise/fig8", "receptive fields for each noise level")
 def _fig8(scale: Scale, folder: Path) -> Outcome:
     trained, image = _train(scale, folder), _images(scale, 1)[0]
     rows, ours = [], {"sigma": [sigma for _, sigma in _levels()], "active": [], "centred": []}
@@ -90,6 +92,7 @@ def _fig8(scale: Scale, folder: Path) -> Outcome:
     return Outcome(image_grid(np.concatenate(rows), labels), ours, {}, _SEEDS)
 
 
+@study("noise/fig9", "the noisy images whose receptive fields are shown")
 def _fig9(scale: Scale, folder: Path) -> Outcome:
     """Shows the queries of the other figures at every noise level; it trains nothing."""
     images, rng = _images(scale, 3), np.random.default_rng(1)
@@ -99,6 +102,7 @@ def _fig9(scale: Scale, folder: Path) -> Outcome:
     return Outcome(figure, {"sigma": [sigma for _, sigma in _levels()], "noise_drawn": noise}, {}, [1])
 
 
+@study("noise/fig10", "receptive fields over training")
 def _fig10(scale: Scale, folder: Path) -> Outcome:
     """Trains one network for increasing numbers of epochs; longer runs contain shorter ones, as they share a seed."""
     image, sigma = _images(scale, 1)[0], 0.3
@@ -125,20 +129,3 @@ def _locality(fields: np.ndarray) -> float:
     energy = np.sort((fields.reshape(len(fields), -1) - 0.5) ** 2, axis=1)[:, ::-1]
     top = energy[:, : energy.shape[1] // 5].sum(1)
     return float(np.mean(top / energy.sum(1).clip(1e-12)))
-
-
-SUMMARIES = {
-    "noise/fig4": "reconstructions of noisy images",
-    "noise/fig5": "receptive fields of the most active units, sigma 0.8",
-    "noise/fig8": "receptive fields for each noise level",
-    "noise/fig9": "the noisy images whose receptive fields are shown",
-    "noise/fig10": "receptive fields over training",
-}
-
-STUDIES: dict[str, Study] = {
-    "noise/fig4": Study(_SOURCE + "Fig. 4", _fig4),
-    "noise/fig5": Study(_SOURCE + "Fig. 5", _fig5),
-    "noise/fig8": Study(_SOURCE + "Fig. 8", _fig8),
-    "noise/fig9": Study(_SOURCE + "Fig. 9", _fig9),
-    "noise/fig10": Study(_SOURCE + "Fig. 10", _fig10),
-}

@@ -12,9 +12,8 @@ from sparsejax.figures.activity import activity_against_noise, implicit_bars, te
 from sparsejax.functional import implicit_terms
 from sparsejax.studies.networks import Trained, train
 from sparsejax.studies.noise.activity import base, grid
-from sparsejax.studies.study import Outcome, Scale, Study
+from sparsejax.studies.study import Outcome, Scale, study
 
-_SOURCE = "Bricken et al., Emergence of Sparse Representations from Noise, ICML 2023, "
 _SIGMAS = (0.05, 0.1, 0.3, 0.8)
 _UNITS = 256
 
@@ -26,6 +25,7 @@ def _noisy(scale: Scale, folder: Path) -> Trained:
     return grid(config, scale, folder, "noise", _SIGMAS)
 
 
+@study("emergence/terms", "the three loss terms that noise adds, before and after training", "the three terms")
 def _terms(scale: Scale, folder: Path) -> Outcome:
     """Evaluates the terms at each noise level before and after training under that noise, against Monte-Carlo."""
     trained = _noisy(scale, folder)
@@ -67,6 +67,7 @@ def _monte_carlo(x, weights, sigma: float, draws: int = 200) -> float:
     return float(jnp.mean(jax.lax.map(of_draw, jax.random.split(jax.random.key(1), draws))) - loss(x))
 
 
+@study("emergence/trained", "trained on the terms instead of the noise", "the three terms as a loss")
 def _train_on_terms(scale: Scale, folder: Path) -> Outcome:
     """Trains on noise, on its terms instead of it, and on neither."""
     seeds = (10,)
@@ -83,6 +84,7 @@ def _train_on_terms(scale: Scale, folder: Path) -> Outcome:
     return Outcome(figure, ours, {}, list(seeds))
 
 
+@study("emergence/along", "the three loss terms that noise adds, over training", "the three terms along training")
 def _along(scale: Scale, folder: Path) -> Outcome:
     """Tracks the terms of the noise while networks train with it."""
     trained = _noisy(scale, folder)
@@ -97,16 +99,3 @@ def _along(scale: Scale, folder: Path) -> Outcome:
             f"{name} at the end": values[-1].mean(1).tolist(),
         }
     return Outcome(figure, ours, {}, [base(scale).training.seed])
-
-
-SUMMARIES = {
-    "emergence/terms": "the three loss terms that noise adds, before and after training",
-    "emergence/along": "the three loss terms that noise adds, over training",
-    "emergence/trained": "trained on the terms instead of the noise",
-}
-
-STUDIES: dict[str, Study] = {
-    "emergence/terms": Study(_SOURCE + "the three terms", _terms),
-    "emergence/along": Study(_SOURCE + "the three terms along training", _along),
-    "emergence/trained": Study(_SOURCE + "the three terms as a loss", _train_on_terms),
-}

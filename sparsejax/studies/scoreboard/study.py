@@ -17,7 +17,7 @@ from sparsejax.evaluation.attacks.geometry import Norm
 from sparsejax.studies.attacked import cached_report, test_pixels
 from sparsejax.studies.networks import train
 from sparsejax.studies.scoreboard.figure import Column, scoreboard
-from sparsejax.studies.study import Outcome, Scale, Study, chosen_seeds
+from sparsejax.studies.study import Outcome, Scale, study
 from sparsejax.training.config import Config
 
 SEEDS = tuple(range(5))
@@ -114,25 +114,17 @@ def _rows(data: DataName, scale: Scale, folder: Path, seeds: Sequence[int]) -> d
     return rows
 
 
-def _scoreboard(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
-    chosen, boards, ours = chosen_seeds(SEEDS, scale, seeds, small=1), {}, {}
+@study("scoreboard", "every way to be sparse, one shape, noise and attacks: one table", seeds=SEEDS)
+def _scoreboard(scale: Scale, folder: Path, seeds: Sequence[int]) -> Outcome:
+    boards, ours = {}, {}
     for data, bench in BENCHES.items():
-        rows = _rows(data, scale, folder, chosen)
+        rows = _rows(data, scale, folder, seeds)
         radii = f"ℓ∞ {_format_radius(bench.balls['linf'])}, ℓ2 {bench.balls['l2']:g}"
         boards[f"{bench.title}\nGaussian noise {bench.sigma:g}; attacks within {radii}"] = rows
         ours[data] = {label: dict(zip(KEYS, (round(value, 4) for value in row), strict=True))
                       for label, row in rows.items()}  # fmt: skip
-    return Outcome(scoreboard(boards, COLUMNS), ours, {}, list(chosen))
+    return Outcome(scoreboard(boards, COLUMNS), ours, {}, list(seeds))
 
 
 def _format_radius(radius: float) -> str:
     return f"{radius:g}" if radius >= 0.05 else f"{round(255 * radius)}/255"
-
-
-SUMMARIES = {
-    "scoreboard": "every way to be sparse, one shape, noise and attacks: one table; --seeds N",
-}
-
-STUDIES: dict[str, Study] = {
-    "scoreboard": Study("None of the papers: their networks, of one shape, in one table", _scoreboard, len(SEEDS)),
-}

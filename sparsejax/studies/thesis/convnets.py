@@ -7,9 +7,8 @@ MNIST, but Fig. 4.3 shows them and not those of 11 x 11, which leave nothing of 
 figure.
 """
 
-import functools
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -23,13 +22,11 @@ from sparsejax.figures.activity import image_grid
 from sparsejax.figures.filters import tile_panels
 from sparsejax.figures.histograms import Histogram, histograms
 from sparsejax.studies.networks import Trained, train, train_members
-from sparsejax.studies.study import Outcome, Scale, Study, chosen_seeds
+from sparsejax.studies.study import Outcome, Scale, study
 from sparsejax.studies.thesis.grid import SEEDS, critical
 from sparsejax.studies.thesis.penalty_figure import against_penalty
 from sparsejax.training.config import Config
 
-_SOURCE = "Sparse Coding in Deep Neural Networks and the Visual System (thesis), "
-_SMALL_SEEDS = 2
 PENALTIES: dict[str, dict[int, tuple[float, ...]]] = {
     "small": {
         3: (0.0, 0.002, 0.004, 0.008, 0.016, 0.024),
@@ -81,14 +78,10 @@ def base(scale: Scale, kind: Kind) -> Config:
     return replace(config, _SHORT if scale == "small" else {})
 
 
-def _shared_folder(folder: Path, scale: Scale) -> Path:
-    return folder.parent.parent / "convnets" / scale
-
-
 def _measure(kind: Kind, scale: Scale, folder: Path, seeds: Sequence[int]) -> dict[str, np.ndarray]:
     """Returns test accuracy in per cent, and for each layer the active units per image, `[weights, seeds]`."""
-    members = train_members(base(scale, kind), _shared_folder(folder, scale), kind.name, seeds=seeds, together=1,
-                              fields={"objective.l1": PENALTIES[scale][kind.kernel]})  # fmt: skip
+    shared, fields = folder.parents[1] / "convnets" / scale, {"objective.l1": PENALTIES[scale][kind.kernel]}
+    members = train_members(base(scale, kind), shared, kind.name, seeds=seeds, together=1, fields=fields)
 
     def of(quantity: Callable[[dict[str, Any]], float]) -> np.ndarray:
         return np.array([[quantity(member.result) for member in row] for row in members], float)
@@ -100,15 +93,17 @@ def _measure(kind: Kind, scale: Scale, folder: Path, seeds: Sequence[int]) -> di
     return {"accuracy": accuracy, **{layer: active(layer) for layer in members[0][0].result["layers"]}}
 
 
-def _accuracy(data: Images, scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
-    chosen, weights = chosen_seeds(SEEDS, scale, seeds, small=_SMALL_SEEDS), PENALTIES[scale]
+@study("thesis/fig4_1", "accuracy of convnets against the penalty, MNIST", seeds=SEEDS, small=2, data="mnist")
+@study("thesis/fig4_8", "accuracy of convnets against the penalty, CIFAR-10", seeds=SEEDS, small=2, data="cifar10")
+def _accuracy(scale: Scale, folder: Path, seeds: Sequence[int], data: Images) -> Outcome:
+    weights = PENALTIES[scale]
     panels: dict[str, dict[str, np.ndarray]] = {}
     ours: dict[str, Any] = {}
     for kernel in KERNELS:
         lines = {}
         for layers in (1, 2, 3):
             if (kind := Kind(data, layers, kernel)).fits:
-                lines[_layers(layers)] = _measure(kind, scale, folder, chosen)["accuracy"]
+                lines[f"{layers} layer{'s' * (layers > 1)}"] = _measure(kind, scale, folder, seeds)["accuracy"]
         title = f"{kernel} × {kernel} kernels"
         panels[title] = lines
         ours[title] = {"lambda": list(weights[kernel])}
@@ -132,22 +127,20 @@ def _accuracy(data: Images, scale: Scale, folder: Path, seeds: int | None = None
         "larger kernels break down at smaller lambda": True,
         "7 × 7 kernels": {"points lost at 0.002": {"2 layers": "largely unaffected"}},
     }
-    return Outcome(figure, ours, paper if data == "mnist" else {}, list(chosen))
+    return Outcome(figure, ours, paper if data == "mnist" else {}, list(seeds))
 
 
-def _layers(count: int) -> str:
-    return f"{count} layer{'s' if count > 1 else ''}"
-
-
-def _active(data: Images, layers: int, scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
-    """Draws the active units per image of each convolution."""
-    chosen, weights, panels, ours = chosen_seeds(SEEDS, scale, seeds, small=_SMALL_SEEDS), {}, {}, {}
-    later = []
+@study("thesis/fig4_2", "active units of two convolutions, MNIST", seeds=SEEDS, small=2, data="mnist", layers=2)
+@study("thesis/fig4_3", "active units of three convolutions, MNIST", seeds=SEEDS, small=2, data="mnist", layers=3)
+@study("thesis/fig4_9", "active units of two convolutions, CIFAR-10", seeds=SEEDS, small=2, data="cifar10", layers=2)
+@study("thesis/fig4_10", "active units of three convolutions, CIFAR-10", seeds=SEEDS, small=2, data="cifar10", layers=3)
+def _active(scale: Scale, folder: Path, seeds: Sequence[int], data: Images, layers: int) -> Outcome:
+    weights, panels, ours, later = {}, {}, {}, []
     for kernel in KERNELS:
         kind = Kind(data, layers, kernel)
         if not kind.fits:
             continue
-        title, measured = f"{kernel} × {kernel} kernels", _measure(kind, scale, folder, chosen)
+        title, measured = f"{kernel} × {kernel} kernels", _measure(kind, scale, folder, seeds)
         convolutions = {name: values for name, values in measured.items() if name.startswith("conv")}
         weights[title], panels[title] = PENALTIES[scale][kernel], convolutions
         units = {layer.name: layer.units for layer in base(scale, kind).model.layers(_SHAPES[data])}
@@ -163,7 +156,7 @@ def _active(data: Images, layers: int, scale: Scale, folder: Path, seeds: int | 
     grows = np.concatenate(later)
     ours["a later layer is the more active, of lambda > 0"] = float(grows.mean()) if grows.size else None
     paper = {"a later layer is the more active, of lambda > 0": "mostly"}
-    return Outcome(figure, ours, paper, list(chosen))
+    return Outcome(figure, ours, paper, list(seeds))
 
 
 def _image(data: Images) -> np.ndarray:
@@ -173,8 +166,9 @@ def _image(data: Images) -> np.ndarray:
     return train.images[np.flatnonzero(train.labels == wanted)[0]].astype(np.float32) / 255
 
 
-def _example(data: Images, scale: Scale, folder: Path) -> Outcome:
-    """Shows the image of the feature maps, without training."""
+@study("thesis/fig4_5", "the digit of these feature maps", data="mnist")
+@study("thesis/fig4_12", "the truck of these feature maps", data="cifar10")
+def _example(scale: Scale, folder: Path, data: Images) -> Outcome:
     image = _image(data)
     ours = {"label": {"mnist": "5", "cifar10": "truck"}[data], "mean of the pixels": float(image.mean())}
     return Outcome(image_grid(image[None, None], None, width="column"), ours, {"label": ours["label"]}, [0])
@@ -183,13 +177,14 @@ def _example(data: Images, scale: Scale, folder: Path) -> Outcome:
 def _pair(kind: Kind, scale: Scale, folder: Path) -> tuple[Trained, dict[str, int]]:
     """Returns the networks of the first seed, and the indices of those with no penalty and with 0.002."""
     weights = PENALTIES[scale][kind.kernel]
-    trained = train(base(scale, kind), _shared_folder(folder, scale), f"{kind.name}/{SEEDS[0]}",
+    trained = train(base(scale, kind), folder.parents[1] / "convnets" / scale, f"{kind.name}/{SEEDS[0]}",
                     fields={"objective.l1": weights}, seeds=SEEDS[:1])  # fmt: skip
     return trained, {f"λ = {weight:g}": weights.index(weight) for weight in (0.0, SHOWN)}
 
 
-def _maps(data: Images, scale: Scale, folder: Path) -> Outcome:
-    """Shows the feature maps of both convolutions for one image."""
+@study("thesis/fig4_4", "feature maps of a digit, without and with the penalty", data="mnist")
+@study("thesis/fig4_11", "feature maps of a truck, without and with the penalty", data="cifar10")
+def _maps(scale: Scale, folder: Path, data: Images) -> Outcome:
     kind, image = Kind(data, 2, 7), _image(data)
     trained, places = _pair(kind, scale, folder)
     model, rows = base(scale, kind).model, {"conv1": {}, "conv2": {}}
@@ -205,7 +200,9 @@ def _maps(data: Images, scale: Scale, folder: Path) -> Outcome:
     return Outcome(tile_panels(list(rows.values())), ours, paper, [SEEDS[0]])
 
 
-def _kernels(data: Images, scale: Scale, folder: Path) -> Outcome:
+@study("thesis/fig4_6", "kernels on MNIST, without and with the penalty", data="mnist")
+@study("thesis/fig4_13", "kernels on CIFAR-10, without and with the penalty", data="cifar10")
+def _kernels(scale: Scale, folder: Path, data: Images) -> Outcome:
     """Shows the kernels of both convolutions; for the second the mean over its six channels."""
     trained, places = _pair(Kind(data, 2, 11), scale, folder)
     rows, ours = [], {}
@@ -218,8 +215,8 @@ def _kernels(data: Images, scale: Scale, folder: Path) -> Outcome:
     return Outcome(tile_panels(rows), ours, {}, [SEEDS[0]])
 
 
+@study("thesis/fig4_7", "distribution of the first kernels' weights, without and with the penalty")
 def _weights(scale: Scale, folder: Path) -> Outcome:
-    """Shows the distribution of the first convolution's weights, in the networks of figure 4.6."""
     trained, places = _pair(Kind("mnist", 2, 11), scale, folder)
     kernels = trained.parameter("conv1", "kernel")[:, 0]
     edges = np.linspace(-1, 1, 51) * float(np.abs(kernels[list(places.values())]).max())
@@ -235,43 +232,3 @@ def _weights(scale: Scale, folder: Path) -> Outcome:
     ours["penalised weights are shifted below 0"] = bool(ours[f"λ = {SHOWN:g}"]["mean"] < min(0, ours["λ = 0"]["mean"]))
     figure = histograms(panels, columns=2, height=2.0, shared=True)
     return Outcome(figure, ours, {"penalised weights are shifted below 0": True}, [SEEDS[0]])
-
-
-def _studies() -> Mapping[str, Study]:
-    both, many = functools.partial, len(SEEDS)
-    return {
-        "4_1": Study("Fig. 4.1", both(_accuracy, "mnist"), many),
-        "4_2": Study("Fig. 4.2", both(_active, "mnist", 2), many),
-        "4_3": Study("Fig. 4.3", both(_active, "mnist", 3), many),
-        "4_4": Study("Fig. 4.4", both(_maps, "mnist")),
-        "4_5": Study("Fig. 4.5", both(_example, "mnist")),
-        "4_6": Study("Fig. 4.6", both(_kernels, "mnist")),
-        "4_7": Study("Fig. 4.7", _weights),
-        "4_8": Study("Fig. 4.8", both(_accuracy, "cifar10"), many),
-        "4_9": Study("Fig. 4.9", both(_active, "cifar10", 2), many),
-        "4_10": Study("Fig. 4.10", both(_active, "cifar10", 3), many),
-        "4_11": Study("Fig. 4.11", both(_maps, "cifar10")),
-        "4_12": Study("Fig. 4.12", both(_example, "cifar10")),
-        "4_13": Study("Fig. 4.13", both(_kernels, "cifar10")),
-    }
-
-
-SUMMARIES = {
-    "thesis/fig4_1": "accuracy of convnets on MNIST against the activity penalty; --seeds N",
-    "thesis/fig4_2": "active units of two convolutions, MNIST; --seeds N",
-    "thesis/fig4_3": "active units of three convolutions, MNIST; --seeds N",
-    "thesis/fig4_4": "feature maps of a digit, without and with the penalty",
-    "thesis/fig4_5": "the digit of these feature maps",
-    "thesis/fig4_6": "kernels on MNIST, without and with the penalty",
-    "thesis/fig4_7": "distribution of the first kernels' weights, without and with the penalty",
-    "thesis/fig4_8": "accuracy of convnets on CIFAR-10 against the activity penalty; --seeds N",
-    "thesis/fig4_9": "active units of two convolutions, CIFAR-10; --seeds N",
-    "thesis/fig4_10": "active units of three convolutions, CIFAR-10; --seeds N",
-    "thesis/fig4_11": "feature maps of a truck, without and with the penalty",
-    "thesis/fig4_12": "the truck of these feature maps",
-    "thesis/fig4_13": "kernels on CIFAR-10, without and with the penalty",
-}
-
-STUDIES: dict[str, Study] = {
-    f"thesis/fig{number}": study._replace(source=_SOURCE + study.source) for number, study in _studies().items()
-}

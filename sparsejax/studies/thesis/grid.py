@@ -16,7 +16,7 @@ from sparsejax.configuration import replace
 from sparsejax.figures.curves import curves_of
 from sparsejax.models import DenseNetwork
 from sparsejax.studies.networks import Member, train_members
-from sparsejax.studies.study import Scale, chosen_seeds
+from sparsejax.studies.study import Scale
 from sparsejax.training.config import Config
 from sparsejax.training.log import read_metrics
 from sparsejax.training.run_folder import RunFolder
@@ -76,12 +76,14 @@ def base(scale: Scale, kind: Kind, units: int) -> Config:
     return replace(config, _SHORT if scale == "small" else {})
 
 
-def train_grid(name: str, scale: Scale, folder: Path, seeds: int | None, sizes: tuple[int, ...] | None = None) -> Grid:
+def train_grid(
+    name: str, scale: Scale, folder: Path, seeds: Sequence[int], sizes: tuple[int, ...] | None = None
+) -> Grid:
     """Trains the missing networks of a kind."""
-    kind, chosen = KINDS[name], chosen_seeds(SEEDS, scale, seeds, small=3)
-    penalties, shared = kind.penalties[scale], folder.parents[1] / "dense" / name / scale
-    return Grid(penalties, chosen, {
-        units: measure_penalized(base(scale, kind, units), shared, str(units), penalties, chosen)
+    kind, shared = KINDS[name], folder.parents[1] / "dense" / name / scale
+    penalties = kind.penalties[scale]
+    return Grid(penalties, tuple(seeds), {
+        units: measure_penalized(base(scale, kind, units), shared, str(units), penalties, seeds)
         for units in sizes or SIZES
     })  # fmt: skip
 

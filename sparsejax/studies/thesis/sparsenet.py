@@ -11,7 +11,7 @@ from jax import lax
 from sparsejax.coding.sparsenet import SparsenetMetrics, SparsenetState, init_sparsenet, sparsenet_step
 from sparsejax.data.folders import data_root
 from sparsejax.data.natural_images import halve, patches, photographs, read_images_mat, whiten
-from sparsejax.studies.study import Outcome, Scale, Study
+from sparsejax.studies.study import Outcome, Scale, study
 from sparsejax.studies.thesis.dictionary_figure import basis_functions
 from sparsejax.studies.thesis.gabor import fit_gabors
 
@@ -68,6 +68,12 @@ def learn(settings: Settings, x: jax.Array, seed: int) -> tuple[SparsenetState, 
     return run(x)
 
 
+@study(
+    "thesis/sparsenet",
+    "Sparsenet's basis functions of photographs, with Gabor fits",
+    "section 1.3.1, after Olshausen & Field, Emergence of simple-cell receptive field properties by learning a sparse "
+    "code for natural images, 1996, Fig. 4",
+)
 def _sparsenet(scale: Scale, folder: Path) -> Outcome:
     settings, seed = SETTINGS[scale], 0
     pictures, source = images()
@@ -93,16 +99,3 @@ def _sparsenet(scale: Scale, folder: Path) -> Outcome:
         "error_left": float(np.mean(np.asarray(metrics.error)[-last:])),
     }
     return Outcome(basis_functions(atoms, r2, np.asarray(reference.r2), good=GOOD), ours, {}, [seed])
-
-
-SUMMARIES = {
-    "thesis/sparsenet": "Sparsenet's basis functions of photographs, with Gabor fits",
-}
-
-STUDIES: dict[str, Study] = {
-    "thesis/sparsenet": Study(
-        "the thesis' section 1.3.1, after Olshausen & Field, Emergence of simple-cell receptive field properties by "
-        "learning a sparse code for natural images, 1996, Fig. 4",
-        _sparsenet,
-    )
-}
