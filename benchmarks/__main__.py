@@ -25,9 +25,9 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the groups, prints their tables and stores them; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--group", action="append", metavar="NAME", help="only this group (may be repeated)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="store the rows; with several groups, a file each")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="store the rows; one file per group if several")
     parser.add_argument("--torch-python", metavar="PATH", help="interpreter that has PyTorch")
-    parser.add_argument("--list", action="store_true", help="name the groups")
+    parser.add_argument("--list", action="store_true", help="list the groups")
     arguments = parser.parse_args(argv)
     if arguments.list:
         width = max(map(len, GROUPS))
@@ -41,11 +41,11 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
-    # Imported this late, so that a wrong word is answered at once.
+    # Imported late, so that argument errors are reported immediately.
     from benchmarks import peers, rows, timing
     from sparsejax.training.devices import use_cores
 
-    use_cores()  # as the trainer does; what is no grid runs on the first
+    use_cores()  # as the trainer does; single networks run on the first
     command = shlex.join(["python", "-m", "benchmarks", *(sys.argv[1:] if argv is None else argv)])
     python, load = peers.torch_python(arguments.torch_python), os.getloadavg()[0]
     most = timing.ceilings()

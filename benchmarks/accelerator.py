@@ -1,7 +1,7 @@
-"""What is to be measured on a GPU or TPU when one is at hand, in about six minutes of its time.
+"""Measurements on a GPU or TPU, in about six minutes.
 
-On a CPU it measures nothing. PyTorch works on the same GPU, in a process of its own; beside a TPU it has the CPU. JAX
-takes three quarters of a GPU's memory: where PyTorch needs more than the rest, set XLA_PYTHON_CLIENT_PREALLOCATE=false.
+On a CPU it measures nothing. PyTorch uses the same GPU in a separate process, or the CPU next to a TPU. JAX allocates
+three quarters of a GPU's memory: if PyTorch needs more than the rest, set XLA_PYTHON_CLIENT_PREALLOCATE=false.
 """
 
 import functools
@@ -19,7 +19,7 @@ from jax import lax
 from benchmarks import ensemble, kwinners_step, naive
 from benchmarks.peers import Twin
 from benchmarks.rows import Report, Row, row, table
-from benchmarks.timing import Run, Timing, compiled, in_scan, round_robin, trained
+from benchmarks.timing import Run, Timing, compile_run, in_scan, round_robin, training_run
 from sparsejax import configs
 from sparsejax.configuration import as_arrays
 from sparsejax.data.resident import Resident, steps_per_epoch
@@ -35,28 +35,28 @@ SELECTIONS = ((4096, 10_000, 1000), (4096, 65_536, 64))
 """Rows, units, winners."""
 TURNS, BOOST = 20, 1.5
 BY_KERNEL = "k_winners by one kernel"
-"""That of GPUs, which a setting of the environment asks for, where rows fit."""
+"""The GPU kernel, enabled by an environment variable, if rows fit."""
 AUTOENCODER, STEPS = (4096, 768, 24_576, 32), 8
 """Batch, inputs, units, winners; and steps in one program."""
 MNIST = 60_000
 NETWORKS = {8: (300,), 32: (300,), 64: (300,), 128: (300, 320), 256: (300,)}
-"""Hidden units, and networks trained together: those of the thesis's grid come first, 15 penalties and 20 seeds."""
+"""Hidden units, and networks trained together: starting with the thesis's grid, 15 penalties and 20 seeds."""
 EPOCHS, GOAL = 15, 30.0
-"""Of the thesis's networks; and how much faster than PyTorch's networks those beyond its grid are to be."""
+"""Epochs of the thesis's networks; and the target speed-up over PyTorch for networks beyond its grid."""
 REPETITIONS = 5
 
 
 class Peers(Protocol):
-    """Prepares a case of PyTorch's, and returns its run by its name: nothing where it cannot be measured."""
+    """Prepares a PyTorch case, and returns its run by name; nothing if it cannot be measured."""
 
     def __call__(self, case: str, *, peer: str = "PyTorch", steps: int, **make: object) -> dict[str, Run]: ...
 
 
 def measure(twin: Twin | None) -> Report:
-    """Measures selection beside a copy, a large autoencoder's step, epochs of a CNN, and grids of small networks."""
+    """Measures selection and a copy, a large autoencoder's step, epochs of a CNN, and grids of small networks."""
     if not accelerated():
         return Report((), (
-            "There is no accelerator here, so that nothing was measured. On a GPU or TPU this group compares selection "
+            "There is no accelerator, so nothing was measured. On a GPU or TPU this group compares selection "
             "with a copy of the same array, and with PyTorch the step of a Top-K autoencoder in float32 and bfloat16, "
             "epochs of mnist_kwinners, an epoch of the thesis's 1,500 networks, and 320 networks of 128 units.",
         ))  # fmt: skip
@@ -64,18 +64,18 @@ def measure(twin: Twin | None) -> Report:
     peers = _peers(twin, remarks)
     for part in (_selections, _autoencoders, _epochs, _grids):
         measured = part(peers, remarks)
-        print(table(measured), file=sys.stderr, flush=True)  # lest it be lost with what comes after it
+        print(table(measured), file=sys.stderr, flush=True)  # so that a later failure does not lose it
         rows += measured
     return Report(tuple(rows), tuple(remarks))
 
 
 def accelerated() -> bool:
-    """Says whether there is a GPU or TPU."""
+    """Returns whether there is a GPU or TPU."""
     return jax.default_backend() != "cpu"
 
 
 def _peers(twin: Twin | None, remarks: list[str]) -> Peers:
-    """Returns what prepares PyTorch's cases; after one that ends its process there are no more of them."""
+    """Returns a function that prepares PyTorch's cases, until one ends its process."""
     device = "cuda" if jax.default_backend() == "gpu" else "cpu"
     twins = [] if twin is None else [twin]
     if twins and device == "cuda":
@@ -97,7 +97,7 @@ def _peers(twin: Twin | None, remarks: list[str]) -> Peers:
 
 
 def _selections(peers: Peers, remarks: list[str]) -> list[Row]:
-    """Compares what zeroes all but the winners with a program that only reads and writes as much."""
+    """Compares selections with a program that only reads and writes as much."""
     rows = []
     for count, n, k in SELECTIONS:
         x = jax.random.normal(jax.random.key(0), (count, n))
@@ -111,7 +111,7 @@ def _selections(peers: Peers, remarks: list[str]) -> list[Row]:
             "lax.top_k": _in_turns(lambda x, k=k: jnp.where(naive.winners_by_top_k(x, k), x, 0), x),
         }
         with mock.patch.dict(os.environ, SPARSEJAX_GPU_KERNELS="1"):
-            if gpu_rows.usable(x.shape, x.dtype) and jax.default_backend() != "tpu":
+            if gpu_rows.is_usable(x.shape, x.dtype) and jax.default_backend() != "tpu":
                 runs[BY_KERNEL] = _in_turns(
                     lambda x, k, state: k_winners(x, state, k=k, boost_strength=BOOST), x, jnp.int32(k), state
                 )
@@ -133,11 +133,11 @@ def _selections(peers: Peers, remarks: list[str]) -> list[Row]:
 
 
 def _in_turns(function: Callable[..., jax.Array], x: jax.Array, *others: object) -> Run:
-    """Returns a run of `TURNS` calls in one program, for a call from outside costs a GPU 10 us and more."""
-    # Were the entry that changes changed where x is read, all of x would be written anew.
+    """Returns a run of `TURNS` calls in one program, because a call from the host costs a GPU 10 us or more."""
+    # If the changing entry were modified in the buffer of x, all of x would be rewritten.
     behind = lambda x, *others: function(lax.optimization_barrier(x), *others)  # noqa: E731
     program, arguments = in_scan(behind, x, *others, steps=TURNS)
-    return compiled(program, *arguments, steps=TURNS)
+    return compile_run(program, *arguments, steps=TURNS)
 
 
 def _autoencoders(peers: Peers, remarks: list[str]) -> list[Row]:
@@ -163,7 +163,7 @@ def _autoencoders(peers: Peers, remarks: list[str]) -> list[Row]:
 
 
 def _epochs(peers: Peers, remarks: list[str]) -> list[Row]:
-    """Compares epochs of `mnist_kwinners` in its batch sizes, from the time of a chunk of steps as training runs it."""
+    """Compares epochs of `mnist_kwinners` in its batch sizes, from the time of a training chunk."""
     config, some, rows = configs.get("mnist_kwinners"), kwinners_step.synthetic_data(), []
     images, labels = (jnp.resize(part, (MNIST, *part.shape[1:])) for part in some[:2])
     data = some._replace(images=images, labels=labels)
@@ -207,12 +207,12 @@ def _grids(peers: Peers, remarks: list[str]) -> list[Row]:
 
 
 def _trained(config: Config, data: Resident, batch: int, length: int) -> Run:
-    """Returns a run of training steps as `launch` takes them: resident bytes, one compiled scan."""
+    """Returns a run of training steps as in `launch`: resident bytes, one compiled scan."""
     config = as_arrays(config)
     state = jax.jit(init_state)(config, jnp.zeros((1, *data.images.shape[1:])))
     function = functools.partial(chunk, examples=len(data.labels), batch_size=batch, length=length)
     program = jax.jit(function, donate_argnums=0).lower(state, config, data).compile()
-    return trained(program, state, config, data, steps=length)
+    return training_run(program, state, config, data, steps=length)
 
 
 def _times(timing: Timing, count: float) -> Timing:

@@ -1,6 +1,6 @@
-"""Published attacks in PyTorch on the same network and images: what ours are compared with.
+"""Published attacks in PyTorch on the same network and images, as peers of ours.
 
-It imports torch, numpy, torchattacks and, if it is there, adv-lib, and runs under an interpreter of its own:
+It imports torch, numpy, torchattacks and, if installed, adv-lib, and runs under a separate interpreter:
 `python attack_peer.py PROBLEM.npz` prints one JSON line per attack.
 """
 
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 
 class Network(torch.nn.Module):
-    """Convolutions of 3 x 3, ReLU, batch norm, maxima, and a linear layer, of weights from JAX."""
+    """Convolutions of 3 x 3, ReLU, batch norm, max pooling, and a linear layer, with weights from JAX."""
 
     def __init__(self, problem):
         super().__init__()
@@ -39,7 +39,7 @@ class Network(torch.nn.Module):
 
 
 def main(path: str) -> None:
-    """Attacks the images of a problem and says how many stood, how far images went, and how long it took."""
+    """Attacks the images of a problem and prints robust accuracies, distances, and times."""
     torch.manual_seed(0)
     problem = np.load(path)
     network = Network(problem).eval()
@@ -68,14 +68,14 @@ def main(path: str) -> None:
                 stood = network(found).argmax(1) == labels
             delta = (found - images).flatten(1)
             far = delta.abs().amax(1) if norm == "Linf" else delta.norm(dim=1)
-            stood |= far > epsilon * (1 + 1e-5)  # what left the ball does not count
+            stood |= far > epsilon * (1 + 1e-5)  # images outside the ball do not count
             print(json.dumps({"case": f"{name} {norm.lower()}", "robust": stood.float().mean().item(),
                               "seconds": seconds}), flush=True)  # fmt: skip
     _minimal(network, images, labels, int(problem["iterations"]))
 
 
 def _minimal(network, images, labels, iterations: int) -> None:
-    for name in ("torchvision", "torchvision.models", "torchvision.transforms", "visdom"):  # which it needs not here
+    for name in ("torchvision", "torchvision.models", "torchvision.transforms", "visdom"):  # unused imports
         sys.modules.setdefault(name, types.ModuleType(name))
     sys.modules["torchvision"].models = sys.modules["torchvision.models"]
     sys.modules["torchvision"].transforms = sys.modules["torchvision.transforms"]

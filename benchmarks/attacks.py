@@ -1,4 +1,4 @@
-"""Robust accuracy and time beside torchattacks and adv-lib, on one network and the same images."""
+"""Robust accuracy and time compared with torchattacks and adv-lib, on one network and the same images."""
 
 import functools
 import json
@@ -17,7 +17,7 @@ from benchmarks.peers import Twin
 from benchmarks.rows import Report, Row, row
 from benchmarks.timing import Timing
 from sparsejax import configs
-from sparsejax.configuration import replaced
+from sparsejax.configuration import replace
 from sparsejax.data import load
 from sparsejax.evaluation.attacks import apgd, apgd_targeted, fab_targeted, fmn, pgd, square
 from sparsejax.evaluation.attacks.ensemble import Attack, by_target, ensemble, survivors_of
@@ -36,12 +36,12 @@ _TRAINED = {
     "data.test_examples": 1_000,
     "training.epochs": 3,
     "training.lr_decay_at": None,
-    "devices.transform": "jit",  # one network: a core each has nothing for the other to do
+    "devices.transform": "jit",  # a single network cannot use one device per core
 }
 
 
 def measure(twin: Twin | None) -> Report:
-    """Attacks the first images that a narrow VGG gets right, ours after they are compiled."""
+    """Attacks the first images that a narrow VGG classifies correctly; compilation is not timed."""
     model, variables = _network()
     data = load("cifar10")
     mean, std = (jnp.asarray(moment, jnp.float32).reshape(1, 1, 1, -1) for moment in (data.mean, data.std))
@@ -70,7 +70,7 @@ def measure(twin: Twin | None) -> Report:
         details = _distances("ours", distance)
         if "distances" in (other := theirs.get(f"fmn {norm}", {})):
             far = np.asarray(other["distances"])
-            # Image by image, for which image lies in the middle of 128 is chance.
+            # Image by image, because the median of 128 is noisy.
             details |= _distances("peer", far) | {"median_ratio": float(np.nanmedian(distance / far))}
         rows.append(_row(f"fmn {norm}", "adv-lib", seconds, details, theirs))
     remark = (
@@ -88,7 +88,7 @@ def measure(twin: Twin | None) -> Report:
 
 
 def _network() -> tuple[HebbianVGG, Variables]:
-    config = replaced(configs.get("cifar_vgg_small"), _TRAINED)
+    config = replace(configs.get("cifar_vgg_small"), _TRAINED)
     with tempfile.TemporaryDirectory() as folder:
         finished = run(Experiment("attacked", (config,), ({},)), RunFolder(Path(folder) / "run"))
     assert isinstance(config.model, HebbianVGG)
@@ -112,9 +112,9 @@ def _attacks(logits: Callable, norm: Norm, epsilon: float) -> dict[str, list[Att
 
 
 def _attacked(attacks: list[Attack], images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, float]:
-    """Returns mistaken images, those that stood clean, and the seconds."""
+    """Returns adversarial images, robust ones clean, and the seconds."""
     key, wrong = jax.random.key(0), (labels + 1) % 10
-    for attack in attacks:  # compiles for the batches that may be left; what is mistaken already ends at once
+    for attack in attacks:  # compiles for all batch sizes; misclassified images end immediately
         for size in (len(images) // share for share in (1, 2, 4, 8)):
             jax.block_until_ready(attack(jnp.asarray(images[:size]), jnp.asarray(wrong[:size]), key))
     call = functools.partial(survivors_of, attacks, images, labels, key=key, batch_size=len(images))
@@ -140,7 +140,7 @@ def _row(case: str, peer: str, seconds: float, details: dict[str, float], theirs
 
 
 def _peer(twin: Twin, model: HebbianVGG, variables: Variables, data: Any, images: np.ndarray, labels: np.ndarray):
-    """Runs the published attacks in PyTorch: case -> what they say."""
+    """Runs the published attacks in PyTorch: case -> results."""
     params, state = variables
     names = [layer.name for layer in model.layers(images.shape[1:])]
     arrays: dict[str, Any] = {"names": names, "pooled": [], "mean": np.float32(data.mean), "std": np.float32(data.std)}

@@ -1,4 +1,4 @@
-"""A training step of a noisy autoencoder inside the scan, and the memory it takes."""
+"""A training step of a noisy autoencoder inside the scan, and its memory."""
 
 import functools
 import resource
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from benchmarks.kwinners_step import EXAMPLES, synthetic_data
 from benchmarks.peers import Twin
 from benchmarks.rows import Report, row
-from benchmarks.timing import Run, round_robin, trained
+from benchmarks.timing import Run, round_robin, training_run
 from sparsejax.configuration import as_arrays
 from sparsejax.models import NoisyNetwork
 from sparsejax.training.config import Config, DataConfig, ObjectiveConfig, TrainingConfig
@@ -23,7 +23,7 @@ MEMORY_UNITS = (1_000, 10_000, 100_000)
 
 
 def measure(twin: Twin | None) -> Report:
-    """Compares steps of several sizes with PyTorch, and tells the memory of each number of units."""
+    """Compares steps of several sizes with PyTorch, and reports the memory of each size."""
     rows, remarks = [], []
     for units in UNITS:
         runs: dict[str, Run] = {"ours": _run(units)}
@@ -74,4 +74,4 @@ def _program(units: int, steps: int = STEPS):
 def _run(units: int, steps: int = STEPS) -> Run:
     lowered, (init, config, data) = _program(units, steps)
     program, state = lowered.compile(), jax.jit(init)(config)
-    return trained(program, state, config, data, steps=steps)
+    return training_run(program, state, config, data, steps=steps)

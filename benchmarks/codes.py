@@ -1,4 +1,4 @@
-"""Codes of 2,000 whitened patches, at equal error, beside scikit-learn, SPAMS and PyTorch."""
+"""Codes of 2,000 whitened patches, at equal error, compared with scikit-learn, SPAMS and PyTorch."""
 
 import functools
 import importlib
@@ -39,7 +39,7 @@ Solve = Callable[[], np.ndarray]  # codes all patches, [patches, atoms]
 
 
 class Peer(NamedTuple):
-    """A timed way to code the patches, and how good its codes are: the worst patch's, by name."""
+    """A timed solver, and the quality of its codes: errors of the worst patch, by name."""
 
     run: Run
     quality: dict[str, float]
@@ -53,7 +53,7 @@ def measure(twin: Twin | None) -> Report:
     spams = _spams()
     rows, remarks = [], [f"Patches of 16 x 16 pixels, l1 = {L1}, dictionaries learnt from {TRAINING:,} others."]
     if spams is None:
-        remarks.append("SPAMS was not measured, as it is not installed here: `pip install spams-bin`.")
+        remarks.append("SPAMS was not measured because it is not installed: `pip install spams-bin`.")
     else:
         remarks.append(
             "SPAMS solves the lasso by LARS, in as many steps as a code has entries, where ours repeat products of "
@@ -80,11 +80,11 @@ def _dictionary(x: np.ndarray, atoms: int) -> np.ndarray:
 def _lasso(
     twin: Twin | None, spams: ModuleType | None, x: np.ndarray, dictionary: np.ndarray, violation: float | None
 ) -> list[Row]:
-    """Compares codes whose worst patch has a relative gap of GAP and, if asked for, a KKT violation of `violation`.
+    """Compares codes whose worst patch has a relative gap of GAP and, if given, a KKT violation of `violation`.
 
-    Ours and PyTorch's stop by themselves at just that; scikit-learn's tolerance is the loosest (of 1 and 0.3 times
-    powers of ten) with which the codes are as good; of SPAMS' homotopies, exact but for rounding, which throws some
-    patches off, it is the fastest that is as good.
+    Ours and PyTorch's stop at exactly that; scikit-learn's tolerance is the loosest (of 1 and 0.3 times powers of ten)
+    with equally good codes; for SPAMS it is the fastest homotopy with equally good codes, because rounding affects some
+    patches.
     """
     atoms = dictionary.shape[1]
     name = f"{atoms} atoms, " + (f"relative gap {GAP:g}" if violation is None else f"KKT violation {violation:g}")
@@ -99,7 +99,7 @@ def _lasso(
     def good(quality: dict[str, float]) -> bool:
         return quality["gap"] <= 1.01 * GAP and (violation is None or quality["kkt"] <= violation)
 
-    # Ours measures the Gram matrix' correlations: a tenth is left for rounding.
+    # Ours measures the Gram matrix' correlations; a tenth is a margin for rounding.
     settings = {"l1": L1, "tolerance": GAP, "violation": violation and 0.9 * violation / L1}
     ours = {
         "admm": lambda: jax.block_until_ready(admm(device_x, device_d, **settings).code),
@@ -151,7 +151,7 @@ def _pursuit(spams: ModuleType | None, x: np.ndarray, dictionary: np.ndarray) ->
 
 
 def _rows(name: str, ours: tuple[str, ...], peers: tuple[str, ...], solvers: dict[str, Peer]) -> list[Row]:
-    """Times all solvers in turn; returns a row for each of ours and each peer, empty if the peer is not there."""
+    """Times all solvers in turn; returns a row for each of ours and each peer, empty if the peer is not available."""
     timings = round_robin({solver: peer.run for solver, peer in solvers.items()}, repetitions=REPETITIONS)
 
     def details(whose: str, solver: str) -> dict[str, float]:
@@ -176,7 +176,7 @@ def _rows(name: str, ours: tuple[str, ...], peers: tuple[str, ...], solvers: dic
 
 
 def _sklearn_lasso(x: np.ndarray, dictionary: np.ndarray, tolerance: float) -> Solve:
-    """What sparse_encode(algorithm="lasso_cd") does, which has no setting for the tolerance."""
+    """Equivalent to sparse_encode(algorithm="lasso_cd"), which has no setting for the tolerance."""
     design, targets = np.asfortranarray(dictionary, np.float64), np.asfortranarray(x.T, np.float64)
     gram = design.T @ design
 
@@ -211,7 +211,7 @@ def _dense(solve: Callable[..., Any], *arguments: Any, **settings: Any) -> np.nd
 
 
 def _timed(call: Solve) -> Run:
-    """Returns a run that times a call; another before it outlasts the threads that the last solver left spinning."""
+    """Returns a run that times a call; an untimed call first waits for spinning threads of the previous solver."""
 
     def run() -> float:
         call()

@@ -1,4 +1,4 @@
-"""Batches from bytes to normalised pixels, kept on the device or read from the host, beside PyTorch."""
+"""Batches from bytes to normalised pixels, on the device or read from the host, compared with PyTorch."""
 
 import time
 from collections.abc import Iterator
@@ -10,9 +10,9 @@ from jax import lax
 
 from benchmarks.peers import Twin
 from benchmarks.rows import Report, Row, row
-from benchmarks.timing import Run, compiled, round_robin
+from benchmarks.timing import Run, compile_run, round_robin
 from sparsejax.data.dataset import Split
-from sparsejax.data.resident import Resident, epoch_order, normalised
+from sparsejax.data.resident import Resident, epoch_order, normalize
 from sparsejax.data.streaming import Streamed, read_chunks
 from sparsejax.functional import crop_and_flip, example_keys
 
@@ -25,7 +25,7 @@ CUT, STREAMED = ", cropped and mirrored", ", read from the host"
 
 
 def measure(twin: Twin | None) -> Report:
-    """Compares the ways to a batch for data like those of MNIST and CIFAR-10."""
+    """Compares the preparation of batches for data like MNIST and CIFAR-10."""
     remarks: list[str] = []
     rows = [made for name in SETS for made in _of_set(twin, name, remarks)]
     remarks.append(
@@ -60,25 +60,25 @@ def _of_set(twin: Twin | None, name: str, remarks: list[str]) -> list[Row]:
 
 
 def _resident(data: Resident, order: jax.Array, cut: bool) -> Run:
-    """Returns a run of a scan that makes a batch in each step, and writes it over the last."""
+    """Returns a run of a scan that makes a batch in each step, and overwrites the previous one."""
 
     def batches(data: Resident, order: jax.Array) -> jax.Array:
         def make(_, indices):
             images = data.images[indices]
             if cut:
                 images = crop_and_flip(example_keys(jax.random.key(0), indices), images)
-            return normalised(data, images), None
+            return normalize(data, images), None
 
         empty = jnp.zeros((order.shape[1], *data.images.shape[1:]))
         return lax.scan(make, empty, order)[0]
 
-    return compiled(batches, data, order, steps=len(order))
+    return compile_run(batches, data, order, steps=len(order))
 
 
 def _streamed(split: Split, data: Resident, order: np.ndarray) -> Run:
     @jax.jit
     def pixels(chunk: Streamed) -> jax.Array:
-        return lax.map(lambda images: normalised(chunk, images), chunk.images)
+        return lax.map(lambda images: normalize(chunk, images), chunk.images)
 
     def chunks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         return read_chunks(split, order, length=len(order) // 4, columns=slice(None))

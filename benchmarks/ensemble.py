@@ -1,4 +1,4 @@
-"""A grid of small penalised networks in one program, beside PyTorch training each by itself."""
+"""A grid of small penalised networks in one program, compared with PyTorch training each separately."""
 
 import functools
 
@@ -8,9 +8,9 @@ import numpy as np
 
 from benchmarks.peers import Twin
 from benchmarks.rows import Report, Row, row
-from benchmarks.timing import Run, Timing, round_robin, trained
+from benchmarks.timing import Run, Timing, round_robin, training_run
 from sparsejax import configs
-from sparsejax.configuration import replaced, stack
+from sparsejax.configuration import replace, stack
 from sparsejax.data.resident import Resident, epoch_order
 from sparsejax.training.devices import Placement, place, put_members, put_shared, transform
 from sparsejax.training.state import init_state
@@ -20,7 +20,7 @@ GROUP = "ensemble"
 NETWORKS = ((8, 60), (32, 60), (64, 60), (128, 60), (128, 320), (256, 60))
 """Hidden units, and networks trained together."""
 MEMBERS = (1, 4, 15, 60, 240)
-"""Networks of `FEW` hidden units, trained together, along which the cost of one is drawn."""
+"""Numbers of networks of `FEW` hidden units, for the curve of the cost of one."""
 FEW = 32
 EXAMPLES, BATCH, STEPS = 50_000, 100, 50
 PENALTIES = tuple(round(0.008 * i, 3) for i in range(15))
@@ -29,7 +29,7 @@ TARGETS = {8: 5.0, 32: 5.0}
 
 
 def measure(twin: Twin | None) -> Report:
-    """Compares an epoch of one network (500 steps), a grid being trained, at every size."""
+    """Compares an epoch (500 steps) of one network of a grid, at every size."""
     data, rows, remarks = _data(), [], []
     for hidden, networks in NETWORKS:
         run, placement = _grid(hidden, networks, data)
@@ -55,7 +55,7 @@ def measure(twin: Twin | None) -> Report:
 
 
 def _along_members(twin: Twin | None, data: Resident) -> list[Row]:
-    """Compares what an epoch of one network costs in ever larger grids."""
+    """Compares the cost of an epoch of one network in grids of increasing size."""
     runs = {members: _grid(FEW, members, data)[0] for members in MEMBERS}
     if twin is not None:
         step = twin.run(f"{RESIDENT}, {FEW} units, one after another", steps=STEPS, what="penalised", hidden=FEW,
@@ -74,16 +74,16 @@ def _row(case: str, timings: dict[str, Timing], peer: str, target: float) -> Row
 def _data() -> Resident:
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (EXAMPLES, 28, 28, 1), np.uint8)
-    images[generator.random(images.shape) < 0.8] = 0  # as much ink as MNIST has
+    images[generator.random(images.shape) < 0.8] = 0  # as many dark pixels as MNIST
     labels = generator.integers(0, 10, EXAMPLES, np.int32)
     return Resident(jnp.asarray(images), jnp.asarray(labels), jnp.zeros((1, 1, 1, 1)), jnp.ones((1, 1, 1, 1)))
 
 
 def _grid(hidden: int, count: int, data: Resident) -> tuple[Run, Placement]:
-    """Returns a run of the grid's chunk that gives the milliseconds of a network's epoch, and where it computes."""
-    base = replaced(configs.get("mnist_l1_mlp"), {"model.hidden": (hidden,)})
+    """Returns a run of the grid's chunk in milliseconds per network and epoch, and its placement."""
+    base = replace(configs.get("mnist_l1_mlp"), {"model.hidden": (hidden,)})
     networks = [
-        replaced(base, {"objective.l1": PENALTIES[i % len(PENALTIES)], "training.seed": i // len(PENALTIES)})
+        replace(base, {"objective.l1": PENALTIES[i % len(PENALTIES)], "training.seed": i // len(PENALTIES)})
         for i in range(count)
     ]
     stacked = stack(networks)
@@ -96,4 +96,4 @@ def _grid(hidden: int, count: int, data: Resident) -> tuple[Run, Placement]:
     state, stacked = put_members(state, placement), put_members(stacked, placement)
     program = transform(function, placement, donate=True).lower(state, stacked, data).compile()
     # Milliseconds of one network's epoch.
-    return trained(program, state, stacked, data, steps=STEPS * count * BATCH / EXAMPLES), placement
+    return training_run(program, state, stacked, data, steps=STEPS * count * BATCH / EXAMPLES), placement

@@ -1,4 +1,4 @@
-"""The loop in which units explain each other away, forward and backward, beside PyTorch."""
+"""The explain-away loop, forward and backward, compared with PyTorch."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 
 from benchmarks.peers import Twin
 from benchmarks.rows import Report, Row, row
-from benchmarks.timing import compiled, round_robin
+from benchmarks.timing import compile_run, round_robin
 from sparsejax.functional import explain_away
 
 GROUP = "explain_away"
@@ -15,7 +15,7 @@ UNITS, TURNS = (1_000, 4_000), (1, 4, 16)
 
 
 def measure(twin: Twin | None) -> Report:
-    """Compares the layer and its gradients at two sizes, along the number of turns."""
+    """Compares the layer and its gradients at two sizes, over the number of steps."""
     remarks: list[str] = []
     rows = [_turned(twin, units, turns, remarks) for units in UNITS for turns in TURNS]
     remarks.append("Gradients to the drive and to the lateral weights, through all turns; gamma is 0.5.")
@@ -33,7 +33,7 @@ def _turned(twin: Twin | None, units: int, turns: int, remarks: list[str]) -> Ro
         return y, back(upstream)
 
     calls = max(1, 16_000 // units // turns)
-    runs = {"ours": compiled(both, drive, lateral, upstream, steps=1, calls=calls)}
+    runs = {"ours": compile_run(both, drive, lateral, upstream, steps=1, calls=calls)}
     if twin is not None:
         sizes = {"batch": BATCH, "units": units, "turns": turns, "gamma": GAMMA}
         runs["torch"] = twin.run(case, steps=calls, what="explain_away", **sizes)

@@ -1,4 +1,4 @@
-"""Answers of a trained network, frozen, beside itself unfrozen, a dense network and PyTorch."""
+"""Inference of a frozen network, compared with the unfrozen one, a dense network and PyTorch."""
 
 import dataclasses
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.peers import Twin
 from benchmarks.rows import Report, Row, row
-from benchmarks.timing import Run, compiled, round_robin
+from benchmarks.timing import Run, compile_run, round_robin
 from sparsejax.functional import sparse_code as compact
 from sparsejax.models import SparseCNN, SparseMLP, SparseNetwork, freeze, predict
 from sparsejax.models import inference as frozen
@@ -24,7 +24,7 @@ NETWORKS: dict[str, SparseNetwork] = {
     "MLP of 2 x 1,500 units, 75 win": SparseMLP(hidden=(1500, 1500), k=(50, 50), **_PAPER),
     "MLP of 2 x 4,096 units, 204 win": SparseMLP(hidden=(4096, 4096), k=(136, 136), **_PAPER),
 }
-"""Half as many units again win at inference as in training."""
+"""At inference 1.5 times as many units win as in training."""
 CROSSOVER, DENSITIES = 1500, (1 / 32, 0.05, 0.1, 0.2, 0.4)
 
 
@@ -77,14 +77,17 @@ def _relu(model: SparseNetwork) -> SparseNetwork:
 
 
 def _crossing(batch: int, density: float) -> Row:
-    """Compares both ways of a network's second layer, the choice of the winners and the product after it."""
+    """Compares both ways of a network's second layer, the selection of the winners and the product after it."""
     winners = round(CROSSOVER * density)
     model = SparseMLP(hidden=(CROSSOVER,) * 2, k=(winners, None))
     x = jnp.asarray(np.random.default_rng(0).random((batch, 784), np.float32))
     network, runs = freeze(model, model.init(jax.random.key(0), x), (784,)), {}
     for way in (True, False):
         pays = mock.Mock(return_value=way)
-        with mock.patch.object(frozen, "gathering_pays", pays), mock.patch.object(compact, "gathering_pays", pays):
+        with (
+            mock.patch.object(frozen, "gathering_is_faster", pays),
+            mock.patch.object(compact, "gathering_is_faster", pays),
+        ):
             runs[way] = _timed(lambda network, x: predict(network, x), network, x)
     timings = round_robin(runs, repetitions=9)
     case = f"rows of {winners} in {CROSSOVER:,} to {CROSSOVER:,}, batch {batch}"
@@ -92,4 +95,4 @@ def _crossing(batch: int, density: float) -> Row:
 
 
 def _timed(function, network, x: jax.Array) -> Run:
-    return compiled(function, network, x, steps=1, calls=CALLS)
+    return compile_run(function, network, x, steps=1, calls=CALLS)

@@ -1,4 +1,4 @@
-"""A k-winners layer, forward and backward, and how its cost grows with units, winners and batch."""
+"""A k-winners layer, forward and backward, and its cost by units, winners and batch."""
 
 import functools
 import itertools
@@ -13,7 +13,7 @@ from benchmarks.kwinners_step import EXAMPLES, synthetic_data
 from benchmarks.naive import threshold_by_top_k
 from benchmarks.peers import Twin
 from benchmarks.rows import Report, Row, row
-from benchmarks.timing import Run, compiled, in_scan, round_robin, trained
+from benchmarks.timing import Run, compile_run, in_scan, round_robin, training_run
 from sparsejax.configuration import as_arrays
 from sparsejax.functional import BoostState, boost, k_winners, k_winners_2d, to_dense, top_k
 from sparsejax.functional.sparse_code import SparseCode
@@ -26,7 +26,7 @@ GROUP = "kwinners"
 SHAPES = (((128, 10_000), 1_000), ((64, 1_500), 100), ((64, 12, 12, 64), 921))
 BOOST = 1.5
 CALLS = 3
-"""More than one, so that a run begins with awake cores, as PyTorch's do: asleep, they took three times as long."""
+"""More than one, so that a run starts with awake cores, as in PyTorch: sleeping cores take three times as long."""
 PYTORCH, SCATTER, SORTED = "PyTorch", "lax.top_k and scatter", "top_k(...)[0][..., -1]"
 HIDDEN = (1_000, 3_000, 10_000)
 UNITS = (1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
@@ -83,7 +83,7 @@ def _layer(twin: Twin | None, shape: tuple[int, ...], k: int, remarks: list[str]
         "lax.top_k": naive(threshold_by_top_k),
         SORTED: naive(lambda x, k: lax.top_k(x, k)[0][..., -1:]),
     }
-    # Enough steps that the memory of a program, which the system may hand out anew for each call, hardly counts.
+    # Enough steps to hide the cost of a program's memory, which may be newly allocated in each call.
     steps = max(16, 2**21 // x.size)
     runs = {name: _both(layer, x, upstream, 2 if name == SORTED else steps) for name, layer in layers.items()}
     if twin is not None:
@@ -98,14 +98,14 @@ def _layer(twin: Twin | None, shape: tuple[int, ...], k: int, remarks: list[str]
 def _both(layer: Callable[[jax.Array], jax.Array], x: jax.Array, upstream: jax.Array, steps: int) -> Run:
     def both(x: jax.Array, upstream: jax.Array) -> jax.Array:
         y, backward = jax.vjp(layer, x)
-        return y + backward(upstream)[0]  # so that neither is left out
+        return y + backward(upstream)[0]  # so that neither is optimised away
 
     program, arguments = in_scan(both, x, upstream, steps=steps)
-    return compiled(program, *arguments, steps=steps, calls=CALLS)
+    return compile_run(program, *arguments, steps=steps, calls=CALLS)
 
 
 def _step(network: Literal["classifier", "autoencoder"], hidden: int) -> Row:
-    """Compares a training step of a network with one hidden layer, its winners beside ReLU, batches of 128.
+    """Compares a training step of a network with one hidden layer, winners against ReLU, batches of 128.
 
     The classifier's are k-winners, the autoencoder's Top-K.
     """
@@ -126,9 +126,9 @@ def _step(network: Literal["classifier", "autoencoder"], hidden: int) -> Row:
 
 
 def _placed_anew(model: SparseMLP | NoisyNetwork, objective: ObjectiveConfig, places: int = 3) -> Run:
-    """Returns a run of several steps, whose arrays lie elsewhere in memory from one run to the next.
+    """Returns a run of several steps, with arrays at different addresses in each run.
 
-    Where they lie alone made a step of 3,000 units up to seven parts in a hundred slower or faster.
+    Addresses alone change the time of a step of 3,000 units by up to 7 %.
     """
     runs = []
     for _ in range(places):
@@ -137,13 +137,13 @@ def _placed_anew(model: SparseMLP | NoisyNetwork, objective: ObjectiveConfig, pl
         state = init_state(config, jnp.zeros((1, 28, 28, 1)))
         function = functools.partial(chunk, examples=EXAMPLES, batch_size=128, length=12)
         program = jax.jit(function, donate_argnums=0).lower(state, config, data).compile()
-        runs.append(trained(program, state, config, data, steps=12))
+        runs.append(training_run(program, state, config, data, steps=12))
     turns = itertools.cycle(runs)
 
     def run() -> float:
         return next(turns)()
 
-    vars(run).update(vars(runs[0]))  # what XLA says of its program
+    vars(run).update(vars(runs[0]))  # XLA's cost analysis of its program
     return run
 
 
@@ -154,9 +154,9 @@ def _alone(along: str, size: int, *, batch: int, units: int, k: int) -> Row:
     if x.size <= 2**20:  # a scan would copy larger arrays
         steps = max(2, min(200, 2**21 // x.size))
         looped = {name: in_scan(*call, steps=steps) for name, call in calls.items()}
-        runs = {name: compiled(program, *call, steps=steps, calls=CALLS) for name, (program, call) in looped.items()}
+        runs = {name: compile_run(program, *call, steps=steps, calls=CALLS) for name, (program, call) in looped.items()}
     else:
-        runs = {name: compiled(*call, steps=1) for name, call in calls.items()}
+        runs = {name: compile_run(*call, steps=1) for name, call in calls.items()}
     timings = round_robin(runs, repetitions=15)
     case = f"top_k [{batch},{units}] k={k}"
     return row(GROUP, case, timings["ours"], "lax.top_k", timings["library"], details={f"along {along}": float(size)})

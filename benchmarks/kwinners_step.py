@@ -13,9 +13,9 @@ import numpy as np
 from benchmarks import naive
 from benchmarks.peers import Twin
 from benchmarks.rows import Report, Row, row
-from benchmarks.timing import Run, Timing, compiled, in_scan, round_robin
+from benchmarks.timing import Run, Timing, compile_run, in_scan, round_robin
 from sparsejax.configuration import as_arrays
-from sparsejax.data.resident import Batch, Resident, normalised
+from sparsejax.data.resident import Batch, Resident, normalize
 from sparsejax.functional import conv2d, max_pool2d
 from sparsejax.models.sparse_cnn import SparseCNN
 from sparsejax.training.config import Config, TrainingConfig
@@ -36,7 +36,7 @@ WINNERS = dict(zip((4608, 1024, 700), (*SPARSE.conv_k, SPARSE.hidden_k), strict=
 
 
 def measure(twin: Twin | None) -> Report:
-    """Compares the step at both batch sizes and says where its time goes."""
+    """Compares the step at both batch sizes and breaks down its time."""
     data, rows, remarks, sparse, several, torch = synthetic_data(), [], [], {}, {}, {}
     for batch in STEPS:
         timings = round_robin(_steps(batch, data) | _twins(twin, batch))
@@ -63,9 +63,9 @@ def measure(twin: Twin | None) -> Report:
 
 
 def synthetic_data() -> Resident:
-    """Draws images like those of MNIST: a fifth of the pixels inked, the rest blank.
+    """Draws images like those of MNIST: a fifth of the pixels dark, the rest blank.
 
-    Blank parts give a filter equal responses, so units tie at the threshold as often as they do in earnest.
+    Blank parts give a filter equal responses, so units tie at the threshold as often as on MNIST.
     """
     generator = np.random.default_rng(0)
     images = np.zeros((EXAMPLES, 28, 28, 1), np.uint8)
@@ -78,9 +78,9 @@ def synthetic_data() -> Resident:
 
 
 def where_the_time_goes(batch: int, timings: dict[str, Timing], parts: dict[str, Timing]) -> str:
-    """Says in one line what each part takes of the sparse step: layers by themselves, the rest by leaving it out.
+    """Returns the time of each part of the sparse step: layers measured alone, the rest by omission.
 
-    Differences of medians would drown in a machine's noise, so these are the least times.
+    Differences of medians are too noisy, so these are minima.
     """
     whole = timings["sparse"].least
     taken = {name: parts[name].least for name in ("convolution 1", "convolution 2", "hidden layer", "update")}
@@ -108,7 +108,7 @@ def _rows(batch: int, timings: dict[str, Timing]) -> list[Row]:
 
 
 def _of_ten(steps: dict[int, Timing | None]) -> Timing | None:
-    """Returns what the training of `mnist_kwinners` takes, from the times of its steps."""
+    """Returns the training time of `mnist_kwinners`, from the times of its steps."""
     small, large = steps[4], steps[64]
     if small is None or large is None:
         return None
@@ -154,7 +154,7 @@ def _function(batch: int) -> Callable[..., Any]:
 
 def _chunk(model: SparseCNN, batch: int, data: Resident) -> Run:
     config, state = _setting(model, batch)
-    return compiled(_function(batch), state, config, data, steps=STEPS[batch])
+    return compile_run(_function(batch), state, config, data, steps=STEPS[batch])
 
 
 def _side_by_side(batch: int, data: Resident) -> Run:
@@ -164,7 +164,7 @@ def _side_by_side(batch: int, data: Resident) -> Run:
     placement = place(config.devices, networks, {batch})
     each = jax.tree.map(lambda leaf: jnp.stack([leaf] * networks), (state, config))
     arguments = (*(put_members(tree, placement) for tree in each), put_shared(data, placement))
-    return compiled(transform(_function(batch), placement), *arguments, steps=STEPS[batch] * networks)
+    return compile_run(transform(_function(batch), placement), *arguments, steps=STEPS[batch] * networks)
 
 
 def _parts(batch: int, data: Resident) -> dict[str, Run]:
@@ -183,7 +183,7 @@ def _parts(batch: int, data: Resident) -> dict[str, Run]:
         return x @ weights["kernel"] + weights["bias"].reshape(1, -1)
 
     def forward(images: jax.Array) -> jax.Array:
-        batch_ = Batch(normalised(data, images), data.labels[:batch], jnp.arange(batch))
+        batch_ = Batch(normalize(data, images), data.labels[:batch], jnp.arange(batch))
         output = SPARSE.apply(state.variables, batch_.images, train=True)
         duty = [layer["boost"].duty_cycle.sum() for layer in output.state.values() if "boost" in layer]
         return jnp.mean(cross_entropy.score(output, batch_)["loss"]) + sum(duty)
@@ -202,12 +202,12 @@ def _parts(batch: int, data: Resident) -> dict[str, Run]:
     runs = {}
     for name, (function, x, *others) in layers.items():
         program, arguments = in_scan(function, x, *others, steps=steps)
-        runs[name] = compiled(program, *arguments, steps=steps)
+        runs[name] = compile_run(program, *arguments, steps=steps)
     return runs
 
 
 def _with_gradient(layer: Callable[..., jax.Array], of_input: bool) -> Callable[..., jax.Array]:
-    """Returns a function that computes a layer and its gradients, and gives back a number that needs them all."""
+    """Returns a function that computes a layer and its gradients, and returns a number that depends on all of them."""
 
     def function(x: jax.Array, weights: dict[str, jax.Array]) -> jax.Array:
         y, pull_back = jax.vjp(layer, x, weights) if of_input else jax.vjp(lambda w: layer(x, w), weights)

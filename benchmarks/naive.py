@@ -1,4 +1,4 @@
-"""Selection as it is written at first go: what our own is compared with."""
+"""Straightforward selection, for comparison with ours."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from sparsejax.functional.selection import ordered_key
 
 def threshold_by_top_k(x: jax.Array, k: int) -> jax.Array:
     """Returns the k-th largest of each row `[..., 1]` as the last of `lax.top_k`."""
-    # The barrier keeps the compiler from folding the slice into the top-k, which it then would sort.
+    # The barrier keeps the compiler from folding the slice into the top-k, which it would then sort.
     return lax.optimization_barrier(lax.top_k(x, k)[0])[..., -1:]
 
 
@@ -31,15 +31,15 @@ def threshold_by_bisection(x: jax.Array, k: int) -> jax.Array:
 
 
 def winners_by_top_k(x: jax.Array, k: int) -> jax.Array:
-    """Marks what lies at or above the last of `lax.top_k`."""
+    """Marks values at or above the last of `lax.top_k`."""
     return x >= threshold_by_top_k(x, k)
 
 
 def winners_by_sort(x: jax.Array, k: int) -> jax.Array:
-    """Marks what lies at or above the k-th of a sorted row."""
+    """Marks values at or above the k-th of a sorted row."""
     return x >= threshold_by_sort(x, k)
 
 
 def winners_by_bisection(x: jax.Array, k: int) -> jax.Array:
-    """Marks what lies at or above the threshold of 32 counting passes."""
+    """Marks values at or above the threshold of 32 counting passes."""
     return ordered_key(x) >= threshold_by_bisection(x, k)

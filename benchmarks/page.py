@@ -1,4 +1,4 @@
-"""Writes docs/performance.md and its pictures from benchmarks/results/: `python -m benchmarks.page`."""
+"""Writes docs/performance.md and its figures from benchmarks/results/: `python -m benchmarks.page`."""
 
 import json
 import re
@@ -15,19 +15,19 @@ ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "performance.md"
 PICTURES = ROOT / "docs" / "performance"
 _RATES = {"gflop_per_s": "GFLOP/s", "gbyte_per_s": "GB/s"}
-"""Of ours, by XLA's count, to which a loop's work is that of one turn."""
+"""Rates of ours, by XLA's cost analysis, which counts one iteration of a loop."""
 _FOUND = {"robust": "part that stands, ours and theirs", "median": "median distance, ours and theirs (ratio by image)"}
 _ABOUT = """\
 # Speed
 
-Medians in milliseconds, ours and the peer's taking turns in one run; the ratio is the peer's time over ours, above 1
-where we are ahead. `python -m benchmarks --list` names the groups; this page is written by `python -m benchmarks.page`
-from what they left in `benchmarks/results/`.
+Medians in milliseconds, alternating between ours and the peer's in one run; the ratio is the peer's time over ours,
+above 1 where we are faster. `python -m benchmarks --list` lists the groups; `python -m benchmarks.page` writes this
+page from their results in `benchmarks/results/`.
 """
 
 
 def page() -> str:
-    """Tells what was measured, group by group."""
+    """Returns the page, group by group."""
     lines = [_ABOUT]
     for path, result in _results():
         rows = result["rows"]
@@ -58,7 +58,7 @@ def _both(details: dict[str, float], name: str) -> str:
 
 
 def pictures() -> dict[str, bytes]:
-    """Draws cost against size, of groups that vary one: file name -> PNG."""
+    """Draws cost against size for groups that vary a size: file name -> PNG."""
     return {f"{path.stem}.png": style.png(_drawn(curves)) for path, result in _results()
             if (curves := _curves(result["rows"]))}  # fmt: skip
 
@@ -69,7 +69,7 @@ def _results() -> list[tuple[Path, dict[str, Any]]]:
 
 
 def _curves(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """Collects rows that vary one size: the size -> whose -> (size, milliseconds). They say `along` what they vary."""
+    """Collects rows that vary one size: the size -> whose -> (size, milliseconds). Their `along` names the size."""
     found: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for row in rows:
         for name in (key.removeprefix("along ") for key in row.get("details", {}) if key.startswith("along ")):

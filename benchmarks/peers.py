@@ -1,4 +1,4 @@
-"""PyTorch as a peer: the twin runs in a process of its own, under the interpreter of another environment."""
+"""PyTorch as a peer: the twin runs in a separate process, under the interpreter of another environment."""
 
 import json
 import os
@@ -14,15 +14,15 @@ from benchmarks.timing import Run
 
 VARIABLE = "SPARSEJAX_TORCH_PYTHON"
 HOW_TO_GET_IT = (
-    "PyTorch was not measured. Put it into an environment of its own: `python -m venv torch-env && "
+    "PyTorch was not measured. Install it in a separate environment: `python -m venv torch-env && "
     "torch-env/bin/pip install torch==2.13.0 numpy` (on Linux, --index-url https://download.pytorch.org/whl/cpu "
     f"saves the CUDA libraries), then --torch-python torch-env/bin/python or {VARIABLE}=torch-env/bin/python."
 )
-_REST = 0.3  # seconds for PyTorch's threads to go to sleep before our turn
+_REST = 0.3  # seconds for PyTorch's threads to sleep before ours run
 
 
 class Twin:
-    """A running `torch_twin.py --serve`; `forms` tells how each case is computed, `python` is its interpreter."""
+    """A running `torch_twin.py --serve`; `forms` describes how each case is computed, `python` is its interpreter."""
 
     def __init__(self, process: subprocess.Popen[str], python: str):
         self._process = process
@@ -47,7 +47,7 @@ class Twin:
         print(json.dumps(request), file=self._process.stdin, flush=True)
         answer = self._process.stdout.readline()
         if not answer:
-            raise RuntimeError(f"torch_twin.py ended with status {self._process.wait()}; its last words are above.")
+            raise RuntimeError(f"torch_twin.py ended with status {self._process.wait()}; see its output above.")
         return json.loads(answer)
 
 

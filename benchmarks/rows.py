@@ -1,4 +1,4 @@
-"""What a benchmark returns: rows that are printed as a table and stored as JSON."""
+"""Results of a benchmark: rows that are printed as a table and stored as JSON."""
 
 import dataclasses
 import datetime
@@ -18,7 +18,7 @@ COLUMNS = ("case", "ours_ms", "peer", "peer_ms", "ratio", "target")
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One comparison: medians in milliseconds, and peer / ours, above 1 when we are ahead."""
+    """One comparison: medians in milliseconds, and peer / ours, above 1 if we are faster."""
 
     group: str
     case: str
@@ -31,7 +31,7 @@ class Row:
     peer_least_ms: float | None
     target: float | None = None
     details: dict[str, float] = dataclasses.field(default_factory=dict)
-    """What else the case has to tell, by name: errors, rates."""
+    """Further results by name: errors, rates."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,7 @@ def row(
     target: float | None = None,
     details: dict[str, float] | None = None,
 ) -> Row:
-    """Makes a row; without a peer's timing its columns stay empty. `target` is the least ratio aimed at."""
+    """Makes a row; without a peer's timing its columns stay empty. `target` is the smallest acceptable ratio."""
     return Row(
         group=group,
         case=case,
@@ -68,7 +68,7 @@ def row(
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Lays rows out as plain text, one group after the other."""
+    """Formats rows as plain text, one group after the other."""
     lines = []
     for group in dict.fromkeys(row.group for row in rows):
         cells = [[_cell(getattr(row, column)) for column in COLUMNS] for row in rows if row.group == group]
@@ -84,28 +84,28 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def load_remark(load: float) -> tuple[str, ...]:
-    """Warns of a machine that was busy when the measurement began, given its load average."""
+    """Returns a warning if the machine was busy at the start, given its load average."""
     cores = os.cpu_count() or 1
     if load < cores / 2:
         return ()
     return (
-        f"NOTE: other programs kept the machine busy (load average {load:.1f} on {cores} cores before we began). These "
-        "figures are not to be quoted: PyTorch's threads wait for one another, so it suffers most.",
+        f"NOTE: the machine was busy (load average {load:.1f} on {cores} cores at the start). Do not quote these "
+        "figures: PyTorch's threads wait for one another, so it suffers most.",
     )
 
 
 def write_json(
     path: Path, report: Report, command: str, versions: dict[str, str], load: float, ceilings: dict[str, float]
 ) -> None:
-    """Stores a report with what is needed to repeat it.
+    """Stores a report with everything needed to reproduce it.
 
     Args:
-      path: where to.
+      path: output file.
       report: its rows and remarks.
       command: that made it.
       versions: of the libraries.
       load: the load average before the measurement.
-      ceilings: what the device manages at most.
+      ceilings: peak rates of the device.
     """
     description = {
         "command": command,
@@ -123,12 +123,12 @@ def write_json(
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions that figures depend on."""
+    """Returns the versions that results depend on."""
     return {"python": platform.python_version(), "jax": jax.__version__, "jaxlib": jaxlib.__version__}
 
 
 def device() -> str:
-    """Names the device the figures hold for; a CPU with its model and cores."""
+    """Returns the device of the results; a CPU with its model and cores."""
     kind = jax.devices()[0].device_kind
     if jax.default_backend() != "cpu":
         return kind

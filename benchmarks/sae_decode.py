@@ -1,4 +1,4 @@
-"""Codes of few winners decoded by their rows alone, with gradients, and in a Top-K autoencoder."""
+"""Decoding of codes by the winners' rows only, with gradients, and in a Top-K autoencoder."""
 
 import functools
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.peers import Twin
 from benchmarks.rows import Report, Row, row
-from benchmarks.timing import Run, compiled, refilled, round_robin, trained
+from benchmarks.timing import Run, compile_run, refill_run, round_robin, training_run
 from sparsejax.configuration import as_arrays
 from sparsejax.data.resident import Resident
 from sparsejax.functional import SparseCode, decode, to_dense
@@ -30,10 +30,10 @@ SHAPES = (
 CROSSOVER = (128, 256, 10_000)
 WINNERS = (50, 100, 200, 400, 800, 1600)
 STEPS = {(128, 256, 10_000, 100): 24, (512, 768, 24_576, 32): 8}
-"""Batch, inputs, units, winners: steps in one program, whose memory is fetched once."""
+"""Batch, inputs, units, winners: steps in one program, whose memory is allocated once."""
 EXAMPLES, CALLS = 4096, 3
-_GRADIENTS = {"": None, ", gradients": refilled, ", gradients in new memory": compiled}
-"""What is asked for besides the output, and how it is timed."""
+_GRADIENTS = {"": None, ", gradients": refill_run, ", gradients in new memory": compile_run}
+"""What is computed in addition to the output, and how it is timed."""
 
 
 def measure(twin: Twin | None) -> Report:
@@ -78,11 +78,11 @@ def _decoded(twin: Twin | None, shape: tuple[int, int, int, int], asked: str, re
 
 
 def _crossing(k: int) -> Row:
-    """Compares both of our ways at a density, with gradients."""
+    """Compares our sparse and dense decoding at a density, with gradients."""
     code, kernel, upstream = _drawn(*CROSSOVER, k)
-    with mock.patch.object(compact, "gathering_pays", lambda *_: True):
-        runs = {"rows": _call(decode, code, kernel, upstream, refilled)}
-    runs["dense"] = _call(_dense, code, kernel, upstream, refilled)
+    with mock.patch.object(compact, "gathering_is_faster", lambda *_: True):
+        runs = {"rows": _call(decode, code, kernel, upstream, refill_run)}
+    runs["dense"] = _call(_dense, code, kernel, upstream, refill_run)
     timings = round_robin(runs, repetitions=7)
     case = f"rows of {k} in {CROSSOVER[2]:,}, gradients, batch {CROSSOVER[0]}"
     return row(GROUP, case, timings["rows"], "dense product", timings["dense"], details={"along k": float(k)})
@@ -92,7 +92,7 @@ def _stepped(twin: Twin | None, shape: tuple[int, int, int, int], remarks: list[
     batch, inputs, units, k = shape
     case = f"Top-K autoencoder step, {k} of {units:,}, {inputs} inputs, batch {batch}"
     runs = {"ours": _step(*shape)}
-    with mock.patch.object(compact, "gathering_pays", lambda *_: False):
+    with mock.patch.object(compact, "gathering_is_faster", lambda *_: False):
         runs["dense"] = _step(*shape)
     if twin is not None:
         sizes = {"batch": batch, "inputs": inputs, "units": units, "k": k}
@@ -119,7 +119,7 @@ def _call(
     function: Callable[..., Any], code: SparseCode, kernel: Any, upstream: Any, gradients: Callable[..., Run] | None
 ) -> Run:
     if gradients is None:
-        return compiled(function, code, kernel, steps=1, calls=CALLS)
+        return compile_run(function, code, kernel, steps=1, calls=CALLS)
 
     def both(code: SparseCode, kernel: jax.Array, upstream: jax.Array) -> Any:
         way = lambda values, kernel: function(SparseCode(values, code.indices), kernel)  # noqa: E731
@@ -130,7 +130,7 @@ def _call(
 
 
 def _step(batch: int, inputs: int, units: int, k: int) -> Run:
-    """Returns a run of training steps as `launch` takes them: resident bytes, Adam, one compiled scan."""
+    """Returns a run of training steps as in `launch`: resident bytes, Adam, one compiled scan."""
     shape, steps = (16, 16, inputs // 256), STEPS[batch, inputs, units, k]
     training = TrainingConfig(batch_size=batch, optimizer="adam", learning_rate=1e-3)
     config = Config(TopKAutoencoder(hidden=units, k=k), DataConfig(normalise=False), training,
@@ -143,4 +143,4 @@ def _step(batch: int, inputs: int, units: int, k: int) -> Run:
     function = functools.partial(chunk, examples=EXAMPLES, batch_size=batch, length=steps)
     state = init_state(config, jnp.zeros((1, *shape)))
     program = jax.jit(function, donate_argnums=0).lower(state, config, data).compile()
-    return trained(program, state, config, data, steps=steps)
+    return training_run(program, state, config, data, steps=steps)

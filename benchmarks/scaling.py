@@ -1,10 +1,9 @@
-"""The training step on 1 to 8 devices, each with as large a batch, and an estimate for Cloud TPU.
+"""The training step on 1 to 8 devices with equal batches per device, and an estimate for Cloud TPU.
 
-Devices of a CPU share its cores, and one alone uses them all: more of them have no more to compute with. So each row
-sets them beside one device with the same batch, and the ratio tells what spreading the batch costs: adding up the
-gradients, and a step of the optimizer on every device. The estimate takes the arithmetic, memory traffic and gradients'
-size of a step from XLA, and what a chip can do from the vendor's pages; it is the time at those peaks, not a
-measurement.
+CPU devices share the cores, and a single device already uses all of them. So each row compares several devices with one
+device and the same batch, and the ratio shows the overhead of sharding the batch: the sum of the gradients, and an
+optimizer step on every device. The estimate uses XLA's arithmetic, memory traffic and gradient size of a step, and the
+vendor's peak rates of a chip; it is the time at these peaks, not a measurement.
 """
 
 import functools
@@ -36,7 +35,7 @@ LARGE_UNITS, LARGE_BATCH, PIXELS = 100_000, 128, 3072
 
 
 class Chip(NamedTuple):
-    """A slice of TPUs: its chips, and of one the bfloat16 FLOP/s, memory bytes/s and bytes/s to its neighbours."""
+    """A slice of TPUs: its chips, and per chip the bfloat16 FLOP/s, memory bytes/s and bytes/s to its neighbours."""
 
     chips: int
     flops: float
@@ -44,7 +43,7 @@ class Chip(NamedTuple):
     links: float
 
 
-# https://cloud.google.com/tpu/docs/v5e and /v5p, read in 2026; v5p-64 counts cores, of which a chip has two.
+# https://cloud.google.com/tpu/docs/v5e and /v5p, as of 2026; v5p-64 counts cores, two per chip.
 SLICES = {"v5e-8": Chip(8, 197e12, 819e9, 200e9), "v5p-64": Chip(32, 459e12, 2765e9, 600e9)}
 
 
@@ -67,14 +66,14 @@ def measure(twin: Twin | None) -> Report:
 
 
 def estimates() -> list[str]:
-    """Says what a step of the largest network would take on the slices, part by part."""
+    """Returns estimates of the time of a step of the largest network on the slices, part by part."""
     cost = _cost()
     said = [f"noise_autoencoder, {LARGE_UNITS:,} units, {PIXELS} inputs, {LARGE_BATCH} images a chip: by XLA "
             f"{cost['flops'] / 1e12:.2f} TFLOP and {cost['bytes'] / 1e9:.1f} GB of memory traffic a chip and step; "
             f"{cost['gradients'] / 1e9:.2f} GB of gradients to be added up."]  # fmt: skip
     for name, chip in SLICES.items():
         arithmetic, memory = cost["flops"] / chip.flops, cost["bytes"] / chip.memory
-        # A ring sends every byte twice, but for the part that each chip keeps.
+        # A ring sends every byte twice, except the part that each chip keeps.
         sharing = 2 * (chip.chips - 1) / chip.chips * cost["gradients"] / chip.links
         step = max(arithmetic, memory) + sharing
         said.append(f"{name} ({chip.chips} chips): arithmetic {1e3 * arithmetic:.1f} ms at bfloat16's peak, memory "
@@ -84,7 +83,7 @@ def estimates() -> list[str]:
 
 
 def _cost() -> dict[str, float]:
-    """Returns what XLA says of one device's step of the large network, compiled from shapes alone."""
+    """Returns XLA's cost analysis of one device's step of the large network, compiled from shapes."""
     program, state, config, data = _chunk(LARGE_UNITS, LARGE_BATCH, DevicesConfig("jit"), PIXELS, shapes=True)
     analysis: Any = program.lower(state, config, data).compile().cost_analysis()
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.variables.params))
@@ -92,7 +91,7 @@ def _cost() -> dict[str, float]:
 
 
 def _chunk(units: int, batch: int, devices: DevicesConfig, pixels: int, *, shapes: bool = False, steps: int = 1):
-    """Returns the compiled chunk of an autoencoder and its arguments, of the large one only their shapes."""
+    """Returns the compiled chunk of an autoencoder and its arguments, only their shapes for the large one."""
     side = round((pixels / 3) ** 0.5) if pixels % 3 == 0 else round(pixels**0.5)
     shape = (side, side, 3 if pixels % 3 == 0 else 1)
     examples = batch * steps
@@ -117,7 +116,7 @@ def _chunk(units: int, batch: int, devices: DevicesConfig, pixels: int, *, shape
 
 
 def _in_a_process(devices: int, batch: int) -> Timing:
-    """Measures in a process of its own, for devices cannot be added to one that runs."""
+    """Measures in a separate process, because devices cannot be added to a running one."""
     settings = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "benchmarks.scaling", str(batch)]
     said = subprocess.run(command, env=settings, stdout=subprocess.PIPE, text=True, check=True)
@@ -125,7 +124,7 @@ def _in_a_process(devices: int, batch: int) -> Timing:
 
 
 def main() -> None:
-    """Prints median and least milliseconds of a step on all devices of this process; the argument is the batch."""
+    """Prints median and minimal milliseconds of a step on all devices of this process; the argument is the batch."""
     import time
 
     devices = DevicesConfig("auto" if jax.device_count() > 1 else "jit")

@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks import naive
 from benchmarks.peers import Twin
 from benchmarks.rows import Report, Row, row
-from benchmarks.timing import Run, compiled, in_scan, round_robin
+from benchmarks.timing import Run, compile_run, in_scan, round_robin
 from sparsejax.functional import kth_largest, top_k, winners
 
 GROUP = "selection"
@@ -74,4 +74,4 @@ def values(batch: int, n: int, tied: bool) -> np.ndarray:
 
 def _run(function: Callable[..., jax.Array], x: jax.Array, steps: int, *others: jax.Array) -> Run:
     program, arguments = in_scan(function, x, *others, steps=steps)
-    return compiled(program, *arguments, steps=steps, calls=3)  # more than one, so that cores are awake
+    return compile_run(program, *arguments, steps=steps, calls=3)  # more than one, so that cores are awake

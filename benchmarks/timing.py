@@ -1,4 +1,4 @@
-"""Times programs side by side: in turn, so that a busy moment of the machine falls on all of them alike."""
+"""Times programs alternately, so that noise of the machine affects all of them equally."""
 
 import statistics
 import time
@@ -13,7 +13,7 @@ Run = Callable[[], float]  # runs a case once and returns the milliseconds of on
 
 
 class Timing(NamedTuple):
-    """Milliseconds of one step over the repetitions, and by XLA its arithmetic and memory traffic, if it was asked."""
+    """Milliseconds per step over the repetitions, and XLA's arithmetic and memory traffic, if available."""
 
     median: float
     least: float
@@ -21,7 +21,7 @@ class Timing(NamedTuple):
     bytes: float | None = None
 
     def rates(self) -> dict[str, float]:
-        """Returns GFLOP/s and GB/s; work within loops counts once, so that searches seem to do less than they do."""
+        """Returns GFLOP/s and GB/s; XLA counts loop bodies once, which underestimates searches."""
         if self.flops is None or self.bytes is None:
             return {}
         return {"gflop_per_s": round(self.flops / self.median / 1e6, 2),
@@ -29,18 +29,18 @@ class Timing(NamedTuple):
 
 
 def ceilings() -> dict[str, float]:
-    """Measures what this device manages at most: GFLOP/s of a large matrix product, GB/s of a large copy."""
+    """Measures the peak rates of this device: GFLOP/s of a large matrix product, GB/s of a large copy."""
     a = jnp.ones((2048, 2048))
     x = jnp.ones((64 * 2**20 // 4,))
-    copies = jax.jit(lambda x: lax.fori_loop(0, 8, lambda _, x: x + 1, x))  # new memory would be fetched first
-    runs = {"product": compiled(lambda a: a @ a, a, steps=1), "copy": compiled(copies, x, steps=8)}
+    copies = jax.jit(lambda x: lax.fori_loop(0, 8, lambda _, x: x + 1, x))  # avoids the allocation of new memory
+    runs = {"product": compile_run(lambda a: a @ a, a, steps=1), "copy": compile_run(copies, x, steps=8)}
     least = {name: timing.least for name, timing in round_robin(runs, repetitions=9, warm_up=2).items()}
     return {"gflop_per_s": round(2 * 2048**3 / least["product"] / 1e6, 1),
             "gbyte_per_s": round(2 * x.nbytes / least["copy"] / 1e6, 1)}  # fmt: skip
 
 
 def round_robin(runs: dict[str, Run], repetitions: int = 9, warm_up: int = 1) -> dict[str, Timing]:
-    """Runs every case `repetitions` times, in turn, after `warm_up` turns that do not count."""
+    """Runs every case `repetitions` times, alternating, after `warm_up` uncounted rounds."""
     for _ in range(warm_up):
         for run in runs.values():
             run()
@@ -55,24 +55,24 @@ def round_robin(runs: dict[str, Run], repetitions: int = 9, warm_up: int = 1) ->
     }  # fmt: skip
 
 
-def compiled(function: Callable[..., Any], *arguments: Any, steps: int, calls: int = 1) -> Run:
+def compile_run(function: Callable[..., Any], *arguments: Any, steps: int, calls: int = 1) -> Run:
     """Compiles a function that takes `steps` steps, and returns a run that times one of them over `calls` calls."""
     program = jax.jit(function).lower(*arguments).compile()
 
     def run() -> float:
         awake = time.perf_counter() + 0.1
-        while calls > 1 and time.perf_counter() < awake:  # after a rest, 60 ms of short calls took half as long again
+        while calls > 1 and time.perf_counter() < awake:  # after idling, 60 ms of short calls took half as long again
             jax.block_until_ready(program(*arguments))
         started = time.perf_counter()
         for _ in range(calls):
             jax.block_until_ready(program(*arguments))
         return (time.perf_counter() - started) * 1e3 / steps / calls
 
-    return costed(run, program)
+    return add_cost(run, program)
 
 
-def trained(program: Any, state: Any, *arguments: Any, steps: float) -> Run:
-    """Returns a run of a compiled chunk that writes its next state over the last: it trains on, time and again."""
+def training_run(program: Any, state: Any, *arguments: Any, steps: float) -> Run:
+    """Returns a run of a compiled chunk that donates its state and continues training."""
     kept = [state]
 
     def run() -> float:
@@ -80,13 +80,13 @@ def trained(program: Any, state: Any, *arguments: Any, steps: float) -> Run:
         kept[0], _ = jax.block_until_ready(program(kept[0], *arguments))
         return (time.perf_counter() - started) * 1e3 / steps
 
-    return costed(run, program)
+    return add_cost(run, program)
 
 
-def refilled(function: Callable[..., Any], *arguments: Any, steps: int, calls: int = 1) -> Run:
-    """Returns a run of a function whose results are written where its last ones lay, as in a training step.
+def refill_run(function: Callable[..., Any], *arguments: Any, steps: int, calls: int = 1) -> Run:
+    """Returns a run of a function that reuses the buffers of its previous results, as in a training step.
 
-    Results in new memory wait for the system to hand it out, page by page.
+    New memory is slow because the system provides it page by page.
     """
     program = jax.jit(lambda last, *arguments: function(*arguments), donate_argnums=0, keep_unused=True)
     last = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(function, *arguments))
@@ -98,11 +98,11 @@ def refilled(function: Callable[..., Any], *arguments: Any, steps: int, calls: i
             kept[0] = jax.block_until_ready(program(kept[0], *arguments))
         return (time.perf_counter() - started) * 1e3 / steps / calls
 
-    return costed(run, program)
+    return add_cost(run, program)
 
 
-def costed(run: Run, program: Any) -> Run:
-    """Notes at a run what XLA says its program does in a step: of a scan over steps it counts the body once."""
+def add_cost(run: Run, program: Any) -> Run:
+    """Adds XLA's cost analysis of a step to a run; it counts the body of a scan over steps once."""
     analysis = program.cost_analysis() or {}
     for name, key in (("flops", "flops"), ("bytes", "bytes accessed")):
         setattr(run, name, analysis.get(key))
@@ -114,7 +114,7 @@ def in_scan(
 ) -> tuple[Callable[..., Any], Sequence[Any]]:
     """Returns a program that applies `function(x, *others)` `steps` times in a scan, and its arguments.
 
-    Each step changes one entry of x by nothing, in a way the compiler cannot see through; so no step is left out.
+    Each step adds 0 to one entry of x in a way that the compiler cannot simplify, so no step is optimised away.
     """
     shape = jax.eval_shape(function, x, *others)
 

@@ -1,7 +1,7 @@
-"""Selection and training steps in PyTorch as fast as they go on a GPU; `torch_twin.py` serves them.
+"""Selection and training steps in their fastest PyTorch form on a GPU; `torch_twin.py` serves them.
 
-Each takes a device, "cuda" or "cpu". Of training steps there are several forms, of which the twin takes the fastest:
-eager, compiled, and for small ones on a GPU each of these captured in a CUDA graph, which is launched as one.
+Each takes a device, "cuda" or "cpu". Training steps have several forms, of which the twin takes the fastest: eager,
+compiled, and for small steps on a GPU each of these captured in a CUDA graph.
 """
 
 import itertools
@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 try:
-    import torch_sparse  # beside this file, when it runs as a script
+    import torch_sparse  # next to this file, when run as a script
     from torch_layers import SELECTIONS, Net
 except ImportError:
     from benchmarks import torch_sparse
@@ -33,7 +33,7 @@ def selection(device: str, rows: int, n: int, k: int, method: str) -> Calls:
 def sae_steps(device: str, batch: int, inputs: int, units: int, k: int, examples: int, precision: str) -> Calls:
     """Returns training steps of a Top-K autoencoder with Adam: dense, eager and compiled, and by winners' rows.
 
-    In bfloat16 parameters and inputs are rounded on their way in, as ours are; what is trained stays in float32.
+    In bfloat16 parameters and inputs are cast on entry, as in ours; the trained parameters stay in float32.
     """
     _as_fast_as_it_goes(device)
     dtype, images = getattr(torch, precision), _bytes(device, examples, inputs)
@@ -104,9 +104,9 @@ def penalised_steps(device: str, hidden: int, batch: int, examples: int = 50_000
 
 
 def _as_fast_as_it_goes(device: str) -> None:
-    torch.compiler.reset()  # or it gives up on compiling the same code for yet another network
+    torch.compiler.reset()  # otherwise it stops recompiling the same code for more networks
     if device == "cuda":
-        torch.set_float32_matmul_precision("high")  # TF32, as XLA has it
+        torch.set_float32_matmul_precision("high")  # TF32, as in XLA
         torch.backends.cudnn.benchmark = True
 
 
@@ -128,7 +128,7 @@ def _step(loss_of: Callable[[torch.Tensor], torch.Tensor], optimizer: torch.opti
 
 
 def _calls(forms: dict[str, Step], device: str, examples: int, batch: int, captured: bool = True) -> Calls:
-    """Returns those of the steps that work, on batches of a shuffled order; on a GPU also captured, if they may be."""
+    """Returns the steps that work, on batches of a shuffled order; on a GPU also captured, if `captured`."""
     batches = torch.randperm(examples, device=device)[: examples // batch * batch].split(batch)
     working: dict[str, Step] = {}
     for name, step in forms.items():
@@ -137,7 +137,7 @@ def _calls(forms: dict[str, Step], device: str, examples: int, batch: int, captu
             working[name] = step
             if captured and device == "cuda":
                 working[f"{name}, CUDA graph"] = _in_a_graph(step, batches[0])
-        except Exception as error:  # such as no working compiler: the others it is
+        except Exception as error:  # such as no working compiler: use the others
             print(f"{name} failed: {type(error).__name__}: {error}", file=sys.stderr)
     return {name: _over(step, batches) for name, step in working.items()}
 
@@ -148,10 +148,10 @@ def _over(step: Step, batches: tuple[torch.Tensor, ...]) -> Callable[[], Any]:
 
 
 def _in_a_graph(step: Step, indices: torch.Tensor) -> Step:
-    """Captures a step in a CUDA graph that reads the indices where they lie."""
+    """Captures a step in a CUDA graph that reads the indices in place."""
     still, stream = indices.clone(), torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):  # as PyTorch asks for, before a capture
+    with torch.cuda.stream(stream):  # required by PyTorch before a capture
         for _ in range(3):
             step(still)
     torch.cuda.current_stream().wait_stream(stream)

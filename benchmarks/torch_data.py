@@ -10,7 +10,7 @@ MEAN, STD, PAD = 0.4, 0.2, 4
 
 
 class Images(torch.utils.data.Dataset):
-    """Images that are turned into tensors, and maybe moved and mirrored, each when its turn comes."""
+    """Images that are converted to tensors, and optionally shifted and mirrored, one at a time."""
 
     def __init__(self, images: torch.Tensor, cut: bool):
         self.images, self.cut = images, cut

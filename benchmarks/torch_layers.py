@@ -7,11 +7,11 @@ from torch import nn
 from torch.nn import functional as F
 
 LAYERS = ((4608, 400), (1024, 300), (700, 100))
-"""Units that compete, and winners, of each layer."""
+"""Competing units, and winners, of each layer."""
 
 
 def by_topk(x: torch.Tensor, k: int) -> torch.Tensor:
-    """Returns the k-th largest of each row as the least of the k largest, which are not sorted."""
+    """Returns the k-th largest of each row as the smallest of the k largest, unsorted."""
     return torch.topk(x, k, dim=1, sorted=False).values.amin(1, keepdim=True)
 
 
@@ -21,7 +21,7 @@ def by_kthvalue(x: torch.Tensor, k: int) -> torch.Tensor:
 
 
 def by_counting(x: torch.Tensor, k: int) -> torch.Tensor:
-    """Returns the k-th largest of each row bit by bit, counting what lies at or above a probe."""
+    """Returns the k-th largest of each row bit by bit, counting values at or above a probe."""
     bits = x.view(torch.int32)
     key = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
     threshold = torch.full((x.shape[0], 1), -(2**31), dtype=torch.int32, device=x.device)
@@ -39,7 +39,7 @@ SELECTIONS: dict[str, Callable[[torch.Tensor, int], torch.Tensor]] = {
 
 
 class KWinners(nn.Module):
-    """Keeps the k units of highest boosted activation, and averages who won into the duty cycles."""
+    """Keeps the k units of highest boosted activation, and updates the duty cycles."""
 
     def __init__(self, units: int, k: int, select: str, boost: float = 1.5, period: int = 1000):
         super().__init__()

@@ -1,4 +1,4 @@
-"""k-winners, Top-K autoencoders and FISTA in PyTorch, as fast as they go on a CPU; `torch_twin.py` serves them."""
+"""k-winners, Top-K autoencoders and FISTA in PyTorch, in their fastest form on a CPU; `torch_twin.py` serves them."""
 
 import sys
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 
 def decode_calls(batch: int, outputs: int, units: int, k: int, gradients: bool) -> dict[str, Callable[[], Any]]:
-    """Returns ways to decode k of so many units: a bag of rows, and a dense product with the code spread out."""
+    """Returns calls that decode k of `units` units: a bag of rows, and a dense product with the dense code."""
     torch.manual_seed(0)
     kernel = torch.randn(units, outputs).requires_grad_(gradients)
     values = torch.randn(batch, k).requires_grad_(gradients)
@@ -37,7 +37,7 @@ def decode_calls(batch: int, outputs: int, units: int, k: int, gradients: bool) 
 
 
 class Encoder(torch.autograd.Function):
-    """A dense product and the k largest of it, whose gradients touch the winners' rows alone."""
+    """A dense product and the k largest of it, whose gradients use only the winners' rows."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, k: int):
@@ -119,7 +119,7 @@ def explain_away_calls(batch: int, units: int, turns: int, gamma: float) -> dict
     calls = {"eager": both(settled), "compiled": both(torch.compile(settled))}
     try:
         calls["compiled"]()
-    except Exception as error:  # no working compiler: eager it is
+    except Exception as error:  # no working compiler: use eager
         print(f"torch.compile failed: {type(error).__name__}", file=sys.stderr)
         del calls["compiled"]
     return calls
@@ -127,13 +127,13 @@ def explain_away_calls(batch: int, units: int, turns: int, gamma: float) -> dict
 
 @torch.inference_mode()
 def answered(net: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """Returns a network's answers."""
+    """Returns a network's outputs."""
     return net(x)
 
 
 @torch.inference_mode()
 def by_rows(net: nn.Sequential, rows: list[torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-    """Returns the answers of an MLP with k-winners that sums the rows of the winners: one row per unit, `[n, out]`."""
+    """Returns the outputs of an MLP with k-winners, summing the winners' rows: one row per unit, `[n, out]`."""
     linear = [layer for layer in net if isinstance(layer, nn.Linear)]
     x = linear[0](x.flatten(1))
     for layer, kernel, activation in zip(linear[1:], rows[1:], list(net)[2::2], strict=True):
@@ -149,7 +149,7 @@ def fista(
     """Returns a call that codes patches by FISTA on the Gram matrix, and its worst relative gap and KKT violation.
 
     The momentum restarts for each patch, as in ours; every 10 iterations it stops if all patches are good enough:
-    their relative gaps within the tolerance and, if it is given, their KKT violations within `violation`.
+    their relative gaps within the tolerance and, if given, their KKT violations within `violation`.
     """
     with np.load(path) as arrays:
         x, dictionary = torch.from_numpy(arrays["x"]), torch.from_numpy(arrays["dictionary"])

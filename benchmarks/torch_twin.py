@@ -1,8 +1,8 @@
-"""The paper's Sparse CNN-2 in PyTorch, as fast as it goes on a CPU: what we are compared with.
+"""The paper's Sparse CNN-2 in PyTorch, in its fastest form on a CPU, as a peer.
 
-It imports torch and numpy only and runs under an interpreter of its own (`pip install torch==2.13.0 numpy` in a
+It only imports torch and numpy and runs under a separate interpreter (`pip install torch==2.13.0 numpy` in a
 separate environment). By hand: `python torch_twin.py --batch 64 4` prints one JSON line per case. With `--serve` it
-answers one JSON request a line, so that its turns can alternate with those of another program.
+answers one JSON request per line, so that its runs can alternate with those of another program.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 
 try:
-    import torch_accelerator  # beside this file, when it runs as a script
+    import torch_accelerator  # next to this file, when run as a script
     import torch_data
     import torch_sparse
     from torch_layers import LAYERS, SELECTIONS, KWinners, Net
@@ -65,7 +65,7 @@ def make_step(
 
 
 def milliseconds(function: Callable[[], Any], steps: int) -> float:
-    """Returns the mean time of one of `steps` calls, after as many as it takes for cores and caches to wake up."""
+    """Returns the mean time of one of `steps` calls, after enough calls to warm up cores and caches."""
     awake = _now() + 0.1
     while _now() < awake:
         function()
@@ -76,14 +76,14 @@ def milliseconds(function: Callable[[], Any], steps: int) -> float:
 
 
 def _now() -> float:
-    """Reads the clock when all that was asked of a GPU is done."""
+    """Reads the clock after the GPU has finished."""
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def fastest(candidates: dict[str, Callable[[], Any]], steps: int, rounds: int = 5) -> str:
-    """Names the candidate of the least median, all taking turns."""
+    """Returns the name of the candidate with the smallest median; all alternate."""
     for function in candidates.values():
         milliseconds(function, 3)
     taken = {name: [] for name in candidates}
@@ -94,7 +94,7 @@ def fastest(candidates: dict[str, Callable[[], Any]], steps: int, rounds: int = 
 
 
 def fastest_step(sparse: bool, batch: int) -> tuple[Callable[[], Any], str]:
-    """Returns the training step in its fastest form, and that form in words.
+    """Returns the training step in its fastest form, and a description of that form.
 
     Per layer the fastest selection of eager PyTorch; then memory format, mask and compilation, one after the other.
     """
@@ -117,7 +117,7 @@ def fastest_step(sparse: bool, batch: int) -> tuple[Callable[[], Any], str]:
             try:
                 step = make_step(sparse, batch, way, mask, True, last)
                 milliseconds(step, 3)
-            except Exception as error:  # no working compiler: eager it is
+            except Exception as error:  # no working compiler: use eager
                 print(f"torch.compile failed: {type(error).__name__}", file=sys.stderr)
                 break
             chosen[f"compiled, {'/'.join(way)}" if sparse else "compiled"] = step
@@ -157,7 +157,7 @@ def autoencoder_step(hidden: int, batch: int, sigma: float = 0.3) -> tuple[Calla
     try:
         forms["compiled"] = make(True)
         milliseconds(forms["compiled"], 3)
-    except Exception as error:  # no working compiler: eager it is
+    except Exception as error:  # no working compiler: use eager
         print(f"torch.compile failed: {type(error).__name__}", file=sys.stderr)
         del forms["compiled"]
     name = fastest(forms, 5)
@@ -167,9 +167,9 @@ def autoencoder_step(hidden: int, batch: int, sigma: float = 0.3) -> tuple[Calla
 def penalised_step(hidden: int, batch: int, loader: bool) -> tuple[Callable[[], Any], str]:
     """Returns a training step of an MLP with an L1 penalty on its activity, on 50,000 images of MNIST's size.
 
-    With `loader` each image is turned into a tensor when its turn comes and a DataLoader collates the batches, as
-    tutorials do; else images lie in memory as floats, a batch is one gather, and the fastest form is taken: eager or
-    compiled, Adam fused or not, one thread or all.
+    With `loader` each image is converted to a tensor separately and a DataLoader collates the batches, as in tutorials;
+    otherwise images are in memory as floats, a batch is one gather, and the fastest form is used: eager or compiled,
+      Adam fused or not, one thread or all.
     """
     torch.manual_seed(0)
     images, labels = torch.randint(0, 256, (50_000, 784), dtype=torch.uint8), torch.randint(0, 10, (50_000,))
@@ -211,7 +211,7 @@ def penalised_step(hidden: int, batch: int, loader: bool) -> tuple[Callable[[], 
 
         return step
 
-    if loader:  # what comes after the images hardly counts
+    if loader:  # the time after loading the images is negligible
         return make(False, True, 1), "eager, fused Adam, 1 thread"
     most = torch.get_num_threads()
     forms = {
@@ -227,7 +227,7 @@ def penalised_step(hidden: int, batch: int, loader: bool) -> tuple[Callable[[], 
         compiled = make(True, "fused" in name, 1 if "1 thread" in name else most)
         milliseconds(compiled, 3)
         chosen[f"compiled, {name}"] = compiled
-    except Exception as error:  # no working compiler: eager it is
+    except Exception as error:  # no working compiler: use eager
         print(f"torch.compile failed: {type(error).__name__}", file=sys.stderr)
     name = fastest(chosen, 20)
     return chosen[name], name
@@ -243,7 +243,7 @@ def selection_call(rows: int, n: int, k: int, tied: bool, method: str) -> Callab
 
 
 def fastest_of(calls: dict[str, Callable[[], Any]]) -> tuple[Callable[[], Any], str]:
-    """Returns the fastest of several calls that do the same, and its name."""
+    """Returns the fastest of several equivalent calls, and its name."""
     name = fastest(calls, 3)
     return calls[name], name
 
@@ -254,9 +254,9 @@ def kwinners(shape: list[int], k: int) -> tuple[Callable[[], Any], str]:
 
 
 def inference(hidden: list[int] | None, batch: int, k: list[int] | None) -> tuple[Callable[[], Any], str]:
-    """Returns the answers of a trained network to images: of the CNN, or of an MLP with so many hidden units."""
+    """Returns the inference call of a trained network: of the CNN, or of an MLP with these hidden units."""
     torch.manual_seed(0)
-    torch.compiler.reset()  # or it gives up on compiling the same code for yet another network
+    torch.compiler.reset()  # otherwise it stops recompiling the same code for more networks
     x, nets = torch.rand(batch, 1, 28, 28), {}
     for select in ("topk", "kthvalue") if k else ("ReLU",):
         if hidden is None:
@@ -275,7 +275,7 @@ def inference(hidden: list[int] | None, batch: int, k: list[int] | None) -> tupl
         try:
             calls[f"compiled, {select}"] = functools.partial(torch_sparse.answered, torch.compile(net), x)
             calls[f"compiled, {select}"]()
-        except Exception as error:  # no working compiler: eager it is
+        except Exception as error:  # no working compiler: use eager
             print(f"torch.compile failed: {type(error).__name__}", file=sys.stderr)
             del calls[f"compiled, {select}"]
     if hidden is not None and k:

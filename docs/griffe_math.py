@@ -1,4 +1,4 @@
-"""Turns the mathematics of docstrings, written as Sphinx has it, into what the site's Markdown understands."""
+"""Converts formulas in docstrings from Sphinx's syntax to the site's Markdown."""
 
 import re
 import textwrap

@@ -1,4 +1,4 @@
-"""Pages that are made from results/ and from docstrings when the site is built, so that they cannot drift."""
+"""Generates pages from results/ and docstrings when the site is built."""
 
 import importlib
 import json
@@ -22,7 +22,7 @@ PAPERS = {
     "dense": "How Can We Be So Dense? (Ahmad & Scheinkman, 2019)",
     "hah": "Neuro-Inspired Deep Neural Networks with Sparse, Strong Activations (Cekic et al., 2022)",
 }
-_BOARD_TITLE = "Every way to be sparse, side by side"
+_BOARD_TITLE = "All methods compared"
 REFERENCE = {
     "functional": (
         "Functions",
@@ -37,7 +37,7 @@ REFERENCE = {
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds a page for each paper, with the pictures of its results, and the pages of the reference."""
+    """Adds a page for each paper, with the figures of its results, and the pages of the reference."""
     for paper, title in PAPERS.items():
         results = sorted((ROOT / "results" / paper).glob("*.json"), key=_order)
         content = [f"# {title}\n", _ABOUT, *(_section(f"{paper}/{path.stem}", path, files, config) for path in results)]
@@ -53,7 +53,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 _ABOUT = (
-    "Small scale finishes in minutes on two cores and is to show the same effect (where it does not, the rows say so); "
+    "Small scale takes minutes on two cores and should show the same effect (the rows say where it does not); "
     "paper scale is the published size. The numbers are those of the committed results.\n"
 )
 
@@ -65,7 +65,7 @@ def _not_run(paper: str, run: set[str]) -> str:
         return ""
     summaries = {name: STUDIES[name].replace("; --seeds N", "") for name in missing}
     rows = [f"| {_title(name)} | {said} | `python -m sparsejax.reproduce {name}` |" for name, said in summaries.items()]
-    return "\n".join(["\n## Not run here yet\n", "| | | |", "|---|---|---|", *rows, ""])
+    return "\n".join(["\n## Not run yet\n", "| | | |", "|---|---|---|", *rows, ""])
 
 
 def _title(name: str) -> str:
@@ -94,7 +94,7 @@ def _section(name: str, path: Path, files: Files, config: MkDocsConfig) -> str:
         lines += [f"| {' | '.join(key.replace('_', ' ') for key in head)} |", f"|{'---|' * len(head)}"]
         lines += [f"| {' | '.join(_cell(row[key]) for key in head)} |" for row in ours]
         ours = {}
-    if columns := ours.get("columns"):  # a table of its own, the paper's numbers in brackets
+    if columns := ours.get("columns"):  # a separate table, with the paper's numbers in brackets
         lines += [f"| in brackets the paper's | {' | '.join(columns)} |", f"|{'---|' * (len(columns) + 1)}"]
         for key in theirs:
             pairs = [f"{_cell(a)} ({_cell(b)})" for a, b in zip(ours[key], theirs[key], strict=True)]
@@ -112,14 +112,14 @@ def _section(name: str, path: Path, files: Files, config: MkDocsConfig) -> str:
     said = [f"scale {result['scale']}"] if result.get("scale") else []
     said += [f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}"] if seeds else []
     said += [result.get("device", {}).get("kind", "")] if isinstance(result.get("device"), dict) else []
-    # A call trains only what is missing: one that found everything says nothing of the time.
+    # A call only trains missing networks, so a call without training has no meaningful time.
     said += [f"last call {seconds / 60:,.0f} minutes"] if (seconds := result.get("seconds", 0)) >= 60 else []
     lines.append(f"\n{', '.join(filter(None, said))}; `{result.get('command', '')}`\n")
     return "\n".join(lines)
 
 
 def _cell(value: Any) -> str:
-    """Writes a number, list or dictionary into a cell."""
+    """Formats a number, list or dictionary as a cell."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, (int, float)):
@@ -137,14 +137,14 @@ def _mean_and_spread(key: str, value: Any) -> str:
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """Turns formulas into MathML, which browsers show by themselves: nothing is loaded from elsewhere."""
+    """Converts formulas to MathML, which browsers render without external scripts."""
     return _FORMULA.sub(
         lambda found: convert(unescape(found[2]), display="block" if found[1] == "[" else "inline"), html
     )
 
 
 def _reference(title: str, modules: list[str]) -> str:
-    """Lists what modules export, each by its docstring."""
+    """Lists the exports of modules, with their docstrings."""
     lines = [f"# {title}\n"]
     for module in modules:
         loaded = importlib.import_module(module)

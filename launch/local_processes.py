@@ -1,6 +1,6 @@
-"""Several processes of one run on this machine, for trying it: `python launch/local_processes.py N -- --config NAME`.
+"""Runs several processes on this machine, for testing: `python launch/local_processes.py N -- --config NAME`.
 
-They meet on the loopback interface. What each says is printed with its number; when one fails, all are ended.
+They connect over the loopback interface. Output lines are prefixed with the process index; if one fails, all are ended.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def _run(command: list[str], settings: list[dict[str, str]]) -> int:
     readers = [threading.Thread(target=_relay, args=(i, process)) for i, process in enumerate(running)]
     for reader in readers:
         reader.start()
-    for number in (signal.SIGTERM, signal.SIGINT):  # all are told, and end in their own way
+    for number in (signal.SIGTERM, signal.SIGINT):  # forwarded to all processes
         signal.signal(number, lambda number, _: [process.send_signal(number) for process in running])
     failed = 0
     waiting = set(range(len(running)))

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# SLURM: a process on every GPU of the nodes. From the root of a checkout, with the environment active:
+# SLURM: one process per GPU of the nodes. From the root of a checkout, with the environment active:
 #   launch/slurm.sh --nodes 2 --gpus 4 --time 04:00:00 -- --config cifar_noise --out /shared/runs/cifar_noise
-# The job asks to be told five minutes before its time is up, saves, and is queued again to go on.
+# The job is signalled five minutes before its time limit, saves a checkpoint, and is requeued to resume.
 set -euo pipefail
 
 fail() {
@@ -20,7 +20,7 @@ while [ $# -gt 0 ]; do
     --dry-run) dry=true; shift ;;
     -h | --help) sed -n '2,4s/^# //p' "$0"; exit 0 ;;
     --) shift; break ;;
-    *) fail "'$1' is not understood; expected --nodes N, --gpus N (of a node), --time T, --partition P, --dry-run, --." ;;
+    *) fail "'$1' is not a valid option; expected --nodes N, --gpus N (of a node), --time T, --partition P, --dry-run, --." ;;
   esac
 done
 [ $# -gt 0 ] || fail "arguments of sparsejax.launch are missing; such as -- --config mnist_kwinners --out /shared/run."

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Cloud TPU: make one, copy this checkout, train on all its workers, follow the log, delete it.
+# Cloud TPU: create one, copy this checkout, train on all its workers, follow the log, delete it.
 set -euo pipefail
 
 usage() {
@@ -7,11 +7,11 @@ usage() {
 Usage: launch/tpu_vm.sh COMMAND --name NAME --zone ZONE [options] [-- arguments of sparsejax.launch]
 
 Commands:
-  create   make a TPU VM; with --queued wait for one in the queue instead of failing when none is free
+  create   create a TPU VM; with --queued wait in the queue instead of failing if none is free
   setup    copy this checkout to every worker and install it with JAX for TPU
   run      start training on every worker, in the background; what follows -- goes to sparsejax.launch
   logs     follow the log of the first worker
-  stop     ask the run to stop: it saves and can be gone on with by the same "run"
+  stop     ask the run to stop: it saves a checkpoint, and the same "run" resumes it
   delete   delete the TPU VM, and with --queued its place in the queue
 
 Options:
@@ -21,11 +21,11 @@ Options:
   --version VERSION   its software (default: v2-alpha-tpuv5-lite)
   --project PROJECT   default: gcloud's
   --queued            through a queued resource
-  --spot              cheaper, and may be taken away: start "run" again and it goes on
+  --spot              cheaper, but may be preempted: start "run" again to resume
   --dry-run           print the commands and do nothing
 
 With several workers give "run" an --out on a disk that all of them have mounted (Filestore, or a bucket through Cloud
-Storage FUSE): checkpoints are written by all together, and outlive the TPU VM.
+Storage FUSE): all workers write checkpoints together, and these outlive the TPU VM.
 TEXT
 }
 
@@ -54,7 +54,7 @@ while [ $# -gt 0 ]; do
     --spot) spot=true; shift ;;
     --dry-run) dry=true; shift ;;
     --) shift; break ;;
-    *) fail "'$1' is not understood; launch/tpu_vm.sh --help lists the options." ;;
+    *) fail "'$1' is not a valid option; launch/tpu_vm.sh --help lists the options." ;;
   esac
 done
 [ -n "$name" ] || fail "--name is missing; it names the TPU VM."
@@ -98,7 +98,7 @@ case "$command" in
     ;;
   run)
     words=$(printf '%q ' "$@")
-    # Every worker runs the same command; JAX finds out which of them it is.
+    # Every worker runs the same command; JAX detects its index.
     on_all "cd sparsejax && nohup ~/env/bin/python -m sparsejax.launch --distributed $words > ~/run.log 2>&1 & echo started"
     ;;
   logs)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# GKE through XPK: a workload on a cluster of TPUs that is there (https://github.com/AI-Hypercomputer/xpk).
-#   launch/xpk.sh --cluster NAME --workload NAME --type v5litepod-64 --image IMAGE -- --config cifar_noise --out /shared/run
-# The image needs Python with JAX for TPU and sparsejax. A worker that is lost is started again, and the run goes on.
+# GKE through XPK: a workload on an existing cluster of TPUs (https://github.com/AI-Hypercomputer/xpk).
+#   launch/xpk.sh --cluster NAME --workload NAME --type v5litepod-64 --image IMAGE -- --config cifar_noise --out
+# /shared/run The image needs Python with JAX for TPU and sparsejax. A lost worker is restarted, and the run resumes.
 set -euo pipefail
 
 fail() {
@@ -23,7 +23,7 @@ while [ $# -gt 0 ]; do
     --dry-run) dry=true; shift ;;
     -h | --help) sed -n '2,4s/^# //p' "$0"; exit 0 ;;
     --) shift; break ;;
-    *) fail "'$1' is not understood; launch/xpk.sh --help shows a command." ;;
+    *) fail "'$1' is not a valid option; launch/xpk.sh --help shows a command." ;;
   esac
 done
 for name in cluster workload image; do

@@ -1,6 +1,6 @@
 """Sparse activations in JAX: pure functions, Flax adapters, networks and a trainer.
 
-`import sparsejax as sj` reaches everything; a part is imported when it is first used.
+`import sparsejax as sj` gives access to all modules, which are imported on first use.
 """
 
 import importlib
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """Import a part of the library when it is first used."""
+    """Import a module on first use."""
     if name in _MODULES:
         return importlib.import_module(f"sparsejax.{name}")
     if name in _NAMES:

@@ -9,13 +9,13 @@ from typing import Any
 
 from sparsejax import configs
 from sparsejax import experiment as experiments
-from sparsejax.configuration import field_of, replaced
+from sparsejax.configuration import field_of, replace
 from sparsejax.data.dataset import Dataset
 from sparsejax.errors import ConfigError
 from sparsejax.experiment import Experiment, members_of
 from sparsejax.models.base import Model
 from sparsejax.registry import run_file
-from sparsejax.runs import Run, compared
+from sparsejax.runs import Run, comparison_row
 from sparsejax.training.config import Config, DataConfig, ObjectiveConfig
 from sparsejax.training.run_folder import RunFolder
 
@@ -41,7 +41,7 @@ def train(
       out: the run folder; by default `runs/NAME`. The same call on the same folder resumes the run.
       seeds: networks of successive seeds for every point of the sweep.
       sweep: field -> values; one network is trained for each combination, all in one compiled program.
-      measures: names, which take the place of those that the configuration names, and objects to measure with besides.
+      measures: names, which replace those of the configuration, and additional measure objects.
       fresh: replace an earlier run in the folder.
       **overrides: fields by their dotted names, `**{"training.epochs": 2}`, or by a bare name, `epochs=2`.
 
@@ -50,33 +50,33 @@ def train(
 
     Raises:
       ConfigError: a field is unknown or out of range, or network, data and objective do not fit each other.
-      DataMissingError, DataDamagedError, RunFolderError, CheckpointError: as their messages say.
+      DataMissingError, DataDamagedError, RunFolderError, CheckpointError: see their messages.
 
     Examples:
       >>> run = train("digits_mlp", epochs=5, sweep={"model.k": [(10,), (20,)]})  # doctest: +SKIP
     """
-    name, config = _configured(what)
+    name, config = _configure(what)
     dataset = None
     if isinstance(data, str):
-        config = replaced(config, {"data.name": data})
+        config = replace(config, {"data.name": data})
     elif data is not None:
         from sparsejax.data import from_arrays
 
         dataset = data if isinstance(data, Dataset) else from_arrays(*data)
-        config = replaced(config, {"data.name": dataset.name})
+        config = replace(config, {"data.name": dataset.name})
     elif isinstance(what, Model):
         raise ConfigError(
-            f"A {type(what).__name__} alone says nothing about its data; give data=(x_train, y_train, x_test, y_test), "
+            f"A {type(what).__name__} does not define its data; pass data=(x_train, y_train, x_test, y_test), "
             "or the name of a data set such as data='digits'."
         )
-    config = replaced(config, {path_of(config, name): _plain(value) for name, value in overrides.items()})
+    config = replace(config, {path_of(config, name): _plain(value) for name, value in overrides.items()})
     points = [
         dict(zip(sweep or (), map(_plain, values), strict=True))
         for values in itertools.product(*(sweep or {}).values())
     ]
     points = [{path_of(config, name): value for name, value in point.items()} for point in points]
     if names := tuple(measure for measure in measures if isinstance(measure, str)):
-        config = replaced(config, {"evaluation.measures": names})
+        config = replace(config, {"evaluation.measures": names})
     own = tuple(measure for measure in measures if not isinstance(measure, str))
     experiment = Experiment(name, *members_of(config, points, seeds), own)
     folder = RunFolder(Path(out or f"runs/{name}"))
@@ -94,13 +94,13 @@ def load(path: str | Path) -> Run:
 
 
 def compare(*runs: str | Path | Run) -> dict[str, dict[str, str]]:
-    """Return the rows of a table that sets runs side by side: run -> measure -> what is written there.
+    """Return a table that compares runs: run -> measure -> formatted value.
 
     Raises:
       RunFolderError: a folder holds no finished run.
     """
     found = [run if isinstance(run, Run) else Run(run) for run in runs]
-    return {str(run.folder.path): compared(run.result) for run in found}
+    return {str(run.folder.path): comparison_row(run.result) for run in found}
 
 
 def config_from_file(path: str | Path) -> Config:
@@ -118,7 +118,7 @@ def config_from_file(path: str | Path) -> Config:
 def path_of(config: Config, name: str) -> str:
     """Return the dotted name of a field, given that or its last part.
 
-    Of several fields that end in the name, it is the one of the training: `batch_size` is `training.batch_size`.
+    If several fields end in the name, the one of `training` is meant: `batch_size` is `training.batch_size`.
 
     Raises:
       ConfigError: there is no such field, or several.
@@ -129,7 +129,7 @@ def path_of(config: Config, name: str) -> str:
     if name in fields or len(found) == 1:
         return name if name in fields else found[0]
     if found:
-        raise ConfigError(f"{name} may be {' or '.join(found)}; give the whole name, **{{{found[0]!r}: ...}}.")
+        raise ConfigError(f"{name} may be {' or '.join(found)}; pass the full name, **{{{found[0]!r}: ...}}.")
     close = difflib.get_close_matches(name, [*fields, *(field.rpartition(".")[2] for field in fields)], n=3)
     hint = (
         f"did you mean {' or '.join(close)}?" if close else "`sparsejax train --config NAME --help` lists all fields."
@@ -137,7 +137,7 @@ def path_of(config: Config, name: str) -> str:
     raise ConfigError(f"There is no field {name!r}; {hint}")
 
 
-def _configured(what: str | Path | Config | Model) -> tuple[str, Config]:
+def _configure(what: str | Path | Config | Model) -> tuple[str, Config]:
     """Return a name and a configuration."""
     if isinstance(what, Config):
         config: Config = what

@@ -1,7 +1,7 @@
 """Configurations as pytrees: frozen dataclasses whose traced fields are leaves.
 
-A grid of networks is a stack of configurations: one compiled program serves all that have the same structure. Every
-other field, and which traced fields are None, is part of the structure.
+A grid of networks is a stack of configurations: one compiled program works for all configurations of the same
+structure. The other fields, and which traced fields are None, are part of the structure.
 """
 
 import dataclasses
@@ -81,12 +81,12 @@ def stack(configs: Sequence[T]) -> T:
     """Stack configurations of one structure along a leading member axis.
 
     Raises:
-      ValueError: their structures differ; `differing_fields` names the fields.
+      ValueError: their structures differ; `find_differing_fields` names the fields.
     """
     return jax.tree.map(lambda *leaves: jnp.stack([_array(leaf) for leaf in leaves]), *configs)
 
 
-def differing_fields(first: Any, second: Any, prefix: str = "") -> list[str]:
+def find_differing_fields(first: Any, second: Any, prefix: str = "") -> list[str]:
     """Return the dotted names of fields that make two configurations differ in structure."""
     if type(first) is not type(second):
         return [prefix.rstrip(".")]
@@ -94,17 +94,17 @@ def differing_fields(first: Any, second: Any, prefix: str = "") -> list[str]:
     for field in dataclasses.fields(first):
         path, (a, b) = prefix + field.name, (getattr(config, field.name) for config in (first, second))
         if dataclasses.is_dataclass(a) and dataclasses.is_dataclass(b):
-            names += differing_fields(a, b, path + ".")
+            names += find_differing_fields(a, b, path + ".")
         elif jax.tree.structure(a) != jax.tree.structure(b) if field.metadata.get("traced") else a != b:
             names.append(path)
     return names
 
 
-def replaced(config: T, changes: Mapping[str, Any]) -> T:
+def replace(config: T, changes: Mapping[str, Any]) -> T:
     """Return a configuration with some fields, named like `model.sigma`, set to other values."""
     for path, value in changes.items():
         name, _, rest = path.partition(".")
-        value = replaced(getattr(config, name), {rest: value}) if rest else value
+        value = replace(getattr(config, name), {rest: value}) if rest else value
         config = dataclasses.replace(config, **{name: value})  # pyright: ignore[reportArgumentType]
     return config
 

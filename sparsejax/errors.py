@@ -1,20 +1,20 @@
-"""The errors a user can cause. Each says what was given, what was expected and what to do."""
+"""Errors caused by users. Each message says what was given, what was expected and what to do."""
 
 
 class SparsejaxError(Exception):
-    """The base of all of them: a command says it in a sentence, without a traceback, and exits with `status`."""
+    """Base class: commands print the message without a traceback and exit with `status`."""
 
     status = 1
 
 
 class ConfigError(SparsejaxError, ValueError):
-    """A configuration that cannot be run: an unknown name, a value out of range, two fields at odds."""
+    """A configuration that cannot be run: an unknown name, a value out of range, conflicting fields."""
 
     status = 2
 
 
 class DataMissingError(SparsejaxError, FileNotFoundError):
-    """A data set that is not where it was looked for."""
+    """A data set that was not found."""
 
 
 class DataDamagedError(SparsejaxError, ValueError):
@@ -26,11 +26,11 @@ class RunFolderError(SparsejaxError, ValueError):
 
 
 class DivergedError(SparsejaxError, ArithmeticError):
-    """A loss, or parameters, that are no longer finite numbers."""
+    """A loss or parameters that are no longer finite."""
 
 
 class Interrupted(Exception):
-    """Not an error: the run was asked to stop, has saved where it stands, and can be resumed."""
+    """Not an error: the run received SIGTERM, saved a checkpoint, and can be resumed."""
 
 
 class CheckpointError(SparsejaxError, ValueError):

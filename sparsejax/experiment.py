@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from sparsejax.configuration import differing_fields, replaced, stack
-from sparsejax.data.dataset import Dataset, counted_as
+from sparsejax.configuration import find_differing_fields, replace, stack
+from sparsejax.data.dataset import Dataset, examples_noun
 from sparsejax.data.resident import example_of
 from sparsejax.errors import ConfigError
 from sparsejax.evaluation.evaluator import Evaluator
@@ -21,7 +21,7 @@ from sparsejax.models.base import Variables
 from sparsejax.training import checkpoints, loop, processes
 from sparsejax.training.checks import load_data
 from sparsejax.training.config import Config
-from sparsejax.training.devices import Placement, gathered_members, put_members
+from sparsejax.training.devices import Placement, gather_members, put_members
 from sparsejax.training.log import MetricsLog, Terminal
 from sparsejax.training.prepare import prepare, shapes_of, start
 from sparsejax.training.restore import describe_inputs
@@ -30,10 +30,10 @@ from sparsejax.training.run_folder import RunFolder, describe
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """Networks to be trained together: one configuration each, alike but for traced fields and the seed.
+    """Networks to train together: one configuration each, which differ only in traced fields and the seed.
 
-    `points` names what each was swept to, e.g. `{"model.boost_strength": 1.0}`; empty without a sweep. `measures` are
-    objects to measure with besides those that the configuration names.
+    `points` holds the swept values of each, e.g. `{"model.boost_strength": 1.0}`; empty without a sweep. `measures` are
+    additional measure objects.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Experiment:
 
     def __post_init__(self):
         for config in self.configs[1:]:
-            differing = differing_fields(self.configs[0], config)
+            differing = find_differing_fields(self.configs[0], config)
             if differing:
                 raise ConfigError(
                     f"{', '.join(differing)} changes the shape of the program, so its values cannot share one; a sweep "
@@ -53,7 +53,7 @@ class Experiment:
 
     @property
     def config(self) -> Config:
-        """The configuration of the first network, whose untraced fields hold for all."""
+        """The configuration of the first network, whose untraced fields are those of all."""
         return self.configs[0]
 
     @property
@@ -65,15 +65,15 @@ class Experiment:
 def members_of(
     config: Config, points: Sequence[Mapping[str, Any]], seeds: int
 ) -> tuple[tuple[Config, ...], tuple[dict[str, Any], ...]]:
-    """Return the configuration of every network, and what each was swept to: each point with each seed.
+    """Return the configuration and swept values of every network: each point with each seed.
 
     Raises:
       ConfigError: seeds is not positive.
     """
     if seeds < 1:
-        raise ConfigError(f"seeds is {seeds}; expected how many networks to train, 1 or more.")
+        raise ConfigError(f"seeds is {seeds}; expected the number of networks per point, 1 or more.")
     members = [
-        (replaced(config, {**point, "training.seed": config.training.seed + i}), dict(point))
+        (replace(config, {**point, "training.seed": config.training.seed + i}), dict(point))
         for point in points for i in range(seeds)
     ]  # fmt: skip
     made, swept = zip(*members, strict=True)
@@ -81,7 +81,7 @@ def members_of(
 
 
 class Finished(NamedTuple):
-    """What a run ends with: what `result.json` says, and the networks as arrays with a leading member axis."""
+    """The result of a run: the contents of `result.json`, and the networks as arrays with a leading member axis."""
 
     result: dict[str, Any]
     variables: Variables
@@ -99,19 +99,19 @@ def run(
 
     Args:
       experiment: the networks.
-      folder: where; a folder that holds the same run is resumed.
-      dataset: the data; None to load what the configuration names.
-      fresh: throw away what the folder holds of an earlier run.
-      resume_step: go on from this checkpoint rather than from the latest.
+      folder: the run folder; a run in it is resumed.
+      dataset: the data; None to load the configuration's.
+      fresh: discard an earlier run in the folder.
+      resume_step: resume from this checkpoint instead of the latest.
 
     Returns:
-      What is written to `result.json`, and the networks after the last epoch.
+      The contents of `result.json`, and the networks after the last epoch.
 
     Raises:
-      ConfigError, DataMissingError, DataDamagedError, RunFolderError, CheckpointError: as their messages say; all
-        but the last before anything is compiled.
-      DivergedError: a loss is no finite number.
-      Interrupted: the run was asked to stop (SIGTERM), and has saved where it stands.
+      ConfigError, DataMissingError, DataDamagedError, RunFolderError, CheckpointError: see their messages; all but the
+        last are raised before compilation.
+      DivergedError: a loss is not finite.
+      Interrupted: the run received SIGTERM and saved a checkpoint.
     """
     with contextlib.ExitStack() as hold:
         return _run(experiment, folder, dataset, fresh, resume_step, hold)
@@ -137,18 +137,18 @@ def _run(
     processes.agree("configuration", json.dumps([description[name] for name in same], sort_keys=True, default=str))
 
     def claim() -> None:
-        hold.enter_context(folder.held())
+        hold.enter_context(folder.hold())
         if fresh:
             folder.discard()
         folder.claim(description)
 
-    processes.first_does(claim)
-    first, networks = processes.is_first(), len(experiment.configs)
+    processes.run_in_first_process(claim)
+    first, members = processes.is_first(), len(experiment.configs)
     measuring = Evaluator(experiment.configs, dataset, job.placement, job.config, test, measures)
 
     with (
-        processes.termination() as asked_to_stop,  # outside: a second signal must not cut short what is being saved
-        checkpoints.opened(folder.checkpoints, keep=config.training.keep_checkpoints) as saved,
+        processes.termination() as asked_to_stop,  # outside: a second signal must not interrupt saving
+        checkpoints.open_checkpoints(folder.checkpoints, keep=config.training.keep_checkpoints) as saved,
     ):
         example = example_of(job.data)
         restored = saved.restore(shapes_of(stack(experiment.configs), example), resume_step)
@@ -156,15 +156,15 @@ def _run(
             progress = start(job.config, job.placement, example)
         else:
             progress = put_members(restored.tree, job.placement)
-        at = gathered_members((progress.state.epoch, progress.state.position, progress.state.step), networks)
+        at = gather_members((progress.state.epoch, progress.state.position, progress.state.step), members)
         epoch, position, step = (int(values[0]) for values in at)
         total, done = (
             loop.examples_done(config.training, len(dataset.train.labels), *at)
             for at in ((config.training.epochs, 0), (epoch, position))
         )
         log = MetricsLog(folder.metrics, folder.tensorboard, resumed_step=step, quiet=not first)
-        terminal = Terminal(total * networks, done * networks, quiet=not first)
-        for line in _headline(experiment, dataset, job.placement, step):
+        terminal = Terminal(total * members, done * members, quiet=not first)
+        for line in _first_lines(experiment, dataset, job.placement, step):
             terminal.say(line)
         training_started = time.perf_counter()
         try:
@@ -182,8 +182,8 @@ def _run(
             log.close()
         training_seconds = time.perf_counter() - training_started
 
-    final = measuring.in_the_end(progress, experiment.points)
-    variables = gathered_members(progress.state.variables, networks)
+    final = measuring.at_end(progress, experiment.points)
+    variables = gather_members(progress.state.variables, members)
     result = {
         "name": experiment.name,
         **summary(final.members),
@@ -203,7 +203,7 @@ def _run(
         folder.write(folder.result, result)
         write_figures(folder, result, variables, measures)
 
-    processes.first_does(write)
+    processes.run_in_first_process(write)
     return Finished(result, variables)
 
 
@@ -220,15 +220,15 @@ def _origin(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _headline(experiment: Experiment, dataset: Dataset, placement: Placement, step: int) -> list[str]:
-    """Returns the lines that open a run."""
-    networks = len(experiment.configs)
+def _first_lines(experiment: Experiment, dataset: Dataset, placement: Placement, step: int) -> list[str]:
+    """Returns the first lines of a run's output."""
+    members = len(experiment.configs)
     devices = 1 if placement.mesh is None else placement.mesh.size
     lines = [
-        f"{experiment.name}: {networks} network{'s' if networks > 1 else ''} on {dataset.name} ({dataset.source}; "
-        f"{len(dataset.train.labels):,} training, {len(dataset.test.labels):,} test {counted_as(dataset.kind)}), "
+        f"{experiment.name}: {members} network{'s' if members > 1 else ''} on {dataset.name} ({dataset.source}; "
+        f"{len(dataset.train.labels):,} training, {len(dataset.test.labels):,} test {examples_noun(dataset.kind)}), "
         f"{devices} {jax.default_backend()} device{'s' if devices > 1 else ''}, {placement.transform}"
     ]
     if step:
-        lines.append(f"going on from the checkpoint of step {step:,}")
+        lines.append(f"resuming from the checkpoint of step {step:,}")
     return lines

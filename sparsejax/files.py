@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic writing of files."""
 
 import contextlib
 import os
@@ -8,7 +8,7 @@ from sparsejax.errors import RunFolderError
 
 
 def write_whole(path: Path, content: bytes) -> Path:
-    """Writes a file, and the folders above it; what was there before stays until the new one is on the disk.
+    """Writes a file and its parent folders; an existing file is replaced once the new one is complete on disk.
 
     Raises:
       RunFolderError: it cannot be written.
@@ -25,6 +25,6 @@ def write_whole(path: Path, content: bytes) -> Path:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise RunFolderError(
-            f"{path} cannot be written: {error.strerror or error}. Name another folder with --out."
+            f"{path} cannot be written: {error.strerror or error}. Choose another folder with --out."
         ) from None
     return path

@@ -1,4 +1,4 @@
-"""Weights to and from elsewhere: safetensors files, and networks of nupic.torch and of the k-winners paper's code."""
+"""Export and import of weights: safetensors files, and networks of nupic.torch and of the k-winners paper's code."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -33,10 +33,10 @@ def named_arrays(tree: Any) -> dict[str, np.ndarray]:
 
 
 def save_weights(path: str | Path, variables: Variables) -> Path:
-    """Writes a network, parameters and state, as a safetensors file, whole or not at all.
+    """Writes a network, parameters and state, atomically as a safetensors file.
 
     Args:
-      path: of the file; folders that are missing are made.
+      path: of the file; missing folders are created.
       variables: of the network, as `model.init` or training returns them.
 
     Returns:
@@ -59,15 +59,15 @@ def load_weights(path: str | Path, like: Variables) -> Variables:
 
     Args:
       path: the file.
-      like: a network of the same shape, such as `model.init` or `jax.eval_shape` of it returns.
+      like: a network of the same structure, such as the result of `model.init` or its `jax.eval_shape`.
 
     Returns:
       The variables, in the structure, shapes and types of `like`.
 
     Raises:
-      ConfigError: safetensors is not installed, or the file holds a network of another shape.
+      ConfigError: safetensors is not installed, or the file has a network of another structure.
       DataMissingError: there is no such file.
-      DataDamagedError: it is no safetensors file.
+      DataDamagedError: it is not a safetensors file.
     """
     try:
         from safetensors.numpy import load
@@ -77,36 +77,36 @@ def load_weights(path: str | Path, like: Variables) -> Variables:
         arrays = load(Path(path).read_bytes())
     except OSError as error:
         raise DataMissingError(f"The weights {path} cannot be read: {error.strerror or error}.") from None
-    except Exception as error:  # of its own kind
-        raise DataDamagedError(f"{path} is no safetensors file that can be read: {error}.") from None
+    except Exception as error:  # safetensors' own error type
+        raise DataDamagedError(f"{path} is not a readable safetensors file: {error}.") from None
     leaves, structure = jax.tree.flatten_with_path(like)
     names = [_name(leaf_path) for leaf_path, _ in leaves]
     missing, extra = sorted(set(names) - set(arrays)), sorted(set(arrays) - set(names))
     if missing or extra:
-        said = [f"{word} {', '.join(some[:5])}" for word, some in (("lacks", missing), ("has besides", extra)) if some]
-        raise ConfigError(f"{path} holds another network than was asked for: it {' and '.join(said)}.")
+        said = [f"{word} {', '.join(some[:5])}" for word, some in (("lacks", missing), ("also has", extra)) if some]
+        raise ConfigError(f"{path} has a different network than expected: it {' and '.join(said)}.")
     for name, (_, leaf) in zip(names, leaves, strict=True):
         if arrays[name].shape != leaf.shape or arrays[name].dtype != leaf.dtype:
             raise ConfigError(
-                f"{path} holds another network than was asked for: its {name} is {arrays[name].dtype} "
+                f"{path} has a different network than expected: its {name} is {arrays[name].dtype} "
                 f"{list(arrays[name].shape)} where {leaf.dtype} {list(leaf.shape)} is expected."
             )
     return jax.tree.unflatten(structure, [jnp.asarray(arrays[name]) for name in names])
 
 
 def torch_kernel(weight: np.ndarray, image: tuple[int, int, int] | None = None) -> np.ndarray:
-    """Turns a kernel of PyTorch's layout into ours.
+    """Transposes a kernel from PyTorch's layout to ours.
 
     Args:
       weight: of a convolution `[outputs, inputs, height, width]`, which becomes `[height, width, inputs, outputs]`, or
         of a dense layer `[units, inputs]`, which becomes `[inputs, units]`.
-      image: height, width and channels of what a dense layer flattens: PyTorch takes the channels first, we last.
+      image: height, width and channels of a dense layer's flattened input: PyTorch has channels first, we last.
 
     Returns:
       The kernel in our layout.
 
     Raises:
-      ConfigError: a dense layer has not as many inputs as the image has values.
+      ConfigError: a dense layer's number of inputs differs from the image's number of values.
     """
     if weight.ndim == 4:
         return np.transpose(weight, (2, 3, 1, 0))
@@ -126,7 +126,7 @@ def from_nupic(
 ) -> Variables:
     """Converts the state dict of nupic.torch's MNISTSparseCNN, or of the k-winners paper's own code.
 
-    How many examples the duty cycles have seen is not in it; it is taken to be `model.period` or more.
+    It has no sample count of the duty cycles, which is assumed to be `model.period` or more.
 
     Args:
       state_dict: names -> arrays (`{name: tensor.numpy() for name, tensor in net.state_dict().items()}`).
@@ -156,7 +156,7 @@ def from_nupic(
         params[name] = {"kernel": torch_kernel(weight, image), "bias": np.asarray(state_dict[f"{prefix}.bias"])}
         own = dict(like.state.get(name, {}))
         if "mask" in own:
-            own["mask"] = torch_kernel(_connected(state_dict, theirs, weight.shape), image)
+            own["mask"] = torch_kernel(_connections(state_dict, theirs, weight.shape), image)
             params[name]["kernel"] = np.where(own["mask"], params[name]["kernel"], np.float32(0))
         if "boost" in own:
             duty = _duty_cycle(state_dict, theirs)
@@ -173,7 +173,7 @@ def from_nupic(
 
 
 def _layers(convolutions: int, state_dict: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yields our name of each layer and theirs, in either of their two ways to name them."""
+    """Yields our name of each layer and theirs, in either of their two naming schemes."""
     paper = any(name.startswith("cnnSdr.") for name in state_dict)
     names = [(f"conv{i}", f"cnnSdr.cnnSdr{i}_cnn" if paper else f"cnn{i}") for i in range(1, convolutions + 1)]
     names += [("hidden", "linearSdr.linearSdr1" if paper else "linear"), ("output", "fc" if paper else "output")]
@@ -188,8 +188,8 @@ def _layers(convolutions: int, state_dict: Mapping[str, Any]) -> Iterator[tuple[
         yield ours, theirs
 
 
-def _connected(state_dict: Mapping[str, np.ndarray], layer: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Returns which weights are not masked: all, unless the state dict says otherwise."""
+def _connections(state_dict: Mapping[str, np.ndarray], layer: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Returns which weights are not masked: all, unless the state dict has a mask."""
     if f"{layer}.zero_mask" in state_dict:
         return np.asarray(state_dict[f"{layer}.zero_mask"]) == 0
     mask = np.ones(shape, bool)
@@ -203,7 +203,7 @@ def _duty_cycle(state_dict: Mapping[str, np.ndarray], layer: str) -> np.ndarray:
     for name in (f"{base}_kwinner.duty_cycle", f"{base}_kwinner.dutyCycle"):
         if name in state_dict:
             return np.asarray(state_dict[name]).reshape(-1)
-    raise ConfigError(f"The state dict has no {base}_kwinner.duty_cycle; give the model None for the k of that layer.")
+    raise ConfigError(f"The state dict has no {base}_kwinner.duty_cycle; set the model's k of that layer to None.")
 
 
 def _name(path: tuple[Any, ...]) -> str:

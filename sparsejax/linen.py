@@ -1,7 +1,7 @@
-"""Flax Linen layers over `sparsejax.functional`: the same arrays, bit for bit, with the state kept by Flax.
+"""Flax Linen layers over `sparsejax.functional`: with bit-identical results and the state kept by Flax.
 
-`KWinners` keeps its duty cycles in the collection "boost", sparse layers their masks in "masks"; neither is trained.
-In training, name what may change: `model.apply(variables, x, train=True, mutable=["boost"])`.
+`KWinners` keeps its duty cycles in the collection "boost", sparse layers keep their masks in "masks"; neither is
+trained. In training, make the boost state mutable: `model.apply(variables, x, train=True, mutable=["boost"])`.
 """
 
 from collections.abc import Callable
@@ -44,18 +44,19 @@ class TopK(nn.Module):
 
 
 class KWinners(nn.Module):
-    """Keeps the k most active units of each example, idle units being favoured: `functional.k_winners`.
+    """Keeps the k most active units of each example, with boosting: `functional.k_winners`.
 
     The boost state is the variable "state" of the collection "boost"; it changes only with `train=True`.
 
     Attributes:
       k: winners per example in training.
-      boost_strength: beta; 0 is plain Top-K. The call may give another, a traced one too (it decays by the epoch).
+      boost_strength: beta; 0 is plain Top-K. A call may override it, also with a traced value (which decays by epoch,
+        say).
       period: number of examples over which duty cycles are averaged.
       ties: "first" keeps exactly k, "all" every unit tied at the threshold.
       relu: also zero the winners that are negative.
       k_inference_factor: factor on k without `train`, 1.5 in the paper.
-      axis_name: mesh axis the batch is spread over; counts are summed over it.
+      axis_name: mesh axis over which the batch is sharded; counts are summed over it.
 
     Examples:
       >>> import jax
@@ -81,7 +82,7 @@ class KWinners(nn.Module):
     def __call__(
         self, x: Float[Array, "*batch units"], *, train: bool, boost_strength: float | Array | None = None
     ) -> Float[Array, "*batch units"]:
-        """Maps activations `[batch, units]` to their winners; with `train` it also counts them."""
+        """Maps activations `[batch, units]` to their winners; with `train` it also updates the duty cycles."""
         state = self.variable("boost", "state", functional.init_boost_state, x.shape[-1])
         k = self.k if train else functional.inference_k(self.k, self.k_inference_factor, self.competitors(x))
         y = self.winners(x, state.value, k, self.boost_strength if boost_strength is None else boost_strength)
@@ -90,49 +91,49 @@ class KWinners(nn.Module):
         return y
 
     def competitors(self, x: Array) -> int:
-        """Returns how many units the winners are chosen from."""
+        """Returns the number of competing units."""
         return x.shape[-1]
 
     def winners(self, x: Array, state: functional.BoostState, k: Count, boost_strength: float | Array) -> Array:
-        """Returns the winners of a state that is not changed."""
+        """Returns the winners for a given state."""
         return functional.k_winners(x, state, k=k, boost_strength=boost_strength, ties=self.ties, relu=self.relu)
 
 
 class KWinners2d(KWinners):
     """Keeps the k most active units of each image, `[batch, H, W, C]`: `functional.k_winners_2d`.
 
-    A channel has one duty cycle. Attributes, state, example and source are those of `KWinners`, and:
+    A channel has one duty cycle. It has the attributes of `KWinners`, and:
 
     Attributes:
-      local: let the channels of each position compete; k is then out of C rather than of H * W * C.
+      local: let only the channels of each position compete; k is then out of C instead of H * W * C.
     """
 
     local: bool = False
 
     def competitors(self, x: Array) -> int:
-        """Returns how many units the winners are chosen from."""
+        """Returns the number of competing units."""
         return x.shape[-1] if self.local else x.shape[-3] * x.shape[-2] * x.shape[-1]
 
     def winners(self, x: Array, state: functional.BoostState, k: Count, boost_strength: float | Array) -> Array:
-        """Returns the winners of a state that is not changed."""
+        """Returns the winners for a given state."""
         return functional.k_winners_2d(
             x, state, k=k, boost_strength=boost_strength, local=self.local, ties=self.ties, relu=self.relu
         )
 
 
 class SparseDense(nn.Module):
-    """A dense layer in which every unit has connections to an exact, random part of its inputs.
+    """A dense layer in which every unit is connected to a random subset of its inputs, of exact size.
 
-    The mask is applied in the forward pass, so no step can undo it, and no gradient reaches what it removes. It is
-    the variable "mask" of the collection "masks", drawn from the stream "masks" if there is one, else from "params".
+    The mask is applied in the forward pass, so no update can undo it, and masked weights get no gradient. It is the
+    variable "mask" of the collection "masks", drawn from the RNG stream "masks" if there is one, else from "params".
 
     Attributes:
       features: number of units.
       density: fraction of non-zero weights of each unit, 0 < density <= 1; with 1 there is no mask.
-      kernel_init: draws the weights; by default as PyTorch does, from the dense fan-in.
-      bias_init: draws the biases; None for the same bound as the weights.
-      use_bias: have biases.
-      dtype: what to compute in, as of Flax's own layers; None for the type of inputs and weights together.
+      kernel_init: initialises the weights; by default as PyTorch does, from the dense fan-in.
+      bias_init: initialises the biases; None for the same bound as the weights.
+      use_bias: whether to add biases.
+      dtype: of the computation, as in Flax layers; None for the promoted type of inputs and weights.
 
     Examples:
       >>> import jax
@@ -161,7 +162,7 @@ class SparseDense(nn.Module):
 class SparseConv(nn.Module):
     """A convolution of images, stride 1 and no padding, with sparse filters: `functional.conv2d`.
 
-    Attributes, mask and source are those of `SparseDense`; a filter has height * width * channels inputs.
+    It has the attributes and the mask of `SparseDense`; a filter has height * width * channels inputs.
 
     Attributes:
       kernel_size: height and width of the filters.
@@ -189,7 +190,7 @@ class SparseConv(nn.Module):
 
 
 def _apply(layer: SparseDense | SparseConv, product: Callable, x: Array, shape: tuple[int, ...]) -> Array:
-    """Declares kernel, bias and mask of a layer, and applies them."""
+    """Creates kernel, bias and mask of a layer, and applies them."""
 
     def draw_mask():
         key = layer.make_rng("masks" if layer.has_rng("masks") else "params")

@@ -1,8 +1,8 @@
-"""Flax NNX layers over `sparsejax.functional`: the same arrays, bit for bit, with the state kept in variables.
+"""Flax NNX layers over `sparsejax.functional`: with bit-identical results and the state kept in variables.
 
-Duty cycles are `Boost` variables and masks `Mask` variables, so that `nnx.split(model, nnx.Param, ...)` sets them apart
-from what is trained. Each variable is one array: `nnx.to_pure_dict` of a model's state has nothing but dictionaries and
-arrays, and `nnx.replace_by_pure_dict` restores it. `model.train()` and `model.eval()` set what the layers do.
+Duty cycles are `Boost` variables and masks `Mask` variables, so that `nnx.split(model, nnx.Param, ...)` separates them
+from the parameters. Each variable is one array: `nnx.to_pure_dict` of a model's state has only dictionaries and arrays,
+and `nnx.replace_by_pure_dict` restores it. `model.train()` and `model.eval()` set the layers' mode.
 """
 
 from collections.abc import Callable
@@ -22,11 +22,11 @@ Initializer = Callable[..., Array]
 
 
 class Boost(nnx.Variable):
-    """Holds a part of the `functional.BoostState` of a k-winners layer."""
+    """Part of the `functional.BoostState` of a k-winners layer."""
 
 
 class Mask(nnx.Variable):
-    """Holds the connections of a sparse layer."""
+    """Mask of a sparse layer."""
 
 
 class TopK(nnx.Module):
@@ -54,22 +54,23 @@ class TopK(nnx.Module):
 
 
 class KWinners(nnx.Module):
-    """Keeps the k most active units of each example, idle units being favoured: `functional.k_winners`.
+    """Keeps the k most active units of each example, with boosting: `functional.k_winners`.
 
-    The boost state is the variables `duty_cycle` and `samples`; they change in training only. A layer trains until
-    `model.eval()` (or `nnx.view(model, use_running_average=True)`), and again after `model.train()`, as a batch norm
-    does; a call that says `train` comes first.
+    The boost state is the variables `duty_cycle` and `samples`; they change only in training. A layer is in training
+    mode until `model.eval()` (or `nnx.view(model, use_running_average=True)`), and again after `model.train()`, like a
+    batch norm; the argument `train` of a call takes precedence.
 
     Args:
       units: number of units; for `KWinners2d` the number of channels.
       k: winners per example in training.
-      boost_strength: beta; 0 is plain Top-K. The call may give another, a traced one too (it decays by the epoch).
+      boost_strength: beta; 0 is plain Top-K. A call may override it, also with a traced value (which decays by epoch,
+        say).
       period: number of examples over which duty cycles are averaged.
       ties: "first" keeps exactly k, "all" every unit tied at the threshold.
       relu: also zero the winners that are negative.
       k_inference_factor: factor on k outside training, 1.5 in the paper.
-      axis_name: mesh axis the batch is spread over; counts are summed over it.
-      use_running_average: do not train, which `model.eval()` sets.
+      axis_name: mesh axis over which the batch is sharded; counts are summed over it.
+      use_running_average: inference mode, which `model.eval()` sets.
 
     Examples:
       >>> layer = KWinners(3, k=1)
@@ -104,14 +105,14 @@ class KWinners(nnx.Module):
 
     @property
     def boost(self) -> functional.BoostState:
-        """The state that the variables hold."""
+        """The boost state in the variables."""
         return functional.BoostState(self.duty_cycle.get_value(), self.samples.get_value())
 
     def set_view(self, use_running_average: bool | None = None) -> None:
-        """Sets what `nnx.view` gives.
+        """Sets the mode, for `nnx.view`.
 
         Args:
-          use_running_average: if True, the layer does not train: nothing is counted, and k is that of inference.
+          use_running_average: if True, duty cycles are not updated, and k is that of inference.
         """
         if use_running_average is not None:
             self.use_running_average = use_running_average
@@ -119,7 +120,7 @@ class KWinners(nnx.Module):
     def __call__(
         self, x: Float[Array, "*batch units"], *, train: bool | None = None, boost_strength: float | Array | None = None
     ) -> Float[Array, "*batch units"]:
-        """Maps activations `[batch, units]` to their winners; in training it also counts them."""
+        """Maps activations `[batch, units]` to their winners; in training it also updates the duty cycles."""
         train = not self.use_running_average if train is None else train
         state = self.boost
         k = self.k if train else functional.inference_k(self.k, self.k_inference_factor, self.competitors(x))
@@ -131,22 +132,22 @@ class KWinners(nnx.Module):
         return y
 
     def competitors(self, x: Array) -> int:
-        """Returns how many units the winners are chosen from."""
+        """Returns the number of competing units."""
         return x.shape[-1]
 
     def winners(self, x: Array, state: functional.BoostState, k: Count, boost_strength: float | Array) -> Array:
-        """Returns the winners of a state that is not changed."""
+        """Returns the winners for a given state."""
         return functional.k_winners(x, state, k=k, boost_strength=boost_strength, ties=self.ties, relu=self.relu)
 
 
 class KWinners2d(KWinners):
     """Keeps the k most active units of each image, `[batch, H, W, C]`: `functional.k_winners_2d`.
 
-    A channel has one duty cycle. Arguments, state, example and source are those of `KWinners`, and:
+    A channel has one duty cycle. It has the arguments of `KWinners`, and:
 
     Args:
       channels: number of channels.
-      local: let the channels of each position compete; k is then out of C rather than of H * W * C.
+      local: let only the channels of each position compete; k is then out of C instead of H * W * C.
       **settings: as in `KWinners`.
     """
 
@@ -155,30 +156,30 @@ class KWinners2d(KWinners):
         self.local = local
 
     def competitors(self, x: Array) -> int:
-        """Returns how many units the winners are chosen from."""
+        """Returns the number of competing units."""
         return x.shape[-1] if self.local else x.shape[-3] * x.shape[-2] * x.shape[-1]
 
     def winners(self, x: Array, state: functional.BoostState, k: Count, boost_strength: float | Array) -> Array:
-        """Returns the winners of a state that is not changed."""
+        """Returns the winners for a given state."""
         return functional.k_winners_2d(
             x, state, k=k, boost_strength=boost_strength, local=self.local, ties=self.ties, relu=self.relu
         )
 
 
 class SparseDense(nnx.Module):
-    """A dense layer in which every unit has connections to an exact, random part of its inputs.
+    """A dense layer in which every unit is connected to a random subset of its inputs, of exact size.
 
-    The mask is applied in the forward pass, so no step can undo it, and no gradient reaches what it removes.
+    The mask is applied in the forward pass, so no update can undo it, and masked weights get no gradient.
 
     Args:
       inputs: number of inputs.
       features: number of units.
       density: fraction of non-zero weights of each unit, 0 < density <= 1; with 1 there is no mask.
-      rngs: the stream "params" draws weights, biases and mask.
-      kernel_init: draws the weights; by default as PyTorch does, from the dense fan-in.
-      bias_init: draws the biases; None for the same bound as the weights.
-      use_bias: have biases.
-      dtype: what to compute in, as of Flax's own layers; None for the type of inputs and weights together.
+      rngs: its stream "params" is used for weights, biases and mask.
+      kernel_init: initialises the weights; by default as PyTorch does, from the dense fan-in.
+      bias_init: initialises the biases; None for the same bound as the weights.
+      use_bias: whether to add biases.
+      dtype: of the computation, as in Flax layers; None for the promoted type of inputs and weights.
 
     Examples:
       >>> layer = SparseDense(10, 4, density=0.3, rngs=nnx.Rngs(0))
@@ -217,18 +218,18 @@ class SparseDense(nnx.Module):
 class SparseConv(nnx.Module):
     """A convolution of images, stride 1 and no padding, with sparse filters: `functional.conv2d`.
 
-    Arguments, mask and source are those of `SparseDense`; a filter has height * width * channels inputs.
+    It has the mask of `SparseDense`; a filter has height * width * channels inputs.
 
     Args:
       inputs: number of channels of the images.
       features: number of filters.
       kernel_size: height and width of the filters.
       density: fraction of non-zero weights of each filter.
-      rngs: the stream "params" draws weights, biases and mask.
+      rngs: its stream "params" is used for weights, biases and mask.
       kernel_init: as in `SparseDense`.
-      bias_init: as in `SparseDense`, and so the rest.
-      use_bias: have biases.
-      dtype: what to compute in.
+      bias_init: as in `SparseDense`.
+      use_bias: whether to add biases.
+      dtype: of the computation.
 
     Examples:
       >>> SparseConv(2, 4, (3, 3), density=0.5, rngs=nnx.Rngs(0))(jnp.ones((2, 8, 8, 2))).shape

@@ -1,5 +1,5 @@
-"""Things by name: names that are found in the files of a package before anything of it is imported, and objects that
-its modules, and a user's own files, register as they are imported.
+"""Registries by name: names found in the files of a package without importing it, and objects that modules and user
+files register on import.
 """
 
 import ast
@@ -18,17 +18,17 @@ from typing import Any, Generic, TypeVar
 from sparsejax.errors import ConfigError
 
 T = TypeVar("T")
-Entries = Callable[[ast.Module, str], Iterator[tuple[str, str]]]
-"""Yields name and summary of what a file defines, given its syntax tree and the name of its module."""
+Entries = Callable[[ast.Module], Iterator[tuple[str, str]]]
+"""Yields name and summary of what a file defines, given its syntax tree."""
 
 
 class Registry(Mapping[str, str]):
-    """Maps names to one-line summaries, in the order of files and of definitions; a new file is found by itself.
+    """Maps names to one-line summaries, in the order of files and definitions; new files are found automatically.
 
     Args:
-      package: whose files are read, with those of its folders; they are parsed, not imported.
-      what: what a name stands for, for error messages.
-      entries: what a file defines.
+      package: whose files, including subfolders, are parsed, not imported.
+      what: kind of the named objects, for error messages.
+      entries: yields the definitions of a file.
     """
 
     def __init__(self, package: str, what: str, entries: Entries):
@@ -38,15 +38,15 @@ class Registry(Mapping[str, str]):
         """Import the module that defines a name.
 
         Raises:
-          ConfigError: the name is unknown; the closest ones are given.
+          ConfigError: the name is unknown; the message suggests similar ones.
         """
         self.check(name)
         return importlib.import_module(self._found[name][0])
 
     def check(self, name: str) -> None:
-        """Raise a ConfigError that gives the closest names, unless the name is known."""
+        """Raise a ConfigError with similar names, unless the name is known."""
         if name not in self._found:
-            raise ConfigError(_unknown(name, self._what, self._found))
+            raise ConfigError(_unknown_message(name, self._what, self._found))
 
     @functools.cached_property
     def _found(self) -> dict[str, tuple[str, str]]:
@@ -59,26 +59,23 @@ class Registry(Mapping[str, str]):
                 continue
             module = ".".join((self._package, *path.relative_to(root).with_suffix("").parts))
             tree = ast.parse(path.read_text(encoding="utf-8"))
-            found |= {name: (module, summary) for name, summary in self._entries(tree, module)}
+            found |= {name: (module, summary) for name, summary in self._entries(tree)}
         return found
 
     def __getitem__(self, name: str) -> str:
-        """Return the summary of a name."""
         return self._found[name][1]
 
     def __iter__(self) -> Iterator[str]:
-        """Iterate over the names."""
         return iter(self._found)
 
     def __len__(self) -> int:
-        """Return the number of names."""
         return len(self._found)
 
 
 def run_file(path: str | Path) -> dict[str, Any]:
-    """Run a Python file and return what it defines.
+    """Run a Python file and return its globals.
 
-    Networks, measures, attacks and data sets that it registers are there from then on. It can import modules beside it.
+    Networks, measures, attacks and data sets that it registers are then available. It can import modules next to it.
 
     Raises:
       ConfigError: there is no such file.
@@ -98,11 +95,10 @@ def summary_of(node: ast.Module | ast.FunctionDef) -> str:
 class Registered(Mapping[str, T], Generic[T]):
     """Maps names to objects, in the order of their `place`, and within one place of their registration.
 
-    Every module of a package is imported before the first look-up, so that a new file there is all that a new entry
-    takes.
+    Every module of a package is imported before the first look-up, so a new entry only needs a new file.
 
     Args:
-      what: what a name stands for, for error messages.
+      what: kind of the named objects, for error messages.
       package: whose modules register objects.
     """
 
@@ -111,20 +107,20 @@ class Registered(Mapping[str, T], Generic[T]):
         self._entries: dict[str, tuple[float, str, T]] = {}
 
     def add(self, name: str, thing: T, *, module: str, place: float = 100.0) -> None:
-        """Register an object; one of the same name that the same module has registered before is replaced.
+        """Register an object; it replaces one of the same name from the same module.
 
         Args:
           name: its name.
           thing: the object.
-          module: where it is defined.
-          place: entries are listed by their place, from the least.
+          module: that defines it.
+          place: sorts the entries in ascending order.
 
         Raises:
           ConfigError: another module has registered the name.
         """
         if name in self._entries and self._entries[name][1] != module:
             raise ConfigError(
-                f"The {self._what} {name!r} of {module} has the name of one from {self._entries[name][1]}; choose "
+                f"The {self._what} {name!r} of {module} has the same name as one of {self._entries[name][1]}; choose "
                 "another name."
             )
         self._entries[name] = (place, module, thing)
@@ -133,24 +129,21 @@ class Registered(Mapping[str, T], Generic[T]):
         """Return an object.
 
         Raises:
-          ConfigError: the name is unknown; the closest ones are given.
+          ConfigError: the name is unknown; the message suggests similar ones.
         """
         if name not in self._found:
-            own = "One of your own is there once the file that registers it has been imported."
-            raise ConfigError(f"{_unknown(name, self._what, self)} {own}")
+            own = "To use your own, import the file that registers it first."
+            raise ConfigError(f"{_unknown_message(name, self._what, self)} {own}")
         return self._entries[name][2]
 
     def __contains__(self, name: object) -> bool:
-        """Return whether there is an object of that name."""
         return name in self._found
 
     def __iter__(self) -> Iterator[str]:
-        """Iterate over the names."""
         found = self._found
         return iter(sorted(found, key=lambda name: found[name][0]))
 
     def __len__(self) -> int:
-        """Return the number of names."""
         return len(self._found)
 
     @property
@@ -164,7 +157,7 @@ class Registered(Mapping[str, T], Generic[T]):
         return self._entries
 
 
-def _unknown(name: str, what: str, known: Mapping[str, object]) -> str:
+def _unknown_message(name: str, what: str, known: Mapping[str, object]) -> str:
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     return f"There is no {what} {name!r}; {hint}There are: {', '.join(known)}."

@@ -1,4 +1,4 @@
-"""`python -m sparsejax.reproduce NAME`: reproduce a figure or table of a paper, with its number beside ours."""
+"""`python -m sparsejax.reproduce NAME`: reproduce a figure or table of a paper, with its number next to ours."""
 
 import sys
 

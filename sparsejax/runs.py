@@ -1,20 +1,19 @@
 """A run from Python: its results, its history, its networks and its figures."""
 
 import importlib
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sparsejax.errors import ConfigError, RunFolderError
+from sparsejax.errors import ConfigError
 from sparsejax.evaluation.measure import measures_of
 from sparsejax.figures.curves import curves_of, training_curves
 from sparsejax.figures.words import several
 from sparsejax.training.config import Config
 from sparsejax.training.log import read_metrics
-from sparsejax.training.restore import TrainedNetwork, load_network, recorded, trained
+from sparsejax.training.restore import TrainedNetwork, load_network, load_state, read_record
 from sparsejax.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Run:
-    """A run folder: what `sparsejax.train` returns and `sparsejax.load` reads. Nothing of it needs the data.
+    """A run folder, from `sparsejax.train` or `sparsejax.load`. It does not need the data.
 
     Attributes:
       folder: the paths of the run's files.
@@ -32,7 +31,7 @@ class Run:
 
     def __init__(self, path: str | Path):
         self.folder = RunFolder(Path(path))
-        self.configs: tuple[Config, ...] = recorded(self.folder).configs
+        self.configs: tuple[Config, ...] = read_record(self.folder).configs
         self.plot = Plots(self)
 
     @property
@@ -42,17 +41,7 @@ class Run:
         Raises:
           RunFolderError: the run is not finished, or the file is damaged.
         """
-        try:
-            return json.loads(self.folder.result.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise RunFolderError(
-                f"{self.folder.path} holds no result.json: its run is not finished. Resume it with the command or the "
-                "call that started it."
-            ) from None
-        except (OSError, ValueError) as error:
-            raise RunFolderError(
-                f"{self.folder.result} cannot be read ({error!r}); train the networks again."
-            ) from None
+        return self.folder.read_result()
 
     @property
     def history(self) -> dict[str, np.ndarray]:
@@ -74,11 +63,11 @@ class Run:
         }
 
     def network(self, member: int = 0) -> TrainedNetwork:
-        """Return a network as it is after the last epoch; `member` counts the networks of a grid from 0.
+        """Return a network after the last epoch; `member` is the index of a network of a grid.
 
         Raises:
           ConfigError: there is no such network.
-          CheckpointError: there is no checkpoint yet, or it is damaged.
+          CheckpointError: there is no checkpoint, or it is damaged.
         """
         return load_network(self.folder, member)
 
@@ -106,27 +95,27 @@ class Plots:
         """Draw the weights of the first layer of a network as images."""
         from sparsejax.figures.run_layers import filters
 
-        variables = trained(self._run.folder, recorded(self._run.folder))
+        variables = load_state(self._run.folder, read_record(self._run.folder))
         result = self._run.result
         if not 0 <= member < len(result["members"]):
             raise ConfigError(f"member is {member}; expected a number from 0 to {len(result['members']) - 1}.")
         one = _member(variables.variables, member)
-        return self._drawn(filters({**result, "members": [result["members"][member]]}, one), "images to show")
+        return self._draw(filters({**result, "members": [result["members"][member]]}, one), "images to show")
 
     def duty_cycles(self) -> "Figure":
         """Draw how often the units of each k-winners layer win."""
         from sparsejax.figures.run_layers import duty_cycles
 
-        state = trained(self._run.folder, recorded(self._run.folder))
-        return self._drawn(duty_cycles(self._run.result, state.variables), "layer of k-winners")
+        state = load_state(self._run.folder, read_record(self._run.folder))
+        return self._draw(duty_cycles(self._run.result, state.variables), "layer of k-winners")
 
     def noise(self) -> "Figure":
         """Draw the test accuracy against the level of noise."""
         from sparsejax.figures.run_curves import noise
 
-        return self._drawn(noise(self._run.result, [""] * len(self._run.configs)), "noise score")
+        return self._draw(noise(self._run.result, [""] * len(self._run.configs)), "noise score")
 
-    def _drawn(self, drawing: Any, what: str) -> "Figure":
+    def _draw(self, drawing: Any, what: str) -> "Figure":
         if drawing is None:
             raise ConfigError(f"The run in {self._run.folder.path} has no {what}, so there is nothing to draw.")
         return drawing.draw(drawing.width)
@@ -145,8 +134,8 @@ def _member(variables: Any, member: int) -> Any:
     return jax.tree.map(lambda leaf: leaf[member : member + 1], variables)
 
 
-def compared(result: dict[str, Any]) -> dict[str, str]:
-    """Returns what a table says of a run, by measure: means over its networks, with their standard deviation."""
+def comparison_row(result: dict[str, Any]) -> dict[str, str]:
+    """Returns a run's column of a table, by measure: means over its networks, with their standard deviation."""
     several_networks, layers = len(result["members"]) > 1, result["layers"].values()
 
     def said(name: str, factor: float, form: str, entry: dict[str, Any] = result) -> str:

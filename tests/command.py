@@ -1,4 +1,4 @@
-"""The command line as a user runs it, in a process of its own; or in this process, which takes a tenth of the time."""
+"""The command line as a user runs it, in a separate process; or in this process, in a tenth of the time."""
 
 import contextlib
 import fcntl
@@ -21,8 +21,8 @@ ROOT = Path(__file__).parent.parent
 SMALL = ["--config", "digits_mlp", "--training.epochs", "2", "--data.train-examples", "200",
          "--data.test-examples", "60", "--model.k-inference-factor", "1.5"]  # fmt: skip
 
-# Here JAX has eight devices, of which a run with ONE takes one, as in a process of its own. A process given EIGHT
-# finds the programs of the others, and they those that it has compiled.
+# JAX has eight devices here; a run with ONE uses one, as in a separate process. A process with EIGHT shares the
+# compilation cache with the others.
 ONE = ["--devices.transform", "jit"]
 EIGHT = {"JAX_NUM_CPU_DEVICES": "8"}
 
@@ -62,7 +62,7 @@ def launch(*arguments: object, cwd: Path | None = None, **variables: str) -> sub
 
 
 def started(*arguments: object, **variables: str) -> subprocess.Popen[str]:
-    """Starts `python -m sparsejax.launch` and returns at once."""
+    """Starts `python -m sparsejax.launch` and returns immediately."""
     return subprocess.Popen(
         [sys.executable, "-m", "sparsejax.launch", *map(str, arguments)],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment(**variables), cwd=ROOT,
@@ -90,7 +90,7 @@ def without_figures() -> Iterator[None]:
 
 
 def run_for_all(folder: Path, words: Sequence[object], *, optimized: bool) -> Path:
-    """Returns a folder with a finished run, and what it said, which the first worker that asks makes for all."""
+    """Returns a folder with a finished run and its output, which the first worker creates for all."""
     settings = {**EIGHT, "JAX_DISABLE_MOST_OPTIMIZATIONS": str(int(not optimized))}
     folder.mkdir(exist_ok=True)
     with (folder / "lock").open("w") as lock:

@@ -22,8 +22,8 @@ import jax
 import jaxtyping
 from jax._src import compiler
 
-# Calls of these packages are checked against their annotations. Not by the option of jaxtyping's plugin, which cuts a
-# checker with arguments at a wrong comma; `is_pep484_tower` lets an int pass for a float, as Python's typing does.
+# Calls of these packages are checked against their annotations. The option of jaxtyping's plugin splits a checker with
+# arguments at a wrong comma; `is_pep484_tower` accepts an int for a float, like Python's typing.
 jaxtyping.install_import_hook(
     ["sparsejax.functional", "sparsejax.coding"], "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 )
@@ -62,7 +62,7 @@ def pytest_xdist_auto_num_workers(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leaves slow tests out unless --slow is given or a test is named by its identifier."""
+    """Skips slow tests unless --slow is given or a test is selected by its identifier."""
     if config.getoption("--slow") or any("::" in argument for argument in config.args):
         return
     slow = [item for item in items if item.get_closest_marker("slow")]
@@ -74,7 +74,7 @@ def pytest_collection_modifyitems(config, items):
 def pytest_runtest_setup(item):
     """Compiles without most optimisations, before any fixture runs, unless the test is marked `optimized`.
 
-    The setting is no part of the key of JAX's caches in memory, so these are cleared where it changes. Annotations are
+    The setting is not part of the key of JAX's in-memory caches, so these are cleared when it changes. Annotations are
     not checked in a test marked `wrong_types`.
     """
     jaxtyping.config.update("jaxtyping_disable", item.get_closest_marker("wrong_types") is not None)
@@ -85,8 +85,8 @@ def pytest_runtest_setup(item):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def programs_are_let_go():
-    """Lets go of compiled programs while they are still few: Linux allows a process 65,530 mapped regions."""
+def release_programs():
+    """Clears compiled programs regularly: Linux allows a process 65,530 mapped regions."""
     yield
     maps = Path("/proc/self/maps")
     if maps.exists() and maps.read_bytes().count(b"\n") > 20_000:
@@ -95,7 +95,7 @@ def programs_are_let_go():
 
 @pytest.fixture
 def fresh_key():
-    """Returns a function that gives another PRNG key at every call, the same ones in every run."""
+    """Returns a function that returns a new PRNG key at every call, the same sequence in every run."""
     seeds = itertools.count(1234)
     return lambda: jax.random.key(next(seeds))
 
@@ -109,7 +109,7 @@ def for_all(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def small_run(for_all):
-    """Returns a folder with the folder `run` of a small run, and what it said in `said.txt`; nobody may change them."""
+    """Returns a folder with the folder `run` of a small run, and its output in `said.txt`; do not change them."""
     from tests.command import SMALL, run_for_all
 
     return run_for_all(for_all / "small", SMALL, optimized=False)
@@ -117,7 +117,7 @@ def small_run(for_all):
 
 @pytest.fixture(scope="session")
 def uninterrupted(for_all):
-    """Returns the folder of a run that nothing interrupted, to compare others with; its users are `optimized`."""
+    """Returns the folder of an uninterrupted run, for comparisons; its users are `optimized`."""
     from tests.command import run_for_all
     from tests.kill_campaign import SHORT
 

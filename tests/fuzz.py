@@ -1,4 +1,4 @@
-"""Damages files and command lines at random: whatever is read, only the errors that a user is meant to see come out.
+"""Damages files and command lines at random: only user errors may be raised.
 
 `python -m tests.fuzz --cases 10000` is the campaign of docs/reliability.md; the suite has a short one.
 """
@@ -31,7 +31,7 @@ from sparsejax.data.latents import latents_bytes, read_latents
 from sparsejax.data.natural_images import read_images_mat
 from sparsejax.data.wav import read_clip
 from sparsejax.training.log import read_metrics
-from sparsejax.training.restore import recorded
+from sparsejax.training.restore import read_record
 from sparsejax.training.run_folder import RunFolder, describe
 
 MEANT = (errors.ConfigError, errors.DataMissingError, errors.DataDamagedError, errors.RunFolderError,
@@ -67,7 +67,7 @@ def _saved(write: Callable[[io.BytesIO], object]) -> bytes:
 
 
 def _files() -> dict[str, tuple[str, bytes, Callable[[Path], object]]]:
-    """Returns kind -> a file's name, what it holds when it is whole, and what reads it."""
+    """Returns kind -> a file's name, its intact content, and its reader."""
     images = np.arange(2 * 28 * 28, dtype=np.uint8).reshape(2, 28, 28, 1)
     idx = struct.pack(">HBBIII", 0, 8, 3, 2, 28, 28) + images.tobytes()
     samples = np.arange(400, dtype="<i2").tobytes()
@@ -99,16 +99,16 @@ def _files() -> dict[str, tuple[str, bytes, Callable[[Path], object]]]:
         "latents": ("latents.npz", latents, read_latents),
         "npy": ("train_images.npy", _saved(lambda buffer: np.save(buffer, images)), folder_of_arrays),
         "config.json": ("config.json", json.dumps(description, default=str).encode(),
-                        lambda path: recorded(RunFolder(path.parent))),
+                        lambda path: read_record(RunFolder(path.parent))),
         "metrics.jsonl": ("metrics.jsonl", lines, read_metrics),
     }  # fmt: skip
 
 
 def fuzz_files(cases: int, where: Path, rng: random.Random) -> dict[str, int]:
-    """Reads so many damaged files of every kind; returns how many of each were refused.
+    """Reads `cases` damaged files of every kind; returns how many of each were refused.
 
     Raises:
-      AssertionError: a whole file is refused, or something but a user's error came out of a damaged one.
+      AssertionError: an intact file is refused, or a damaged one raises something other than a user error.
     """
     refused = {}
     for kind, (name, content, read) in _files().items():
@@ -145,19 +145,19 @@ _WORDS = [
 
 
 def fuzz_commands(cases: int, where: Path, rng: random.Random) -> dict[int, int]:
-    """Gives `launch` so many random command lines, without training; returns how often each status came out.
+    """Runs `launch` with `cases` random command lines, without training; returns the count of each status.
 
     Raises:
-      AssertionError: a traceback would have come out, or a file was written.
+      AssertionError: there is a traceback, or a file was written.
     """
     statuses: dict[int, int] = {}
     train = experiment.run
 
-    def checked(trained, folder, **options):  # all that is done before anything is compiled, then no more
+    def checked(trained, folder, **options):  # everything before compilation, then stop
         from sparsejax.training.checks import check_data, load_data
 
         check_data(trained.config, load_data(trained.config), len(trained.configs))
-        raise errors.RunFolderError("All was understood; a real run would begin here, and write its folder.")
+        raise errors.RunFolderError("All checks passed; a real run would start here and write its folder.")
 
     experiment.run = checked
     try:
@@ -185,7 +185,7 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    resource.setrlimit(resource.RLIMIT_AS, (8 * 2**30,) * 2)  # what wants more is found out, and no harm done
+    resource.setrlimit(resource.RLIMIT_AS, (8 * 2**30,) * 2)  # limits excessive allocations
     rng, began = random.Random(options.seed), time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         where = Path(folder)

@@ -1,4 +1,4 @@
-"""Reference cases recorded from the original implementations; they lie beside the repository, not in it."""
+"""Reference cases recorded from the original implementations, stored outside the repository."""
 
 import json
 import os

@@ -1,6 +1,6 @@
-"""Compiles for a GPU that is not here: `python -m tests.gpu_compiler N FIRST DTYPE ROWS` prints the kernel's PTX.
+"""Compiles for a GPU without one: `python -m tests.gpu_compiler N FIRST DTYPE ROWS` prints the kernel's PTX.
 
-XLA's plugin does so when it is told what the GPU is; JAX asks for one that is here, which is talked out of it.
+XLA's plugin does so given a description of the GPU; JAX's requirement of a local GPU is patched out.
 """
 
 import os
@@ -53,7 +53,7 @@ def main(n: int, first: bool, dtype: str, rows: int) -> None:
     where = SingleDeviceSharding(chips()[0])
     shapes = ((rows, n), jnp.dtype(dtype)), ((n,), jnp.float32), ((rows,), jnp.int32)
     arguments = [jax.ShapeDtypeStruct(*shape, sharding=where) for shape in shapes]
-    jax.jit(lambda x, gain, k: gpu_rows._chosen(x, gain, k, first, False, False)).lower(*arguments).compile()
+    jax.jit(lambda x, gain, k: gpu_rows._select(x, gain, k, first, False, False)).lower(*arguments).compile()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Kills a training run at random moments, again and again, until it ends; then compares it with one never killed.
+"""Repeatedly kills a training run at random moments until it ends; then compares it with an uninterrupted one.
 
 `python -m tests.kill_campaign --kills 100` is the campaign of docs/reliability.md; the suite has a short one.
 """
@@ -25,13 +25,13 @@ SHORT = [*RUN, "--training.epochs", "12", *ONE]
 
 def last_networks(folder: Path) -> dict[str, np.ndarray]:
     """Returns the arrays of the last checkpoint."""
-    with checkpoints.opened(folder / "checkpoints", keep=2) as saved:
+    with checkpoints.open_checkpoints(folder / "checkpoints", keep=2) as saved:
         restored = saved._manager.restore(saved.steps()[-1])
     return {name: np.asarray(leaf) for name, leaf in restored["tree"].items()}
 
 
 def assert_same_run(actual: Path, expected: Path) -> None:
-    """Compares two finished runs: parameters and all else that is saved bit for bit, results, every line of metrics."""
+    """Compares two finished runs: all saved arrays bit for bit, results, every line of metrics."""
     networks, others = last_networks(actual), last_networks(expected)
     assert networks.keys() == others.keys()
     for name, leaf in networks.items():
@@ -46,7 +46,7 @@ def assert_same_run(actual: Path, expected: Path) -> None:
 
 
 def killed(folder: Path, rng: random.Random, *, lines: int, run: Sequence[str] = RUN, **variables: str) -> bool:
-    """Starts the run, or goes on with it, and kills it after some of the next lines of metrics, or while it starts.
+    """Starts or resumes the run, and kills it after some of the next lines of metrics, or during startup.
 
     Returns:
       Whether it was still running.

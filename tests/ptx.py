@@ -1,6 +1,6 @@
-"""Follows the instructions of a kernel compiled for NVIDIA's GPUs: block by block, all its threads at once, with numpy.
+"""Simulates a kernel compiled for NVIDIA GPUs with numpy: block by block, all threads at once.
 
-There are as many as the kernels of Mosaic need that count; another raises a KeyError.
+It supports only the instructions of our Mosaic kernels; others raise a KeyError.
 """
 
 import re

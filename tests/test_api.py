@@ -1,4 +1,4 @@
-"""`sparsejax.train`, `load` and `compare`: what they take, what a run has, and how they refuse."""
+"""`sparsejax.train`, `load` and `compare`: their arguments, the run, and their errors."""
 
 import subprocess
 import sys
@@ -140,24 +140,24 @@ def test_a_file_that_defines_config(tmp_path, monkeypatch):
         ("digits_mpl", {}, "did you mean digits_mlp"),
         ("digits_mlp", {"seeds": 0}, "seeds is 0"),
         ("digits_mlp", {"sweep": {"training.batch_size": [10, 20]}}, "training.batch_size changes the shape"),
-        (Net(), {}, "give data="),
+        (Net(), {}, "pass data="),
         (Net(), {"data": "digits", "objective.kind": "reconstruction"}, "10 outputs, but digits has 784 numbers"),
     ],
 )
-def test_what_cannot_be_run_is_refused(what, settings, said, tmp_path, monkeypatch):
+def test_invalid_runs_are_refused(what, settings, said, tmp_path, monkeypatch):
     def reached(*_, **__):
-        raise ConfigError("all was understood")
+        raise ConfigError("all checks passed")
 
     if said is None:
         monkeypatch.setattr(experiment, "run", reached)
-        said = "all was understood"
+        said = "all checks passed"
         settings = {"seed": 3, "model.k": (5,)}
     with pytest.raises(ConfigError, match=said):
         sj.train(what, out=tmp_path / "run", **settings)
     assert not (tmp_path / "run").exists()
 
 
-def test_every_public_name_is_imported_when_it_is_used_and_no_earlier():
+def test_every_public_name_is_imported_on_first_use():
     code = (
         "import sys, sparsejax as sj\n"
         "assert 'jax' not in sys.modules\n"

@@ -1,4 +1,4 @@
-"""The benchmarks run: their smallest cases, without PyTorch, and the page and pictures made of what they left."""
+"""The benchmarks run: their smallest cases, without PyTorch, and the page and figures from their results."""
 
 import jax
 import pytest

@@ -1,4 +1,4 @@
-"""What the README and the site's pages show runs: every block of Python, and every command is understood."""
+"""Examples of the README and the site run: every block of Python, and every command is valid."""
 
 import contextlib
 import json
@@ -56,7 +56,7 @@ def test_python_blocks_run(page, small_run, tmp_path, monkeypatch):
     import jax
 
     space, modules = {}, {text: Path(name).stem for name, text in files_of(page).items()}
-    # As in a program of the reader's, not under the settings that tests have.
+    # As in a user's program, without the settings of the tests.
     figures = contextlib.nullcontext() if page.stem == "model" else without_figures()
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), figures:
         for block in blocks(page, "python"):
@@ -68,7 +68,7 @@ def test_python_blocks_run(page, small_run, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_commands_are_understood(page, tmp_path, monkeypatch, capsys):
+def test_commands_are_valid(page, tmp_path, monkeypatch, capsys):
     def begun(*_, **__):
         raise errors.RunFolderError("understood")
 
@@ -91,13 +91,13 @@ def test_commands_are_understood(page, tmp_path, monkeypatch, capsys):
     assert configs.CONFIGS
 
 
-def test_the_page_on_speed_is_that_of_the_results():
+def test_the_performance_page_matches_the_results():
     page = speed.page()
     assert speed.PAGE.read_text(encoding="utf-8") == page, "python -m benchmarks.page"
     assert {path.name for path in speed.PICTURES.glob("*")} == set(re.findall(r"\(performance/(\w+\.png)\)", page))
 
 
-def test_the_readmes_table_is_of_the_results():
+def test_the_readmes_table_matches_the_results():
     def result(name):
         found = json.loads((ROOT / f"results/{name}.json").read_text(encoding="utf-8"))
         return found["ours"], f"({len(found['seeds'])} seeds)"
@@ -110,7 +110,7 @@ def test_the_readmes_table_is_of_the_results():
     (sparse, seeds), (dense, few) = result("dense/sparse_cnn2"), result("dense/table1")
     network, twin = sparse["Sparse CNN-2"], dense["Dense CNN-2"]
     row("k-winners on MNIST", "{:.2f} ± {:.2f} % ".format(*network["test_accuracy_best"]) + seeds)
-    row("the same under noise", "{:,.0f} ± {:,.0f} ".format(*network["noise_score_best"]) + seeds)
+    row("the same network's noise score", "{:,.0f} ± {:,.0f} ".format(*network["noise_score_best"]) + seeds)
     row("its dense network's noise score", "{:,.0f} ± {:,.0f} ".format(*twin["noise_score_best"]) + few)
     last = (
         "{:.2f} ± {:.2f} %".format(*network["test_accuracy_last"]),
@@ -125,7 +125,7 @@ def test_the_readmes_table_is_of_the_results():
     row("inactive units of a ReLU layer", f"{inactive:.0f} % {seeds}")
 
 
-def test_links_lead_somewhere():
+def test_links_are_valid():
     generated = {"papers", "reference"}
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):

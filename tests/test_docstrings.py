@@ -1,4 +1,4 @@
-"""What the reference shows tells what one has to know: arguments, shapes, errors, and where it comes from."""
+"""The reference is complete: arguments, shapes, errors, and sources."""
 
 import ast
 import importlib
@@ -21,7 +21,7 @@ ELEMENTARY = frozenset({
     "precision", "recall", "to_dense", "winners",
     "named_arrays", "save_weights", "load_weights", "torch_kernel",
 })  # fmt: skip
-"""Definitions, and ways to compute them, that are nobody's in particular."""
+"""Common definitions and algorithms without a source."""
 
 
 def exported(module: str) -> list[str]:
@@ -35,7 +35,7 @@ def exported(module: str) -> list[str]:
 
 
 def raises(function: Callable[..., Any]) -> bool:
-    """Returns whether the function, or one of its own module that it calls, raises a complaint of ours."""
+    """Returns whether the function, or one of its own module that it calls, raises our errors."""
     function = inspect.unwrap(function)
     body = ast.parse(textwrap.dedent(inspect.getsource(function)))
     if any(isinstance(node, ast.Raise) and node.exc is not None for node in ast.walk(body)):
@@ -46,7 +46,7 @@ def raises(function: Callable[..., Any]) -> bool:
 
 
 def missing(function: Callable[..., Any]) -> list[str]:
-    """Returns what the docstring of a function does not tell."""
+    """Returns what is missing in the docstring of a function."""
     said = inspect.getdoc(function) or ""
     told = {name for line in re.findall(r"^  ((?:\*{0,2}\w+, )*\*{0,2}\w+): ", said, re.MULTILINE)
             for name in re.split(r"\W+", line)}  # fmt: skip
@@ -64,7 +64,7 @@ def missing(function: Callable[..., Any]) -> list[str]:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_no_public_function_keeps_anything_to_itself(module):
+def test_public_functions_are_fully_documented(module):
     functions = {name: getattr(importlib.import_module(module), name) for name in exported(module)}
     assert functions
     assert {name: lacks for name, function in functions.items() if (lacks := missing(function))} == {}

@@ -1,4 +1,4 @@
-"""A sparsifier, a measure, a data set and an attack: each is one file, of the user or in the package, and no other."""
+"""A sparsifier, a measure, a data set and an attack: each is a single file, of the user or in the package."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What may befall a run: it is asked to stop, another one is in its folder, disks fill up, losses diverge."""
+"""Failures of a run: SIGTERM, another run in its folder, full disks, diverging losses."""
 
 import asyncio
 import gc
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from sparsejax import configs
-from sparsejax.configuration import replaced
+from sparsejax.configuration import replace
 from sparsejax.errors import CheckpointError, Interrupted, RunFolderError
 from sparsejax.experiment import Experiment, run
 from sparsejax.training import checkpoints, step
@@ -23,19 +23,19 @@ from tests.command import EIGHT, ONE, ROOT, SMALL, environment, here, started, w
 from tests.kill_campaign import SHORT, assert_same_run
 
 
-def test_a_folder_takes_one_run_at_a_time(tmp_path):
+def test_a_folder_allows_one_run_at_a_time(tmp_path):
     folder = RunFolder(tmp_path / "run")
-    with folder.held():
+    with folder.hold():
         refused = here(*SMALL, "--out", folder.path)
         assert refused.returncode == 1 and "is in use by another run (process" in refused.stderr
         assert sorted(path.name for path in folder.path.iterdir()) == [".lock"]
-        with pytest.raises(RunFolderError, match="in use"), folder.held():
+        with pytest.raises(RunFolderError, match="in use"), folder.hold():
             pass
-    with folder.held():
+    with folder.hold():
         pass
 
 
-def test_what_fails_in_orbax_besides_is_not_printed_and_what_fails_elsewhere_is(tmp_path, caplog):
+def test_additional_errors_of_orbax_are_not_printed_and_others_are(tmp_path, caplog):
     async def both():
         tasks = []
         for folder in ("orbax", "else"):
@@ -47,7 +47,7 @@ def test_what_fails_in_orbax_besides_is_not_printed_and_what_fails_elsewhere_is(
         del tasks  # nobody asks what became of them
         gc.collect()
 
-    with checkpoints.opened(tmp_path, keep=1):
+    with checkpoints.open_checkpoints(tmp_path, keep=1):
         asyncio.run(both())
     (told,) = [record.getMessage() for record in caplog.records if record.name == "asyncio" and record.exc_info]
     assert "never retrieved" in told and "/lib/else/" in told
@@ -56,12 +56,12 @@ def test_what_fails_in_orbax_besides_is_not_printed_and_what_fails_elsewhere_is(
 def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(tmp_path):
     stopped = here(*SMALL, *ONE, "--training.learning-rate", "1e18", "--out", tmp_path / "run")
     assert stopped.returncode == 1
-    assert "no finite number at step" in stopped.stderr and "epoch 1, batch" in stopped.stderr
+    assert "not finite at step" in stopped.stderr and "epoch 1, batch" in stopped.stderr
     assert "No checkpoint was saved yet" in stopped.stderr and "--training.on-nan skip" in stopped.stderr
     assert "Traceback" not in stopped.stderr and not (tmp_path / "run" / "result.json").exists()
 
 
-def test_steps_that_are_not_finite_are_left_out_if_asked(monkeypatch, tmp_path):
+def test_steps_that_are_not_finite_are_skipped_if_configured(monkeypatch, tmp_path):
     whole = step.total_loss
 
     def total(objective, output, batch, *, axis_name=None):
@@ -70,7 +70,7 @@ def test_steps_that_are_not_finite_are_left_out_if_asked(monkeypatch, tmp_path):
         return jnp.where(bad, jnp.nan, loss), ({**metrics, "loss": jnp.where(bad, jnp.nan, metrics["loss"])}, state)
 
     monkeypatch.setattr(step, "total_loss", total)
-    config = replaced(configs.get("digits_mlp"), {
+    config = replace(configs.get("digits_mlp"), {
         "training.on_nan": "skip", "training.epochs": 3, "data.train_examples": 200, "data.test_examples": 60,
         "training.first_epoch_batch_size": None, "evaluation.measures": CLEAN_MEASURES, "devices.transform": "jit",
     })  # fmt: skip
@@ -83,7 +83,7 @@ def test_steps_that_are_not_finite_are_left_out_if_asked(monkeypatch, tmp_path):
     assert all(line["loss"][0] is not None for line in lines if "loss" in line)
 
 
-def test_data_that_changed_since_are_named(small_run, tmp_path):
+def test_changed_data_are_named(small_run, tmp_path):
     description = json.loads((small_run / "run" / "config.json").read_text())
     description["data"]["fingerprint"] = "0" * 64
     (tmp_path / "config.json").write_text(json.dumps(description))
@@ -94,33 +94,33 @@ def test_data_that_changed_since_are_named(small_run, tmp_path):
 
 
 @pytest.mark.parametrize("where", ["file/run", "/dev/null/run"])
-def test_a_folder_that_cannot_be_written_is_refused_at_once(where, tmp_path):
+def test_an_unwritable_folder_is_refused_immediately(where, tmp_path):
     (tmp_path / "file").write_text("")
     refused = here(*SMALL, "--out", tmp_path / where)
     assert refused.returncode == 1 and "Traceback" not in refused.stderr
-    assert f"{tmp_path / where} cannot be written: Not a directory. Name another with --out" in refused.stderr
+    assert f"{tmp_path / where} cannot be written: Not a directory. Choose another with --out" in refused.stderr
 
 
-def test_what_is_said_to_be_saved_on_a_stop_is_saved(tmp_path, monkeypatch):
+def test_a_failed_save_on_sigterm_is_reported(tmp_path, monkeypatch):
     def full(self):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(checkpoints.ocp.CheckpointManager, "close", full)
     said = pytest.raises(CheckpointError, match="No space left on device")
-    with said, checkpoints.opened(tmp_path / "c", keep=1):
+    with said, checkpoints.open_checkpoints(tmp_path / "c", keep=1):
         raise Interrupted("after step 3")
 
 
 @pytest.mark.slow
 def test_a_grid_on_eight_devices_is_that_of_one(tmp_path):
-    base = replaced(configs.get("digits_mlp"), {
+    base = replace(configs.get("digits_mlp"), {
         "training.epochs": 2, "data.train_examples": 120, "data.test_examples": 60, "training.batch_size": 40,
         "training.first_epoch_batch_size": None, "model.dropout": 0.2, "model.sigma": 0.1,
         "evaluation.measures": CLEAN_MEASURES,
     })  # fmt: skip
     results = {}
     for transform in ("jit", "auto"):
-        members = tuple(replaced(base, {"training.seed": seed, "devices.transform": transform}) for seed in range(24))
+        members = tuple(replace(base, {"training.seed": seed, "devices.transform": transform}) for seed in range(24))
         with without_figures():
             results[transform] = run(Experiment("grid", members, ({},) * 24), RunFolder(tmp_path / transform))
     one, eight = results["jit"].result["members"], results["auto"].result["members"]
@@ -142,23 +142,23 @@ def when_lines(folder, lines, process):
 
 @pytest.mark.slow
 @pytest.mark.optimized
-def test_asked_to_stop_it_saves_ends_well_and_goes_on(uninterrupted, tmp_path):
+def test_on_sigterm_it_saves_exits_with_0_and_resumes(uninterrupted, tmp_path):
     folder = tmp_path / "run"
     process = started(*SHORT, "--out", folder, **EIGHT)
     when_lines(folder, 45, process)
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 0, said
-    assert "Asked to stop, and saved after step" in said and not (folder / "result.json").exists()
+    assert "Received SIGTERM and saved a checkpoint after step" in said and not (folder / "result.json").exists()
     with without_figures():
         final = here(*SHORT, "--out", folder)
-    assert final.returncode == 0 and "going on from the checkpoint of step" in final.stdout
+    assert final.returncode == 0 and "resuming from the checkpoint of step" in final.stdout
     assert_same_run(folder, uninterrupted)
 
 
 @pytest.mark.slow
 @pytest.mark.optimized
-def test_a_full_disk_is_said_and_nothing_that_was_there_is_lost(uninterrupted, tmp_path):
+def test_a_full_disk_is_reported_and_existing_checkpoints_stay_intact(uninterrupted, tmp_path):
     folder = tmp_path / "run"
 
     first = started(*SHORT, "--out", folder, **EIGHT)
@@ -175,5 +175,5 @@ def test_a_full_disk_is_said_and_nothing_that_was_there_is_lost(uninterrupted, t
     with without_figures():
         final = here(*SHORT, "--out", folder)
     assert final.returncode == 0, final.stderr
-    assert "going on from the checkpoint of step" in final.stdout
+    assert "resuming from the checkpoint of step" in final.stdout
     assert_same_run(folder, uninterrupted)

@@ -1,4 +1,4 @@
-"""What is compiled for a GPU that is not here; it needs JAX's CUDA plugin, and CUDA's assembler beside it.
+"""Compilation for a GPU without one; it needs JAX's CUDA plugin, and CUDA's assembler.
 
 `pip install --no-deps jax-cuda13-plugin jax-cuda13-pjrt`, of JAX's version, is enough: none of CUDA's libraries.
 """
@@ -25,7 +25,7 @@ ROWS = 9
 
 
 def run(*words, code=None):
-    """Returns what a process of its own prints that compiles for a GPU; here JAX has begun without one."""
+    """Returns the output of a separate process that compiles for a GPU; here JAX is initialised without one."""
     what = ["-c", code] if code else ["-m", "tests.gpu_compiler", *map(str, words)]
     environment = {**os.environ, **gpu_compiler.ENVIRONMENT}
     process = subprocess.run([sys.executable, *what], env=environment, capture_output=True, text=True, timeout=300)

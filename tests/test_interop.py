@@ -1,4 +1,4 @@
-"""Weights out to a file and in again, and networks of others in ours."""
+"""Export and import of weights, and conversion of other networks."""
 
 import re
 
@@ -30,7 +30,7 @@ def test_what_is_saved_is_loaded(model, tmp_path):
     chex.assert_trees_all_equal_dtypes(loaded, variables)
 
 
-def test_names_say_where_an_array_is():
+def test_names_are_paths_of_arrays():
     names = named_arrays(made_up(CNN, (28, 28, 1)))
     assert {
         "params.conv1.kernel",
@@ -49,18 +49,18 @@ def test_what_does_not_fit_is_refused(tmp_path):
     ):
         load_weights(path, made_up(CNN, (28, 28, 3)))
     other = made_up(NoisyNetwork(hidden=9, competition="learned_k", k=3), (4,))
-    with pytest.raises(ConfigError, match="lacks params.k and has besides params.conv1.bias, "):
+    with pytest.raises(ConfigError, match="lacks params.k and also has params.conv1.bias, "):
         load_weights(path, other)
     with pytest.raises(DataMissingError, match="cannot be read: No such file"):
         load_weights(tmp_path / "none", variables)
     path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(DataDamagedError, match="is no safetensors file"):
+    with pytest.raises(DataDamagedError, match="is not a readable safetensors file"):
         load_weights(path, variables)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("peer", [NUPIC, PAPER], ids=["nupic.torch", "paper"])
-def test_a_network_of_nupic_torch_becomes_the_one_that_answers_as_it_did(peer):
+def test_a_converted_network_of_nupic_torch_has_the_same_outputs(peer):
     """The network with which test_sparse_cnn_golden.py begins."""
     case, model = golden.load(peer), MODELS[peer]
     state_dict = {name.removeprefix("init."): case[name] for name in case if name.startswith("init.")}

@@ -1,4 +1,4 @@
-"""`python -m sparsejax.launch`: what it leaves behind, what it says, and how it refuses."""
+"""`python -m sparsejax.launch`: its files, its output, and its errors."""
 
 import contextlib
 import gzip
@@ -32,7 +32,7 @@ def copy(finished, tmp_path):
     return shutil.copytree(finished[0], tmp_path / "copy")
 
 
-def test_a_run_leaves_its_result(finished):
+def test_a_run_writes_its_result(finished):
     folder, _ = finished
     result = json.loads((folder / "result.json").read_text())
     assert 0.5 < result["test_accuracy"] <= 1
@@ -55,7 +55,7 @@ def test_a_run_leaves_its_result(finished):
     assert result["best"]["test_accuracy"] >= result["test_accuracy"]
 
 
-def test_a_run_leaves_its_folder(finished):
+def test_a_run_writes_its_folder(finished):
     folder, _ = finished
     description = json.loads((folder / "config.json").read_text())
     assert description["config"]["training"]["epochs"] == 2
@@ -71,7 +71,7 @@ def test_a_run_leaves_its_folder(finished):
     assert {"training.png", "noise.png", "filters.png", "duty_cycles.png"} <= set(os.listdir(folder / "figures"))
 
 
-def test_what_a_run_says_without_a_terminal_stays_readable(finished):
+def test_the_output_without_a_terminal_is_readable(finished):
     _, output = finished
     assert "\x1b" not in output
     assert "\r" not in output
@@ -84,11 +84,11 @@ def test_what_a_run_says_without_a_terminal_stays_readable(finished):
     assert "report.html" in output
 
 
-def test_the_same_command_again_says_the_same_and_trains_nothing(finished, copy):
+def test_the_same_command_again_prints_the_same_and_trains_nothing(finished, copy):
     with without_figures():
         again = here(*SMALL, *ONE, "--out", copy)
     assert again.returncode == 0, again.stderr
-    assert "epoch 1/2" not in again.stdout and "going on from the checkpoint of step 63" in again.stdout
+    assert "epoch 1/2" not in again.stdout and "resuming from the checkpoint of step 63" in again.stdout
     for start in ("test accuracy", "noise score", "hidden1"):
         said = [[line for line in text.splitlines() if line.startswith(start)] for text in (again.stdout, finished[1])]
         assert said[0] == said[1] != []
@@ -134,7 +134,7 @@ def test_a_network_of_a_grid_is_the_network_alone(finished, tmp_path):
     process = launch(*SMALL, "--out", tmp_path / "grid", "--seeds", 2, "--sweep", "training.learning-rate=0.1,0.01")
     assert process.returncode == 0, process.stderr
     result = json.loads((tmp_path / "grid" / "result.json").read_text())
-    assert result["device"]["count"] == min(2, len(os.sched_getaffinity(0)))  # a core for each, as far as there are
+    assert result["device"]["count"] == min(2, len(os.sched_getaffinity(0)))  # one core each, while cores last
     assert [(member["training.learning_rate"], member["seed"]) for member in result["members"]] == [
         (0.1, 42), (0.1, 43), (0.01, 42), (0.01, 43)
     ]  # fmt: skip
@@ -148,7 +148,7 @@ def test_a_network_of_a_grid_is_the_network_alone(finished, tmp_path):
     assert first["test_loss"] == pytest.approx(alone["test_loss"], rel=1e-2)
 
 
-def test_without_data_and_network_mnist_falls_back_on_digits_and_says_so(tmp_path):
+def test_without_data_and_network_mnist_falls_back_to_digits_with_a_notice(tmp_path):
     caches = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
     few = ["--data.name", "mnist", "--training.epochs", 1, "--evaluation.measures", *CLEAN_MEASURES]
     with without_figures():
@@ -179,12 +179,12 @@ def test_without_data_and_network_mnist_falls_back_on_digits_and_says_so(tmp_pat
         (["--config", "digits_mlp", "--sweep", "training.batch_size=8,16"], "training.batch_size changes the shape"),
         (["--config", "digits_mlp", "--seeds", "0"], "--seeds is 0"),
         (["--config", "digits_mlp", "--seeds", "x"], "x"),
-        (["--training.epochs", "3"], "Name a configuration with --config"),
+        (["--training.epochs", "3"], "Pass a configuration with --config"),
         (["--config", "digits_mlp", "--devices.data", "64", "--devices.transform", "shard_map",
-          "--training.batch-size", "64"], "take fewer"),
+          "--training.batch-size", "64"], "use fewer"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_run_is_refused_with_the_way_out(arguments, expected, tmp_path):
+def test_invalid_commands_are_refused_with_a_fix(arguments, expected, tmp_path):
     refused = here(*arguments, "--out", tmp_path / "run")
     assert refused.returncode == 2
     assert expected in " ".join(refused.stderr.split())
@@ -222,12 +222,12 @@ def test_every_named_configuration_is_valid_and_described(name):
         assert config.model.k_inference_factor == (1.5 if winners else 1)
 
 
-def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path):
+def test_a_folder_with_other_contents_is_refused_and_unchanged(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     for extra in ([], ["--fresh"]):
         refused = here(*SMALL, "--out", tmp_path, *extra)
         assert refused.returncode == 1
-        assert "is not a run folder: it holds thesis.tex" in refused.stderr
+        assert "is not a run folder: it has thesis.tex" in refused.stderr
     assert os.listdir(tmp_path) == ["thesis.tex"]
 
 
@@ -267,14 +267,14 @@ def nobody_reads():
 
 
 @pytest.mark.parametrize("options", [[], ["-u"]], ids=["all at once", "line by line"])
-def test_a_reader_that_leaves_early_is_no_error(options):
+def test_a_closed_pipe_is_not_an_error(options):
     command = [sys.executable, *options, "-m", "sparsejax.launch", "--list"]
     with nobody_reads() as pipe:
         process = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, text=True, env=environment())
     assert (process.returncode, process.stderr) == (141, "")
 
 
-def test_a_reader_of_help_that_leaves_early_is_no_error(capfd):
+def test_a_closed_pipe_of_help_is_not_an_error(capfd):
     with nobody_reads() as pipe, open(pipe, "w", closefd=False) as file, contextlib.redirect_stdout(file):
         assert main(["--config", "digits_mlp", "--help"]) == 141
     assert not capfd.readouterr().err

@@ -67,7 +67,7 @@ def test_a_learned_k_is_logged_and_resumes_bit_equal(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--objective.kind", "classification"], "take --objective.kind reconstruction, or --model.classes 10"),
+        (["--objective.kind", "classification"], "use --objective.kind reconstruction, or --model.classes 10"),
         (["--model.classes", "10"], "objective.kind is reconstruction"),
         (["--objective.l1", "-1"], "objective.l1 is -1"),
         (["--model.noise", "poisson"], "poisson"),

@@ -1,4 +1,4 @@
-"""The job scripts: what they would run, and what they refuse."""
+"""The job scripts: their commands and their errors."""
 
 import shutil
 import subprocess
@@ -45,7 +45,7 @@ def test_jobs_of_slurm_and_kubernetes_start_every_process():
         (["tpu_vm.sh", "create", "--zone", "z"], "--name is missing"),
         (["tpu_vm.sh", "create", "--name"], "--name needs a value"),
         (["tpu_vm.sh", "run", "--name", "a", "--zone", "z"], "run needs arguments after --"),
-        (["slurm.sh", "--gpu", "3"], "'--gpu' is not understood"),
+        (["slurm.sh", "--gpu", "3"], "'--gpu' is not a valid option"),
         (["slurm.sh", "--dry-run"], "arguments of sparsejax.launch are missing"),
         (["xpk.sh", "--cluster", "c"], "--workload is missing"),
     ],
@@ -56,6 +56,6 @@ def test_a_command_that_is_not_understood_is_refused(words, message):
 
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed (pip install -e '.[dev]')")
-def test_shellcheck_has_nothing_to_say():
+def test_shellcheck_reports_nothing():
     said = subprocess.run(["shellcheck", *map(str, SCRIPTS)], capture_output=True, text=True)
     assert said.returncode == 0, said.stdout

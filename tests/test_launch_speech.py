@@ -7,7 +7,7 @@ import pytest
 
 from sparsejax import configs
 from sparsejax.commands.reproduce import main
-from sparsejax.configuration import replaced
+from sparsejax.configuration import replace
 from sparsejax.studies.dense import speech as dense_speech
 from tests.command import ONE, here, without_figures
 from tests.data.test_speech import write_clip
@@ -32,7 +32,7 @@ RUN = ["--config", "speech_sparse_cnn2", "--model.channels", 4, 4, "--model.conv
 
 
 @pytest.mark.slow
-def test_words_are_told_apart_and_scored_under_noise(tmp_path, library):
+def test_words_are_classified_and_scored_under_noise(tmp_path, library):
     folder = tmp_path / "run"
     done = here(*RUN, "--out", folder, SPARSEJAX_DATA=str(library))
     assert done.returncode == 0, done.stderr
@@ -48,7 +48,7 @@ def test_words_are_told_apart_and_scored_under_noise(tmp_path, library):
     bad = library / "speech_commands" / "low" / "0000000a_nohash_0.wav"
     bad.write_bytes(bad.read_bytes()[:500])
     damaged = here(*RUN, "--out", tmp_path / "other", SPARSEJAX_DATA=str(library))
-    assert damaged.returncode == 1 and str(bad) in damaged.stderr and "cut short" in damaged.stderr
+    assert damaged.returncode == 1 and str(bad) in damaged.stderr and "truncated" in damaged.stderr
 
 
 @pytest.mark.parametrize(
@@ -70,14 +70,14 @@ def test_what_does_not_fit_is_refused(tmp_path, library, options, status, said):
 
 
 @pytest.mark.slow
-def test_table_2_has_the_papers_numbers_beside_ours(tmp_path, library, monkeypatch):
+def test_table_2_has_the_papers_numbers_next_to_ours(tmp_path, library, monkeypatch):
     def networks(scale):
         rows = {}
         for label, (name, *_) in dense_speech.TABLE2.items():
             config = configs.get(f"speech_{name}")
             # The winners first, as fewer of them always fit.
             winners = {"model.conv_k": (100, 20), "model.hidden_k": 5} if config.model.hidden_k is not None else {}
-            rows[label] = replaced(config, {**winners, **SMALL, "devices.transform": "jit"})
+            rows[label] = replace(config, {**winners, **SMALL, "devices.transform": "jit"})
         return rows
 
     monkeypatch.setattr(dense_speech, "networks", networks)

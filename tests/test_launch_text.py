@@ -1,4 +1,4 @@
-"""A small GPT on a text of one's own, from the command line to the run folder."""
+"""A small GPT on a user's text, from the command line to the run folder."""
 
 import json
 import math
@@ -48,10 +48,10 @@ def test_it_learns_a_text_and_reports_its_perplexity_and_activity(tmp_path, libr
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--model.vocabulary", "5"], "has 5 outputs, but wikitext-2 has 8 tokens; take --model.vocabulary 8"),
+        (["--model.vocabulary", "5"], "has 5 outputs, but wikitext-2 has 8 tokens; use --model.vocabulary 8"),
         (["--data.length", "900"], "data.length is 900"),
         (["--data.name", "digits"], "A GPT reads tokens, but digits has images"),
-        (["--objective.kind", "reconstruction"], "take --objective.kind next_token"),
+        (["--objective.kind", "reconstruction"], "use --objective.kind next_token"),
         (["--data.length", "32"], "tokens (model.context)"),
     ],
 )

@@ -66,11 +66,11 @@ def test_a_kernel_arranged_as_in_pytorch_is_explained(kind):
     variables = layer.init(jax.random.key(1), x)
     params = {**variables["params"], "kernel": jnp.ones(turned)}
     hint = "kernel.T" if kind == "dense" else r"jnp.transpose\(kernel, \(2, 3, 1, 0\)\)"
-    with pytest.raises(ValueError, match=rf"The kernel has shape .*It is transposed, as PyTorch keeps it; give {hint}"):
+    with pytest.raises(ValueError, match=rf"The kernel has shape .*It seems to be in PyTorch's layout; pass {hint}"):
         layer.apply({**variables, "params": params}, x)
     given = in_nnx(kind)
     given.kernel.set_value(jnp.ones(turned))
-    with pytest.raises(ValueError, match=f"It is transposed, as PyTorch keeps it; give {hint}"):
+    with pytest.raises(ValueError, match=f"It seems to be in PyTorch's layout; pass {hint}"):
         given(x)
     given.kernel.set_value(jnp.ones((7, *kernel[1:])))
     with pytest.raises(ValueError, match=r"The kernel has shape \(7, .*expected \[") as error:
@@ -78,7 +78,7 @@ def test_a_kernel_arranged_as_in_pytorch_is_explained(kind):
     assert "transposed" not in str(error.value)
 
 
-def test_both_libraries_keep_k_unless_told_otherwise():
+def test_both_libraries_keep_k_by_default():
     x = jax.random.normal(jax.random.key(0), (5, 12))
     layer = linen.KWinners(k=4)
     variables = layer.init(jax.random.key(1), x, train=False)
@@ -104,7 +104,7 @@ def active(network, x):
     return set(np.sum(np.asarray(network.winners(network.hidden(x))) != 0, axis=-1).tolist())
 
 
-def test_modes_decide_what_is_counted_and_how_many_win():
+def test_modes_control_counting_and_k():
     network, x = Network(flax_nnx.Rngs(0)), jax.random.normal(jax.random.key(0), (5, 10))
     assert active(network, x) == {4} and network.winners.samples.get_value() == 5
     network.eval()

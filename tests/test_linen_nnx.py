@@ -1,4 +1,4 @@
-"""The Flax layers: bit for bit what `sparsejax.functional` gives, with the state where Flax keeps it."""
+"""The Flax layers: bit-identical to `sparsejax.functional`, with the state in Flax's variables."""
 
 import doctest
 
@@ -125,7 +125,7 @@ def test_the_gradients_are_those_of_the_function():
     np.testing.assert_array_equal(jax.grad(by_nnx)(x), expected)
 
 
-def test_linen_says_so_when_the_state_may_not_change():
+def test_linen_reports_an_immutable_state():
     layer, x = linen_layer("plain"), batches("plain")[0]
     variables = layer.init(jax.random.key(0), x, train=False)
     with pytest.raises(Exception, match="boost"):

@@ -1,4 +1,4 @@
-"""Several processes: the same networks as one, whatever the number of them, and no hang when one fails."""
+"""Several processes: the same networks as one process, for any number, and no hang if one fails."""
 
 import json
 import os
@@ -27,7 +27,7 @@ LOCAL = [sys.executable, str(ROOT / "launch/local_processes.py")]
 
 
 def several(processes: int, devices: int, *arguments: object) -> "subprocess.Popen[str]":
-    """Starts so many processes on this machine, of so many devices each."""
+    """Starts processes on this machine, with the given number of devices each."""
     words = [str(processes), "--devices", str(devices), "--", *map(str, arguments)]
     return subprocess.Popen([*LOCAL, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                             env=environment(), cwd=ROOT)  # fmt: skip
@@ -84,13 +84,13 @@ def test_two_processes_then_more_devices_then_one_are_one_run(tmp_path):
         else:
             os.kill(children(process)[-1], signal.SIGTERM)
         said = finished(process)
-        assert "Asked to stop, and saved after step" in said and f"{2 * devices} cpu devices" in said
-    assert "going on from the checkpoint of step" in alone(*run, "--out", folder).stdout
+        assert "Received SIGTERM and saved a checkpoint after step" in said and f"{2 * devices} cpu devices" in said
+    assert "resuming from the checkpoint of step" in alone(*run, "--out", folder).stdout
     assert_close(folder, tmp_path / "one")
 
 
-def test_a_stop_asked_of_another_process_stays_asked_for(monkeypatch):
-    """The loop may not be able to stop at the very call: at the end of an epoch, say."""
+def test_a_signal_to_another_process_persists(monkeypatch):
+    """The loop may not be able to stop at that call, for example at the end of an epoch."""
     others = iter([0, 0, 1, 0, 0])
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(multihost_utils, "process_allgather", lambda own: np.stack([own, np.int32(next(others))]))
@@ -98,8 +98,8 @@ def test_a_stop_asked_of_another_process_stays_asked_for(monkeypatch):
         assert [asked_to_stop() for _ in range(5)] == [False, False, True, True, True]
 
 
-def test_a_signal_that_the_others_have_not_heard_of_is_no_stop_yet(monkeypatch):
-    """One process that stops alone would wait for the others for ever, and they for it."""
+def test_a_signal_unknown_to_other_processes_does_not_stop_yet(monkeypatch):
+    """A process that stops alone would deadlock with the others."""
 
     def gather(own: np.int32) -> np.ndarray:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -121,7 +121,7 @@ def test_a_grid_over_processes_is_the_grid_of_one(tmp_path):
 
 
 @pytest.mark.slow
-def test_when_a_process_dies_the_others_end_soon(tmp_path):
+def test_if_a_process_dies_the_others_end_soon(tmp_path):
     process = several(2, 1, *RUN, "--training.epochs", 2000, "--out", tmp_path / "run")
     wait_for_lines(tmp_path / "run", 5, process)
     os.kill(children(process)[-1], signal.SIGKILL)
@@ -130,7 +130,7 @@ def test_when_a_process_dies_the_others_end_soon(tmp_path):
     assert process.returncode != 0 and time.monotonic() - began < 60, said
     assert "Traceback" in said or "distributed service" in said, said
     resumed = here(*RUN, "--training.epochs", 2000, "--out", tmp_path / "run", "--training.seed", 7)
-    assert resumed.returncode == 1 and "training.seed" in resumed.stderr, "the folder is let go of"
+    assert resumed.returncode == 1 and "training.seed" in resumed.stderr, "the folder is released"
 
 
 @pytest.mark.slow
@@ -150,11 +150,11 @@ def test_processes_given_different_things_are_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_what_goes_wrong_in_one_process_ends_all(tmp_path):
+def test_an_error_in_one_process_ends_all(tmp_path):
     run = [sys.executable, "-m", "sparsejax.launch", *RUN, "--processes", "2", "--coordinator", "127.0.0.1:18477",
            "--data.name", "arrays", "--out", str(tmp_path / "run")]  # fmt: skip
     settings = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
-    digits, folders = load("digits").limited(400, 60), [tmp_path / "one", tmp_path / "none"]
+    digits, folders = load("digits").limit(400, 60), [tmp_path / "one", tmp_path / "none"]
     for folder in folders:
         (folder / "arrays").mkdir(parents=True)
     for part in ("train", "test"):
@@ -180,14 +180,14 @@ def test_what_goes_wrong_in_one_process_ends_all(tmp_path):
         (["--processes", "2", "--process", "2"], "--process is 2; expected a number from 0 to 1"),
     ],
 )
-def test_settings_that_cannot_be_are_refused_at_once(arguments, message):
+def test_invalid_settings_are_refused_immediately(arguments, message):
     refused = here("--config", "digits_mlp", *arguments)
     assert refused.returncode == 2 and message in refused.stderr and "Traceback" not in refused.stderr
 
 
-def test_other_processes_that_cannot_be_found_are_told():
+def test_undetected_processes_are_reported():
     refused = launch("--config", "digits_mlp", "--distributed")  # JAX looks for them only before it has begun
-    assert refused.returncode == 2 and "cannot be found out" in refused.stderr and "Traceback" not in refused.stderr
+    assert refused.returncode == 2 and "cannot be detected" in refused.stderr and "Traceback" not in refused.stderr
 
 
 def test_a_dry_run_prints_the_commands():

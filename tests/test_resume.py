@@ -1,4 +1,4 @@
-"""A run that is stopped anywhere and started again ends as if it had never stopped."""
+"""A run that is stopped at any point and resumed ends as if it had never stopped."""
 
 import functools
 import json
@@ -40,9 +40,9 @@ SMALL = ["--config", "digits_mlp", "--model.hidden", "20", "--model.k", "5", "--
 
 
 def trained(folder: Path, *options: object) -> subprocess.CompletedProcess[str]:
-    """Runs the small training, or goes on with it; an epoch has 12 steps.
+    """Starts or resumes the small training; an epoch has 12 steps.
 
-    It is told that the first epoch was the best, or the best network would be that of the last.
+    The first epoch is made the best; otherwise the best network would be the last one.
     """
     measured = Evaluator.after_epoch
 
@@ -55,7 +55,7 @@ def trained(folder: Path, *options: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """Returns the folder of a small run that nothing interrupted."""
+    """Returns the folder of an uninterrupted small run."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
     assert trained(folder).returncode == 0
     assert json.loads((folder / "result.json").read_text())["best"]["epoch"] == 1
@@ -83,21 +83,22 @@ def test_stopped_after_an_epoch_and_within_one_it_ends_as_if_never_stopped(whole
         save = once_done(Checkpoints.save, lambda self, step, *_, **__: step == 12, interrupt)
         patched.setattr(Checkpoints, "save", save)
         stopped = trained(folder)
-        assert stopped.returncode == 130 and "goes on from the last checkpoint" in stopped.stderr
+        assert stopped.returncode == 130 and "resume from the last checkpoint" in stopped.stderr
     with monkeypatch.context() as patched:
         terminate = functools.partial(os.kill, os.getpid(), signal.SIGTERM)
         patched.setattr(MetricsLog, "write", once_done(MetricsLog.write, lambda self, step, *_: step == 19, terminate))
         stopped = trained(folder)
-        assert stopped.returncode == 0 and "going on from the checkpoint of step 12" in stopped.stdout
-        assert "Asked to stop, and saved after step 19" in stopped.stderr and not (folder / "result.json").exists()
+        assert stopped.returncode == 0 and "resuming from the checkpoint of step 12" in stopped.stdout
+        assert "Received SIGTERM and saved a checkpoint after step 19" in stopped.stderr
+        assert not (folder / "result.json").exists()
     resumed = trained(folder)
-    assert resumed.returncode == 0 and "going on from the checkpoint of step 19" in resumed.stdout
+    assert resumed.returncode == 0 and "resuming from the checkpoint of step 19" in resumed.stdout
     assert_same_run(folder, whole)
 
 
 @pytest.mark.parametrize("streaming", [False, True], ids=["resident", "streamed"])
-def test_batches_of_one_order_go_on_where_they_stopped(streaming):
-    """What all networks share is not drawn by position in the compiled step, but cut from the order before it."""
+def test_batches_of_one_order_resume_where_they_stopped(streaming):
+    """Shared batches are not drawn by position in the compiled step, but sliced from the order before it."""
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (60, 4, 4, 1), np.uint8), rng.integers(0, 3, 60, np.int32)
     data = Resident(images, labels, *np.float32([[[[[0.5]]]], [[[[0.2]]]]]))
@@ -123,7 +124,7 @@ def flipped(path: Path) -> None:
 
 DAMAGE = {
     "a bit flipped": flipped,
-    "cut short": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
     "emptied": lambda path: path.write_bytes(b""),
     "gone": Path.unlink,
 }
@@ -137,17 +138,17 @@ def largest_file(checkpoint: Path) -> Path:
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_a_damaged_checkpoint_is_refused_by_name(tmp_path, damage):
     tree = {"w": np.random.default_rng(0).standard_normal((100, 100)).astype(np.float32)}
-    with checkpoints.opened(tmp_path / "c", keep=2) as saved:
+    with checkpoints.open_checkpoints(tmp_path / "c", keep=2) as saved:
         for step in (1, 2):
             saved.save(step, tree, score=1.0)
     damage(largest_file(tmp_path / "c" / "2"))
-    with checkpoints.opened(tmp_path / "c", keep=2) as saved:
+    with checkpoints.open_checkpoints(tmp_path / "c", keep=2) as saved:
         with pytest.raises(CheckpointError, match=r"checkpoint of step 2 .* is damaged: .*--resume-step 1"):
             saved.restore(tree)
         np.testing.assert_array_equal(saved.restore(tree, 1).tree["w"], tree["w"])
 
 
-def test_a_run_goes_on_from_an_earlier_checkpoint_if_that_is_asked_for(whole, tmp_path):
+def test_a_run_resumes_from_an_earlier_checkpoint_if_requested(whole, tmp_path):
     folder = shutil.copytree(whole, tmp_path / "run")
     flipped(largest_file(folder / "checkpoints" / "36"))
     refused = trained(folder)
@@ -155,7 +156,7 @@ def test_a_run_goes_on_from_an_earlier_checkpoint_if_that_is_asked_for(whole, tm
     assert "checkpoint of step 36" in refused.stderr and "is damaged" in refused.stderr
     assert "--resume-step 34" in refused.stderr
     resumed = trained(folder, "--resume-step", 34)
-    assert resumed.returncode == 0 and "going on from the checkpoint of step 34" in resumed.stdout
+    assert resumed.returncode == 0 and "resuming from the checkpoint of step 34" in resumed.stdout
     assert_same_run(folder, whole)
 
 
@@ -167,42 +168,42 @@ def test_killed_at_random_moments_it_ends_bit_equal(uninterrupted, tmp_path, see
     with without_figures():
         final = here(*SHORT, "--training.checkpoint-every", 10, "--out", folder)
     assert final.returncode == 0, final.stderr
-    assert "going on from the checkpoint of step" in final.stdout
+    assert "resuming from the checkpoint of step" in final.stdout
     assert_same_run(folder, uninterrupted)
 
 
 def test_checkpoints_keep_keys_and_types_and_refuse_other_networks(tmp_path):
     alike = [np.full((2, 3), i, np.float32) for i in range(12)]
     tree = {"key": jax.random.key(3), "w": alike, "n": np.int32(4)}
-    with checkpoints.opened(tmp_path / "c", keep=2) as saved:
+    with checkpoints.open_checkpoints(tmp_path / "c", keep=2) as saved:
         assert saved.restore(tree) is None
         for step in (1, 2, 3, 4):
             saved.save(step, tree | {"n": np.int32(step)}, score=1.0 if step == 1 else 0.5)
-    with checkpoints.opened(tmp_path / "c", keep=2) as saved:
+    with checkpoints.open_checkpoints(tmp_path / "c", keep=2) as saved:
         assert saved.steps() == [1, 3, 4], "the two latest and the best"
         restored = saved.restore(tree)
         assert restored.step == 4
         assert restored.tree["n"] == 4
         np.testing.assert_array_equal(restored.tree["w"], alike)
         assert jax.random.key_data(restored.tree["key"]).tolist() == jax.random.key_data(tree["key"]).tolist()
-        with pytest.raises(CheckpointError, match="of another network"):
+        with pytest.raises(CheckpointError, match="belongs to another network"):
             saved.restore(tree | {"w": [*alike[:-1], np.zeros((3, 2), np.float32)]})
-        with pytest.raises(CheckpointError, match=r"no checkpoint of step 2 .* there are \[1, 3, 4\]"):
+        with pytest.raises(CheckpointError, match=r"no checkpoint of step 2 .* available: \[1, 3, 4\]"):
             saved.restore(tree, 2)
         assert saved.restore(tree, 3).tree["n"] == 3
         assert saved.steps() == [1, 3]
 
 
-def test_reads_that_end_after_a_failed_one_print_nothing(tmp_path, capfd):
+def test_reads_after_a_failed_one_print_nothing(tmp_path, capfd):
     tree = {f"w{i}": np.random.default_rng(i).standard_normal((100, 100)).astype(np.float32) for i in range(20)}
     hook = sys.unraisablehook
-    with checkpoints.opened(tmp_path / "c", keep=2) as saved:
+    with checkpoints.open_checkpoints(tmp_path / "c", keep=2) as saved:
         saved.save(1, tree, score=1.0)
-    with checkpoints.opened(tmp_path / "c", keep=2) as saved:
+    with checkpoints.open_checkpoints(tmp_path / "c", keep=2) as saved:
         assert saved.restore(tree).step == 1
     assert sys.unraisablehook is hook
     for path in (tmp_path / "c/1/tree/ocdbt.process_0/d").iterdir():
         path.write_bytes(bytes(byte ^ 255 for byte in path.read_bytes()))
-    with checkpoints.opened(tmp_path / "c", keep=2) as saved, pytest.raises(CheckpointError):
+    with checkpoints.open_checkpoints(tmp_path / "c", keep=2) as saved, pytest.raises(CheckpointError):
         saved.restore(tree)
     assert "Traceback" not in capfd.readouterr().err

@@ -1,4 +1,4 @@
-"""Linear codes: inference and dictionary learning. Pure functions that need jax, numpy and jaxtyping, nothing else."""
+"""Linear codes: inference and dictionary learning. Pure functions that need only jax, numpy and jaxtyping."""
 
 from sparsejax.coding.dictionary import DictionaryState, dictionary_step, init_dictionary
 from sparsejax.coding.estimator import DictionaryLearner

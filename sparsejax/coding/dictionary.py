@@ -1,4 +1,4 @@
-"""Mini-batch dictionary learning for the lasso: the dictionary that codes all examples seen so far best."""
+"""Mini-batch dictionary learning for the lasso: the best dictionary for all examples seen so far."""
 
 from typing import NamedTuple
 
@@ -21,9 +21,9 @@ class DictionaryState(NamedTuple):
 
 
 def init_dictionary(key: PRNGKeyArray, x: Float[AnyArray, "examples inputs"], *, atoms: int) -> DictionaryState:
-    """Returns a dictionary of examples drawn from x, of length 1, with statistics that have seen nothing.
+    """Returns a dictionary of examples drawn from x, of length 1, with empty statistics.
 
-    Random directions stand in where the examples are too few, or empty.
+    Random directions replace missing or zero examples.
 
     Args:
       key: a PRNG key.
@@ -38,7 +38,7 @@ def init_dictionary(key: PRNGKeyArray, x: Float[AnyArray, "examples inputs"], *,
 
     References:
       Mairal, Bach, Ponce & Sapiro, Online learning for matrix factorization and sparse coding, 2010, algorithm 1, which
-      begins with empty statistics and takes any dictionary.
+      starts with empty statistics and any dictionary.
     """
     x = single(x)
     if x.ndim != 2 or atoms < 1:
@@ -66,19 +66,19 @@ def dictionary_step(
 ) -> tuple[DictionaryState, Code]:
     r"""Returns the state after one batch, and the batch's code with the dictionary as it was.
 
-    The batch is coded by `admm`; A and B take its mean a a^T and x a^T, what is older fading by
+    The batch is coded by `admm`; A and B take its mean a a^T and x a^T, with older statistics decaying by
     :math:`(1 - 1/t)^{\rho}`; then each atom in turn becomes the minimiser of the surrogate,
-    :math:`u = d_j + (b_j - D a_j) / A_{jj}`, cut to length 1. An atom that no code has used for long becomes the
-    example that is coded worst.
+    :math:`u = d_j + (b_j - D a_j) / A_{jj}`, clipped to length 1. An atom that has not been used for a long time
+    becomes the example with the largest residual.
 
     Args:
       state: from `init_dictionary`.
       x: one batch `[examples, inputs]`.
       l1: lambda > 0; may be traced.
-      forget: rho >= 0; 0 weighs all batches alike; may be traced.
+      forget: rho >= 0; 0 weighs all batches equally; may be traced.
       tolerance: largest relative duality gap of the codes; None for exactly `max_iterations`.
-      max_iterations: of the coding, at most so many.
-      sweeps: over the atoms.
+      max_iterations: upper bound for the coding.
+      sweeps: number of passes over the atoms.
 
     Returns:
       The new state, with atoms of length 1 at most, and the batch's Code `[examples, atoms]` with the relative duality
@@ -97,7 +97,7 @@ def dictionary_step(
     code = admm(x, state.dictionary, l1=l1, tolerance=tolerance, violation=None, max_iterations=max_iterations)
     step = (state.steps + 1).astype(x.dtype)
     keep = (1 - 1 / step) ** forget
-    # Before the first batch there is nothing to keep, even with forget = 0, where 0^0 would be 1.
+    # Before the first batch there are no statistics to keep, even with forget = 0, where 0^0 would be 1.
     keep = jnp.where(state.steps == 0, 0, keep)
     codes = keep * state.codes + product(code.code.T, code.code) / len(x)
     products = keep * state.products + product(x.T, code.code) / len(x)
@@ -111,7 +111,7 @@ def dictionary_step(
 
 @jax.jit
 def _sweep(dictionary: Array, codes: Array, products: Array) -> Array:
-    """Minimises the surrogate over one atom after the other."""
+    """Minimises the surrogate over each atom in turn."""
 
     def atom(j: Array, dictionary: Array) -> Array:
         use = codes[j, j]
@@ -124,16 +124,16 @@ def _sweep(dictionary: Array, codes: Array, products: Array) -> Array:
 
 
 def revive(dictionary: Array, unused: Array, x: AnyArray, residual: AnyArray) -> tuple[Array, Array]:
-    """Gives unused atoms the directions of the examples coded worst, a different one each.
+    """Replaces unused atoms with the directions of the examples with the largest residuals, a different one each.
 
     Args:
       dictionary: `[inputs, atoms]`.
       unused: which atoms `[atoms]`.
       x: examples `[examples, inputs]`.
-      residual: what their code leaves, of the same shape.
+      residual: x minus its reconstruction, of the same shape.
 
     Returns:
-      The dictionary, and which atoms were replaced: not those for which there was no example.
+      The dictionary, and which atoms were replaced; atoms without an example are not.
     """
     worst = x[jnp.argsort(-jnp.sum(residual**2, 1))]
     lengths = jnp.linalg.norm(worst, axis=1)

@@ -1,4 +1,4 @@
-"""Dictionary learning behind scikit-learn's interface, by duck typing: scikit-learn need not be installed."""
+"""Dictionary learning with scikit-learn's interface, by duck typing: scikit-learn need not be installed."""
 
 import inspect
 from typing import Any
@@ -16,19 +16,19 @@ class DictionaryLearner:
     """Learns a dictionary from mini-batches and codes with it; a scikit-learn transformer.
 
     Args:
-      atoms: of the dictionary.
+      atoms: number of atoms.
       l1: weight of the codes' absolute values while learning, and when transforming without k.
       k: transform by orthogonal matching pursuit with k atoms; None for the lasso.
-      batch_size: examples of a step.
-      epochs: how often `fit` goes through the examples.
-      forget: how fast old batches fade, see `dictionary_step`.
+      batch_size: examples per step.
+      epochs: passes of `fit` over the examples.
+      forget: how fast the weight of old batches decays, see `dictionary_step`.
       tolerance: of the codes' relative duality gap.
       max_iterations: of the lasso's solver for one batch.
-      seed: of the first dictionary and the order of the examples.
+      seed: for the initial dictionary and the order of the examples.
 
     Attributes:
-      components_: after fitting, the atoms as rows `[atoms, inputs]` as scikit-learn has them (the transpose of the
-        rest of `sparsejax.coding`).
+      components_: after fitting, the atoms as rows `[atoms, inputs]` as in scikit-learn (the transpose of the
+        convention in `sparsejax.coding`).
       n_features_in_: the number of inputs.
       n_steps_: batches seen.
       state_: DictionaryState.
@@ -66,9 +66,9 @@ class DictionaryLearner:
         """Learns a dictionary from scratch from the rows of X `[examples, inputs]`; y is ignored.
 
         Raises:
-          ValueError: X is no finite table of numbers, or a setting is out of range.
+          ValueError: X is not a finite table of numbers, or a setting is out of range.
         """
-        x = self._checked(X)
+        x = self._validate(X)
         size = min(self.batch_size, len(x))
         start, order = jax.random.split(jax.random.key(self.seed))
         state = init_dictionary(start, x, atoms=self.atoms)
@@ -76,7 +76,7 @@ class DictionaryLearner:
             chosen = jax.random.permutation(jax.random.fold_in(order, epoch), len(x))
             for first in range(0, len(x) - size + 1, size):
                 state = self._step(state, x[chosen[first : first + size]])
-        return self._learnt(state)
+        return self._store(state)
 
     def partial_fit(self, X: Any, y: Any = None) -> "DictionaryLearner":
         """Takes one step on all rows of X, starting a dictionary from them if there is none; y is ignored.
@@ -85,9 +85,9 @@ class DictionaryLearner:
           ValueError: as `fit`, or X has another number of inputs than before.
         """
         if not hasattr(self, "state_"):
-            x = self._checked(X)
-            return self._learnt(self._step(init_dictionary(jax.random.key(self.seed), x, atoms=self.atoms), x))
-        return self._learnt(self._step(self.state_, self._checked(X, self.n_features_in_)))
+            x = self._validate(X)
+            return self._store(self._step(init_dictionary(jax.random.key(self.seed), x, atoms=self.atoms), x))
+        return self._store(self._step(self.state_, self._validate(X, self.n_features_in_)))
 
     def transform(self, X: Any) -> np.ndarray:
         """Codes the rows of X, `[examples, atoms]` in float32.
@@ -96,7 +96,7 @@ class DictionaryLearner:
           ValueError: as `partial_fit`; scikit-learn's NotFittedError, a ValueError, if there is no dictionary yet.
         """
         self._require_fitted()
-        x = self._checked(X, self.n_features_in_)
+        x = self._validate(X, self.n_features_in_)
         dictionary = self.state_.dictionary
         if self.k is not None:
             return np.asarray(orthogonal_matching_pursuit(x, dictionary, k=self.k).code)
@@ -108,9 +108,9 @@ class DictionaryLearner:
         return self.fit(X).transform(X)
 
     def inverse_transform(self, X: Any) -> np.ndarray:
-        """Returns what codes `[examples, atoms]` stand for, `[examples, inputs]`."""
+        """Returns the reconstruction `[examples, inputs]` of codes `[examples, atoms]`."""
         self._require_fitted()
-        return np.asarray(self._checked(X, self.components_.shape[0]) @ self.state_.dictionary.T)
+        return np.asarray(self._validate(X, self.components_.shape[0]) @ self.state_.dictionary.T)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Returns the settings by name."""
@@ -120,7 +120,7 @@ class DictionaryLearner:
         """Changes settings.
 
         Raises:
-          ValueError: there is none of that name.
+          ValueError: there is no setting of that name.
         """
         for name, value in params.items():
             if name not in self._settings():
@@ -153,7 +153,7 @@ class DictionaryLearner:
     def _settings(cls) -> list[str]:
         return [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
 
-    def _checked(self, X: Any, inputs: int | None = None) -> jax.Array:
+    def _validate(self, X: Any, inputs: int | None = None) -> jax.Array:
         for name in ("atoms", "batch_size", "epochs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more.")
@@ -163,7 +163,7 @@ class DictionaryLearner:
         if x.ndim != 2 or not x.size:
             raise ValueError(f"X has shape {x.shape}; expected a table [examples, inputs] (for one example, X[None]).")
         if not np.isfinite(x).all():
-            raise ValueError("X holds numbers that are not finite; remove or impute them first.")
+            raise ValueError("X has values that are not finite; remove or impute them first.")
         if inputs is not None and x.shape[1] != inputs:
             raise ValueError(f"X has {x.shape[1]} columns; expected {inputs}, as when fitting.")
         return jnp.asarray(x)
@@ -172,7 +172,7 @@ class DictionaryLearner:
         settings = {"l1": self.l1, "forget": self.forget, "tolerance": self.tolerance}
         return _step(state, x, **settings, max_iterations=self.max_iterations)[0]
 
-    def _learnt(self, state: DictionaryState) -> "DictionaryLearner":
+    def _store(self, state: DictionaryState) -> "DictionaryLearner":
         self.state_ = state
         self.components_ = np.asarray(state.dictionary.T)
         self.n_features_in_ = state.dictionary.shape[0]

@@ -1,4 +1,4 @@
-"""The loop that all solvers share: every example runs until it is done, and then no longer costs anything."""
+"""The loop of all solvers: every example runs until it has converged, and then costs nothing."""
 
 import functools
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Int
 
-# Below so many examples a smaller batch is no faster.
+# Below this many examples a smaller batch is not faster.
 _FEW = 8
 
 
@@ -25,18 +25,18 @@ def iterate(
 ) -> tuple[Any, Int[Array, "examples"], Any]:
     """Applies `state = update(state, data)` until `measure(state, data) <= tolerance` for each example.
 
-    An example that is done is frozen, so that its result does not depend on its neighbours. As soon as half of them
-    are done, the others go on in an array of half the size, and so on: the slowest few do not hold up the rest. On a
-    CPU an eighth of many examples are at work at a time, and another takes the place of one that is done; so arrays
-    are small and full until no more are waiting. Accelerators, where this was not measured, have all at work.
+    A converged example is frozen, so its result does not depend on the rest of the batch. Once half of the examples
+    have converged, the others continue in an array of half the size, and so on, so that a few slow examples do not
+    delay the rest. On a CPU an eighth of a large batch runs at a time, and waiting examples replace converged ones,
+    which keeps the arrays small and full. On accelerators, where this was not measured, all examples run at once.
 
     Args:
       update: one iteration.
-      measure: how far each example is from done, `[examples]`; or several such arrays, in a tuple.
+      measure: distance of each example from convergence, `[examples]`; or a tuple of several such arrays.
       state: pytree of arrays `[examples, ...]`.
       data: pytree of arrays `[examples, ...]`.
-      tolerance: as many numbers as there are measures, all of which an example has to reach; may be traced. None for
-        exactly `max_iterations` of all examples.
+      tolerance: one number per measure, all of which an example has to reach; may be traced. None for exactly
+        `max_iterations` of all examples.
       max_iterations: may be traced.
       check_every: iterations between two measures.
 
@@ -46,35 +46,35 @@ def iterate(
     if tolerance is None:
         state = lax.fori_loop(0, max_iterations, lambda _, state: update(state, data), state)
         left = measure(state, data)
-        return state, jnp.full(_pending(left, left).shape, max_iterations, jnp.int32), left
+        return state, jnp.full(_is_unfinished(left, left).shape, max_iterations, jnp.int32), left
 
     left = measure(state, data)
-    work = _Work(state, data, left, jnp.zeros(_pending(left, tolerance).shape, jnp.int32))
+    work = _Work(state, data, left, jnp.zeros(_is_unfinished(left, tolerance).shape, jnp.int32))
     at_once = -(-len(work.taken) // 8)
     whole_rounds = max_iterations - max_iterations % check_every
 
-    def pending(work: _Work, most: int | Array) -> Array:
-        return _pending(work.left, tolerance) & (work.taken < most)
+    def find_unfinished(work: _Work, most: int | Array) -> Array:
+        return _is_unfinished(work.left, tolerance) & (work.taken < most)
 
-    def go_on(work: _Work, steps: int | Array, most: int | Array) -> _Work:
+    def advance(work: _Work, steps: int | Array, most: int | Array) -> _Work:
         new = lax.fori_loop(0, steps, lambda _, state: update(state, work.data), work.state)
-        on = pending(work, most)
+        on = find_unfinished(work, most)
         state, left = jax.tree.map(
-            lambda now, before: jnp.where(_like(on, now), now, before),
+            lambda now, before: jnp.where(_reshape_like(on, now), now, before),
             (new, measure(new, work.data)),
             (work.state, work.left),
         )
         return _Work(state, work.data, left, work.taken + jnp.where(on, steps, 0))
 
     def in_turn(everyone: _Work) -> _Work:
-        on = pending(everyone, whole_rounds)
+        on = find_unfinished(everyone, whole_rounds)
         order, count = jnp.argsort(~on), jnp.sum(on)
 
         def turn(carry: tuple[_Work, _Work, Array, Array]) -> tuple[_Work, _Work, Array, Array]:
             everyone, some, who, first = carry
-            some = go_on(some, check_every, whole_rounds)
+            some = advance(some, check_every, whole_rounds)
             everyone = _put(everyone, who, some)
-            free = ~pending(some, whole_rounds)
+            free = ~find_unfinished(some, whole_rounds)
             place = first + jnp.cumsum(free) - 1
             who = jnp.where(free & (place < count), order[jnp.minimum(place, len(order) - 1)], who)
             return everyone, _take(everyone, who), who, first + jnp.sum(free)
@@ -88,20 +88,20 @@ def iterate(
         size = len(work.taken)
         half = size // 2 if size >= 2 * _FEW else 0
         work = lax.while_loop(
-            lambda work: jnp.sum(pending(work, whole_rounds)) > half,
-            lambda work: go_on(work, check_every, whole_rounds),
+            lambda work: jnp.sum(find_unfinished(work, whole_rounds)) > half,
+            lambda work: advance(work, check_every, whole_rounds),
             work,
         )
         if not half:
             return work
-        some = jnp.argsort(~pending(work, whole_rounds))[:half]
+        some = jnp.argsort(~find_unfinished(work, whole_rounds))[:half]
         return _put(work, some, by_halves(_take(work, some)))
 
     work = lax.platform_dependent(work, cpu=in_turn, default=by_halves) if at_once >= 2 * _FEW else by_halves(work)
     if check_every > 1 and not (isinstance(max_iterations, int) and whole_rounds == max_iterations):
         work = lax.cond(
-            jnp.any(pending(work, max_iterations)),
-            lambda work: go_on(work, max_iterations % check_every, max_iterations),
+            jnp.any(find_unfinished(work, max_iterations)),
+            lambda work: advance(work, max_iterations % check_every, max_iterations),
             lambda work: work,
             work,
         )
@@ -109,7 +109,7 @@ def iterate(
 
 
 class _Work(NamedTuple):
-    """Examples, what they need, how far they are from done, and their iterations: arrays `[examples, ...]` all."""
+    """Examples, their data, distances from convergence, and iterations: all are arrays `[examples, ...]`."""
 
     state: Any
     data: Any
@@ -122,7 +122,7 @@ def _take(work: _Work, some: Array) -> _Work:
 
 
 def _put(work: _Work, some: Array, part: _Work) -> _Work:
-    """Returns the work with some of its examples as they are now; data do not change."""
+    """Returns the work with some of its examples updated; data do not change."""
 
     def put(whole: Any, now: Any) -> Any:
         return jax.tree.map(lambda leaf, rows: leaf.at[some].set(rows, unique_indices=True), whole, now)
@@ -156,11 +156,11 @@ def check_loop(
         raise ValueError(f"check_every is {check_every}; expected 1 or more iterations between two measures.")
 
 
-def _pending(left: Any, tolerance: Any) -> Array:
-    """Returns which examples `[examples]` are beyond a tolerance; not those with NaN, which no iteration would mend."""
+def _is_unfinished(left: Any, tolerance: Any) -> Array:
+    """Returns which examples `[examples]` are beyond a tolerance; not those with NaN, which no iteration can repair."""
     beyond = jax.tree.map(lambda left, tolerance: left > tolerance, left, tolerance)
     return functools.reduce(jnp.logical_or, jax.tree.leaves(beyond))
 
 
-def _like(flags: Array, leaf: Array) -> Array:
+def _reshape_like(flags: Array, leaf: Array) -> Array:
     return flags.reshape(flags.shape + (1,) * (leaf.ndim - flags.ndim))

@@ -1,7 +1,7 @@
 r"""Solvers of the lasso :math:`\min_a \frac12 \|x - D a\|^2 + \lambda \|a\|_1` for a batch of examples.
 
-All three take and return the same things. `admm` takes the fewest iterations, of the same price, and is the one to use
-unless the dictionary changes at every call; `ista` and `fista` need no factorisation.
+All three have the same interface. `admm` needs the fewest iterations, at the same cost each; use it unless the
+dictionary changes at every call. `ista` and `fista` need no factorisation.
 """
 
 import functools
@@ -15,11 +15,11 @@ from sparsejax.coding.iterate import check_loop, goal, iterate
 from sparsejax.coding.objective import (
     AnyArray,
     Code,
-    batched,
     correlations,
     largest_eigenvalue,
     problem,
     product,
+    restore_batch_axes,
     shortfall,
     soft_threshold,
 )
@@ -40,19 +40,19 @@ def ista(
 
     Args:
       x: `[..., inputs]`.
-      dictionary: `[inputs, atoms]`, of any lengths.
+      dictionary: `[inputs, atoms]`, atoms of any norm.
       l1: lambda > 0; may be traced.
       initial: a code to start from, `[..., atoms]`; None for zeros.
       tolerance: largest relative duality gap (see `duality_gap`); an example that has reached it is frozen. None for
         exactly `max_iterations`, without measuring, which can also be differentiated in reverse. Rounding to
         float32 leaves about 1e-6, and more where the objective is far below half the energy of x.
       violation: largest KKT violation over l1 (see `kkt_violation`) to reach as well, as far as float32 resolves it;
-        None for any. It holds a code's small coefficients to account, to which the gap is blind.
-      max_iterations: at most so many.
+        None for any. It controls small coefficients, to which the gap is insensitive.
+      max_iterations: upper bound.
       check_every: iterations between two measures of the gap, which costs about as much as one of them.
 
     Returns:
-      Code, the gap being the relative duality gap.
+      Code, with the relative duality gap.
 
     Raises:
       ValueError: shapes do not fit, or a Python number is out of range.
@@ -63,7 +63,7 @@ def ista(
     check_loop(tolerance, max_iterations, check_every, violation)
     x, dictionary, start, batch = problem(x, dictionary, initial, l1=l1)
     settings = {"max_iterations": max_iterations, "check_every": check_every}
-    return batched(_ista(x, dictionary, start, l1, goal(tolerance, violation), **settings), batch)
+    return restore_batch_axes(_ista(x, dictionary, start, l1, goal(tolerance, violation), **settings), batch)
 
 
 @functools.partial(jax.jit, static_argnames=("max_iterations", "check_every"))
@@ -91,34 +91,34 @@ def fista(
     max_iterations: int = 2000,
     check_every: int = 10,
 ) -> Code:
-    """Codes x by accelerated soft thresholding, the momentum of an example restarting when it points uphill.
+    """Codes x by accelerated soft thresholding, with the momentum of an example restarted when it points uphill.
 
     Args:
       x: `[..., inputs]`.
-      dictionary: `[inputs, atoms]`, of any lengths.
+      dictionary: `[inputs, atoms]`, atoms of any norm.
       l1: lambda > 0; may be traced.
       initial: a code to start from, `[..., atoms]`; None for zeros.
       tolerance: largest relative duality gap (see `duality_gap`); an example that has reached it is frozen. None for
         exactly `max_iterations`, without measuring, which can also be differentiated in reverse.
       violation: largest KKT violation over l1 (see `kkt_violation`) to reach as well, as far as float32 resolves it;
         None for any.
-      max_iterations: at most so many.
+      max_iterations: upper bound.
       check_every: iterations between two measures of the gap, which costs about as much as one of them.
 
     Returns:
-      Code, `[..., atoms]`, the gap being the relative duality gap.
+      Code `[..., atoms]`, with the relative duality gap.
 
     Raises:
       ValueError: shapes do not fit, or a Python number is out of range.
 
     References:
       Beck & Teboulle, A fast iterative shrinkage-thresholding algorithm, 2009; O'Donoghue & Candès, Adaptive restart
-      for accelerated gradient schemes, 2015 (the gradient scheme, for each example by itself).
+      for accelerated gradient schemes, 2015 (the gradient scheme, separately for each example).
     """
     check_loop(tolerance, max_iterations, check_every, violation)
     x, dictionary, start, batch = problem(x, dictionary, initial, l1=l1)
     settings = {"max_iterations": max_iterations, "check_every": check_every}
-    return batched(_fista(x, dictionary, start, l1, goal(tolerance, violation), **settings), batch)
+    return restore_batch_axes(_fista(x, dictionary, start, l1, goal(tolerance, violation), **settings), batch)
 
 
 @functools.partial(jax.jit, static_argnames=("max_iterations", "check_every"))
@@ -162,22 +162,22 @@ def admm(
     .. math:: y = (D^T D + \rho I)^{-1} (D^T x + \rho (a - u)), \quad h = 1.8\, y - 0.8\, a, \quad
         a \leftarrow T_{\lambda/\rho}(h + u), \quad u \leftarrow u + h - a
 
-    An iteration costs what one of FISTA's does, and a third as many suffice for natural images. rho is the mean
-    squared length of the atoms, 1 where they have length 1.
+    An iteration costs as much as one of FISTA, and natural images need a third as many. rho is the mean squared norm of
+    the atoms, 1 for atoms of norm 1.
 
     Args:
-      x: as in `ista`, and so the others.
+      x: as in `ista`; likewise the other arguments.
       dictionary: `[inputs, atoms]`.
       l1: lambda > 0; may be traced.
       initial: a code to start from, `[..., atoms]`.
       tolerance: largest relative duality gap; None for exactly `max_iterations`.
       violation: largest KKT violation over l1 to reach as well; None for any.
-      max_iterations: at most so many, rounded up to whole rounds.
+      max_iterations: upper bound, rounded up to whole rounds.
       check_every: iterations of a round, after which the gap is measured.
-      relaxation: in (0, 2); 1 is none.
+      relaxation: in (0, 2); 1 for none.
 
     Returns:
-      Code, the gap being the relative duality gap.
+      Code, with the relative duality gap.
 
     Raises:
       ValueError: as `ista`, or relaxation is out of range.
@@ -191,7 +191,9 @@ def admm(
     check_loop(tolerance, max_iterations, check_every, violation)
     x, dictionary, start, batch = problem(x, dictionary, initial, l1=l1)
     settings = {"warm": initial is not None, "max_iterations": max_iterations, "check_every": check_every}
-    return batched(_admm(x, dictionary, start, l1, goal(tolerance, violation), relaxation, **settings), batch)
+    return restore_batch_axes(
+        _admm(x, dictionary, start, l1, goal(tolerance, violation), relaxation, **settings), batch
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("warm", "max_iterations", "check_every"))
@@ -199,10 +201,10 @@ def _admm(x, dictionary, start, l1, tolerance, relaxation, *, warm, max_iteratio
     evaluate, data = correlations(dictionary), (product(x, dictionary), x)
     squares = jnp.mean(jnp.sum(dictionary**2, 0))
     rho = jnp.where(squares > 0, squares, 1)
-    least_squares = _regularised(dictionary, rho)
+    least_squares = _regularized_solver(dictionary, rho)
 
     def dual_of(z):
-        return jnp.clip(z, -l1 / rho, l1 / rho)  # what soft thresholding takes away from z is the dual, the rest a code
+        return jnp.clip(z, -l1 / rho, l1 / rho)  # soft thresholding splits z into the dual and the code
 
     def update(state, data):
         start, c, _ = state
@@ -211,8 +213,8 @@ def _admm(x, dictionary, start, l1, tolerance, relaxation, *, warm, max_iteratio
 
         def turn(_, z):
             dual = dual_of(z)
-            # The step is taken from an earlier code: the inverse's rounding then multiplies what tends to 0, while
-            # the product with D^T x + rho (a - u) itself would leave a gap of 1e-5 in float32.
+            # The step is relative to an earlier code: the inverse's rounding then multiplies a term that tends to 0,
+            # while the product with D^T x + rho (a - u) itself would leave a gap of 1e-5 in float32.
             solved = anchor + least_squares(gradient + rho * (z - 2 * dual))
             return relaxation * solved + (1 - relaxation) * (z - dual) + dual
 
@@ -234,7 +236,7 @@ def _admm(x, dictionary, start, l1, tolerance, relaxation, *, warm, max_iteratio
 
 
 def _lasso(x: Array, dictionary: Array, l1: float | Array):
-    """Returns (b, x), b being D^T x, the correlations as a function of a code and those, and its shortfall."""
+    """Returns (b, x) with b = D^T x, the correlations as a function of a code and (b, x), and its shortfall."""
     evaluate = correlations(dictionary)
 
     def measure(code: Array, data: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -243,7 +245,7 @@ def _lasso(x: Array, dictionary: Array, l1: float | Array):
     return (product(x, dictionary), x), lambda code, data: evaluate(code, *data)[0], measure
 
 
-def _regularised(dictionary: Array, rho: Array):
+def _regularized_solver(dictionary: Array, rho: Array):
     """Returns v -> (D^T D + rho I)^{-1} v for rows v, with a matrix of atoms^2 or two of inputs x atoms."""
     inputs, atoms = dictionary.shape
     small = atoms <= 2 * inputs
@@ -257,10 +259,10 @@ def _regularised(dictionary: Array, rho: Array):
 
 
 def _inverse(matrix: Array) -> Array:
-    """Returns the inverse of a symmetric positive definite matrix, by halves: all but the smallest are products.
+    """Returns the inverse of a symmetric positive definite matrix by recursive halving, mostly with matrix products.
 
-    On a CPU, LAPACK's threads go on spinning after a call and take a core from what follows, which then takes half as
-    long again; on accelerators, products are what is fast.
+    On a CPU, LAPACK's threads keep spinning after a call and occupy a core, which slows down what follows by half; on
+    accelerators, products are the fastest operation.
     """
     size = len(matrix)
     if size <= 32:
@@ -274,7 +276,7 @@ def _inverse(matrix: Array) -> Array:
 
 
 def _sweep(i: Array, matrix: Array) -> Array:
-    """Exchanges a variable of a linear map: after all of them it is the inverse (Gauss and Jordan, without pivots)."""
+    """Exchanges one variable of a linear map; exchanging all gives the inverse (Gauss and Jordan, without pivots)."""
     pivot = jnp.arange(len(matrix)) == i
     row = jnp.where(pivot, 1, matrix[i]) / matrix[i, i]
     column = jnp.where(pivot, 0, matrix[:, i])

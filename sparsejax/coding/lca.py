@@ -11,12 +11,12 @@ from sparsejax.coding.iterate import check_loop, goal, iterate
 from sparsejax.coding.objective import (
     AnyArray,
     Code,
-    batched,
     correlations,
     hard_threshold,
     largest_eigenvalue,
     problem,
     product,
+    restore_batch_axes,
     shortfall,
     soft_threshold,
 )
@@ -37,25 +37,25 @@ def lca(
 ) -> Code:
     r"""Codes x by Euler steps of :math:`\tau \dot u = b - u - (D^T D - I) a, \; a = T_\lambda(u), \; b = D^T x`.
 
-    Its fixed points with the soft threshold are the solutions of the lasso, whatever the lengths of the atoms; with
-    the hard one, they are minima of the squared error plus lambda^2 / 2 for each atom used (of length 1).
+    Its fixed points with the soft threshold are the solutions of the lasso, for atoms of any norm; with the hard one,
+    they are minima of the squared error plus lambda^2 / 2 for each atom used (of length 1).
 
     Args:
       x: `[..., inputs]`.
-      dictionary: `[inputs, atoms]`; the dynamics are those of the paper when its atoms have length 1.
+      dictionary: `[inputs, atoms]`; the dynamics are those of the paper if its atoms have norm 1.
       l1: the threshold lambda > 0; may be traced.
       threshold: "soft", or "hard", which keeps the value of what is above it.
       initial: a code to start from, `[..., atoms]`: u starts where this is its fixed point. None for u = 0.
       step: Euler's step over the time constant, dt / tau; None for the inverse of the Gram matrix' largest
-        eigenvalue, half of what stays stable with all atoms active. The paper's time constant is 10 ms.
+        eigenvalue, half of the stability limit with all atoms active. The paper's time constant is 10 ms.
       tolerance: with the soft threshold, largest relative duality gap; with the hard one, largest
         :math:`|\tau \dot u|` over lambda. None for exactly `max_iterations`.
       violation: with the soft threshold, largest KKT violation over l1 to reach as well; None for any.
-      max_iterations: at most so many.
+      max_iterations: upper bound.
       check_every: iterations between two measures.
 
     Returns:
-      Code, the gap being as said for `tolerance`.
+      Code, with the gap defined under `tolerance`.
 
     Raises:
       ValueError: shapes do not fit, a Python number is out of range, or threshold is unknown.
@@ -71,7 +71,7 @@ def lca(
     check_loop(tolerance, max_iterations, check_every, violation)
     x, dictionary, start, batch = problem(x, dictionary, initial, l1=l1)
     settings = {"threshold": threshold, "max_iterations": max_iterations, "check_every": check_every}
-    return batched(
+    return restore_batch_axes(
         _lca(x, dictionary, start, l1, goal(tolerance, violation), step, warm=initial is not None, **settings), batch
     )
 

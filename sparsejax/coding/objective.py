@@ -1,8 +1,8 @@
-r"""What linear codes minimise, and how far a code is from the minimum.
+r"""Objectives of linear codes, and the distance of a code from the minimum.
 
-Everywhere in `coding`, x is `[..., inputs]`, a dictionary is `[inputs, atoms]`, its columns being the atoms, and a code
-is `[..., atoms]`, so that x is near `code @ dictionary.T`. (scikit-learn's `components_` is the transpose.) All of them
-may be NumPy arrays. The lasso's objective is :math:`\frac12 \|x - D a\|^2 + \lambda \|a\|_1`; lambda is called
+Everywhere in `coding`, x is `[..., inputs]`, a dictionary is `[inputs, atoms]` with the atoms as columns, and a code is
+`[..., atoms]`, so that x is close to `code @ dictionary.T`. (scikit-learn's `components_` is the transpose.) All of
+them may be NumPy arrays. The lasso's objective is :math:`\frac12 \|x - D a\|^2 + \lambda \|a\|_1`; lambda is called
 `l1`.
 """
 
@@ -26,8 +26,9 @@ class Code(NamedTuple):
 
     Attributes:
       code: `[..., atoms]`.
-      iterations: how many of them each example took, `[...]`.
-      gap: what is left to gain, `[...]`: of solvers of the lasso, the relative duality gap; of the others, as they say.
+      iterations: number of iterations for each example, `[...]`.
+      gap: distance from the optimum, `[...]`: the relative duality gap of lasso solvers; see the other solvers'
+        docstrings.
     """
 
     code: Float[Array, "*batch atoms"]
@@ -55,11 +56,11 @@ def soft_threshold(z: Float[Array, "*shape"], threshold: float | Float[Array, ""
 
 
 def hard_threshold(z: Float[Array, "*shape"], threshold: float | Float[Array, ""]) -> Float[Array, "*shape"]:
-    """Returns z where it is beyond the threshold, else 0.
+    """Returns z where its magnitude exceeds the threshold, else 0.
 
     Args:
       z: any array `[...]`.
-      threshold: 0 or more, in the unit of z; a value at this distance from 0 falls. May be traced.
+      threshold: 0 or more, in the unit of z; values of exactly this magnitude become 0. May be traced.
 
     Returns:
       Array like z.
@@ -110,14 +111,14 @@ def duality_gap(
     l1: float | Float[Array, ""],
     relative: bool = False,
 ) -> Float[Array, "*batch"]:
-    r"""Returns an upper bound of how far the lasso's objective lies above its minimum, for each example.
+    r"""Returns an upper bound of the distance of the lasso's objective from its minimum, for each example.
 
     With the residual r, its correlations :math:`c = D^T r` and :math:`s = \min(1, \lambda / \max_i |c_i|)`, the dual
     point s r is feasible and the gap is
 
     .. math:: \tfrac12 (1 - s)^2 \|r\|^2 + \sum_i \left( \lambda |a_i| - s\, a_i c_i \right)
 
-    a sum of terms none of which is negative: nothing cancels but within a term, so that float32 resolves gaps down to
+    a sum of non-negative terms without cancellation between them, so that float32 resolves gaps down to
     about 1e-7 of the objective. (The difference of the two objectives does not.)
 
     Args:
@@ -175,11 +176,11 @@ def kkt_violation(
 
 
 def shortfall(code: Array, correlations: Array, energy: Array, b: Array, l1: float | Array) -> tuple[Array, Array]:
-    """Returns how far a lasso's code is from the best one: its relative duality gap, and its KKT violation over l1.
+    """Returns the distance of a lasso code from the optimum: its relative duality gap, and its KKT violation over l1.
 
-    The gap weighs a violation by the size of the coefficient, so that a small coefficient may be far off where the gap
-    is tiny: neither stands for the other. A violation is taken for 0 where it is no more than what rounding does to
-    correlations as large as b = D^T x, which no iteration would mend.
+    The gap weighs a violation by the size of the coefficient, so a small coefficient may be far off although the gap is
+    tiny: neither implies the other. A violation counts as 0 below the rounding error of correlations as large as b =
+      D^T x, which no iteration can reduce.
     """
     gap, violation = ratio(*gap_of(code, correlations, energy, l1)), _violation(code, correlations, l1)
     rounded = violation <= 16 * jnp.finfo(b.dtype).eps * jnp.max(jnp.abs(b), -1)
@@ -206,7 +207,7 @@ def ratio(part: Array, whole: Array) -> Array:
 
 
 def product(a: ArrayLike, b: ArrayLike) -> Array:
-    """Returns a @ b in the precision of its operands; accelerators would take less by default."""
+    """Returns a @ b in the precision of its operands; accelerators use less by default."""
     return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
 
 
@@ -232,7 +233,7 @@ def problem(
             f"a dictionary of {atoms} atoms."
         )
     if isinstance(l1, (int, float)) and not l1 > 0:
-        raise ValueError(f"l1 is {l1}; expected a weight above 0 (for none, solve the least-squares problem instead).")
+        raise ValueError(f"l1 is {l1}; expected a weight above 0 (for 0, solve the least-squares problem instead).")
     examples = math.prod(batch)
     start = jnp.zeros((examples, atoms), x.dtype) if code is None else single(code).reshape(examples, atoms)
     return x.reshape(examples, x.shape[-1]), dictionary.astype(x.dtype), start.astype(x.dtype), batch
@@ -248,7 +249,7 @@ def largest_eigenvalue(dictionary: Float[Array, "inputs atoms"]) -> Float[Array,
     r"""Returns an upper bound, at most about 3 % too large, of the largest eigenvalue of :math:`D^T D`.
 
     Power iteration on the matrix itself: seven squarings give :math:`G^{128}`, whose Frobenius norm's 128-th root is
-    never too small, as a step size needs it.
+    never too small, as a step size requires.
     """
     inputs, atoms = dictionary.shape
     gram = product(dictionary, dictionary.T) if inputs < atoms else product(dictionary.T, dictionary)
@@ -264,9 +265,9 @@ def largest_eigenvalue(dictionary: Float[Array, "inputs atoms"]) -> Float[Array,
 
 
 def correlations(dictionary: Float[Array, "inputs atoms"]) -> Callable[..., tuple[Array, Array]]:
-    """Returns a function `(code, b, x) -> (D^T r, |r|^2)` of codes and b = D^T x, r being x - D code.
+    """Returns a function `(code, b, x) -> (D^T r, |r|^2)` of codes and b = D^T x, with r = x - D code.
 
-    Up to two atoms per input it takes the Gram matrix, one product rather than two. What cancels in |r|^2 then is
+    Up to two atoms per input it uses the Gram matrix, one product rather than two. The cancellation in |r|^2 is then
     weighted by (1 - s)^2 in the duality gap, which is tiny where r is.
     """
     inputs, atoms = dictionary.shape
@@ -286,6 +287,6 @@ def correlations(dictionary: Float[Array, "inputs atoms"]) -> Callable[..., tupl
     return by_residual
 
 
-def batched(code: Code, batch: tuple[int, ...]) -> Code:
+def restore_batch_axes(code: Code, batch: tuple[int, ...]) -> Code:
     """Returns the result with the batch axes that x had."""
     return jax.tree.map(lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]), code)

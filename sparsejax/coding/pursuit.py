@@ -8,7 +8,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from sparsejax.coding.iterate import check_loop, iterate
-from sparsejax.coding.objective import AnyArray, Code, batched, correlations, problem, product, ratio
+from sparsejax.coding.objective import AnyArray, Code, correlations, problem, product, ratio, restore_batch_axes
 
 
 def matching_pursuit(
@@ -28,13 +28,13 @@ def matching_pursuit(
 
     Args:
       x: `[..., inputs]`.
-      dictionary: `[inputs, atoms]`, of any lengths; atoms of length 0 are never chosen.
+      dictionary: `[inputs, atoms]`, atoms of any norm; atoms of norm 0 are never chosen.
       k: steps, 0 or more; may be traced.
-      initial: a code whose residual is gone on from, `[..., atoms]`.
-      tolerance: stop at an example when this fraction of its energy is left; None for all k steps.
+      initial: a code to start from, `[..., atoms]`.
+      tolerance: stop for an example when this fraction of its energy is left; None for all k steps.
 
     Returns:
-      Code, the gap being the fraction of the energy that is left, :math:`\|r\|^2 / \|x\|^2` (0 for x = 0).
+      Code, where the gap is the remaining fraction of the energy, :math:`\|r\|^2 / \|x\|^2` (0 for x = 0).
 
     Raises:
       ValueError: shapes do not fit, or a Python number is out of range.
@@ -45,7 +45,7 @@ def matching_pursuit(
     _check(k, None)
     check_loop(tolerance, k)
     x, dictionary, start, batch = problem(x, dictionary, initial)
-    return batched(_matching_pursuit(x, dictionary, start, k, tolerance), batch)
+    return restore_batch_axes(_matching_pursuit(x, dictionary, start, k, tolerance), batch)
 
 
 @jax.jit
@@ -62,7 +62,7 @@ def _matching_pursuit(x, dictionary, start, k, tolerance):
     residual = x - product(start, dictionary.T)
     state, taken, gap = iterate(
         update,
-        lambda state, x: _left(x, dictionary, state[0]),
+        lambda state, x: _remaining_energy(x, dictionary, state[0]),
         (start, product(residual, dictionary)),
         x,
         tolerance=tolerance,
@@ -80,38 +80,38 @@ def orthogonal_matching_pursuit(
     at_most: int | None = None,
     tolerance: float | Float[Array, ""] | None = None,
 ) -> Code:
-    r"""Codes x by k different atoms, chosen as in `matching_pursuit`, all coefficients being refitted at each step.
+    r"""Codes x by k different atoms, chosen as in `matching_pursuit`; refits all coefficients at each step.
 
     For each example, the inverse M of the Gram matrix' Cholesky factor grows by a row per step; :math:`M^T M c_S` is
-    then the change of the coefficients, and also takes away what rounding left of the earlier ones. Correlations are
-    computed anew from the code: a matrix product, the bulk of the time.
+    then the change of the coefficients, which also corrects earlier rounding errors. Correlations are recomputed from
+    the code: a matrix product, which takes most of the time.
 
     Args:
       x: `[..., inputs]`.
-      dictionary: `[inputs, atoms]`, of any lengths; an atom that those already chosen explain (to 1e-5 of its squared
-        length) is never chosen.
+      dictionary: `[inputs, atoms]`, atoms of any norm; an atom in the span of those already chosen (to 1e-5 of its
+        squared norm) is never chosen.
       k: steps, 0 or more; may be traced.
       at_most: a static upper bound of k, which a traced k needs; None for k itself.
-      tolerance: stop at an example when this fraction of its energy is left; None for all k steps.
+      tolerance: stop for an example when this fraction of its energy is left; None for all k steps.
 
     Returns:
-      Code, the gap being the fraction of the energy that is left.
+      Code, where the gap is the remaining fraction of the energy.
 
     Raises:
       ValueError: shapes do not fit, a Python number is out of range, or k is traced without a bound.
 
     References:
       Pati, Rezaiifar & Krishnaprasad, Orthogonal matching pursuit, 1993; Rubinstein, Zibulevsky & Elad, Efficient
-      implementation of the K-SVD algorithm using batch orthogonal matching pursuit, 2008 (the Cholesky factor; that
-      its inverse is kept, and the correction by the present correlations, is ours).
+      implementation of the K-SVD algorithm using batch orthogonal matching pursuit, 2008 (the Cholesky factor; keeping
+      its inverse, and the correction by the current correlations, are ours).
     """
     _check(k, at_most)
     check_loop(tolerance, k)
     x, dictionary, start, batch = problem(x, dictionary, None)
     if at_most is None and not isinstance(k, int):
-        raise ValueError("k is an array; name a static upper bound of it: at_most=32, say, or pass a Python integer.")
+        raise ValueError("k is an array; pass a static upper bound, such as at_most=32, or a Python integer.")
     slots = max(1, min(k if at_most is None else at_most, *dictionary.shape))
-    return batched(_orthogonal(x, dictionary, start, jnp.minimum(k, slots), tolerance, slots=slots), batch)
+    return restore_batch_axes(_orthogonal(x, dictionary, start, jnp.minimum(k, slots), tolerance, slots=slots), batch)
 
 
 @functools.partial(jax.jit, static_argnames="slots")
@@ -126,7 +126,7 @@ def _orthogonal(x, dictionary, start, k, tolerance, *, slots):
         beside = jnp.where(jnp.arange(slots)[None, :] < count[:, None], gram[j[:, None], chosen], 0)
         along = jnp.einsum("est,et->es", inverse, beside, precision=lax.Precision.HIGHEST)
         left = squares[j] - jnp.sum(along**2, -1)
-        new = left > 1e-5 * squares[j]  # false also for an atom of length 0
+        new = left > 1e-5 * squares[j]  # also false for an atom of norm 0
         length = jnp.sqrt(jnp.where(new, left, 1))
         row = -jnp.einsum("es,est->et", along, inverse, precision=lax.Precision.HIGHEST)
         row = (row + jax.nn.one_hot(count, slots, dtype=row.dtype)) / length[:, None]
@@ -150,7 +150,7 @@ def _orthogonal(x, dictionary, start, k, tolerance, *, slots):
     )
     state, taken, gap = iterate(
         update,
-        lambda state, data: _left(data[1], dictionary, state[0]),
+        lambda state, data: _remaining_energy(data[1], dictionary, state[0]),
         state,
         (product(x, dictionary), x),
         tolerance=tolerance,
@@ -177,6 +177,6 @@ def _at(c: Array, j: Array) -> Array:
     return jnp.take_along_axis(c, j[:, None], 1)[:, 0]
 
 
-def _left(x: Array, dictionary: Array, code: Array) -> Array:
-    """Returns the fraction of the energy of x that a code leaves."""
+def _remaining_energy(x: Array, dictionary: Array, code: Array) -> Array:
+    """Returns the fraction of the energy of x in the residual."""
     return ratio(jnp.sum((x - product(code, dictionary.T)) ** 2, -1), jnp.sum(x**2, -1))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from sparsejax.coding.iterate import check_loop, iterate
-from sparsejax.coding.objective import AnyArray, Code, batched, problem, product, ratio
+from sparsejax.coding.objective import AnyArray, Code, problem, product, ratio, restore_batch_axes
 
 
 def sparse_set(
@@ -23,36 +23,36 @@ def sparse_set(
     r"""Codes x by the coordinate-wise minimisation of :math:`\frac12 \|x - D a\|^2 + \lambda_0 \|a\|_0`.
 
     Each iteration changes the one coefficient that lowers the objective most, to its best value given the others: an
-    atom is added, refitted, or, unlike in matching pursuit, taken away. The objective never rises. It ends where no
-    single coefficient can be bettered, which need not be the global minimum (finding that is NP-hard).
+    atom is added, refitted, or, unlike in matching pursuit, removed. The objective never rises. It converges when no
+    change of a single coefficient lowers it, which need not be the global minimum (finding that is NP-hard).
 
     Args:
       x: `[..., inputs]`.
-      dictionary: `[inputs, atoms]`, of any lengths.
-      l0: lambda_0 > 0, the price of an atom; may be traced.
+      dictionary: `[inputs, atoms]`, atoms of any norm.
+      l0: lambda_0 > 0, the cost of an atom; may be traced.
       initial: a code to start from, `[..., atoms]`.
       tolerance: stop when one change can lower the objective by no more than this fraction of :math:`\|x\|^2 / 2`;
         None for exactly `max_iterations`.
-      max_iterations: at most so many changes.
+      max_iterations: largest number of changes.
       check_every: iterations between two measures.
 
     Returns:
-      Code, the gap being the largest decrease by one change, over :math:`\|x\|^2 / 2`.
+      Code, where the gap is the largest decrease by one change, over :math:`\|x\|^2 / 2`.
 
     Raises:
       ValueError: shapes do not fit, or a Python number is out of range.
 
     References:
       The objective is that of Rehn & Sommer, A network that uses few active neurones to code visual input predicts
-      the diverse shapes of cortical receptive fields, 2007, with 1/2 before the error; the way to minimise it is not
-      theirs (a Hopfield network on a further approximation), but coordinate descent.
+      the diverse shapes of cortical receptive fields, 2007, with a factor 1/2 for the error; it is minimised by
+      coordinate descent instead of their Hopfield network on a further approximation.
     """
     if isinstance(l0, (int, float)) and not l0 > 0:
-        raise ValueError(f"l0 is {l0}; expected the price of an atom, above 0.")
+        raise ValueError(f"l0 is {l0}; expected the cost of an atom, above 0.")
     check_loop(tolerance, max_iterations, check_every)
     x, dictionary, start, batch = problem(x, dictionary, initial)
     settings = {"max_iterations": max_iterations, "check_every": check_every}
-    return batched(_sparse_set(x, dictionary, start, l0, tolerance, **settings), batch)
+    return restore_batch_axes(_sparse_set(x, dictionary, start, l0, tolerance, **settings), batch)
 
 
 @functools.partial(jax.jit, static_argnames=("max_iterations", "check_every"))
@@ -62,11 +62,11 @@ def _sparse_set(x, dictionary, start, l0, tolerance, *, max_iterations, check_ev
     safe = jnp.where(squares > 0, squares, 1)
 
     def best(state):
-        """Returns each coefficient's best value and what it lowers the objective by."""
+        """Returns each coefficient's best value and the resulting decrease of the objective."""
         code, c = state
         value = code + c / safe
         value = jnp.where(safe * value**2 > 2 * l0, value, 0)
-        # 1/2 |r - d change|^2 expanded; the price changes with whether the coefficient is 0.
+        # 1/2 |r - d change|^2 expanded; the cost depends on whether the coefficient is 0.
         change = value - code
         gain = change * c - safe * change**2 / 2 + l0 * ((code != 0).astype(c.dtype) - (value != 0).astype(c.dtype))
         return change, gain

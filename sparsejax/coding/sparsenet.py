@@ -1,6 +1,6 @@
-r"""Sparsenet: dictionaries learnt by turns, first the codes of some patches, then a step of the dictionary.
+r"""Sparsenet: dictionary learning that alternates between coding patches and a step of the dictionary.
 
-The objective is :math:`\frac12 \|x - D a\|^2 + \beta \sum_i S(a_i / \sigma)`, with S one of Olshausen & Field's three.
+The objective is :math:`\frac12 \|x - D a\|^2 + \beta \sum_i S(a_i / \sigma)`, with one of Olshausen & Field's three S.
 """
 
 import functools
@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from sparsejax.coding.dictionary import revive
 from sparsejax.coding.lasso import fista
-from sparsejax.coding.objective import AnyArray, Code, batched, largest_eigenvalue, problem, product, ratio
+from sparsejax.coding.objective import AnyArray, Code, largest_eigenvalue, problem, product, ratio, restore_batch_axes
 
 Sparseness = Literal["cauchy", "l1", "gaussian"]
 """S(a): "cauchy" is log(1 + a^2), "l1" is |a|, "gaussian" is -exp(-a^2)."""
@@ -21,7 +21,7 @@ Sparseness = Literal["cauchy", "l1", "gaussian"]
 _COST = {
     "cauchy": lambda a: jnp.log1p(a**2),
     "l1": jnp.abs,
-    "gaussian": lambda a: 1 - jnp.exp(-(a**2)),  # moved up by 1, to be 0 for an empty code
+    "gaussian": lambda a: 1 - jnp.exp(-(a**2)),  # plus 1, so that an empty code costs 0
 }
 _SLOPE = {
     "cauchy": lambda a: 2 * a / (1 + a**2),
@@ -30,7 +30,7 @@ _SLOPE = {
 
 
 class SparsenetState(NamedTuple):
-    """The dictionary `[inputs, atoms]`, and what keeps its lengths: each atom's gain and coefficient variance."""
+    """The dictionary `[inputs, atoms]`, and each atom's gain (its norm) and coefficient variance."""
 
     dictionary: Float[Array, "inputs atoms"]
     gain: Float[Array, "atoms"]
@@ -38,14 +38,14 @@ class SparsenetState(NamedTuple):
 
 
 class SparsenetMetrics(NamedTuple):
-    """Of a step, before the dictionary changes: the mean objective, and the fraction of the energy that is left."""
+    """Mean objective and remaining fraction of the energy, before the dictionary changes."""
 
     objective: Float[Array, ""]
     error: Float[Array, ""]
 
 
 def init_sparsenet(key: PRNGKeyArray, inputs: int, atoms: int, *, variance_goal: float = 0.1) -> SparsenetState:
-    """Returns a dictionary of random directions of length 1, whose coefficients count as having the goal's variance.
+    """Returns a dictionary of random directions of length 1, with coefficient variances set to the goal.
 
     Args:
       key: a PRNG key.
@@ -90,25 +90,25 @@ def sparsenet_code(
       dictionary: `[inputs, atoms]`.
       sparseness: S.
       penalty: beta > 0; may be traced.
-      scale: sigma > 0, where S bends; may be traced. The defaults suit patches of variance 0.1.
+      scale: sigma > 0, the scale of S; may be traced. The defaults suit patches of variance 0.1.
       initial: a code to start from, `[..., atoms]`; None for the correlations :math:`D^T x` over the largest eigenvalue
-        of the Gram matrix: Olshausen & Field's start, made small enough not to overshoot.
-      max_iterations: exactly so many.
+        of the Gram matrix: Olshausen & Field's start, scaled not to overshoot.
+      max_iterations: exact number of iterations.
 
     Returns:
-      Code, the gap being the squared length of the gradient over that of :math:`D^T x`; for "l1", FISTA's.
+      Code, where the gap is the squared norm of the gradient over that of :math:`D^T x`; for "l1", FISTA's.
 
     Raises:
       ValueError: shapes do not fit, a Python number is out of range, or sparseness is unknown.
 
     References:
       Olshausen & Field, Sparse coding with an overcomplete basis set: a strategy employed by V1?, 1997, equations 10
-      and 13. (Without the factor 2 that a squared error without its half would bring.)
+      and 13. (Without the factor 2 of a squared error without 1/2.)
     """
     _check(sparseness, penalty=penalty, scale=scale)
     x, dictionary, start, batch = problem(x, dictionary, initial)
     settings = {"sparseness": sparseness, "max_iterations": max_iterations, "warm": initial is not None}
-    return batched(_sparsenet_code(x, dictionary, start, penalty, scale, **settings), batch)
+    return restore_batch_axes(_sparsenet_code(x, dictionary, start, penalty, scale, **settings), batch)
 
 
 @functools.partial(jax.jit, static_argnames=("sparseness", "max_iterations", "warm"))
@@ -126,7 +126,7 @@ def _sparsenet_code(x, dictionary, start, penalty, scale, *, sparseness, max_ite
     def update(_: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
         code, c, direction, before = state
         now = downhill(code, c)
-        # Polak & Ribière's, never negative: falls back to the gradient where it must.
+        # Polak & Ribière's, clipped at 0, which falls back to the gradient.
         weight = ratio(jnp.sum(now * (now - before), -1), jnp.sum(before**2, -1))
         direction = now + jnp.maximum(weight, 0)[:, None] * direction
         along = jnp.sum(now * direction, -1)
@@ -173,8 +173,7 @@ def sparsenet_objective(
 
     References:
       Olshausen & Field, Sparse coding with an overcomplete basis set: a strategy employed by V1?, 1997; the thesis
-      Sparse Coding in Deep Neural Networks and the Visual System, Eq. 1.21, which has the squared error without its
-      half.
+      Sparse Coding in Deep Neural Networks and the Visual System, Eq. 1.21, which has the squared error without 1/2.
     """
     _check(sparseness, penalty=penalty, scale=scale)
     x, dictionary, code, batch = problem(x, dictionary, code)
@@ -198,26 +197,26 @@ def sparsenet_step(
 ) -> tuple[SparsenetState, SparsenetMetrics]:
     r"""Returns the state after coding x and a step :math:`D \leftarrow D + \eta \langle (x - D a) a^T \rangle`.
 
-    Then each atom takes the length of its gain, which grows while its coefficients vary more than the goal and
-    shrinks while they vary less: :math:`g \leftarrow g\, (\mathrm{var}(a) / \mathrm{goal})^{\alpha}`. So all atoms
-    are used alike, and the penalty cannot be dodged by long atoms.
+    Then each atom is scaled to its gain, which grows while the variance of its coefficients is above the goal and
+    shrinks while it is below: :math:`g \leftarrow g\, (\mathrm{var}(a) / \mathrm{goal})^{\alpha}`. This way all atoms
+    are used equally, and long atoms cannot avoid the penalty.
 
     Args:
       state: from `init_sparsenet`.
       x: patches `[examples, inputs]`, whitened, of variance near 0.1.
-      learning_rate: eta; may be traced, as the following.
+      learning_rate: eta; may be traced, like the following.
       sparseness: S.
       penalty: beta.
       scale: sigma.
       variance_goal: of the coefficients.
-      variance_rate: by which the running variances follow those of the batch.
+      variance_rate: rate of the running average of the variances.
       gain_exponent: alpha.
-      least_variance: an atom whose coefficients' variance is below this fraction of the goal has fallen silent, and
-        would shrink for ever; it starts again from the patch that is coded worst. 0 for never, as in the paper.
+      least_variance: an atom whose coefficient variance is below this fraction of the goal is inactive and would shrink
+        forever; it is replaced by the patch with the largest residual. 0 for never, as in the paper.
       max_iterations: of the inference.
 
     Returns:
-      The new state, and the mean objective `[]` and the fraction of the energy that is left `[]`, both before the
+      The new state, and the mean objective `[]` and the remaining fraction of the energy `[]`, both before the
         dictionary changed.
 
     Raises:
@@ -242,7 +241,7 @@ def sparsenet_step(
     dictionary = dictionary * ratio(gain, lengths)[None, :]
     silent = variance < least_variance * variance_goal
     dictionary, new = revive(dictionary, silent, x, residual)
-    # As long as the others are: a shorter one would soon be silent again.
+    # The same norm as the others: a smaller one would soon be inactive again.
     gain = jnp.where(new, ratio(jnp.sum(jnp.where(silent, 0.0, gain)), jnp.sum(jnp.where(silent, 0.0, 1.0))), gain)
     dictionary = jnp.where(new[None, :], dictionary * gain[None, :], dictionary)
     return SparsenetState(dictionary, gain, jnp.where(new, variance_goal, variance)), metrics

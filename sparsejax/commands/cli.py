@@ -1,7 +1,6 @@
-"""`sparsejax train|reproduce|embed|list|report|compare|completion`: the modules' commands under one name."""
+"""`sparsejax train|reproduce|embed|list|report|compare|completion`: all commands under one name."""
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,21 +10,21 @@ from sparsejax import configs, studies
 from sparsejax.commands import embed, reproduce
 from sparsejax.commands import train as launch
 from sparsejax.commands.status import add_import, run_files, status_of
-from sparsejax.errors import ConfigError, RunFolderError
+from sparsejax.errors import ConfigError
 
 _ABOUT = {
     "train": "train a named experiment, or a grid of it (as python -m sparsejax.launch)",
-    "reproduce": "make a figure or table of a paper again (as python -m sparsejax.reproduce)",
-    "embed": "make the latents of a trained network",
-    "list": "name the experiments and the studies",
-    "report": "draw the figures and the report of a run again",
-    "compare": "put several runs into one table, and their curves into one picture",
+    "reproduce": "reproduce a figure or table of a paper (as python -m sparsejax.reproduce)",
+    "embed": "compute the latents of a trained network",
+    "list": "list the experiments and the studies",
+    "report": "redraw the figures and the report of a run",
+    "compare": "compare several runs in one table and one figure",
     "completion": "print the completion of bash, zsh or fish",
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns its exit status: 0 done, 1 failed, 2 not understood."""
+    """Runs the command line; returns its exit status: 0 success, 1 failure, 2 invalid arguments."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     passed_on = {"train": launch.main, "reproduce": reproduce.main, "embed": embed.main}
     if words and words[0].startswith("-") and words[0] not in ("-h", "--help"):
@@ -66,14 +65,14 @@ def _report(words: list[str]) -> None:
 
     from sparsejax.evaluation.measure import measures_of
     from sparsejax.figures.run import write_figures
-    from sparsejax.training.restore import recorded, trained
+    from sparsejax.training.restore import load_state, read_record
     from sparsejax.training.run_folder import RunFolder
 
     folder = RunFolder(Path(options.run))
-    run_of = recorded(folder)
-    result = _result(folder.path)
-    with folder.held():
-        state = trained(folder, run_of)
+    run_of = read_record(folder)
+    result = folder.read_result()
+    with folder.hold():
+        state = load_state(folder, run_of)
         for path in write_figures(folder, result, state.variables, measures_of(result)):
             print(path)
 
@@ -81,27 +80,28 @@ def _report(words: list[str]) -> None:
 def _compare(words: list[str]) -> None:
     parser = _parser("compare")
     parser.add_argument("runs", metavar="RUN", nargs="+", help="run folders")
-    parser.add_argument("--out", metavar="FILE", help="also draw their curves into this PNG file")
+    parser.add_argument("--out", metavar="FILE", help="also draw their curves to this PNG file")
     options = parser.parse_args(words)
     paths = [Path(run) for run in options.runs]
-    from sparsejax.runs import compared
+    from sparsejax.runs import comparison_row
+    from sparsejax.training.run_folder import RunFolder
 
-    results = {_name(path, paths): _result(path) for path in paths}
+    results = {_name(path, paths): RunFolder(path).read_result() for path in paths}
 
     from rich.console import Console
     from rich.table import Column, Table
 
-    rows = {name: compared(result) for name, result in results.items()}
+    rows = {name: comparison_row(result) for name, result in results.items()}
     table = Table("", *(Column(name, justify="right", overflow="fold") for name in rows))
     for measure in dict.fromkeys(measure for row in rows.values() for measure in row):
         table.add_row(measure, *(row.get(measure, "") for row in rows.values()))
     Console().print(table)
     if options.out:
-        print(_drawn(dict(zip(results, paths, strict=True)), Path(options.out)))
+        print(_draw(dict(zip(results, paths, strict=True)), Path(options.out)))
 
 
-def _drawn(runs: dict[str, Path], out: Path) -> Path:
-    """Draws the test scores of all runs along training, the networks of each in one colour."""
+def _draw(runs: dict[str, Path], out: Path) -> Path:
+    """Draws the test scores of all runs over training, one colour per run."""
     import numpy as np
 
     from sparsejax.figures.curves import curves_of, training_curves
@@ -115,13 +115,13 @@ def _drawn(runs: dict[str, Path], out: Path) -> Path:
     curves = {name: found[kind] for name, found in epochs.items()}
     longest = max(curves.values(), key=lambda curve: len(curve.epochs)).epochs
 
-    def padded(curve: Any) -> np.ndarray:
-        """Fills up with NaN after the last epoch of a shorter run."""
+    def pad(curve: Any) -> np.ndarray:
+        """Pads a shorter run with NaN after its last epoch."""
         values = np.full((len(longest), curve.values.shape[1]), np.nan)
         values[: len(curve.values)] = curve.values
         return values
 
-    together = np.concatenate([padded(curve) for curve in curves.values()], axis=1)
+    together = np.concatenate([pad(curve) for curve in curves.values()], axis=1)
     groups = [name for name, curve in curves.items() for _ in range(curve.values.shape[1])]
     first = next(iter(curves.values()))._replace(epochs=longest, values=together)
     return write_whole(out.absolute(), png(training_curves({kind: first}, groups=groups)))
@@ -160,19 +160,8 @@ def _parser(command: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(prog=f"sparsejax {command}", description=_ABOUT[command], allow_abbrev=False)
 
 
-def _result(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads((path / "result.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RunFolderError(
-            f"{path} holds no result.json: it is no run folder, or its run is not done. Name a finished run."
-        ) from None
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"{path}/result.json cannot be read ({error!r}); train the networks again.") from None
-
-
 def _name(path: Path, among: Sequence[Path]) -> str:
-    """Returns the folder's own name, or its whole path where that is not enough to tell it from the others."""
+    """Returns the folder's name, or its whole path if the name is not unique."""
     alike = [other for other in among if other.name == path.name]
     return path.name if len(alike) == 1 else str(path)
 

@@ -1,4 +1,4 @@
-"""`sparsejax embed --run FOLDER`: make the latents of a trained network, and keep them as a data set."""
+"""`sparsejax embed --run FOLDER`: computes the latents of a trained network and saves them as a data set."""
 
 import argparse
 import sys
@@ -8,12 +8,12 @@ from pathlib import Path
 from sparsejax.commands.status import add_import, run_files, status_of
 from sparsejax.errors import ConfigError
 
-_DESCRIPTION = """Run a trained network over the training and the test set of its data, and write what one of its
-layers gives for each example as a file that other networks train on: --data.name cifar10_latents."""
+_DESCRIPTION = """Run a trained network on its training and test set, and save the activations of one layer as a data
+set for other networks: --data.name cifar10_latents."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns its exit status: 0 done, 1 failed, 2 not understood."""
+    """Runs the command line; returns its exit status: 0 success, 1 failure, 2 invalid arguments."""
     return status_of(_run, arguments, stopped="nothing was written")
 
 
@@ -21,46 +21,42 @@ def _run(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
     run_files(options)
 
-    import jax
     import numpy as np
 
     from sparsejax.data.dataset import Split
     from sparsejax.data.folders import download_folder
     from sparsejax.data.latents import LATENTS_FILE, latents_bytes
-    from sparsejax.data.resident import resident
-    from sparsejax.evaluation.latents import make_embedding
     from sparsejax.files import write_whole
     from sparsejax.training.checks import load_data
-    from sparsejax.training.restore import check_same_data, config_of, recorded, trained
+    from sparsejax.training.restore import check_same_data, config_of, load_network, read_record
     from sparsejax.training.run_folder import RunFolder, environment
 
     folder, member = RunFolder(Path(options.run)), options.member
-    run_of = recorded(folder)
+    run_of = read_record(folder)
     description = run_of.description
     config = config_of(folder, run_of, member)
     if options.out is None and config.data.name != "cifar10":
-        raise ConfigError(f"{folder.path} is of {config.data.name}, not of cifar10; name the file to write with --out.")
+        raise ConfigError(
+            f"{folder.path} was trained on {config.data.name}, not cifar10; name the file to write with --out."
+        )
     out = download_folder(LATENTS_FILE) if options.out is None else Path(options.out).absolute()
     dataset = load_data(config)
     if dataset.kind == "tokens":
-        raise ConfigError(f"{folder.path} is of a text, {dataset.name}; latents are made of images and vectors only.")
+        raise ConfigError(f"{folder.path} was trained on a text, {dataset.name}; latents need images or vectors.")
     layers = [layer.name for layer in config.model.layers(dataset.train.images.shape[1:])]
     if options.layer not in layers:
         raise ConfigError(f"The network in {folder.path} has no layer {options.layer!r}; it has {', '.join(layers)}.")
     check_same_data(folder, run_of, dataset)
-    state = jax.tree.map(lambda leaf: leaf[member], trained(folder, run_of))
-    model = config.model.at(state.epoch.astype(np.float32), state.step)
+    network = load_network(folder, member)
 
-    def embedded(split: Split) -> Split:
-        size = len(split.labels)
-        embed = make_embedding(options.layer, examples=size, batch_size=config.evaluation.batch_size)
-        data = resident(dataset, split, normalise=config.data.normalise)
-        return Split(np.asarray(jax.jit(embed)(model, state.variables, data)), split.labels)
+    def embed_split(split: Split) -> Split:
+        vectors = network.run(split.images, lambda output: output.activations[options.layer])
+        return Split(vectors.reshape(len(vectors), -1).astype(np.float32), split.labels)
 
-    train, test = embedded(dataset.train), embedded(dataset.test)
+    train, test = embed_split(dataset.train), embed_split(dataset.test)
     provenance = {
         "layer": options.layer,
-        "epoch": int(state.epoch),
+        "epoch": network.epoch,
         "result": _result(folder.result, member),
         "classes": dataset.classes,
         **{name: description[name] for name in ("name", "data", "config")},
@@ -70,7 +66,7 @@ def _run(arguments: list[str]) -> int:
     write_whole(out, latents_bytes(train, test, provenance))
     print(
         f"{len(train.labels):,} + {len(test.labels):,} vectors of {train.images.shape[1]} features: {options.layer} of "
-        f"{description['name']} after epoch {int(state.epoch)}, in {out}"
+        f"{description['name']} after epoch {network.epoch}, in {out}"
     )
     return 0
 
@@ -82,12 +78,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--member", type=int, default=0, metavar="N", help="which network of a grid (default: 0)")
     add_import(parser)
     parser.add_argument("--out", metavar="FILE", help="the .npz file (default, for CIFAR-10 only: where "
-                        "cifar10_latents is looked for)")  # fmt: skip
+                        "cifar10_latents is read)")  # fmt: skip
     return parser
 
 
 def _result(path: Path, member: int) -> dict[str, float] | None:
-    """Returns how well the network does on its test set; None if its run has not come to its end."""
+    """Returns the network's test score; None if its run is not finished."""
     import json
 
     if not path.is_file():

@@ -1,9 +1,8 @@
-"""The training of an experiment compiled for a Cloud TPU that is not here, by TPU's own compiler: does it fit?"""
+"""Compiles the training of an experiment for a Cloud TPU, without one, with the TPU compiler: does it fit?"""
 
 import os
 import re
 import time
-from importlib import metadata
 from typing import Any, NamedTuple
 
 import jax
@@ -17,21 +16,22 @@ from sparsejax.training import loop
 from sparsejax.training.checks import load_data
 from sparsejax.training.devices import Placement
 from sparsejax.training.prepare import prepare, shapes_of, shapes_on
+from sparsejax.training.run_folder import version_of
 
 _COLLECTIVE = re.compile(r" (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
 
 
 class Rehearsal(NamedTuple):
-    """What the compiler says of the training of an experiment.
+    """The compiler's analysis of the training of an experiment.
 
     Attributes:
-      placement: how networks and batches are spread over the chips.
-      seconds: the compiler took.
-      held_bytes: on each chip between two steps: networks, the best of them so far, training and test data.
-      working_bytes: besides, while a step runs.
-      flops: of a step, on each chip, and of drawing the order of an epoch.
-      moved_bytes: the same step reads and writes in memory, on each chip.
-      collectives: kinds of communication between chips -> how many there are in the program.
+      placement: how networks and batches are sharded over the chips.
+      seconds: compile time.
+      held_bytes: memory per chip between two steps: networks, the best of them so far, training and test data.
+      working_bytes: additional memory during a step.
+      flops: per step and chip, including the shuffle of an epoch.
+      moved_bytes: memory traffic of the same step, per chip.
+      collectives: kind of communication between chips -> count in the program.
     """
 
     placement: Placement
@@ -44,22 +44,22 @@ class Rehearsal(NamedTuple):
 
 
 def rehearse(experiment: Experiment, topology: str) -> Rehearsal:
-    """Compiles the steps of a training for chips that are not here, as a run on them would.
+    """Compiles the steps of a training for chips that are not available, as a run on them would.
 
-    It needs libtpu (`pip install sparsejax[tpu]`), the data, and no TPU: any Linux machine will do.
+    It needs libtpu (`pip install sparsejax[tpu]`) and the data, but no TPU: it runs on any Linux machine.
 
     Args:
       experiment: the networks.
-      topology: kind of chip and how many, such as "v5e:2x2", "v5p:2x2x1" or "v6e:4x4".
+      topology: generation and shape, such as "v5e:2x2", "v5p:2x2x1" or "v6e:4x4".
 
     Raises:
       ConfigError: libtpu is missing or does not know the topology, the experiment does not fit it or the memory of a
-        chip, or is to be carried by pmap or streamed.
+        chip, or uses pmap or streaming.
     """
     config = experiment.config
     if config.data.streaming or config.devices.transform == "pmap":
         what = "data.streaming True" if config.data.streaming else "devices.transform pmap"
-        raise ConfigError(f"{what} cannot be rehearsed; leave it out for the rehearsal.")
+        raise ConfigError(f"{what} cannot be rehearsed; omit it for the rehearsal.")
     chips = _chips(topology)
     dataset = load_data(config)
     job, test = prepare(experiment.configs, dataset, chips)
@@ -69,7 +69,7 @@ def rehearse(experiment: Experiment, topology: str) -> Rehearsal:
         length = loop.chunk_length(loop.steps_per_epoch(job.examples, config.training.batch_size))
         order = jax.ShapeDtypeStruct((length, config.training.batch_size), np.int32)
         data = data._replace(batches=shapes_on(order, placement, P(), chips))
-    chunk, _ = loop.compiled_chunk(job, config.training.batch_size)
+    chunk, _ = loop.compile_chunk(job, config.training.batch_size)
     started = time.perf_counter()
     try:
         compiled = chunk.lower(shapes_on(progress.state, placement, P("member"), chips), job.config, data).compile()
@@ -78,7 +78,7 @@ def rehearse(experiment: Experiment, topology: str) -> Rehearsal:
             raise
         said = str(error).partition(":")[2].split("\n")[0].strip(" .")
         raise ConfigError(
-            f"{experiment.name} does not fit a chip of {topology} ({said}); take fewer networks on a chip, a smaller "
+            f"{experiment.name} does not fit a chip of {topology} ({said}); use fewer networks per chip, a smaller "
             "--training.batch-size or network, more chips, or --training.precision bfloat16."
         ) from None
     seconds = time.perf_counter() - started
@@ -102,13 +102,13 @@ def rehearse(experiment: Experiment, topology: str) -> Rehearsal:
 
 
 def lines_of(rehearsal: Rehearsal, experiment: Experiment, topology: str) -> list[str]:
-    """Returns what a person wants to read of it."""
-    placement, networks = rehearsal.placement, len(experiment.configs)
-    spread = f"{networks} network{'s' if networks > 1 else ''} over {placement.member_devices}, each batch over "
+    """Returns a summary as lines of text."""
+    placement, members = rehearsal.placement, len(experiment.configs)
+    spread = f"{members} network{'s' if members > 1 else ''} over {placement.member_devices}, each batch over "
     told = [f"{count} {kind}" for kind, count in rehearsal.collectives.items()]
     return [
         f"{experiment.name} on {topology}: {spread}{placement.shards} chip{'s' if placement.shards > 1 else ''}, "
-        f"{placement.transform}; compiled in {rehearsal.seconds:.0f} s by libtpu {_version()}",
+        f"{placement.transform}; compiled in {rehearsal.seconds:.0f} s by libtpu {version_of('libtpu')}",
         f"memory of a chip  a step fits: {_size(rehearsal.held_bytes)} held between steps, "
         f"{_size(rehearsal.working_bytes)} more in them",
         f"a step            {rehearsal.flops / 1e9:,.3g} GFLOP and {_size(rehearsal.moved_bytes)} moved on a chip, "
@@ -117,14 +117,14 @@ def lines_of(rehearsal: Rehearsal, experiment: Experiment, topology: str) -> lis
 
 
 def _chips(topology: str) -> list[Any]:
-    """Returns the chips of a topology, to compile for."""
-    # Or libtpu would look for the machine it is part of, say so at length, and not let another compile beside it.
+    # Otherwise libtpu queries the machine's TPU metadata, logs at length, and blocks concurrent compilations.
     for name, value in (("TPU_SKIP_MDS_QUERY", "1"), ("TPU_WORKER_HOSTNAMES", "localhost"), ("TPU_LOG_DIR", "disabled"),
                         ("TPU_STDERR_LOG_LEVEL", "3"), ("TPU_MIN_LOG_LEVEL", "3"), ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"),
                         ("TPU_ACCELERATOR_TYPE", "v5litepod-4")):  # fmt: skip
         os.environ.setdefault(name, value)
-    if _version() is None:
-        raise ConfigError("A rehearsal needs TPU's compiler; pip install 'sparsejax[tpu]' (Linux on x86-64).")
+    libtpu = version_of("libtpu")
+    if libtpu is None:
+        raise ConfigError("A rehearsal needs the TPU compiler; pip install 'sparsejax[tpu]' (Linux on x86-64).")
     from jax.experimental import topologies
 
     try:
@@ -132,16 +132,9 @@ def _chips(topology: str) -> list[Any]:
     except Exception as error:
         reason = str(error).strip().split("\n")[0]
         raise ConfigError(
-            f"{topology} is no TPU that libtpu {_version()} knows ({reason}); expected a kind and a shape, such as "
+            f"{topology} is not a TPU known to libtpu {libtpu} ({reason}); expected generation and shape, such as "
             "v5e:2x2, v5p:2x2x1 or v6e:4x4."
         ) from None
-
-
-def _version() -> str | None:
-    try:
-        return metadata.version("libtpu")
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _size(count: float) -> str:

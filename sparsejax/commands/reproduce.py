@@ -1,4 +1,4 @@
-"""`python -m sparsejax.reproduce NAME`: make a figure or table of a paper again, with its number beside ours."""
+"""`python -m sparsejax.reproduce NAME`: reproduce a figure or table of a paper, with its number next to ours."""
 
 import argparse
 import sys
@@ -10,13 +10,12 @@ from sparsejax import studies
 from sparsejax.commands.status import status_of
 from sparsejax.errors import ConfigError
 
-_DESCRIPTION = """Make a figure or table of a paper again. Writes DIR/NAME.png and DIR/NAME.json, the
-networks into folders beside them, where figures that share some find them; the same command goes on where it was
-stopped."""
+_DESCRIPTION = """Reproduce a figure or table of a paper. Writes DIR/NAME.png and DIR/NAME.json, and the networks to
+folders next to them, which other figures reuse. Run the same command again to resume."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns its exit status: 0 done, 1 failed, 2 not understood."""
+    """Runs the command line; returns its exit status: 0 success, 1 failure, 2 invalid arguments."""
     return status_of(_run, arguments)
 
 
@@ -26,8 +25,8 @@ def _run(arguments: list[str]) -> int:
     parser.add_argument("--scale", choices=("small", "paper"), default="small",
                         help="small: minutes on two cores; paper: the published size")  # fmt: skip
     parser.add_argument("--seeds", type=int, metavar="N",
-                        help="networks of each kind, where a study has a choice; more add to those there")  # fmt: skip
-    parser.add_argument("--out", default="reproduced", metavar="DIR", help="where to (default: reproduced)")
+                        help="number of seeds, if the study supports it; more extend the existing ones")  # fmt: skip
+    parser.add_argument("--out", default="reproduced", metavar="DIR", help="output folder (default: reproduced)")
     parser.add_argument("--list", action="store_true", help="list the studies")
     options = parser.parse_args(arguments)
     if options.list:
@@ -36,9 +35,9 @@ def _run(arguments: list[str]) -> int:
             print(f"{name:<{width}}  {summary}")
         return 0
     if options.name is None:
-        raise ConfigError(f"Name a study; there are: {', '.join(studies.STUDIES)}.")
+        raise ConfigError(f"Pass the name of a study: one of {', '.join(studies.STUDIES)}.")
     if options.name not in studies.STUDIES:
-        studies.get(options.name)  # says which come close, before anything heavy is imported
+        studies.get(options.name)  # suggests similar names before any slow import
 
     from sparsejax.training.devices import use_cores
 
@@ -50,7 +49,8 @@ def _run(arguments: list[str]) -> int:
     study, out = studies.get(options.name), Path(options.out).absolute()
     folder = out / options.name / options.scale
     started = time.perf_counter()
-    outcome = study.make(options.scale, folder, **_chosen_seeds(options.name, options.seeds, study.seeds))
+    _check_seeds(options.name, options.seeds, study.seeds)
+    outcome = study.make(options.scale, folder, options.seeds)
     picture = write_whole(out / f"{options.name}.png", png(outcome.figure))
     numbers = out / f"{options.name}.json"
     RunFolder(folder).write(
@@ -62,41 +62,37 @@ def _run(arguments: list[str]) -> int:
             "ours": outcome.ours,
             "scale": options.scale,
             "seeds": outcome.seeds,
-            "seconds": round(time.perf_counter() - started),  # of this call: what is there already is not trained again
+            "seconds": round(time.perf_counter() - started),  # of this call; existing networks are not retrained
             **environment("python -m sparsejax.reproduce"),
         },
     )
     print(f"\n{options.name}: {study.source}")
     for key, value in outcome.ours.items():
-        beside = f"   (paper: {_said(outcome.paper[key])})" if key in outcome.paper else ""
+        beside = f"   (paper: {_format(outcome.paper[key])})" if key in outcome.paper else ""
         if isinstance(value, dict) and all(isinstance(row, dict) for row in value.values()):  # a table, row by row
             print(f"  {key}:{beside}")
             for name, row in value.items():
-                print(f"    {name}: {_said(row)}")
+                print(f"    {name}: {_format(row)}")
         else:
-            print(f"  {key}: {_said(value)}{beside}")
+            print(f"  {key}: {_format(value)}{beside}")
     print(f"{picture}\n{numbers}")
     return 0
 
 
-def _chosen_seeds(name: str, chosen: int | None, most: int | None) -> dict[str, int | None]:
-    """Returns the keyword that a study with a choice of seeds takes."""
-    if most is None:
-        if chosen is not None:
-            raise ConfigError(f"--seeds is {chosen}, but the seeds of {name} are fixed; leave the option out.")
-        return {}
+def _check_seeds(name: str, chosen: int | None, most: int) -> None:
+    if chosen is not None and not most:
+        raise ConfigError(f"--seeds is {chosen}, but the seeds of {name} are fixed; omit the option.")
     if chosen is not None and not 1 <= chosen <= most:
         raise ConfigError(f"--seeds is {chosen}; expected a number from 1 to {most}, those of the paper.")
-    return {"seeds": chosen}
 
 
-def _said(value: object) -> str:
+def _format(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, (list, tuple)):
-        return " ".join(map(_said, value))
+        return " ".join(map(_format, value))
     if isinstance(value, dict):
-        return "; ".join(f"{name}: {_said(item)}" for name, item in value.items())
+        return "; ".join(f"{name}: {_format(item)}" for name, item in value.items())
     return str(value)
 
 

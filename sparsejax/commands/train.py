@@ -21,28 +21,27 @@ if TYPE_CHECKING:
     Members = tuple[tuple[Config, ...], tuple[dict[str, Any], ...]]
 
 _DESCRIPTION = """Train a named experiment. Every field of a configuration can be overridden, e.g.
---training.epochs 3; --config NAME --help lists them all. The same command on the same folder
-goes on where it was stopped."""
+--training.epochs 3; --config NAME --help lists them all. Run the same command on the same folder to resume."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns its exit status: 0 done, 1 failed, 2 not understood."""
+    """Runs the command line; returns its exit status: 0 success, 1 failure, 2 invalid arguments."""
     try:
         status = status_of(_run, arguments)
     except Exception:
-        if not _one_of_several():
+        if not _is_one_of_several():
             raise
         traceback.print_exc()
         status = 1
-    if status and _one_of_several():
+    if status and _is_one_of_several():
         from sparsejax.training.processes import leave
 
         leave(status)
     return status
 
 
-def _one_of_several() -> bool:
-    """Says whether this process has joined others; JAX is not imported for it."""
+def _is_one_of_several() -> bool:
+    """Returns whether this is one of several processes, without importing JAX."""
     jax = sys.modules.get("jax")
     return jax is not None and jax.distributed.is_initialized() and jax.process_count() > 1
 
@@ -57,25 +56,25 @@ def _run(arguments: list[str]) -> int:
     run_files(options)
     if options.config is None:
         if not {"-h", "--help"} & set(overrides):
-            raise ConfigError(f"Name a configuration with --config; there are: {', '.join(configs.CONFIGS)}.")
+            raise ConfigError(f"Pass a configuration with --config: one of {', '.join(configs.CONFIGS)}.")
         _parser().print_help()
         return 0
     is_file = options.config.endswith(".py")
     if not is_file and options.config not in configs.CONFIGS:
-        configs.get(options.config)  # says which come close, before anything heavy is imported
+        configs.get(options.config)  # suggests similar names before any slow import
     if options.seeds < 1:
-        raise ConfigError(f"--seeds is {options.seeds}; expected how many networks to train, 1 or more.")
+        raise ConfigError(f"--seeds is {options.seeds}; expected the number of networks to train, 1 or more.")
     if is_file:
         from sparsejax.api import config_from_file
 
         given, name = config_from_file(options.config), Path(options.config).stem
     else:
         given, name = configs.get(options.config), options.config
-    base = _overridden(options.config, given, overrides)
+    base = _override(options.config, given, overrides)
     members = _members(options.config, base, options.sweep, options.seeds)
 
     if options.rehearse is not None:
-        return _rehearsed(name, members, options.rehearse)
+        return _rehearse(name, members, options.rehearse)
     settings = (options.coordinator, options.processes, options.process)
     if options.distributed or any(setting is not None for setting in settings):
         from sparsejax.training import processes
@@ -84,7 +83,7 @@ def _run(arguments: list[str]) -> int:
     else:
         from sparsejax.training.devices import use_cores
 
-        use_cores(base.devices.wanted(len(members[0])))
+        use_cores(base.devices.devices_for(len(members[0])))
     from sparsejax.experiment import Experiment, run
     from sparsejax.training.processes import is_first
     from sparsejax.training.run_folder import RunFolder
@@ -99,11 +98,11 @@ def _run(arguments: list[str]) -> int:
     return 0
 
 
-def _rehearsed(name: str, members: "Members", topology: str) -> int:
-    """Says what the training would take of a TPU, and trains nothing."""
+def _rehearse(name: str, members: "Members", topology: str) -> int:
+    """Prints what the training needs on a TPU, without training."""
     import jax
 
-    jax.config.update("jax_platforms", "cpu")  # libtpu, once it is installed, would be looked to for devices
+    jax.config.update("jax_platforms", "cpu")  # otherwise JAX looks for TPU devices once libtpu is installed
     from sparsejax.commands.rehearse import lines_of, rehearse
     from sparsejax.experiment import Experiment
 
@@ -122,40 +121,40 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_import(parser)
     parser.add_argument("--out", metavar="DIR", help="run folder (default: runs/NAME)")
-    parser.add_argument("--seeds", type=_whole, default=1, metavar="N", help="train N networks, of successive seeds")
+    parser.add_argument("--seeds", type=_integer, default=1, metavar="N", help="train N networks, of successive seeds")
     parser.add_argument(
         "--sweep", action="append", default=[], metavar="FIELD=VALUES",
         help="train one network per value, a,b,c or start:stop:step; several make a grid",
     )  # fmt: skip
     parser.add_argument("--fresh", action="store_true", help="replace an earlier run in the folder")
     parser.add_argument(
-        "--resume-step", type=_whole, metavar="STEP", help="go on from this checkpoint rather than the latest"
+        "--resume-step", type=_integer, metavar="STEP", help="resume from this checkpoint instead of the latest"
     )
     parser.add_argument(
         "--rehearse", metavar="TPU",
-        help="train nothing, but compile for TPU chips that are not here, such as v5e:2x4: does it fit their memory?",
+        help="compile for TPU chips such as v5e:2x4, without them and without training: does it fit their memory?",
     )  # fmt: skip
     parser.add_argument(
         "--distributed", action="store_true",
-        help="be one of several processes; which one, the environment says (Cloud TPU, SLURM, JAX_PROCESS_ID...)",
+        help="run as one of several processes, detected from the environment (Cloud TPU, SLURM, JAX_PROCESS_ID...)",
     )  # fmt: skip
-    parser.add_argument("--coordinator", metavar="HOST:PORT", help="of the first of several processes")
-    parser.add_argument("--processes", type=_whole, metavar="N", help="their number")
-    parser.add_argument("--process", type=_whole, metavar="I", help="which this one is, from 0")
+    parser.add_argument("--coordinator", metavar="HOST:PORT", help="address of the first of several processes")
+    parser.add_argument("--processes", type=_integer, metavar="N", help="their number")
+    parser.add_argument("--process", type=_integer, metavar="I", help="index of this process, from 0")
     parser.add_argument("--list", action="store_true", help="list the named experiments")
     parser.add_argument("--version", action="version", version=f"sparsejax {__version__}")
     return parser
 
 
-def _whole(text: str) -> int:
+def _integer(text: str) -> int:
     try:
         return int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
 
 
-def _overridden(name: str, config: "Config", overrides: Sequence[str]) -> "Config":
-    """Returns the configuration with typed overrides; on a mistake tyro says what was meant and exits with 2."""
+def _override(name: str, config: "Config", overrides: Sequence[str]) -> "Config":
+    """Returns the configuration with typed overrides; on an error tyro suggests a fix and exits with status 2."""
     import tyro
 
     complaint = io.StringIO()
@@ -166,11 +165,11 @@ def _overridden(name: str, config: "Config", overrides: Sequence[str]) -> "Confi
                 default=config,
                 args=list(overrides),
                 prog=f"python -m sparsejax.launch --config {name}",
-                description="Fields of the configuration. Besides them: " + _parser().format_usage(),
+                description="Fields of the configuration. Other options: " + _parser().format_usage(),
             )
     except SystemExit as stop:
         error: BaseException | None = stop
-        while error is not None:  # tyro wraps what a configuration itself refuses; its own words are clearer
+        while error is not None:  # tyro wraps errors raised by a configuration; the original message is clearer
             if isinstance(error, ConfigError):
                 raise error from None
             error = error.__cause__ or error.__context__
@@ -187,13 +186,13 @@ def _members(name: str, base: "Config", sweeps: Sequence[str], seeds: int) -> "M
     points = []
     for point in itertools.product(*grid):
         words = [word for field, value in point for word in (f"--{field.replace('_', '-')}", value)]
-        config = _overridden(name, base, words) if words else base
+        config = _override(name, base, words) if words else base
         points.append({field: field_of(config, field) for field, _ in point})
     return members_of(base, points, seeds)
 
 
 def _parse_sweep(text: str) -> tuple[str, list[str]]:
-    """Splits `FIELD=a,b,c` or `FIELD=start:stop:step`, the stop included.
+    """Splits `FIELD=a,b,c` or `FIELD=start:stop:step`, including the stop.
 
     Raises:
       ConfigError: it has neither form.
@@ -201,7 +200,7 @@ def _parse_sweep(text: str) -> tuple[str, list[str]]:
     field, equals, values = text.partition("=")
     expected = "expected FIELD=a,b,c or FIELD=start:stop:step, such as --sweep model.boost_strength=0:2:0.5"
     if not equals or not field or not values:
-        raise ConfigError(f"--sweep {text!r} is not understood; {expected}.")
+        raise ConfigError(f"--sweep {text!r} is invalid; {expected}.")
     field = field.replace("-", "_")
     if ":" not in values:
         return field, values.split(",")
@@ -209,14 +208,14 @@ def _parse_sweep(text: str) -> tuple[str, list[str]]:
         start, stop, step = map(float, values.split(":"))
         count = math.floor((stop - start) / step + 1e-9) + 1
     except (ValueError, ZeroDivisionError):
-        raise ConfigError(f"--sweep {text!r} has a range that is not understood; {expected}.") from None
+        raise ConfigError(f"--sweep {text!r} has an invalid range; {expected}.") from None
     if count < 1:
         raise ConfigError(f"--sweep {text!r} is an empty range; {expected}.")
     return field, [f"{start + i * step:.10g}" for i in range(count)]
 
 
 def _closing_lines(result: dict[str, Any], measures: Sequence[Any], folder: Path) -> list[str]:
-    """Returns the figures that a person wants to see at the end: what the measures show of the networks and layers."""
+    """Returns the summary printed at the end: the measures' values for networks and layers."""
     from sparsejax.figures.report import columns_of, headline
     from sparsejax.figures.words import count
 

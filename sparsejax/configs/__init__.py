@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from sparsejax.training.config import Config
 
 
-def _configs(tree: ast.Module, module: str) -> Iterator[tuple[str, str]]:
+def _configs(tree: ast.Module) -> Iterator[tuple[str, str]]:
     for node in tree.body:
         if not isinstance(node, ast.FunctionDef) or node.name.startswith("_") or ast.unparse(node.args):
             continue
@@ -19,13 +19,13 @@ def _configs(tree: ast.Module, module: str) -> Iterator[tuple[str, str]]:
 
 
 CONFIGS = Registry("sparsejax.configs", "configuration", _configs)
-"""Name -> what it is. Numbers are the paper's: test accuracy, noise score of 110,000."""
+"""Name -> summary. Numbers are the paper's: test accuracy, noise score of 110,000."""
 
 
 def get(name: str) -> "Config":
     """Return a named configuration.
 
     Raises:
-      ConfigError: there is none of that name; the closest ones are given.
+      ConfigError: the name is unknown; the message suggests similar ones.
     """
     return getattr(CONFIGS.module(name), name)()

@@ -25,7 +25,7 @@ KERNELS = (3, 7, 11)
 def convnet(data: Literal["mnist", "cifar10"], layers: int, kernel: int) -> Config:
     """Returns a network of Table 4.1: so many convolutions (1 to 3) with square kernels of that size.
 
-    MNIST's last 10,000 training images are left out, as the thesis kept them to validate on.
+    MNIST's last 10,000 training images are excluded; the thesis used them for validation.
     """
     return Config(
         SparseCNN(
@@ -46,10 +46,7 @@ def convnet(data: Literal["mnist", "cifar10"], layers: int, kernel: int) -> Conf
 
 
 def mnist_convnet() -> Config:
-    """Two 7 x 7 convolutions, activity penalised; --sweep objective.l1=0,0.001,0.002.
-
-    Two convolutions with 7 x 7 kernels on MNIST, Figure 1.6 of the thesis.
-    """
+    """Two 7 x 7 convolutions, activity penalised (Figure 1.6); --sweep objective.l1=0,0.001,0.002."""
     return convnet("mnist", 2, 7)
 
 

@@ -21,7 +21,7 @@ def digits_kwinners() -> Config:
 def digits_mlp() -> Config:
     """One sparse hidden layer on scikit-learn's digits: a few seconds.
 
-    A hidden layer of k-winners with sparse weights: seconds on a laptop, for trying things out.
+    A hidden layer of k-winners with sparse weights: seconds on a laptop, for experiments.
     """
     return Config(
         SparseMLP(hidden=(256,), k=(32,), density=0.3),

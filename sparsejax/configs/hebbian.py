@@ -1,13 +1,13 @@
 """VGG-16 on CIFAR-10 with Hebbian/anti-Hebbian blocks, the standard one, and the ablations (Cekic et al., 2022).
 
-As the paper's code ran them: Adam at 1e-3, a tenth of it after 60 epochs and again after 80, batches of 128, images
-moved and mirrored (the paper's conclusion says without augmentation). `*_small` is a narrow network for two cores.
+As in the paper's code: Adam at 1e-3, divided by 10 after 60 and after 80 epochs, batches of 128, images shifted and
+mirrored (the paper's conclusion says without augmentation). `*_small` is a narrow network for two cores.
 """
 
 import dataclasses
 from typing import Any
 
-from sparsejax.configuration import replaced
+from sparsejax.configuration import replace
 from sparsejax.models import HebbianVGG
 from sparsejax.training.config import CLEAN_MEASURES, Config, DataConfig, EvaluationConfig, TrainingConfig
 
@@ -28,60 +28,39 @@ def narrow(config: Config) -> Config:
     assert isinstance(model, HebbianVGG)
     hebbian = min(model.hebbian, 4)
     model = dataclasses.replace(model, widths=_NARROW, hebbian=hebbian, alphas=model.alphas[:hebbian])
-    return replaced(config, {"model": model, "training.epochs": 10, "training.lr_decay_at": (6, 8)})
+    return replace(config, {"model": model, "training.epochs": 10, "training.lr_decay_at": (6, 8)})
 
 
 def cifar_vgg16() -> Config:
-    """VGG-16 with kernels of unit norm (paper: 92.5 %, 26.6 % with noise of 0.1).
-
-    The standard network: kernels of unit norm, ReLU, batch norm.
-    """
+    """VGG-16: kernels of unit norm, ReLU, batch norm (paper: 92.5 %, 26.6 % with noise of 0.1)."""
     return _vgg(**_STANDARD)
 
 
 def cifar_hebbian() -> Config:
-    """Six Hebbian/anti-Hebbian blocks in it (paper: 87.3 %, 64.0 %).
-
-    Six HaH blocks, then seven of the standard kind.
-    """
+    """VGG-16 with six Hebbian/anti-Hebbian blocks, then seven standard ones (paper: 87.3 %, 64.0 %)."""
     return _vgg()
 
 
 def cifar_hebbian_no_cost() -> Config:
-    """Without their costs (paper: 89.7 %, 50.4 %).
-
-    Without the Hebbian/anti-Hebbian costs.
-    """
+    """VGG-16 without the Hebbian/anti-Hebbian costs (paper: 89.7 %, 50.4 %)."""
     return _vgg(alphas=(0.0,) * 6)
 
 
 def cifar_hebbian_batch_norm() -> Config:
-    """Batch norm instead of divisive normalisation (paper: 90.4 %, 46.7 %).
-
-    Batch norm instead of divisive normalisation.
-    """
+    """Batch norm instead of divisive normalisation (paper: 90.4 %, 46.7 %)."""
     return _vgg(norm="batch")
 
 
 def cifar_hebbian_no_threshold() -> Config:
-    """Without the adaptive threshold (paper: 89.9 %, 37.5 %).
-
-    Without the adaptive threshold.
-    """
+    """Without the adaptive threshold (paper: 89.9 %, 37.5 %)."""
     return _vgg(threshold="none")
 
 
 def cifar_vgg_small() -> Config:
-    """A narrow standard network of six convolutions, for two cores.
-
-    A narrow standard network of six convolutions.
-    """
+    """A narrow standard network of six convolutions, for two cores."""
     return narrow(cifar_vgg16())
 
 
 def cifar_hebbian_small() -> Config:
-    """The same with four Hebbian/anti-Hebbian blocks.
-
-    A narrow network of four HaH blocks and two others.
-    """
+    """A narrow network of four Hebbian/anti-Hebbian blocks and two others, for two cores."""
     return narrow(cifar_hebbian())

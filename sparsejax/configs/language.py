@@ -1,7 +1,7 @@
 """A small GPT with noise in front of every MLP (Bricken et al., 2022, appendix).
 
-The paper gives three blocks, WikiText-103, noise on what the MLPs read and its removal at step 200,000; width, context,
-batch and learning rate are choices. The noise is swept: `--sweep model.sigma=0,0.1,0.3,0.8`.
+The paper gives three blocks, WikiText-103, noise on the inputs of the MLPs and its removal at step 200,000; width,
+context, batch and learning rate are choices. The noise is swept: `--sweep model.sigma=0,0.1,0.3,0.8`.
 """
 
 from sparsejax.models import GPT
@@ -19,10 +19,7 @@ _TASK = ObjectiveConfig("next_token")
 
 
 def wikitext_gpt() -> Config:
-    """GPT of three blocks with noise before each MLP, WikiText-103.
-
-    The paper's size, for an accelerator.
-    """
+    """GPT of three blocks with noise before each MLP, WikiText-103: the paper's size, for an accelerator."""
     network = GPT(vocabulary=30_000, context=256, blocks=3, width=768, heads=12, sigma=0.1, noise_off_step=200_000)
     training = TrainingConfig(epochs=40, batch_size=64, optimizer="adam", learning_rate=3e-4, clip_norm=1.0,
                               schedule="cosine", seed=10)  # fmt: skip
@@ -31,10 +28,7 @@ def wikitext_gpt() -> Config:
 
 
 def wikitext_gpt_small() -> Config:
-    """A small one on part of WikiText-2: minutes on a laptop.
-
-    Minutes on two cores: 2,000 words, the first half million tokens of WikiText-2.
-    """
+    """Small GPT with noise on the first half million tokens of WikiText-2, 2,000 words: minutes on two cores."""
     network = GPT(vocabulary=2_000, context=64, blocks=3, width=96, heads=4, sigma=0.1)
     training = TrainingConfig(epochs=3, batch_size=16, optimizer="adam", learning_rate=2e-3, clip_norm=1.0,
                               schedule="cosine", seed=10)  # fmt: skip

@@ -1,6 +1,6 @@
 """ConvMixers on CIFAR-10, whose pooled features are latents, and Top-K autoencoders that learn from them.
 
-`sparsejax embed --run RUN_FOLDER` makes the latents of a trained one. The images are not augmented.
+`sparsejax embed --run RUN_FOLDER` computes the latents of a trained network. The images are not augmented.
 """
 
 from sparsejax.models import ConvMixer, TopKAutoencoder
@@ -18,18 +18,13 @@ _EVALUATION = EvaluationConfig(measures=CLEAN_MEASURES)
 
 
 def cifar_conv_mixer() -> Config:
-    """ConvMixer-256/8 on CIFAR-10, whose latents `sparsejax embed` makes.
-
-    ConvMixer-256/8 with kernels of 5 and patches of 2, for an accelerator.
-    """
+    """ConvMixer-256/8 on CIFAR-10, kernels of 5, patches of 2, for `sparsejax embed`; for an accelerator."""
     training = TrainingConfig(epochs=30, batch_size=250, optimizer="adam", learning_rate=2e-3, schedule="cosine")
     return Config(ConvMixer(width=256, depth=8, kernel=5, patch=2), _DATA, training, _EVALUATION)
 
 
 def cifar_conv_mixer_small() -> Config:
-    """A shallow one: minutes on two cores.
-
-    A shallow one with patches of 4, for two cores: small batches, whose activations fit their caches.
+    """Shallow ConvMixer on CIFAR-10, patches of 4, small batches whose activations fit the caches of two cores.
 
     `python -m sparsejax.launch --config cifar_conv_mixer_small`; about 4 minutes on 2 CPU cores, test accuracy 71.9 %.
     """
@@ -45,16 +40,10 @@ def _top_k(data: DataConfig, hidden: int, k: int, epochs: int) -> Config:
 
 
 def mnist_top_k_autoencoder() -> Config:
-    """50 of 1,000 units represent a digit; only winners' rows are touched.
-
-    A code of 50 of 1,000 units for digits: under a minute on two cores.
-    """
+    """50 of 1,000 units represent a digit; uses only the winners' rows: under a minute on two cores."""
     return _top_k(DataConfig("mnist", normalise=False), 1_000, 50, epochs=5)
 
 
 def latent_top_k_autoencoder() -> Config:
-    """100 of 10,000 units represent one of CIFAR-10's latents.
-
-    A code of 100 of 10,000 units for the 256 latents of an image of CIFAR-10.
-    """
+    """100 of 10,000 units represent one of CIFAR-10's latents, 256 numbers."""
     return _top_k(DataConfig("cifar10_latents"), 10_000, 100, epochs=5)

@@ -1,8 +1,8 @@
-"""Networks of one shape that differ in what makes them sparse, for the scoreboard.
+"""Networks of one architecture with different sparse methods, for the scoreboard.
 
 Two convolutions of 5 x 5, each followed by a 2 x 2 maximum, and a hidden layer, on MNIST or CIFAR-10; Adam at 1e-3,
-four fifths of it after every epoch. No paper has these: the shape is that of "How Can We Be So Dense?", each
-mechanism has the strength of its own paper where that carries over to the shape.
+multiplied by 0.8 after every epoch. These networks are in no paper: the architecture is that of "How Can We Be So
+Dense?", and each method has the strength of its own paper where that applies.
 """
 
 from typing import Any, Literal
@@ -26,7 +26,7 @@ _SIZE = {"mnist": 28, "cifar10": 32}
 def networks(
     data: DataName, *, channels: tuple[int, int] = (32, 64), hidden: int = 700, epochs: int = 20
 ) -> dict[str, Config]:
-    """Returns a configuration for each way to be sparse.
+    """Returns a configuration for each method.
 
     Args:
       data: the images.

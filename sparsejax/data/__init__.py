@@ -1,4 +1,4 @@
-"""Readers of data sets: load("mnist") and what it is made of. Importing this brings neither JAX nor a data set."""
+"""Readers of data sets: load("mnist") and its parts. Importing this package imports neither JAX nor any data."""
 
 from sparsejax.data.arrays import from_arrays, read_path
 from sparsejax.data.dataset import Dataset, Split, pixel_moments

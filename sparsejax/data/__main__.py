@@ -1,4 +1,4 @@
-"""python -m sparsejax.data: lists what data is there, downloads data sets, prepares MNIST for TFDS."""
+"""python -m sparsejax.data: lists and downloads data sets, and prepares MNIST for TFDS."""
 
 import argparse
 import dataclasses
@@ -14,7 +14,7 @@ from sparsejax.errors import SparsejaxError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns 0, 1 when the data is missing or damaged, 2 when the command is wrong."""
+    """Runs one command; returns 0, 1 when the data is missing or damaged, 2 when the command is invalid."""
     options = _parser().parse_args(arguments)
     try:
         match options.command:
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _download(name: str) -> None:
-    """Downloads a data set, unless it is whole."""
+    """Downloads a data set, unless it is complete."""
     found = entry(name, "download")
     place, wanted = download_folder(found.place), found.download
     if wanted and not (wanted.packed and found.is_whole(place) and wanted.is_proven(place)):
@@ -47,7 +47,7 @@ def _prepare(data_dir: str | None) -> None:
     """Prepares MNIST for TFDS, unless it is prepared there."""
     folder = tfds_folder(data_dir)
     if is_prepared("mnist", folder):
-        print(f"MNIST is prepared for TFDS in {folder / 'mnist'} already.")
+        print(f"MNIST is already prepared for TFDS in {folder / 'mnist'}.")
         return
     mnist = dataclasses.replace(entry("mnist"), substitute=False, tfds="")
     dataset = obtain(mnist, mnist.read, "auto", print, {})
@@ -55,15 +55,14 @@ def _prepare(data_dir: str | None) -> None:
     print(f"Writing {count:,} images to {folder} (about {count / 8000:.0f} s)")
     print(f"MNIST is prepared for TFDS in {prepare_tfds(dataset, folder)}")
     if folder != tfds_folder():
-        print(f"To have it found: export TFDS_DATA_DIR={folder.absolute()}")
+        print(f"To use it: export TFDS_DATA_DIR={folder.absolute()}")
 
 
 def _parser() -> argparse.ArgumentParser:
-    """Describes the command line."""
     parser = argparse.ArgumentParser(prog="python -m sparsejax.data", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("list", help="show which data is there, its path and size")
-    fetch = commands.add_parser("download", help="download data sets and check their checksums")
+    commands.add_parser("list", help="list the data that is found, with path and size")
+    fetch = commands.add_parser("download", help="download data sets and verify their checksums")
     fetch.add_argument("names", nargs="*", metavar="NAME", help="which, as `list` names them (default: mnist)")
     prepare = commands.add_parser("prepare-tfds", help="write MNIST as TFDS prepares it, without TensorFlow")
     prepare.add_argument("--data-dir", metavar="D", help="TFDS's folder (default: $TFDS_DATA_DIR)")

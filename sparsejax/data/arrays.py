@@ -1,4 +1,4 @@
-"""Data of one's own: arrays in Python, and files and folders of arrays or of images."""
+"""User data: arrays in Python, and files and folders of arrays or of images."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ _EXAMPLES = (
 )
 _EXPECTED = (
     f"expected x_train, y_train, x_test and y_test, or train_images, train_labels, test_images and test_labels: "
-    f"{_EXAMPLES}; labels are whole numbers from 0, or names, and may be left out"
+    f"{_EXAMPLES}; labels are integers from 0, or names, and may be omitted"
 )
 
 
@@ -42,20 +42,20 @@ def from_arrays(
       x_train: images uint8, or floats in [0, 1], `[n, height, width]` or `[n, height, width, channels]`; vectors of
         floats `[n, features]`; tokens `[n, length]` of any integers but bytes and int16; or clips of sound int16
         `[n, samples]`.
-      y_train: labels `[n]`, whole numbers from 0 or names; None for tokens, and for networks that need none.
+      y_train: labels `[n]`, integers from 0 or names; None for tokens, and for networks that need none.
       x_test: likewise.
       y_test: likewise.
-      test_fraction: the part of the training examples to hold out, of every class alike, in place of x_test.
+      test_fraction: the fraction of the training examples of every class to hold out as the test set.
       name: of the data set.
-      source: where the arrays are from.
+      source: origin of the arrays.
       class_names: what each label stands for.
-      words: what errors call the four arrays.
+      words: names of the four arrays in error messages.
 
     Returns:
-      A Dataset. Floats that are whole multiples of 1/255 become the bytes they were.
+      A Dataset. Floats that are integer multiples of 1/255 become bytes.
 
     Raises:
-      ConfigError: an array is of another type or shape, or there is nothing to test on.
+      ConfigError: an array has another type or shape, or there is no test set.
 
     Examples:
       >>> x, y = np.eye(10), np.arange(10) % 2
@@ -66,7 +66,7 @@ def from_arrays(
     if not x or (len(x) < 2) == (test_fraction is None):
         found = "no test set" if x else "no training set"
         found = f"a test set and test_fraction {test_fraction}" if len(x) == 2 else found
-        raise ConfigError(f"There is {found}; give {words[2]}, or a part of {words[0]} to hold out: "
+        raise ConfigError(f"There is {found}; pass {words[2]}, or a fraction of {words[0]} to hold out: "
                           "--data.test-fraction 0.2, test_fraction=0.2 in Python.")  # fmt: skip
     x = _pixels(x, words) if x[0].ndim == 4 else x
     forms = [f"{array.dtype} {list(array.shape[1:])}" for array in x]
@@ -76,7 +76,7 @@ def from_arrays(
     y, names = _labels([y_train, y_test][: len(x)], [len(array) for array in x], (words[1], words[3]))
     tokens = x[0].dtype == np.int32
     if tokens and names is not None:
-        raise ConfigError(f"{words[0]} holds tokens, which are predicted from those before; leave {words[1]} out.")
+        raise ConfigError(f"{words[0]} holds tokens, which are predicted from earlier tokens; omit {words[1]}.")
     if test_fraction is not None:
         train, test = hold_out(y[0] if names is not None else np.zeros(len(x[0])), test_fraction)
         x, y = [x[0][train], x[0][test]], [y[0][train], y[0][test]]
@@ -94,10 +94,10 @@ def from_arrays(
 
 
 def hold_out(labels: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarray]:
-    """Returns which examples are to train on and which to test, shuffled; every class is divided alike.
+    """Returns the indices of the training and the test examples, shuffled; every class is split equally.
 
     Raises:
-      ConfigError: nothing would be left of one part.
+      ConfigError: one part would be empty.
     """
     order = np.random.default_rng(0).permutation(len(labels))
     by_class = order[np.argsort(labels[order], kind="stable")]
@@ -105,59 +105,58 @@ def hold_out(labels: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarra
     in_test[by_class[np.diff(np.floor(np.arange(len(labels) + 1) * fraction + 1e-9)) > 0]] = True
     if not 0 < in_test.sum() < len(labels):
         raise ConfigError(f"data.test_fraction is {fraction}, of {len(labels)} examples; expected a number between 0 "
-                          "and 1 that leaves some to train on and some to test.")  # fmt: skip
+                          "and 1 that leaves training and test examples.")  # fmt: skip
     return order[~in_test[order]], order[in_test[order]]
 
 
 def read_path(path: str | Path, test_fraction: float | None = None) -> Dataset:
-    """Reads data of one's own.
+    """Reads user data.
 
     Args:
       path: a file .npz with x_train, y_train, x_test and y_test, or train_images, train_labels and so on; a file .npy
-        of examples without labels; a folder of such arrays as .npy files, which are read where they lie and may be
-        larger than memory; or a folder of images, in folders by class, all in train/ and test/ or all beside each
-        other. Labels may be left out.
-      test_fraction: the part to hold out where there is no test set.
+        of examples without labels; a folder of such arrays as .npy files, which are memory-mapped and may be larger
+        than memory; or a folder of images, in folders by class, either directly or in train/ and test/. Labels may be
+        omitted.
+      test_fraction: the fraction to hold out if there is no test set.
 
     Raises:
       ConfigError: there is no test set, or test_fraction does not fit.
-      DataMissingError: the path, or one of the arrays, is not there.
-      DataDamagedError: an array or an image cannot be read, or is of another type or shape than the rest.
+      DataMissingError: the path, or one of the arrays, does not exist.
+      DataDamagedError: an array or an image cannot be read, or differs in type or shape from the rest.
     """
     path = Path(path).expanduser().absolute()
     if not path.exists():
-        raise DataMissingError(f"data.path names {path}, which is not there; expected a file .npz or .npy, a folder of "
+        raise DataMissingError(f"data.path is {path}, which does not exist; expected a file .npz or .npy, a folder of "
                                ".npy files, or a folder of images by class.")  # fmt: skip
     if path.is_dir() and not any(path.glob("*.npy")):
         images = read_image_folder(path)
         return _dataset(path, images, test_fraction, "", class_names=images.pop("class_names"))
     if path.is_dir():
-        return _dataset(path, {file.stem: _opened(file) for file in sorted(path.glob("*.npy"))}, test_fraction, ".npy")
+        return _dataset(path, {file.stem: _open(file) for file in sorted(path.glob("*.npy"))}, test_fraction, ".npy")
     if path.suffix not in (".npz", ".npy"):
-        raise ConfigError(f"data.path names {path}; expected a file .npz or .npy, a folder of .npy files, or a folder "
+        raise ConfigError(f"data.path is {path}; expected a file .npz or .npy, a folder of .npy files, or a folder "
                           "of images by class.")  # fmt: skip
-    opened = _opened(path)
+    opened = _open(path)
     return _dataset(path, {"x": opened} if path.suffix == ".npy" else opened, test_fraction, "")
 
 
 def read_arrays(path: Path, *, source: str = "files") -> Dataset:
     """Reads the four arrays of a folder as the data set "arrays"; errors as `read_path`."""
     if not path.is_dir():
-        raise DataMissingError(f"{path} is not there; {_EXPECTED}.")
-    return _dataset(path, {file.stem: _opened(file) for file in sorted(path.glob("*.npy"))}, None, ".npy",
+        raise DataMissingError(f"{path} does not exist; {_EXPECTED}.")
+    return _dataset(path, {file.stem: _open(file) for file in sorted(path.glob("*.npy"))}, None, ".npy",
                     name="arrays", source=source)  # fmt: skip
 
 
 def _dataset(path: Path, arrays: Mapping[str, Any], test_fraction: float | None, suffix: str, **more: Any) -> Dataset:
-    """Makes a data set of arrays by name."""
     naming = next((naming for naming in _NAMINGS if naming[0] in arrays), None)
     if naming is None:
         raise DataMissingError(f"{path} holds {', '.join(arrays) or 'nothing'}; {_EXPECTED}.")
     there = naming[2] in arrays
     if there == (test_fraction is not None):
-        problem = f"is there, but data.test_fraction is {test_fraction}" if there else "is not there"
+        problem = f"exists, but data.test_fraction is {test_fraction}" if there else "is missing"
         raise (ConfigError if there else DataMissingError)(
-            f"In {path} {naming[2]}{suffix} {problem}; {_EXPECTED}. Take a test set, or hold out a part of "
+            f"In {path} {naming[2]}{suffix} {problem}; {_EXPECTED}. Use a test set, or hold out a part of "
             f"{naming[0]}{suffix}: --data.test-fraction 0.2."
         )
     words = [f"{name}{suffix}" for name in naming]
@@ -168,15 +167,15 @@ def _dataset(path: Path, arrays: Mapping[str, Any], test_fraction: float | None,
         raise DataDamagedError(f"{error} It is in {path}; {_EXPECTED}.") from None
 
 
-def _opened(path: Path) -> Any:
+def _open(path: Path) -> Any:
     try:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
         if path.suffix == ".npy":
             return found
         with found:
             return {name: found[name] for name in found.files}
-    except Exception as error:  # of a damaged header NumPy raises whatever its parsers do
-        raise DataDamagedError(f"{path} is no array that can be read ({error!r}); {_EXPECTED}.") from None
+    except Exception as error:  # for a damaged header NumPy's parsers raise various errors
+        raise DataDamagedError(f"{path} is not a readable array ({error!r}); {_EXPECTED}.") from None
 
 
 def _examples(array: Any, word: str) -> np.ndarray:
@@ -199,7 +198,7 @@ def _examples(array: Any, word: str) -> np.ndarray:
 
 
 def _pixels(x: list[np.ndarray], words: Sequence[str]) -> list[np.ndarray]:
-    """Returns images as bytes if nothing is lost, else as float32."""
+    """Returns images as bytes if that is lossless, else as float32."""
     if all(array.dtype == np.uint8 for array in x):
         return x
     pixels = [array.astype(np.float32) / (255 if array.dtype == np.uint8 else 1) for array in x]
@@ -222,12 +221,12 @@ def _labels(
     for labels, word in zip(map(np.asarray, given), words, strict=False):
         column = labels.ndim == 2 and labels.shape[1] == 1
         if labels.dtype.kind not in "iuU" or not (column or labels.ndim == 1):
-            raise ConfigError(f"{word} holds {labels.dtype} {list(labels.shape)}; expected whole numbers, or names, "
+            raise ConfigError(f"{word} holds {labels.dtype} {list(labels.shape)}; expected integers, or names, "
                               "[n], for both parts or for none.")  # fmt: skip
         arrays.append(labels.ravel())
     if all(labels.dtype.kind == "U" for labels in arrays):
         names, numbers = np.unique(np.concatenate(arrays), return_inverse=True)
         return np.split(numbers.astype(np.int32), [len(arrays[0])])[: len(arrays)], tuple(map(str, names))
     if any(labels.dtype.kind == "U" for labels in arrays):
-        raise ConfigError(f"{words[0]} and {words[1]} hold names and numbers; expected one of these.")
+        raise ConfigError(f"{words[0]} and {words[1]} hold both names and numbers; expected only one kind.")
     return [labels.astype(np.int32) for labels in arrays], ()

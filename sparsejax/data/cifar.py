@@ -1,4 +1,4 @@
-"""The original files of CIFAR-10 and -100, Python pickles: read by a machine that runs nothing, every size checked."""
+"""The original files of CIFAR-10 and -100, Python pickles, read without running code and with every size checked."""
 
 import io
 import os
@@ -11,8 +11,9 @@ import numpy as np
 
 from sparsejax.data.dataset import Dataset, Split, pixel_moments, split_problem
 from sparsejax.data.download import Download
+from sparsejax.data.folders import read_bytes
 from sparsejax.data.idx import md5_of
-from sparsejax.data.registry import Entry, add
+from sparsejax.data.registry import Entry
 from sparsejax.errors import DataDamagedError, DataMissingError
 
 # The original files and their published MD5s, the test images last.
@@ -34,7 +35,7 @@ _PIXELS = _CHANNELS * _SIDE * _SIDE
 
 
 class _Family(NamedTuple):
-    """What tells CIFAR-10 and CIFAR-100 from each other."""
+    """The differences between CIFAR-10 and CIFAR-100."""
 
     name: str
     title: str
@@ -47,13 +48,13 @@ class _Family(NamedTuple):
 
     @property
     def how(self) -> str:
-        """How to get it."""
+        """How to get the data."""
         return (
             f"Download {_MIRROR}{self.archive} ({self.size}, MD5 {self.md5}) and unpack it there: tar -xzf "
             f"{self.archive} -C $SPARSEJAX_DATA"
         )
 
-    def found(self, folder: str | os.PathLike[str]) -> dict[str, Path | None]:
+    def find(self, folder: str | os.PathLike[str]) -> dict[str, Path | None]:
         """Returns where a folder holds each of its files."""
         return {file: path if (path := Path(folder) / file).is_file() else None for file in self.files}
 
@@ -67,13 +68,13 @@ _HUNDRED = _Family("cifar100", "CIFAR-100", CIFAR100_FILES, "fine_labels", 100, 
 def read_cifar10_folder(folder: str | os.PathLike[str], *, source: str = "files", check_md5: bool = True) -> Dataset:
     """Reads a folder with the six pickles of CIFAR-10, images uint8 [n, 32, 32, 3].
 
-    A pickle is a program, and these are run by a machine that knows one word only, an array of bytes; nothing that a
-    file names is imported or called.
+    A pickle is a program. This reader only supports arrays of bytes; it neither imports nor calls anything that a file
+    names.
 
     Args:
       folder: where the files are (batches.meta is not needed).
-      source: the word the Dataset carries.
-      check_md5: compare the files with the published MD5s; False for data of your own.
+      source: the Dataset's `source`.
+      check_md5: compare the files with the published MD5s; False for your own data.
 
     Raises:
       DataMissingError: some of the files are missing.
@@ -91,7 +92,7 @@ def read_cifar100_folder(folder: str | os.PathLike[str], *, source: str = "files
 
 
 def _read_folder(family: _Family, folder: str | os.PathLike[str], source: str, check_md5: bool) -> Dataset:
-    paths = family.found(folder)
+    paths = family.find(folder)
     missing = [file for file, path in paths.items() if path is None]
     if missing:
         raise DataMissingError(
@@ -99,7 +100,7 @@ def _read_folder(family: _Family, folder: str | os.PathLike[str], source: str, c
             f"{'is' if len(missing) == 1 else 'are'} missing there. {family.how}"
         )
     there = zip(filter(None, paths.values()), family.files.values(), strict=True)
-    parts = [_checked(family, path, md5 if check_md5 else None) for path, md5 in there]
+    parts = [_read_verified(family, path, md5 if check_md5 else None) for path, md5 in there]
     train = Split(*(np.concatenate(arrays) for arrays in zip(*parts[:-1], strict=True)))
     moments = (CIFAR10_MEAN, CIFAR10_STD) if family is _TEN else pixel_moments(train.images)
     return Dataset(family.name, source, train, parts[-1], family.classes, *moments)
@@ -112,16 +113,16 @@ def read_cifar_batch(path: str | os.PathLike[str]) -> Split:
       DataMissingError: there is no such file, or it cannot be opened.
       DataDamagedError: a truncated or damaged pickle, one that holds anything else, or a wrong shape or label.
     """
-    return _parse(_TEN, _bytes_of(_TEN, Path(path)), Path(path))
+    return _parse(_TEN, read_bytes(Path(path), way_out=_TEN.how), Path(path))
 
 
 class _Bytes:
-    """An array on its way out of a pickle: numpy's code for this is not run, since it trusts the file."""
+    """An array being unpickled; numpy's own code is not used, because it trusts the file."""
 
     __slots__ = ("array",)
 
     def __setstate__(self, state: Any) -> None:
-        """Takes what numpy wrote: version, shape, type, whether columns come first, and the bytes."""
+        """Reads numpy's state: version, shape, type, whether columns come first, and the bytes."""
         _, shape, dtype, columns_first, raw = state
         if not isinstance(dtype, _Byte):
             raise pickle.UnpicklingError("its array is not of bytes")
@@ -130,19 +131,19 @@ class _Bytes:
 
 
 class _Byte:
-    """The type "u1" in a pickle; its byte order and the like mean nothing for bytes."""
+    """The type "u1" in a pickle; its byte order is irrelevant for bytes."""
 
     __slots__ = ()
 
     def __setstate__(self, state: Any) -> None:
-        """Takes the byte order and the like."""
+        """Ignores the byte order."""
 
 
 class _Unpickler(pickle.Unpickler):
-    """Admits lists, dictionaries, text, numbers and arrays of bytes."""
+    """Accepts only lists, dictionaries, text, numbers and arrays of bytes."""
 
     def find_class(self, module: str, name: str, /) -> Any:
-        """Returns a stand-in for each of the three words of numpy that an array is made with."""
+        """Returns a replacement for each of the three numpy functions that make an array."""
         known: dict[tuple[str, str], Callable[..., Any] | None] = {
             ("numpy.core.multiarray", "_reconstruct"): self.new_array,
             ("numpy._core.multiarray", "_reconstruct"): self.new_array,
@@ -150,24 +151,24 @@ class _Unpickler(pickle.Unpickler):
             ("numpy", "ndarray"): None,
         }
         if (module, name) not in known:
-            raise pickle.UnpicklingError(f"it wants to call {module}.{name}, which no file of CIFAR-10 does")
+            raise pickle.UnpicklingError(f"it calls {module}.{name}, which no file of CIFAR-10 does")
         return known[module, name]
 
     def new_array(self, *_: Any) -> _Bytes:
-        """Stands in for numpy's function of that purpose."""
+        """Replaces numpy's function of the same purpose."""
         return _Bytes()
 
     def new_type(self, code: str, *_: Any) -> _Byte:
-        """Stands in for numpy.dtype."""
+        """Replaces numpy.dtype."""
         if code != "u1":
             raise pickle.UnpicklingError(f"its array is of type {code!r}, not of bytes (u1)")
         return _Byte()
 
 
-def _checked(family: _Family, path: Path, md5: str | None) -> Split:
+def _read_verified(family: _Family, path: Path, md5: str | None) -> Split:
     """Reads a pickle and, when an MD5 is given, compares that."""
-    raw = _bytes_of(family, path)
-    split = _parse(family, raw, path)  # first, because it says better what is wrong with the file
+    raw = read_bytes(path, way_out=family.how)
+    split = _parse(family, raw, path)  # first, because it gives the better error message
     if md5 is not None and md5_of(raw) != md5:
         raise DataDamagedError(
             f"{path} is not the published file of {family.title}: its MD5 is {md5_of(raw)}, the published one {md5}. "
@@ -177,25 +178,16 @@ def _checked(family: _Family, path: Path, md5: str | None) -> Split:
 
 
 def _way_out(family: _Family) -> str:
-    return f"Delete the file and fetch it again. {family.how}"
-
-
-def _bytes_of(family: _Family, path: Path) -> bytes:
-    """Returns a file's bytes."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataMissingError(f"The data file {path} cannot be read: {error.strerror}. {family.how}") from error
+    return f"Delete the file and download it again. {family.how}"
 
 
 def _parse(family: _Family, raw: bytes, path: Path) -> Split:
-    """Turns the bytes of a pickle into a Split."""
     stream = io.BytesIO(raw)
     try:
-        content = _Unpickler(stream, encoding="latin1").load()  # Python 2's text, byte for byte
+        content = _Unpickler(stream, encoding="latin1").load()  # Python 2 strings as bytes
     except Exception as error:  # a damaged pickle can fail in any way
         raise DataDamagedError(
-            f"The data file {path} ({len(raw)} bytes) is no batch of {family.title}, or is cut short or damaged: "
+            f"The data file {path} ({len(raw)} bytes) is not a batch of {family.title}, or is truncated or damaged: "
             f"{' '.join(str(error).split()) or type(error).__name__}. {_way_out(family)}"
         ) from error
     problem = "bytes follow its end" if stream.read(1) else _content_problem(content, family.labels)
@@ -205,11 +197,11 @@ def _parse(family: _Family, raw: bytes, path: Path) -> Split:
         problem = split_problem(split, family.classes)
         if not problem:
             return split
-    raise DataDamagedError(f"The data file {path} is no batch of {family.title}: {problem}. {_way_out(family)}")
+    raise DataDamagedError(f"The data file {path} is not a batch of {family.title}: {problem}. {_way_out(family)}")
 
 
 def _content_problem(content: Any, word: str) -> str:
-    """Says in half a sentence why a pickle's content cannot be made a split, "" when it can."""
+    """Returns why a pickle's content is not a valid split, "" if it is valid."""
     if not isinstance(content, dict) or not {"data", word} <= content.keys():
         held = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
         return f"it holds {held} where data and {word} are expected"
@@ -219,24 +211,21 @@ def _content_problem(content: Any, word: str) -> str:
         return f"its data is {held} where bytes [n, {_PIXELS}] are expected"
     labels = content[word]
     if not isinstance(labels, list) or not all(type(label) is int and abs(label) < 1 << 31 for label in labels):
-        return "its labels are no list of whole numbers"
+        return "its labels are not a list of integers"
     return ""
 
 
 for _place, (_family, _folder, _read) in enumerate(
     ((_TEN, CIFAR10_FOLDER, read_cifar10_folder), (_HUNDRED, CIFAR100_FOLDER, read_cifar100_folder))
 ):
-    add(
-        Entry(
-            name=_family.name,
-            title=_family.title,
-            kind="images",
-            place=_folder,
-            read=_read,
-            files=_family.found,
-            tfds=_family.name,
-            download=Download((_MIRROR,), {_family.archive: _family.md5}, _family.size),
-            how=_family.how,
-        ),
-        place=4 + _place,
-    )
+    Entry(
+        name=_family.name,
+        title=_family.title,
+        kind="images",
+        place=_folder,
+        read=_read,
+        files=_family.find,
+        tfds=_family.name,
+        download=Download((_MIRROR,), {_family.archive: _family.md5}, _family.size),
+        how=_family.how,
+    ).add(4 + _place)

@@ -1,4 +1,4 @@
-"""What every reader returns: two splits of images, vectors or tokens with labels, and what a report must say."""
+"""The result of every reader: two splits of images, vectors or tokens with labels, and a notice for reports."""
 
 import dataclasses
 import functools
@@ -10,12 +10,12 @@ import numpy as np
 
 from sparsejax.errors import ConfigError
 
-# The figures everybody normalises MNIST with, to the digits everybody writes.
+# The customary mean and standard deviation of MNIST, to the customary digits.
 MNIST_MEAN, MNIST_STD = (0.1307,), (0.3081,)
 
 _BYTES = {"uint8": "u1", "int16": "<i2", "int32": "<i4", "float32": "<f4"}  # how the fingerprint reads an array
 _FORMS = {("uint8", 4), ("float32", 4), ("float32", 2), ("int16", 2)}  # types and dimensions, besides tokens
-_CHUNK = 4096  # images per histogram: numpy widens each pixel to 8 bytes while it counts
+_CHUNK = 4096  # images per histogram: numpy converts each pixel to 8 bytes to count it
 
 
 class Split(NamedTuple):
@@ -33,15 +33,15 @@ class Dataset:
     """A data set in memory, with where it came from.
 
     Args:
-      name: what the images are ("mnist", "fashion_mnist", "digits"), whatever was asked for.
-      source: how they were reached: "files", "download", "tfds", "digits", "function", "python", or a path.
+      name: the data set actually loaded ("mnist", "fashion_mnist", "digits"), which may be a substitute.
+      source: where they came from: "files", "download", "tfds", "digits", "function", "python", or a path.
       train: the training split.
       test: the test split.
       classes: labels run from 0 to classes - 1; of a text, its tokens; 0 where there are no labels.
       mean: of the training pixels in [0, 1], one per channel.
       std: likewise.
-      notice: a sentence for the reader when the data stands in for other data, else "".
-      class_names: what each label stands for; () where that is not known.
+      notice: a sentence for the user if the data replaces other data, else "".
+      class_names: name of each label; () if unknown.
 
     Raises:
       ValueError: a split has none of the types above, or a label is outside the classes.
@@ -79,7 +79,7 @@ class Dataset:
             digest.update(np.ascontiguousarray(array, dtype).data)
         return digest.hexdigest()
 
-    def limited(self, train: int | None = None, test: int | None = None) -> "Dataset":
+    def limit(self, train: int | None = None, test: int | None = None) -> "Dataset":
         """Keeps the first examples of each split (None keeps all); mean and std stay those of the whole.
 
         Raises:
@@ -91,7 +91,7 @@ class Dataset:
 
 
 def split_problem(split: Split, classes: int) -> str:
-    """Says in half a sentence what is wrong with a split, "" when nothing is."""
+    """Returns what is wrong with a split, "" if nothing is."""
     images, labels = split
     if images.dtype == np.int32 and images.ndim == 2:
         if 0 in images.shape or len(images) != len(labels):
@@ -119,7 +119,7 @@ def split_problem(split: Split, classes: int) -> str:
 def pixel_moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Returns mean and standard deviation per channel of images [n, h, w, c], as pixels in [0, 1].
 
-    Of bytes they are counted in integers, so that the result depends on no summation order.
+    For bytes they are computed from integer counts, so the result does not depend on the summation order.
     """
     if images.dtype != np.uint8:
         moments = images.mean((0, 1, 2), np.float64), images.std((0, 1, 2), np.float64)
@@ -138,18 +138,17 @@ def pixel_moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, .
     return tuple(means), tuple(stds)
 
 
-def counted_as(kind: str) -> str:
-    """Returns what sentences call examples of a kind when they count them: a text's are windows of tokens."""
+def examples_noun(kind: str) -> str:
+    """Returns the noun for examples of a kind in messages, such as "windows" for tokens."""
     return "windows" if kind == "tokens" else kind
 
 
 def _first(split: Split, count: int | None, word: str) -> Split:
-    """Keeps a split's first examples (None keeps all)."""
     if count is None:
         return split
     if not 1 <= count <= len(split.labels):
         raise ConfigError(
-            f"{count} {word} examples were asked for, but there are {len(split.labels)}; take a number from "
-            f"1 to {len(split.labels)}, or leave the limit out to take all."
+            f"{count} {word} examples were requested, but there are {len(split.labels)}; choose a number from "
+            f"1 to {len(split.labels)}, or omit the limit to use all."
         )
     return Split(split.images[:count], split.labels[:count])

@@ -3,7 +3,7 @@
 import numpy as np
 
 from sparsejax.data.dataset import Dataset, Split, pixel_moments
-from sparsejax.data.registry import Entry, add
+from sparsejax.data.registry import Entry
 
 CLASSES = 10
 _BOX, _SIDE = 20, 28  # MNIST's digits fill a box of 20 × 20 in the middle of 28 × 28
@@ -23,7 +23,7 @@ def read_digits(*, notice: str = "") -> Dataset:
     from sklearn.datasets import load_digits
 
     small, labels = load_digits(return_X_y=True)  # [n, 64] of 0 to 16
-    images = framed(small.reshape(-1, 8, 8))
+    images = frame(small.reshape(-1, 8, 8))
     in_test = np.zeros(len(labels), bool)
     in_test[np.argsort(labels, kind="stable")[::_EVERY]] = True
     labels = labels.astype(np.int32)
@@ -32,7 +32,7 @@ def read_digits(*, notice: str = "") -> Dataset:
     return Dataset("digits", "digits", train, test, CLASSES, mean, std, notice)
 
 
-def framed(small: np.ndarray) -> np.ndarray:
+def frame(small: np.ndarray) -> np.ndarray:
     """Enlarges images [n, h, w] of 0 to 16 to MNIST's frame, uint8 [n, 28, 28, 1], bicubically."""
     from PIL import Image
 
@@ -45,13 +45,6 @@ def framed(small: np.ndarray) -> np.ndarray:
     return images
 
 
-add(
-    Entry(
-        name="digits",
-        title="the digits that scikit-learn ships",
-        kind="images",
-        read=read_digits,
-        location="digits",
-    ),
-    place=3,
-)
+Entry(
+    name="digits", title="the digits that scikit-learn ships", kind="images", read=read_digits, location="digits"
+).add(3)

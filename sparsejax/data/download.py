@@ -1,10 +1,11 @@
-"""Published files, fetched from public mirrors and checked by their published checksums."""
+"""Downloads published files from public mirrors and verifies their published checksums."""
 
 import contextlib
 import hashlib
 import logging
 import os
 import shutil
+import sys
 import threading
 import time
 from collections import Counter
@@ -16,23 +17,23 @@ from urllib.parse import urlsplit
 from sparsejax.data.folders import offline
 from sparsejax.errors import DataDamagedError, DataMissingError
 
-PATIENCE = 5.0  # seconds until a network that does not answer counts as none
+PATIENCE = 5.0  # timeout in seconds for the first answer
 
-_TRIES = 3  # of a mirror whose transfers break off
-_SILENCE = 15.0  # seconds that a transfer may stand still
+_TRIES = 3  # per mirror, if transfers break off
+_SILENCE = 15.0  # timeout in seconds for a stalled transfer
 _ARCHIVES = (".tar.gz", ".zip")
 
 
 class Download(NamedTuple):
     """Where a data set is published.
 
-    Archives are unpacked to its place, one plain file is its place, several lie in it.
+    Archives are unpacked to the data set's place; a single plain file is the place; several files are inside it.
 
     Args:
       mirrors: addresses that end in a slash, tried in this order.
       files: names of the files there, with their MD5 or SHA-256.
-      size: of all, for people.
-      proof: a file that only the whole of what is published has, where its other files do not tell.
+      size: total size, for messages.
+      proof: a file that only the complete published data set has, if its other files do not show it.
     """
 
     mirrors: tuple[str, ...]
@@ -60,10 +61,10 @@ def download(
     patience: float = PATIENCE,
     say: Callable[[str], None] = print,
 ) -> Path:
-    """Fetches those files of a data set that a place lacks or has damaged, and returns the place.
+    """Downloads the files of a data set that are missing or damaged, and returns the place.
 
-    A file appears under its name only when it is whole. A mirror whose transfer breaks off is tried again after the
-    others; one that lacks a file, or sends another, is left.
+    A file appears under its name only when it is complete. A mirror whose transfer breaks off is retried after the
+    others; one that lacks a file, or sends a different one, is skipped.
 
     Args:
       wanted: where it is published.
@@ -72,19 +73,19 @@ def download(
       subject: begins the sentence "… cannot be downloaded"; by default the title.
       how: a sentence on how else to get it.
       patience: seconds for the first answer, over all mirrors.
-      say: takes what a person should read.
+      say: prints messages to the user.
 
     Raises:
       DataMissingError: no mirror answers or none has the file, $SPARSEJAX_OFFLINE forbids the network, or the place
         cannot be written.
-      DataDamagedError: what the mirrors sent is not what was published.
+      DataDamagedError: the mirrors sent different files than published.
     """
     targets = {name: _target(wanted, name, place) for name in wanted.files}
     lacking = [name for name, path in targets.items() if not is_whole(path, wanted.files[name])]
     subject = subject or title
     way_out = f"or {how[:1].lower()}{how[1:]}" if how else "or put its files there yourself."
     if lacking and offline():
-        raise DataMissingError(f"{subject} cannot be downloaded, for $SPARSEJAX_OFFLINE forbids it; unset that "
+        raise DataMissingError(f"{subject} cannot be downloaded because $SPARSEJAX_OFFLINE is set; unset that "
                                f"variable, {way_out}")  # fmt: skip
     if lacking:
         try:
@@ -102,7 +103,7 @@ def download(
 def answering_mirrors(mirrors: Sequence[str], name: str, patience: float = PATIENCE) -> list[str]:
     """Returns the mirrors that answer a request for a file's header in time, in the order given.
 
-    All are asked at once in threads that are abandoned when time is up: a name look-up cannot be interrupted.
+    All are queried in parallel, in threads that are abandoned on timeout: a name look-up cannot be interrupted.
 
     Raises:
       DataMissingError: none answers.
@@ -141,44 +142,39 @@ def is_whole(path: Path, checksum: str) -> bool:
 
 
 class _BrokenOffError(DataMissingError):
-    """A transfer that may come through another time."""
+    """A transfer that may succeed if retried."""
 
 
 def _fetch_all(files: Mapping[str, tuple[Path, str]], mirrors: Sequence[str], say: Callable[[str], None]) -> None:
-    """Fetches files one after the other, each from the first mirror that has not failed yet."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    """Downloads files one after the other, each from the first mirror that has not failed yet."""
     left, broken, failures = list(mirrors), Counter[str](), {}
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        for name, (path, checksum) in files.items():
-            while left:
-                try:
-                    _fetch(left[0] + name, path, checksum, _Bar(progress, name))
-                    break
-                except (DataDamagedError, DataMissingError) as error:
-                    failures[str(error)] = error
-                    failed = left.pop(0)
-                    broken[failed] += 1
-                    if isinstance(error, _BrokenOffError) and broken[failed] < _TRIES:
-                        left.append(failed)
-                    if left:
-                        say(f"{error}; trying {_host(left[0])}")
-                        time.sleep(0.5 * broken[left[0]])
-            else:
-                damaged = any(isinstance(error, DataDamagedError) for error in failures.values())
-                kind = DataDamagedError if damaged else DataMissingError
-                raise kind(f"{'; '.join(failures)}; nothing was kept of it; try again later")
+    for name, (path, checksum) in files.items():
+        while left:
+            try:
+                _fetch(left[0] + name, path, checksum)
+                break
+            except (DataDamagedError, DataMissingError) as error:
+                failures[str(error)] = error
+                failed = left.pop(0)
+                broken[failed] += 1
+                if isinstance(error, _BrokenOffError) and broken[failed] < _TRIES:
+                    left.append(failed)
+                if left:
+                    say(f"{error}; trying {_host(left[0])}")
+                    time.sleep(0.5 * broken[left[0]])
+        else:
+            damaged = any(isinstance(error, DataDamagedError) for error in failures.values())
+            kind = DataDamagedError if damaged else DataMissingError
+            raise kind(f"{'; '.join(failures)}; nothing was kept; try again later")
 
 
-def _fetch(url: str, path: Path, checksum: str, bar: Any) -> None:
-    """Fetches one file to its final name, or raises half a sentence that names the file's address."""
+def _fetch(url: str, path: Path, checksum: str) -> None:
+    """Downloads one file to its final name, or raises an error that names the file's address."""
     import pooch
     import requests
 
-    # An existing file gets here only when it is damaged. pooch replaces it once the new one is whole.
+    # An existing file is damaged here. pooch replaces it once the new one is complete.
+    bar = sys.stderr.isatty()
     fetcher: Any = pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 16, timeout=_SILENCE)
     pooch.get_logger().setLevel(logging.WARNING)
     algorithm = _algorithm(checksum)
@@ -187,25 +183,25 @@ def _fetch(url: str, path: Path, checksum: str, bar: Any) -> None:
         path.chmod(0o644)  # pooch's temporary file is for its owner only
     except requests.HTTPError as error:
         raise DataMissingError(str(error)) from error  # 404 Client Error: … for url: …
-    except requests.RequestException as error:  # before OSError and ValueError, of which some are
+    except requests.RequestException as error:  # before OSError and ValueError, which it may subclass
         raise _BrokenOffError(f"{url} broke off ({type(error).__name__})") from error
     except ValueError as error:
         raise DataDamagedError(
-            f"{url} sends something else than the published file ({algorithm.upper()} {checksum})"
+            f"{url} sends a different file than the published one ({algorithm.upper()} {checksum})"
         ) from error
     except OSError as error:
         raise DataMissingError(f"{path} cannot be written ({error.strerror or error})") from error
 
 
 def _target(wanted: Download, name: str, place: Path) -> Path:
-    """Returns what a file is called here: an archive lies beside the place until it is unpacked."""
+    """Returns the path of a downloaded file: an archive lies next to the place until it is unpacked."""
     if name.endswith(_ARCHIVES):
         return place.parent / name
     return place if len(wanted.files) == 1 else place / name
 
 
 def _unpack(archive: Path, place: Path) -> None:
-    """Unpacks an archive and deletes it; a folder in it of the place's name is the place. Other files there stay."""
+    """Unpacks an archive and deletes it; a folder in it of the place's name is the place. Other files stay."""
     temporary = place.with_name(f".{place.name}.{os.getpid()}")
     safely: dict[str, Any] = {"filter": "data"} if archive.name.endswith(".tar.gz") else {}
     try:
@@ -228,34 +224,10 @@ def _unpack(archive: Path, place: Path) -> None:
             shutil.rmtree(temporary)
 
 
-class _Bar:
-    """The four words pooch knows of a progress bar, said to one of rich's."""
-
-    def __init__(self, progress: Any, name: str) -> None:
-        self._progress, self._task = progress, progress.add_task(name, total=None)
-
-    @property
-    def total(self) -> int:
-        return self._progress.tasks[self._task].total
-
-    @total.setter
-    def total(self, size: int) -> None:
-        self._progress.update(self._task, total=size)
-
-    def update(self, size: int) -> None:
-        self._progress.advance(self._task, size)
-
-    def reset(self) -> None:
-        self._progress.update(self._task, completed=0)
-
-    def close(self) -> None:
-        self._progress.stop_task(self._task)
-
-
 def _algorithm(checksum: str) -> str:
     return "md5" if len(checksum) == 32 else "sha256"
 
 
 def _host(mirror: str) -> str:
-    """Returns the part of an address that people know it by."""
+    """Returns the host name of an address."""
     return urlsplit(mirror).netloc or mirror

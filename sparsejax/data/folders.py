@@ -1,4 +1,4 @@
-"""Where data is looked for and where downloads go: environment variables and the cache folder."""
+"""Locations of data and downloads: environment variables and the cache folder."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ def data_root() -> Path | None:
     """Returns the folder that $SPARSEJAX_DATA names, None when the variable is not set.
 
     Raises:
-      DataMissingError: it names no folder.
+      DataMissingError: it is not a folder.
     """
     value = os.environ.get("SPARSEJAX_DATA", "")
     if not value:
@@ -18,21 +18,33 @@ def data_root() -> Path | None:
     root = Path(value).expanduser()
     if not root.is_dir():
         raise DataMissingError(
-            f"The environment variable SPARSEJAX_DATA names {value!r}, which is no folder; let it name the "
-            f"folder that holds mnist/ and the other data sets, make that folder, or unset the variable."
+            f"The environment variable SPARSEJAX_DATA is {value!r}, which is not a folder; set it to the "
+            f"folder that holds mnist/ and the other data sets, create that folder, or unset the variable."
         )
     return root
 
 
+def read_bytes(path: Path, what: str = "data file", way_out: str = "Put it there or name another folder.") -> bytes:
+    """Reads a file.
+
+    Raises:
+      DataMissingError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataMissingError(f"The {what} {path} cannot be read: {error.strerror or error}. {way_out}") from error
+
+
 def user_cache() -> Path:
-    """Returns the user's cache folder, there or not (on Linux ~/.cache/sparsejax)."""
+    """Returns the user's cache folder, which may not exist (on Linux ~/.cache/sparsejax)."""
     import pooch
 
     return Path(pooch.os_cache("sparsejax"))
 
 
 def download_folder(place: str | Path) -> Path:
-    """Returns where a data set is written to: its place in $SPARSEJAX_DATA if writable, else in the user's cache."""
+    """Returns the output path of a data set: in $SPARSEJAX_DATA if writable, else in the user's cache."""
     root = data_root()
     if root is not None:
         path = root / place
@@ -51,5 +63,5 @@ def tfds_folder(data_dir: str | os.PathLike[str] | None = None) -> Path:
 
 
 def offline() -> bool:
-    """Says whether $SPARSEJAX_OFFLINE forbids the network (any value but empty and 0)."""
+    """Returns whether $SPARSEJAX_OFFLINE disables the network (any value but empty and 0)."""
     return os.environ.get("SPARSEJAX_OFFLINE", "") not in ("", "0")

@@ -1,4 +1,4 @@
-"""Folders of images by class: the names of the folders are those of the classes."""
+"""Folders of images by class: the folder names are the class names."""
 
 from pathlib import Path
 from typing import Any
@@ -13,25 +13,25 @@ _EXPECTED = "expected CLASS/*.png (or .jpg and so on), or train/CLASS/*.png and 
 
 
 def read_image_folder(folder: Path) -> dict[str, Any]:
-    """Reads a folder of images, in folders by class, in train/ and test/ if there are both.
+    """Reads a folder of images, in folders by class, in train/ and test/ if both exist.
 
     Returns:
       The arrays as `from_arrays` takes them, and `class_names`. Images are grey where all of them are; each part is
-      shuffled once and for all, so that its first examples are of every class.
+      shuffled once, so that its first examples are from all classes.
 
     Raises:
       DataMissingError: there are no folders of classes, a class has no images, or one of train/ and test/ is missing.
-      DataDamagedError: an image cannot be read, or is of another size than the others.
+      DataDamagedError: an image cannot be read, or differs in size from the others.
     """
     split = [part for part in ("train", "test") if (folder / part).is_dir()]
     if len(split) == 1:
         other = "test" if split == ["train"] else "train"
         raise DataMissingError(f"{folder} has {split[0]}/, but no {other}/; {_EXPECTED}.")
-    files = {part: _by_class(folder / part) for part in split} or {"train": _by_class(folder)}
+    files = {part: _images_by_class(folder / part) for part in split} or {"train": _images_by_class(folder)}
     names = sorted(files["train"])
     unknown = sorted(files.get("test", {}).keys() - files["train"].keys())
     if unknown:
-        raise DataMissingError(f"{folder / 'test'} has the class {unknown[0]}, which train/ lacks; {_EXPECTED}.")
+        raise DataMissingError(f"{folder / 'test'} has the class {unknown[0]}, which train/ has not; {_EXPECTED}.")
     read = _reader([path for classes in files.values() for paths in classes.values() for path in paths])
     arrays: dict[str, Any] = {"class_names": tuple(names)}
     for part, classes in files.items():
@@ -42,8 +42,7 @@ def read_image_folder(folder: Path) -> dict[str, Any]:
     return arrays
 
 
-def _by_class(folder: Path) -> dict[str, list[Path]]:
-    """Returns the images of each class."""
+def _images_by_class(folder: Path) -> dict[str, list[Path]]:
     classes = {
         path.name: sorted(file for file in path.iterdir() if file.suffix.lower() in _SUFFIXES)
         for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith((".", "_"))
@@ -56,20 +55,20 @@ def _by_class(folder: Path) -> dict[str, list[Path]]:
 
 
 def _reader(files: list[Path]) -> Any:
-    """Returns a function that reads one of these images, once all are known to be of one size."""
+    """Returns a function that reads one of these images, after checking that all have one size."""
     from PIL import Image
 
-    def opened(path: Path) -> Any:
+    def open_image(path: Path) -> Any:
         try:
             return Image.open(path)
         except OSError as error:
-            raise DataDamagedError(f"{path} is no image that can be read ({error}); take it away.") from None
+            raise DataDamagedError(f"{path} is not a readable image ({error}); remove it.") from None
 
     modes, size = set(), None
     for path in files:
-        with opened(path) as image:
+        with open_image(path) as image:
             if image.mode not in _GREY | _COLOUR:
-                raise DataDamagedError(f"{path} has pixels of the kind {image.mode}; convert it to 8 bits.")
+                raise DataDamagedError(f"{path} has pixels of mode {image.mode}; convert it to 8 bits.")
             if size not in (None, image.size):
                 raise DataDamagedError(
                     f"{path} is {image.size[0]} x {image.size[1]} pixels, but {files[0]} {size[0]} x {size[1]}; "
@@ -80,11 +79,11 @@ def _reader(files: list[Path]) -> Any:
     mode = "L" if modes <= _GREY else "RGB"
 
     def read(path: Path) -> np.ndarray:
-        with opened(path) as image:
+        with open_image(path) as image:
             try:
                 pixels = np.asarray(image.convert(mode))
             except (OSError, SyntaxError, ValueError) as error:
-                raise DataDamagedError(f"{path} is cut short or damaged ({error}); take it away.") from None
+                raise DataDamagedError(f"{path} is truncated or damaged ({error}); remove it.") from None
         return pixels.reshape(*pixels.shape[:2], -1)
 
     return read

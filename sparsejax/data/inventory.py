@@ -1,4 +1,4 @@
-"""What data is there: the table that python -m sparsejax.data list prints."""
+"""The table of available data that python -m sparsejax.data list prints."""
 
 import importlib.util
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from sparsejax.data.tfds_source import prepared_names
 
 
 class Place(NamedTuple):
-    """One place where a data set may be: what was found there ("" when nothing), and its bytes."""
+    """One possible location of a data set: what was found there ("" if nothing), and its size in bytes."""
 
     name: str
     source: str
@@ -21,10 +21,10 @@ class Place(NamedTuple):
 
 
 def survey() -> list[Place]:
-    """Looks at every place that load() reads, at names and sizes only.
+    """Checks every location that load() reads, by names and sizes only.
 
     Raises:
-      DataMissingError: $SPARSEJAX_DATA names no folder.
+      DataMissingError: $SPARSEJAX_DATA is not a folder.
     """
     places = [place for entry in DATA.values() for place in _places(entry)]
     others = sorted(set(prepared_names(tfds_folder())) - {entry.tfds for entry in DATA.values()})
@@ -32,7 +32,7 @@ def survey() -> list[Place]:
 
 
 def table(places: list[Place]) -> str:
-    """Writes places as lines in columns, and what can be downloaded."""
+    """Formats locations as a table, followed by the available downloads."""
     rows = [("data set", "source", "state", "size", "path")]
     for place in places:
         size = f"{place.size / 1e6:.1f} MB" if place.size else ""
@@ -45,9 +45,8 @@ def table(places: list[Place]) -> str:
 
 
 def _places(entry: Entry) -> Iterator[Place]:
-    """Looks at every place of one data set."""
     if not entry.place:
-        yield _made_place(entry)
+        yield _generated_place(entry)
         return
     if data_root() is None:
         yield Place(entry.name, "files", None, "", 0)
@@ -71,8 +70,8 @@ def _tfds_place(name: str, prepared: str) -> Place:
     return Place(name, "tfds", path, "there" if infos else "", size)
 
 
-def _made_place(entry: Entry) -> Place:
-    """Looks for the file of what a function makes: scikit-learn's digits, without importing it, or the user's own."""
+def _generated_place(entry: Entry) -> Place:
+    """Looks for the file of generated data: scikit-learn's digits, without importing it, or the user's own."""
     if entry.location != "digits":
         return Place(entry.name, entry.location, Path(entry.read.__code__.co_filename), "there", 0)
     spec = importlib.util.find_spec("sklearn")

@@ -1,4 +1,4 @@
-"""The file of CIFAR-10's latents: vectors that a trained network makes of the images, with their labels."""
+"""The file of CIFAR-10's latents: features of the images from a trained network, with their labels."""
 
 import io
 import json
@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from sparsejax.data.dataset import Dataset, Split, split_problem
-from sparsejax.data.registry import Entry, add
+from sparsejax.data.registry import Entry
 from sparsejax.errors import DataDamagedError, DataMissingError
 
 LATENTS_FILE = Path("cifar10-latents", "latents.npz")
-"""Where it lies in $SPARSEJAX_DATA or in the user's cache."""
+"""Its path in $SPARSEJAX_DATA or in the user's cache."""
 HOW_TO_MAKE = (
-    "Make them: python -m sparsejax.launch --config cifar_conv_mixer_small --out runs/conv_mixer (minutes on two "
+    "To compute them: python -m sparsejax.launch --config cifar_conv_mixer_small --out runs/conv_mixer (minutes on two "
     "cores; cifar_conv_mixer on an accelerator), then sparsejax embed --run runs/conv_mixer"
 )
 
@@ -26,7 +26,7 @@ def latents_bytes(train: Split, test: Split, provenance: Mapping[str, Any]) -> b
     Args:
       train: vectors float32 [n, features] and labels int32 [n] of the training set.
       test: likewise.
-      provenance: what they come from, as JSON: at least `data` with its `name`, and `classes`.
+      provenance: their origin, as JSON: at least `data` with its `name`, and `classes`.
     """
     buffer, told = io.BytesIO(), np.array(json.dumps(provenance, allow_nan=False))
     np.savez(
@@ -37,11 +37,11 @@ def latents_bytes(train: Split, test: Split, provenance: Mapping[str, Any]) -> b
 
 
 def read_latents(path: Path, *, source: str = "files") -> Dataset:
-    """Reads what `latents_bytes` made, as a data set named NAME_latents after the one it was made of.
+    """Reads the output of `latents_bytes`, as a data set named NAME_latents after the original one.
 
     Raises:
       DataMissingError: there is no such file, or it cannot be opened.
-      DataDamagedError: it is cut short, damaged, or holds something else.
+      DataDamagedError: it is truncated, damaged, or holds other data.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -52,32 +52,29 @@ def read_latents(path: Path, *, source: str = "files") -> Dataset:
         raise DataMissingError(
             f"The latents {path} cannot be read: {error.strerror or error}. {HOW_TO_MAKE}"
         ) from error
-    except Exception as error:  # of damaged files NumPy and zipfile raise whatever their parsers do
-        raise _damaged(path, f"{type(error).__name__}: {error}") from error
+    except Exception as error:  # for damaged files NumPy and zipfile raise various errors
+        raise _damage_error(path, f"{type(error).__name__}: {error}") from error
     for word, split in (("train", train), ("test", test)):
         images = split.images
         problem = f"vectors are {images.dtype} {list(images.shape)} where float32 [n, features] is expected"
         if images.dtype == np.float32 and images.ndim == 2 and images.shape[1:] == train.images.shape[1:]:
             problem = split_problem(split, classes)
         if problem:
-            raise _damaged(path, f"the {word} split cannot be used: {problem}")
+            raise _damage_error(path, f"the {word} split cannot be used: {problem}")
     return Dataset(name, source, train, test, classes, (0.0,), (1.0,))
 
 
-def _damaged(path: Path, problem: str) -> DataDamagedError:
+def _damage_error(path: Path, problem: str) -> DataDamagedError:
     return DataDamagedError(
-        f"The file {path} holds no latents, or is cut short or damaged: {problem}. Delete it. {HOW_TO_MAKE}"
+        f"The file {path} holds no latents, or is truncated or damaged: {problem}. Delete it. {HOW_TO_MAKE}"
     )
 
 
-add(
-    Entry(
-        name="cifar10_latents",
-        title="CIFAR-10's latents",
-        kind="vectors",
-        place=str(LATENTS_FILE),
-        read=read_latents,
-        how=HOW_TO_MAKE,
-    ),
-    place=6,
-)
+Entry(
+    name="cifar10_latents",
+    title="CIFAR-10's latents",
+    kind="vectors",
+    place=str(LATENTS_FILE),
+    read=read_latents,
+    how=HOW_TO_MAKE,
+).add(6)

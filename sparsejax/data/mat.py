@@ -1,6 +1,6 @@
 """Arrays of numbers in MATLAB files of version 5 to 7.2.
 
-SciPy reads them too, but some damaged files make its compiled parser end the whole process without a word.
+SciPy reads them too, but some damaged files crash its compiled parser and the whole process.
 """
 
 import math
@@ -18,7 +18,7 @@ _HEADER = 128
 
 
 class _Element(NamedTuple):
-    """Its type, its content, and where the next one begins."""
+    """Its type, its content, and the offset of the next one."""
 
     kind: int
     content: bytes
@@ -26,10 +26,10 @@ class _Element(NamedTuple):
 
 
 def read_arrays_of(raw: bytes) -> dict[str, np.ndarray]:
-    """Returns all arrays of real numbers of a MATLAB file, by name; whatever else it holds is left out.
+    """Returns all arrays of real numbers of a MATLAB file, by name; other content is ignored.
 
     Raises:
-      ValueError: it is no such file, or damaged.
+      ValueError: it is not such a file, or damaged.
     """
     order = {b"IM": "<", b"MI": ">"}.get(raw[126:_HEADER])
     if raw.startswith(b"\x89HDF") or raw[512:516] == b"\x89HDF" or b"MATLAB 7.3" in raw[:124]:
@@ -43,7 +43,7 @@ def read_arrays_of(raw: bytes) -> dict[str, np.ndarray]:
             try:
                 kind, content, _ = _element(zlib.decompress(content), 0, order, padded=False)
             except zlib.error as error:
-                raise ValueError(f"what is compressed in it is damaged ({error})") from None
+                raise ValueError(f"its compressed content is damaged ({error})") from None
         if kind != _MATRIX:
             raise ValueError(f"it holds an element of type {kind} where a matrix is expected")
         arrays |= _array(content, order)
@@ -72,9 +72,9 @@ def _array(content: bytes, order: str) -> dict[str, np.ndarray]:
 
 
 def _element(raw: bytes, at: int, order: str, *, padded: bool = True) -> _Element:
-    """Reads the element that begins there; a small one has its content within its tag."""
+    """Reads the element at an offset; a small one has its content inside its tag."""
     if at + 8 > len(raw):
-        raise ValueError("it is cut short")
+        raise ValueError("it is truncated")
     kind, size = struct.unpack_from(f"{order}II", raw, at)
     if kind >> 16:
         kind, size = kind & 0xFFFF, kind >> 16
@@ -82,5 +82,5 @@ def _element(raw: bytes, at: int, order: str, *, padded: bool = True) -> _Elemen
             raise ValueError(f"a small element in it has {size} bytes, of 4 at most")
         return _Element(kind, raw[at + 4 : at + 4 + size], at + 8)
     if at + 8 + size > len(raw):
-        raise ValueError("it is cut short")
+        raise ValueError("it is truncated")
     return _Element(kind, raw[at + 8 : at + 8 + size], at + 8 + size + (-size % 8 if padded else 0))

@@ -15,28 +15,28 @@ _SKIMAGE = ("chelsea", "rocket", "coffee")
 
 
 def photographs() -> dict[str, np.ndarray]:
-    """Returns photographs as greys `[height, width]` in [0, 1]: scikit-learn's two, and scikit-image's if it is there.
+    """Returns grey photographs `[height, width]` in [0, 1]: scikit-learn's two, and scikit-image's if it is installed.
 
-    Their numbers matter to what is learnt from them: two photographs are few, ten (see `read_images_mat`) the classic.
+    Their number affects what is learnt: two photographs are few, ten (see `read_images_mat`) are standard.
     """
     from sklearn.datasets import load_sample_images
 
     sample = load_sample_images()
-    found = {Path(name).stem: grey(image) for name, image in zip(sample.filenames, sample.images, strict=True)}
+    found = {Path(name).stem: gray(image) for name, image in zip(sample.filenames, sample.images, strict=True)}
     try:
         data = importlib.import_module("skimage.data")
     except ImportError:
         return found
     for name in _SKIMAGE:
         try:
-            found[name] = grey(getattr(data, name)())
+            found[name] = gray(getattr(data, name)())
         except (OSError, ImportError, ValueError):  # not in the wheel, and no network to fetch it from
             continue
     return found
 
 
-def grey(image: np.ndarray) -> np.ndarray:
-    """Returns the luminance of an image `[height, width, 3]` of bytes, or of one that is grey, in [0, 1].
+def gray(image: np.ndarray) -> np.ndarray:
+    """Returns the luminance of an image `[height, width, 3]` of bytes, or of a grey one, in [0, 1].
 
     Raises:
       ValueError: it is neither.
@@ -50,7 +50,7 @@ def grey(image: np.ndarray) -> np.ndarray:
 
 
 def halve(image: np.ndarray) -> np.ndarray:
-    """Returns an image `[height, width]` at half its size, each pixel the mean of four: without a camera's noise."""
+    """Returns an image `[height, width]` at half its size; the mean of four pixels removes the camera's noise."""
     height, width = image.shape[0] // 2, image.shape[1] // 2
     return image[: 2 * height, : 2 * width].reshape(height, 2, width, 2).mean((1, 3))
 
@@ -58,8 +58,8 @@ def halve(image: np.ndarray) -> np.ndarray:
 def whiten(image: np.ndarray, *, cutoff: float = 0.4) -> np.ndarray:
     r"""Returns an image filtered by :math:`f e^{-(f/f_0)^4}`, of mean 0 and variance 1.
 
-    The rise undoes the 1/f amplitudes of natural scenes, the fall takes away the noise and the corners of the
-    frequency square.
+    The rise compensates the 1/f amplitudes of natural scenes; the fall removes noise and the corners of the frequency
+    square.
 
     Args:
       image: `[height, width]`.
@@ -91,14 +91,14 @@ def patches(
     border: int = 4,
     remove_mean: bool = False,
 ) -> np.ndarray:
-    """Draws patches at random places, `[count, size * size]`, row by row; each image in proportion to its places.
+    """Draws patches at random positions, `[count, size * size]`, row by row; from each image in proportion to its size.
 
     Args:
       images: each `[height, width]`.
       count: how many.
       size: of a patch, in pixels.
-      seed: of the places.
-      border: pixels at the images' edges to keep clear of, where the filter wraps around.
+      seed: of the positions.
+      border: pixels at the images' edges to exclude, where the filter wraps around.
       remove_mean: subtract each patch's mean.
 
     Raises:
@@ -111,7 +111,7 @@ def patches(
     for image, free in zip(images, room, strict=True):
         if min(free) < 1:
             raise ValueError(
-                f"An image of {image.shape} has no room for patches of {size} pixels with borders of {border}."
+                f"An image of {image.shape} is too small for patches of {size} pixels with borders of {border}."
             )
     rng = np.random.default_rng(seed)
     places = np.array([rows * columns for rows, columns in room])
@@ -133,22 +133,22 @@ def read_images_mat(path: str | Path) -> np.ndarray:
 
     Raises:
       DataMissingError: there is no such file.
-      DataDamagedError: it is no MATLAB file, or holds no `IMAGES` [height, width, images].
+      DataDamagedError: it is not a MATLAB file, or has no `IMAGES` [height, width, images].
     """
     path = Path(path)
     if not path.is_file():
         raise DataMissingError(
-            f"There is no file {path}; get IMAGES.mat from https://www.rctn.org/bruno/sparsenet, or leave it out to "
-            "take the photographs that scikit-learn ships."
+            f"There is no file {path}; get IMAGES.mat from https://www.rctn.org/bruno/sparsenet, or omit it to "
+            "use the photographs that scikit-learn ships."
         )
     try:
         found = read_arrays_of(path.read_bytes())
     except (ValueError, OSError) as error:
-        raise DataDamagedError(f"{path} cannot be read as a MATLAB file: {error}. Fetch it again.") from None
+        raise DataDamagedError(f"{path} cannot be read as a MATLAB file: {error}. Download it again.") from None
     name = next((name for name in ("IMAGES", "IMAGESr", "IMAGES_RAW") if name in found), None)
     images = np.empty(0) if name is None else found[name]
     if images.ndim == 3 and images.dtype.kind in "iuf":
-        with np.errstate(over="ignore", invalid="ignore"):  # what is too large for float32 becomes infinite
+        with np.errstate(over="ignore", invalid="ignore"):  # values too large for float32 become infinite
             images = images.astype(np.float32)
     if images.ndim != 3 or images.dtype != np.float32 or not np.isfinite(images).all():
         raise DataDamagedError(

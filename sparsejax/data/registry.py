@@ -1,4 +1,4 @@
-"""The registry of data sets: what each is, how it is read, and the locations where it is looked for, in their order."""
+"""The registry of data sets: what each is, how it is read, and its locations in search order."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -19,32 +19,32 @@ Kind = Literal["images", "vectors", "tokens", "clips"]
 F = TypeVar("F", bound=Callable[..., Any])
 
 LOCATIONS = ("files", "tfds", "download", "digits")
-"""Where data come from, besides a function of the user's; "digits" are those that scikit-learn ships."""
+"""Sources of data, in addition to user functions; "digits" are those that scikit-learn ships."""
 
 
-def itself(path: Path) -> dict[str, Path | None]:
+def find_itself(path: Path) -> dict[str, Path | None]:
     """Finds a data set that is one file, or a folder of any files."""
     return {path.name: path if path.exists() else None}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A data set: read from a place on the disk, or made by a function.
+    """A data set: read from disk, or returned by a function.
 
     Args:
-      name: what `data.name` calls it.
-      title: what sentences call it.
-      kind: what its examples are.
-      read: `(path, source=...) -> Dataset`; or without a place, `() -> Dataset`, or the arguments of `from_arrays`. It
-        is given those fields of `DataConfig` that its other arguments are named like.
-      place: file or folder below $SPARSEJAX_DATA, and below the user's cache; "" where it is made.
-      files: the files that belong to it, by name; None for each that a place lacks.
-      elsewhere: other places.
-      tfds: TFDS's name of it.
+      name: its `data.name`.
+      title: its name in messages.
+      kind: kind of its examples.
+      read: `(path, source=...) -> Dataset`; or without a place, `() -> Dataset`, or the arguments of `from_arrays`. Its
+        other arguments receive the fields of `DataConfig` of the same name.
+      place: file or folder in $SPARSEJAX_DATA and in the user's cache; "" if a function returns it.
+      files: its files, by name; None for each missing one.
+      elsewhere: other locations.
+      tfds: its name in TFDS.
       download: where it can be downloaded.
-      substitute: take scikit-learn's digits where it is nowhere, and say so.
+      substitute: use scikit-learn's digits if it is not found, with a notice.
       how: a sentence on how to get it.
-      location: the one location of what is made.
+      location: the location of generated data.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Entry:
     kind: Kind
     read: Callable[..., Any]
     place: str = ""
-    files: Callable[[Path], Mapping[str, Path | None]] = itself
+    files: Callable[[Path], Mapping[str, Path | None]] = find_itself
     elsewhere: tuple[Path, ...] = ()
     tfds: str = ""
     download: Download | None = None
@@ -74,7 +74,7 @@ class Entry:
         return tuple(name for name in inspect.signature(self.read).parameters if name not in ("name", "path", "source"))
 
     def places(self) -> list[tuple[str, Path]]:
-        """Returns where "auto" looks on the disk, with what a data set from there says of its source."""
+        """Returns the paths that "auto" searches, with the `source` of data found there."""
         if not self.place:
             return []
         root, cached = data_root(), "download" if self.download else "files"
@@ -82,36 +82,36 @@ class Entry:
                 *(("files", path) for path in self.elsewhere)]  # fmt: skip
 
     def is_whole(self, path: Path) -> bool:
-        """Says whether a place has all of its files."""
+        """Returns whether a path has all of its files."""
         return None not in self.files(path).values()
 
-    def found(self) -> Path | None:
-        """Returns the first place that has all of its files."""
+    def find(self) -> Path | None:
+        """Returns the first path that has all of its files."""
         return next((path for _, path in self.places() if self.is_whole(path)), None)
+
+    def add(self, place: float) -> None:
+        """Registers a data set of this package."""
+        DATA.add(self.name, self, module="sparsejax.data", place=place)
 
 
 DATA: Registered[Entry] = Registered("data set", "sparsejax.data")
 
 
-def add(entry: Entry, place: float = 100.0) -> None:
-    """Registers a data set of this package."""
-    DATA.add(entry.name, entry, module="sparsejax.data", place=place)
-
-
 def register(name: str, *, kind: Kind, title: str = "") -> Callable[[F], F]:
-    """Register a data set of one's own: `--data.name NAME` then calls the decorated function.
+    """Register your own data set: `--data.name NAME` then calls the decorated function.
 
     Args:
-      name: what `data.name` calls it.
-      kind: what its examples are: "images", "vectors", "tokens" or "clips".
-      title: what sentences call it.
+      name: its `data.name`.
+      kind: kind of its examples: "images", "vectors", "tokens" or "clips".
+      title: its name in messages.
 
     Returns:
       A decorator of a function that returns a `Dataset`, or arrays `(x_train, y_train, x_test, y_test)` as
-      `from_arrays` takes them. A parameter that is named like a field of `DataConfig`, such as `length`, is given it.
+      `from_arrays` takes them. A parameter with the name of a field of `DataConfig`, such as `length`, receives its
+      value.
 
     Raises:
-      ConfigError: there is such a data set already, or the kind is unknown.
+      ConfigError: the name is already registered, or the kind is unknown.
 
     Examples:
       >>> import numpy as np
@@ -137,7 +137,7 @@ def entry(name: str, source: str = "auto") -> Entry:
     """Returns a data set's entry, before anything is read; `tfds/NAME` is the entry of a prepared TFDS data set.
 
     Raises:
-      ConfigError: there is no data set or source of that name, or this data set is not to be had from there.
+      ConfigError: there is no data set or source of that name, or this data set is not available from that source.
     """
     if name.startswith("tfds/"):
         name = name.removeprefix("tfds/")
@@ -155,7 +155,7 @@ def entry(name: str, source: str = "auto") -> Entry:
 
 
 def title(name: str, source: str = "") -> str:
-    """Returns what sentences call a data set of this name and source, registered or not."""
+    """Returns the name of a data set in messages, registered or not."""
     if name in DATA and (not source or source in ("auto", *DATA[name].locations, "download")):
         return DATA[name].title
     return f"{name} from {source}" if source else name
@@ -166,28 +166,28 @@ def load(
 ) -> Dataset:
     """Returns a data set, from the source named or from the first location that has it.
 
-    "auto" looks in $SPARSEJAX_DATA, in the user's cache, in a prepared TFDS folder, then downloads. Where MNIST cannot
-    be had, it returns scikit-learn's digits, whose name, source and notice say so. A damaged file is an error wherever
-    it is found.
+    "auto" searches $SPARSEJAX_DATA, the user's cache and a prepared TFDS folder, then downloads. If MNIST is not
+    available, it returns scikit-learn's digits, with corresponding name, source and notice. A damaged file is always an
+    error.
 
     Args:
-      name: a registered data set, `python -m sparsejax.data list` shows them; or "tfds/NAME", any TFDS data set of
+      name: a registered data set (see `python -m sparsejax.data list`); or "tfds/NAME", any TFDS data set of
         images and labels that is prepared.
       source: "auto", "files" ($SPARSEJAX_DATA), "tfds", "download" (cached) or "digits".
-      path: a file or folder of one's own to read instead, see `read_path`.
-      say: takes what a person should read: a download, a substitute's notice.
-      **options: what its reader takes besides: `length`, `vocabulary` and `unit` of a text; `words`, `silence` and
+      path: your own file or folder to read instead, see `read_path`.
+      say: prints messages to the user: downloads, notices of substitutes.
+      **options: other options of its reader: `length`, `vocabulary` and `unit` of a text; `words`, `silence` and
         `held_out` of speech; `test_fraction` of a path or of TFDS.
 
     Raises:
       ConfigError: an unknown name or source, or a source that this data set does not have.
-      DataMissingError: the source has no such data, or $SPARSEJAX_DATA names no folder.
+      DataMissingError: the source has no such data, or $SPARSEJAX_DATA is not a folder.
       DataDamagedError: a file is damaged.
     """
     if path is not None:
         return read_path(path, **options)
     found = entry(name, source)
-    dataset = obtain(found, found.read, source, say, options) if found.place else made(found, options)
+    dataset = obtain(found, found.read, source, say, options) if found.place else generate(found, options)
     if dataset.notice:
         say(dataset.notice)
     return dataset
@@ -198,28 +198,28 @@ def options_of(name: str, path: str | Path | None = None) -> tuple[str, ...]:
     return ("test_fraction",) if path is not None else entry(name).options
 
 
-def made(found: Entry, options: Mapping[str, Any]) -> Dataset:
-    """Returns what an entry's function makes, as a data set."""
+def generate(found: Entry, options: Mapping[str, Any]) -> Dataset:
+    """Returns the result of an entry's function as a data set."""
     dataset = found.read(**options)
     if not isinstance(dataset, Dataset):
         dataset = from_arrays(*dataset, name=found.name, source=found.location)
     if dataset.kind != found.kind:
         raise ConfigError(f"The data set {found.name!r} is registered as {found.kind}, but its function returned "
-                          f"{dataset.kind}; register it as these.")  # fmt: skip
+                          f"{dataset.kind}; register it as this kind.")  # fmt: skip
     return dataset
 
 
 def obtain(found: Entry, read: Callable[..., Any], source: str, say: Say, options: Mapping[str, Any]) -> Any:
-    """Returns what a reader makes of a data set that lies on the disk or is downloaded; errors as `load`."""
+    """Reads a data set from disk or after a download; errors as `load`."""
     if source == "digits":
-        return _substitute(f"As asked for by data.source digits, {_DIGITS.format(found.title)}.")
+        return _substitute(f"As requested by data.source digits, {_DIGITS.format(found.title)}.")
     if source == "tfds":
         return read_tfds(found.tfds)
     if source == "files":
-        return read(_in_files(found), source="files", **options)
+        return read(_files_path(found), source="files", **options)
     if source == "download" and found.download:
         subject = f"{found.title} is not in {download_folder(found.place)} and"
-        return read(_downloaded(found, found.download, say, subject), source="download", **options)
+        return read(_download(found, found.download, say, subject), source="download", **options)
     for location, path in found.places():
         files = found.files(path)
         missing = [name for name, file in files.items() if file is None]
@@ -227,16 +227,16 @@ def obtain(found: Entry, read: Callable[..., Any], source: str, say: Say, option
             return read(path, source=location, **options)
         if len(missing) < len(files):
             say(f"Only {len(files) - len(missing)} of {found.title}'s {len(files)} files are in {path} "
-                f"({', '.join(missing)} not): looking on.")  # fmt: skip
+                f"({', '.join(missing)} missing): searching other locations.")  # fmt: skip
     try:
         if found.tfds and is_prepared(found.tfds, tfds_folder()):
             return read_tfds(found.tfds)
     except DataMissingError as error:  # another format, or TFDS is not installed
         say(str(error))
     if found.download is None:
-        raise DataMissingError(f"{_nowhere(found)}. {found.how}")
+        raise DataMissingError(f"{_not_found_message(found)}. {found.how}")
     try:
-        path = _downloaded(found, found.download, say, f"{_nowhere(found, last='')}, and")
+        path = _download(found, found.download, say, f"{_not_found_message(found, last='')}, and")
     except DataMissingError as error:
         if not found.substitute:
             raise
@@ -255,21 +255,21 @@ def _substitute(notice: str) -> Dataset:
     return DATA["digits"].read(notice=notice)
 
 
-def _in_files(found: Entry) -> Path:
-    """Returns the place in $SPARSEJAX_DATA, or one besides that and the cache, for its reader to say what it lacks."""
+def _files_path(found: Entry) -> Path:
+    """Returns the path in $SPARSEJAX_DATA, or another one, so that its reader reports what is missing."""
     root = data_root()
     places = [*([root / found.place] if root else []), *found.elsewhere]
     whole = next((path for path in places if found.is_whole(path)), None)
     if whole is None and root is None:
         raise DataMissingError(
             f"The source 'files' reads {found.name} in $SPARSEJAX_DATA/{found.place}, but the environment variable "
-            f"SPARSEJAX_DATA is not set; set it, or take the source 'auto'. {found.how}"
+            f"SPARSEJAX_DATA is not set; set it, or use the source 'auto'. {found.how}"
         )
     return whole or places[0]
 
 
-def _downloaded(found: Entry, wanted: Download, say: Say, subject: str) -> Path:
-    """Returns a place with the whole data set, after downloading what that lacks."""
+def _download(found: Entry, wanted: Download, say: Say, subject: str) -> Path:
+    """Returns a path with the complete data set, after downloading missing files."""
     folder = download_folder(found.place)
     for path in (folder, user_cache() / found.place):
         if found.is_whole(path) and wanted.is_proven(path):
@@ -278,22 +278,19 @@ def _downloaded(found: Entry, wanted: Download, say: Say, subject: str) -> Path:
     return folder
 
 
-def _nowhere(found: Entry, last: str = "and ") -> str:
-    """Returns the beginning of a sentence on a data set that is in none of its places."""
+def _not_found_message(found: Entry, last: str = "and ") -> str:
+    """Returns the beginning of the message for a data set that is in none of its locations."""
     places = [f"$SPARSEJAX_DATA/{found.place}", str(user_cache() / found.place), *map(str, found.elsewhere)]
     where = f"{', '.join(places[:-1])} and {places[-1]}"
     verdict = "neither" if len(places) == 2 else "none of them"
     return f"{found.title[0].upper()}{found.title[1:]} was looked for in {where}, {last}is in {verdict}"
 
 
-add(
-    Entry(
-        name="arrays",
-        title="arrays of your own",
-        kind="images",
-        place="arrays",
-        read=read_arrays,
-        how="Or name any file or folder with --data.path.",
-    ),
-    place=12,
-)
+Entry(
+    name="arrays",
+    title="your own arrays",
+    kind="images",
+    place="arrays",
+    read=read_arrays,
+    how="Or pass any file or folder with --data.path.",
+).add(12)

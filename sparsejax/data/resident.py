@@ -1,4 +1,4 @@
-"""Data that lies on the device, images as uint8, and the shuffled batches that a compiled chunk takes from it."""
+"""Data on the device, images as uint8, and the shuffled batches that a compiled chunk takes from it."""
 
 import typing
 from typing import Any, NamedTuple
@@ -16,8 +16,8 @@ from sparsejax.errors import ConfigError
 class Resident(NamedTuple):
     """One split on the device, passed to a compiled function as an argument (closed over, it would be copied in).
 
-    `batches` are the example indices of the next steps where all networks see the same examples; None where each has
-    an order of its own.
+    `batches` are the example indices of the next steps if all networks train on the same examples; None if each has its
+    own order.
     """
 
     images: UInt8[Array, "n height width channels"]
@@ -35,10 +35,10 @@ class Batch(NamedTuple):
     rows: Int[Array, "batch"]
 
 
-def resident(dataset: Dataset, split: Split, *, normalise: bool = True, on_device: bool = True) -> Resident:
+def make_resident(dataset: Dataset, split: Split, *, normalise: bool = True, on_device: bool = True) -> Resident:
     """Returns a split with the data set's mean and standard deviation, of pixels in [0, 1]; or 0 and 1.
 
-    Unless `on_device`, images and labels stay NumPy arrays where they are, to be streamed.
+    Unless `on_device`, images and labels stay NumPy arrays, to be streamed.
     """
     moments = (dataset.mean, dataset.std) if normalise else ((0.0,), (1.0,))
     mean, std = (jnp.asarray(numbers, jnp.float32).reshape(1, 1, 1, -1) for numbers in moments)
@@ -47,24 +47,24 @@ def resident(dataset: Dataset, split: Split, *, normalise: bool = True, on_devic
 
 
 def example(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """Returns an input of zeros `[1, ...]`, of the type that a network is given of data of that shape and type."""
+    """Returns an input of zeros `[1, ...]`, of the type of a network's input for data of that shape and type."""
     return np.zeros((1, *shape), np.int32 if np.dtype(dtype) == np.int32 else np.float32)
 
 
 def example_of(data: Resident | Split) -> np.ndarray:
-    """Returns an input of zeros `[1, ...]`, of the shape and type that a network is given."""
+    """Returns an input of zeros `[1, ...]`, of the shape and type of a network's input."""
     return example(data.images.shape[1:], data.images.dtype)
 
 
 def steps_per_epoch(examples: int, batch_size: int) -> int:
-    """Returns the number of batches that show every example at least once.
+    """Returns the number of batches that contain every example at least once.
 
     Raises:
       ConfigError: the batch is larger than the data.
     """
     if batch_size > examples:
         raise ConfigError(
-            f"The batch size is {batch_size}, but the training set has {examples} examples; take "
+            f"The batch size is {batch_size}, but the training set has {examples} examples; use "
             f"--training.batch-size {examples} or less, or more data."
         )
     return -(-examples // batch_size)
@@ -79,20 +79,20 @@ def epoch_order(
 ) -> Int[Array, "steps batch"]:
     """Returns the example indices of every batch of an epoch, shuffled by the key and the epoch's number.
 
-    The last batch is filled up with the first examples of the same order, so that all batches have one shape. Given
-    labels, every class comes equally often, to one example.
+    The last batch is padded with the first examples of the same order, so that all batches have one shape. Given
+    labels, classes appear equally often (up to one example).
     """
     key = jax.random.fold_in(key, epoch)
     order = jax.random.permutation(key, examples)
     if labels is not None:
-        order = _balanced(jax.random.fold_in(key, 1), order, labels)
+        order = _balance(jax.random.fold_in(key, 1), order, labels)
     steps = steps_per_epoch(examples, batch_size)
     return jnp.concatenate([order, order[: steps * batch_size - examples]]).reshape(steps, batch_size)
 
 
-def _balanced(key: PRNGKeyArray, order: Int[Array, "n"], labels: Int[Array, "n"]) -> Int[Array, "n"]:
-    """Returns as many examples, of every class that there is equally many: of a large class the first in the order, of
-    a small one all of them, time and again.
+def _balance(key: PRNGKeyArray, order: Int[Array, "n"], labels: Int[Array, "n"]) -> Int[Array, "n"]:
+    """Resamples so that classes appear equally often (up to one example): large ones are truncated, small ones
+    repeated; the length is unchanged.
     """
     by_class = order[jnp.argsort(labels[order], stable=True)]
     at = labels[by_class]
@@ -104,7 +104,7 @@ def _balanced(key: PRNGKeyArray, order: Int[Array, "n"], labels: Int[Array, "n"]
     return jax.random.permutation(key, chosen)
 
 
-def normalised(
+def normalize(
     data: Resident | Streamed, images: UInt8[Array, "batch height width channels"]
 ) -> Float[Array, "batch h w c"]:
     """Turns images of bytes into pixels in [0, 1], pixels to mean 0 and standard deviation 1, and 16-bit samples of

@@ -12,7 +12,7 @@ import numpy as np
 
 from sparsejax.data.dataset import Dataset, Split
 from sparsejax.data.download import Download
-from sparsejax.data.registry import Entry, add
+from sparsejax.data.registry import Entry
 from sparsejax.data.wav import read_clip
 from sparsejax.errors import ConfigError, DataDamagedError, DataMissingError
 
@@ -43,26 +43,25 @@ def read_speech(
     convert: bool | None = None,
     source: str = "files",
 ) -> Dataset:
-    """Reads a folder of clips as waveforms of one second at 16 kHz: short ones are followed by zeros, long ones cut.
+    """Reads a folder of clips as waveforms of one second at 16 kHz, padded with zeros or truncated.
 
     Speech Commands, or any folder that has one folder of WAV files for each word, is split by testing_list.txt and
-    validation_list.txt where they lie beside the words, otherwise by the rule that made those lists (`part_of`). The
-    Free Spoken Digit Dataset is one folder of files DIGIT_SPEAKER_NUMBER.wav, its test part those numbered 0 to 4.
+    validation_list.txt if they are next to the words' folders, otherwise by the rule behind those lists (`part_of`).
+    The Free Spoken Digit Dataset is one folder of files DIGIT_SPEAKER_NUMBER.wav, its test part those numbered 0 to 4.
 
     Args:
-      folder: where the words' folders, or the files, lie.
+      folder: contains the words' folders, or the files.
       name: the data set's name in reports.
-      words: the classes, in the order of their labels; None for all the words there are, the digits first.
-      silence: silent clips to add to the training part, as a fraction of its size; they are one more class, the last.
-      held_out: the part that networks are evaluated on; where no clip is in the test part, it is the validation part,
-        and the data set's notice says so.
-      convert: mix and resample clips of several channels or another rate; None for one folder of spoken digits, whose
-        rate is another, only.
-      source: the word the Dataset carries.
+      words: the classes, in the order of their labels; None for all available words, the digits first.
+      silence: silent clips to add to the training part, as a fraction of its size; they form an additional last class.
+      held_out: the part for evaluation; if the test part is empty, the validation part, with a notice.
+      convert: mix and resample clips of several channels or another rate; None to do so only for spoken digits, which
+        have another rate.
+      source: the Dataset's `source`.
 
     Raises:
-      ConfigError: silence is negative, or a clip would have to be converted.
-      DataMissingError: the folder, a word's folder, or a part is not there.
+      ConfigError: silence is negative, or a clip needs conversion.
+      DataMissingError: the folder, a word's folder, or a part is missing.
       DataDamagedError: a clip or a list is damaged.
 
     References:
@@ -97,7 +96,7 @@ def read_speech(
 
 
 def part_of(file: str) -> Part:
-    """Returns the part a clip belongs to, by its name: 80 % train, 10 % validate, 10 % test; a speaker is in one only.
+    """Returns the part of a clip by its name: 80 % train, 10 % validate, 10 % test; each speaker is in one part only.
 
     References:
       Warden, 2018, section 6: the SHA-1 of the name without "_nohash_" and what follows, modulo 2^27, in per cent.
@@ -116,8 +115,8 @@ def _word_folders(folder: Path, words: Sequence[str] | None) -> Parts:
     missing = [word for word in words or () if word not in there]
     if missing or not there:
         raise DataMissingError(
-            f"{folder} has no folder for {', '.join(missing) or 'any word'}; it has {', '.join(there) or 'none'}. Name "
-            f"words that are there (--data.words), or take all of them (--data.words None). "
+            f"{folder} has no folder for {', '.join(missing) or 'any word'}; it has {', '.join(there) or 'none'}. Use "
+            f"available words (--data.words), or all of them (--data.words None). "
             f"{_HOW_COMMANDS}"
         )
     clips = {
@@ -125,18 +124,18 @@ def _word_folders(folder: Path, words: Sequence[str] | None) -> Parts:
     }
     lists = {part: folder / f"{short}_list.txt" for part, short in (("validation", "validation"), ("test", "testing"))}
     if not any(path.is_file() for path in lists.values()):
-        return _grouped((part_of(name), clip) for name, clip in clips.items())
+        return _group((part_of(name), clip) for name, clip in clips.items())
     listed = {}
     for part, path in lists.items():
         if not path.is_file():
-            raise DataDamagedError(f"{path} is missing, but the other list is there. Fetch it, or take both away.")
+            raise DataDamagedError(f"{path} is missing, but the other list exists. Download it, or remove both.")
         listed |= dict.fromkeys(path.read_text(encoding="utf-8").split(), part)
     lost = [name for name in listed if name not in clips and name.partition("/")[0] in (words or there)]
     if lost:
         raise DataDamagedError(
             f"{folder} lacks {len(lost)} clips that its lists name, such as {lost[0]}. Unpack the data set again."
         )
-    return _grouped((listed.get(name, "train"), clip) for name, clip in clips.items())
+    return _group((listed.get(name, "train"), clip) for name, clip in clips.items())
 
 
 def _spoken_digits(folder: Path, words: Sequence[str] | None) -> Parts:
@@ -145,17 +144,17 @@ def _spoken_digits(folder: Path, words: Sequence[str] | None) -> Parts:
     for path in sorted(folder.glob("*.wav")):
         found = re.fullmatch(r"([0-9])_[^_]+_([0-9]+)", path.stem)
         if not found:
-            raise DataDamagedError(f"{path} is not named DIGIT_SPEAKER_NUMBER.wav. Take it away, or name it so.")
+            raise DataDamagedError(f"{path} is not named DIGIT_SPEAKER_NUMBER.wav. Rename or remove it.")
         word = DIGITS[int(found[1])]
         if words is None or word in words:
             clips.append(("test" if int(found[2]) < 5 else "train", (path, word)))
     missing = set(words or ()) - {word for _, (_, word) in clips}
     if missing or not clips:
         raise DataMissingError(f"{folder} has no clips of {', '.join(sorted(missing)) or 'any digit'}. {_HOW_DIGITS}")
-    return _grouped(clips)
+    return _group(clips)
 
 
-def _grouped(clips) -> Parts:
+def _group(clips) -> Parts:
     parts: Parts = {"train": [], "validation": [], "test": []}
     for part, clip in clips:
         parts[part].append(clip)
@@ -163,55 +162,49 @@ def _grouped(clips) -> Parts:
 
 
 def _read(clips: Sequence[tuple[Path, str]], classes: Sequence[str], convert: bool) -> Split:
-    """Reads clips, each cut or filled up with zeros to one second."""
+    """Reads clips, each truncated or padded with zeros to one second."""
     waveforms = np.zeros((len(clips), SAMPLES), np.int16)
     for row, (path, _) in zip(waveforms, clips, strict=True):
         clip = read_clip(path, rate=RATE, convert=convert)[:SAMPLES]
         row[: len(clip)] = clip
     labels = [classes.index(word) for _, word in clips]
-    # Shuffled once and for all, so that the first examples (--data.train-examples) are of every word.
+    # Shuffled once, so that the first examples (--data.train-examples) are from all words.
     order = np.random.default_rng(0).permutation(len(clips))
     return Split(waveforms[order], np.asarray(labels, np.int32)[order])
 
 
 def _notice(classes: Sequence[str], train: Split, test: Split, substitute: bool) -> str:
-    """Says what the clips are, where they are not the ten digits with the test part."""
+    """Returns a description of the clips, unless they are the ten digits with the test part."""
     spoken = int((train.labels < len(classes)).sum())
-    part = "and of the validation part, as there are none of the test part," if substitute else "and"
+    part = "and, from the validation part because the test part is empty," if substitute else "and"
     return (
         f"these are the words {', '.join(classes)}: {spoken:,} clips to train on {part} {len(test.labels):,} to "
         "evaluate; figures are not comparable with those of the data set's ten digits and test part."
     )
 
 
-add(
-    Entry(
-        name="speech_commands",
-        title="Speech Commands",
-        kind="clips",
-        place="speech_commands",
-        read=functools.partial(read_speech, name="speech_commands"),
-        download=Download(
-            (
-                "https://storage.googleapis.com/download.tensorflow.org/data/",
-                "http://download.tensorflow.org/data/",
-            ),
-            {"speech_commands_v0.01.tar.gz": "743935421bb51cccdb6bdd152e04c5c70274e935c82119ad7faeec31780d811d"},
-            "1.5 GB",
-            proof="testing_list.txt",
+Entry(
+    name="speech_commands",
+    title="Speech Commands",
+    kind="clips",
+    place="speech_commands",
+    read=functools.partial(read_speech, name="speech_commands"),
+    download=Download(
+        (
+            "https://storage.googleapis.com/download.tensorflow.org/data/",
+            "http://download.tensorflow.org/data/",
         ),
-        how=_HOW_COMMANDS,
+        {"speech_commands_v0.01.tar.gz": "743935421bb51cccdb6bdd152e04c5c70274e935c82119ad7faeec31780d811d"},
+        "1.5 GB",
+        proof="testing_list.txt",
     ),
-    place=10,
-)
-add(
-    Entry(
-        name="spoken_digits",
-        title="the Free Spoken Digit Dataset",
-        kind="clips",
-        place="spoken_digits",
-        read=functools.partial(read_speech, name="spoken_digits"),
-        how=_HOW_DIGITS,
-    ),
-    place=11,
-)
+    how=_HOW_COMMANDS,
+).add(10)
+Entry(
+    name="spoken_digits",
+    title="the Free Spoken Digit Dataset",
+    kind="clips",
+    place="spoken_digits",
+    read=functools.partial(read_speech, name="spoken_digits"),
+    how=_HOW_DIGITS,
+).add(11)

@@ -1,4 +1,4 @@
-"""Batches read from the host's memory or disk while the device works on those before, in a given order."""
+"""Batches read from the host's memory or disk in a given order, while the device processes earlier ones."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from sparsejax.data.dataset import Split
 from sparsejax.errors import ConfigError
 
 _AHEAD = 2
-"""Chunks that are read ahead."""
+"""Number of prefetched chunks."""
 
 
 class Streamed(NamedTuple):
@@ -25,14 +25,14 @@ class Streamed(NamedTuple):
 def read_chunks(
     split: Split, order: np.ndarray, *, length: int, columns: slice
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields images `[length, batch, ...]` and labels `[length, batch]` of so many batches at a time.
+    """Yields images `[length, batch, ...]` and labels `[length, batch]` of `length` batches at a time.
 
-    Where a run stands in the order is known from its step, so that it goes on exactly there.
+    A run's position in the order follows from its step, so it resumes exactly there.
 
     Args:
-      split: arrays in memory, or on the disk (`numpy.memmap`).
+      split: arrays in memory, or on disk (`numpy.memmap`).
       order: indices of the examples of every batch, `[steps, batch]`.
-      length: batches of a chunk; it must divide those of the order.
+      length: batches per chunk; it must divide the number of batches in the order.
       columns: which examples of each batch are read: those of this process.
 
     Raises:
@@ -42,7 +42,7 @@ def read_chunks(
         import grain
     except ImportError:
         raise ConfigError(
-            "data.streaming needs grain: pip install grain, or leave it out and keep the training set on the devices."
+            "data.streaming needs grain: pip install grain, or omit it and keep the training set on the devices."
         ) from None
 
     def read(start: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -14,7 +13,8 @@ import numpy as np
 
 from sparsejax.data.dataset import Dataset, Split
 from sparsejax.data.download import Download
-from sparsejax.data.registry import Entry, Say, add, entry, obtain
+from sparsejax.data.folders import read_bytes
+from sparsejax.data.registry import Entry, Say, entry, obtain
 from sparsejax.errors import ConfigError, DataDamagedError, DataMissingError
 
 Unit = Literal["words", "characters"]
@@ -33,13 +33,13 @@ class Text:
     """A text in memory as token ids, with where it came from.
 
     Args:
-      name: what the text is ("wikitext-2", "wikitext-103", "tinyshakespeare", or a name of your own).
-      source: how it was reached ("files").
+      name: of the text ("wikitext-2", "wikitext-103", "tinyshakespeare", or your own name).
+      source: where it came from ("files").
       unit: what a token is: "words" or "characters".
       train: token ids int32 [n] of the training part.
       validation: likewise.
       test: likewise.
-      vocabulary: what each id stands for; entry 0 is "<unk>", the others come by falling frequency.
+      vocabulary: token of each id; entry 0 is "<unk>", the others are sorted by decreasing frequency.
 
     Raises:
       ValueError: a part is not int32 [n], is empty, or has an id outside the vocabulary.
@@ -64,17 +64,8 @@ class Text:
                 continue
             raise ValueError(f"The {word} part of {self.name!r} cannot be used: {problem}.")
 
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        """Names the tokens by the SHA-256 of the vocabulary and of all arrays' shapes and bytes (64 hex digits)."""
-        digest = hashlib.sha256("\0".join((self.unit, *self.vocabulary)).encode())
-        for ids in (self.train, self.validation, self.test):
-            digest.update(f"<i4{ids.shape}".encode())
-            digest.update(np.ascontiguousarray(ids, "<i4").data)
-        return digest.hexdigest()
-
-    def written(self, ids: Iterable[int]) -> str:
-        """Returns token ids as a text to read."""
+    def decode(self, ids: Iterable[int]) -> str:
+        """Returns token ids as readable text."""
         return (" " if self.unit == "words" else "").join(self.vocabulary[index] for index in ids)
 
 
@@ -86,18 +77,18 @@ def load_text(
     Args:
       name: "wikitext-2", "wikitext-103" or "tinyshakespeare".
       source: as `sparsejax.data.load`.
-      unit: see `tokenised`.
-      vocabulary: see `tokenised`.
-      say: takes what a person should read.
+      unit: see `tokenize`.
+      vocabulary: see `tokenize`.
+      say: prints messages to the user.
 
     Raises:
       ConfigError: an unknown name or unit, or a vocabulary below 2.
-      DataMissingError: the text, or a part of it, is not there, or $SPARSEJAX_DATA names no folder.
+      DataMissingError: the text, or a part of it, is missing, or $SPARSEJAX_DATA is not a folder.
       DataDamagedError: a file is empty or is not UTF-8.
     """
     found = entry(name, source)
     if found.kind != "tokens" or not found.place:
-        raise ConfigError(f"The data set {name!r} is no text; it has {found.kind}. Read it with sparsejax.data.load.")
+        raise ConfigError(f"The data set {name!r} is not a text, but {found.kind}. Read it with sparsejax.data.load.")
     _check(unit, vocabulary)
     return obtain(found, read_text, source, say, {"name": name, "unit": unit, "vocabulary": vocabulary})
 
@@ -113,9 +104,9 @@ def read_text(
     Args:
       path: the folder or file.
       name: of the text.
-      source: the word the Text carries.
-      unit: see `tokenised`.
-      vocabulary: see `tokenised`.
+      source: the Text's `source`.
+      unit: see `tokenize`.
+      vocabulary: see `tokenize`.
 
     Raises:
       ConfigError: an unknown unit, or a vocabulary below 2.
@@ -141,7 +132,7 @@ def read_text(
         start = int(len(content) * 0.9)
         middle = start + (len(content) - start) // 2
         train, validation, test = content[:start], content[start:middle], content[middle:]
-    return tokenised(train, validation, test, name=name, source=source, unit=unit, vocabulary=vocabulary)
+    return tokenize(train, validation, test, name=name, source=source, unit=unit, vocabulary=vocabulary)
 
 
 def read_windows(
@@ -157,7 +148,7 @@ def read_windows(
     return windows(read_text(path, name=name, source=source, unit=unit, vocabulary=vocabulary), length)
 
 
-def tokenised(
+def tokenize(
     train: str,
     validation: str,
     test: str,
@@ -167,17 +158,17 @@ def tokenised(
     unit: Unit = "words",
     vocabulary: int | None = None,
 ) -> Text:
-    """Turns three texts into token ids of one vocabulary, which is made from the training part alone.
+    """Turns three texts into token ids of one vocabulary, which is built from the training part only.
 
     Args:
       train: the training part.
       validation: the validation part.
       test: the test part.
       name: of the text.
-      source: the word the Text carries.
+      source: the Text's `source`.
       unit: "words", which white space separates, with the token "<eos>" at the end of every line; or "characters".
-      vocabulary: size of the vocabulary. It holds "<unk>" and the most frequent tokens, of equally frequent ones those
-        that sort first; every other token becomes "<unk>". None keeps all tokens of the training part.
+      vocabulary: size of the vocabulary. It contains "<unk>" and the most frequent tokens (ties in sorted order); every
+        other token becomes "<unk>". None keeps all tokens of the training part.
 
     Raises:
       ConfigError: an unknown unit, or a vocabulary below 2.
@@ -201,7 +192,7 @@ def windows(text: Text, length: int) -> Dataset:
 
     Args:
       text: tokens.
-      length: of a window; what is left over at the end is dropped.
+      length: of a window; a remainder at the end is dropped.
 
     Returns:
       A Dataset whose images are token ids int32 [n, length].
@@ -214,18 +205,18 @@ def windows(text: Text, length: int) -> Dataset:
         count = len(tokens) // length
         if count < 1:
             raise ConfigError(
-                f"data.length is {length}, but the {word} part of {text.name} has {len(tokens)} tokens; take fewer."
+                f"data.length is {length}, but the {word} part of {text.name} has {len(tokens)} tokens; use fewer."
             )
         return Split(tokens[: count * length].reshape(count, length), np.arange(count, dtype=np.int32))
 
     if length < 2:
-        raise ConfigError(f"data.length is {length}; expected 2 tokens or more, for there must be a next one.")
+        raise ConfigError(f"data.length is {length}; expected 2 tokens or more, one to predict the next from.")
     parts = cut(text.train, "training"), cut(text.validation, "validation")
     return Dataset(text.name, text.source, *parts, classes=len(text.vocabulary), mean=(0.0,), std=(1.0,))
 
 
 def _check(unit: str, vocabulary: int | None) -> None:
-    """Refuses an unknown unit and a vocabulary that would hold nothing but "<unk>"."""
+    """Checks the unit, and that the vocabulary has more than "<unk>"."""
     if unit not in ("words", "characters"):
         raise ConfigError(f"The unit of the text is {unit!r}; expected 'words' or 'characters'.")
     if vocabulary is not None and vocabulary < 2:
@@ -233,25 +224,19 @@ def _check(unit: str, vocabulary: int | None) -> None:
 
 
 def _parts(folder: Path) -> dict[str, Path | None]:
-    """Returns where a folder holds each part."""
     files = {part: [folder / form.format(part) for form in _FILES] for part in ("train", "valid", "test")}
     return {part: next((path for path in paths if path.is_file()), None) for part, paths in files.items()}
 
 
 def _content(path: str | os.PathLike[str]) -> str:
-    """Reads a UTF-8 file."""
     try:
-        content = Path(path).read_bytes().decode()
-    except OSError as error:
-        raise DataMissingError(
-            f"The text {path} cannot be read: {error.strerror}. Put it there or name another folder."
-        ) from error
+        content = read_bytes(Path(path), "text").decode()
     except UnicodeDecodeError as error:
         raise DataDamagedError(
-            f"The text {path} is not UTF-8: {error.reason} at byte {error.start}. Fetch it again, or convert it."
+            f"The text {path} is not UTF-8: {error.reason} at byte {error.start}. Download it again, or convert it."
         ) from error
     if not content.strip():
-        raise DataDamagedError(f"The text {path} is empty. Fetch it again.")
+        raise DataDamagedError(f"The text {path} is empty. Download it again.")
     return content
 
 
@@ -264,17 +249,14 @@ def _words(text: str) -> Iterator[str]:
 
 
 def _word_ids(text: str, index: dict[str, int]) -> np.ndarray:
-    """Returns the id of every word [n]."""
     return np.fromiter((index.get(word, 0) for word in _words(text)), np.int32)
 
 
 def _code_points(text: str) -> np.ndarray:
-    """Returns every character's number [n]."""
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
 
 
 def _character_ids(text: str, index: dict[str, int]) -> np.ndarray:
-    """Returns the id of every character [n]."""
     ids = np.zeros(0x110000, np.int32)
     for token, position in index.items():
         if token != UNKNOWN:
@@ -288,37 +270,31 @@ for _place, (_name, _title, _md5, _size) in enumerate(
         ("wikitext-103", "WikiText-103", "9ddaacaf6af0710eda8c456decff7832", "190 MB"),
     )
 ):
-    add(
-        Entry(
-            name=_name,
-            title=_title,
-            kind="tokens",
-            place=_name,
-            read=functools.partial(read_windows, name=_name),
-            files=_parts,
-            download=Download(
-                ("https://wikitext.smerity.com/", "https://s3.amazonaws.com/research.metamind.io/wikitext/"),
-                {f"{_name}-v1.zip": _md5},
-                _size,
-            ),
-            how=_HOW.format(_name),
-        ),
-        place=7 + _place,
-    )
-add(
     Entry(
-        name="tinyshakespeare",
-        title="Tiny Shakespeare",
+        name=_name,
+        title=_title,
         kind="tokens",
-        place="tinyshakespeare.txt",
-        read=functools.partial(read_windows, name="tinyshakespeare"),
+        place=_name,
+        read=functools.partial(read_windows, name=_name),
+        files=_parts,
         download=Download(
-            ("https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/",),
-            {"input.txt": "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"},
-            "1.1 MB",
+            ("https://wikitext.smerity.com/", "https://s3.amazonaws.com/research.metamind.io/wikitext/"),
+            {f"{_name}-v1.zip": _md5},
+            _size,
         ),
-        how="Download https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt and "
-        "put it at $SPARSEJAX_DATA/tinyshakespeare.txt.",
+        how=_HOW.format(_name),
+    ).add(7 + _place)
+Entry(
+    name="tinyshakespeare",
+    title="Tiny Shakespeare",
+    kind="tokens",
+    place="tinyshakespeare.txt",
+    read=functools.partial(read_windows, name="tinyshakespeare"),
+    download=Download(
+        ("https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/",),
+        {"input.txt": "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"},
+        "1.1 MB",
     ),
-    place=9,
-)
+    how="Download https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt and "
+    "put it at $SPARSEJAX_DATA/tinyshakespeare.txt.",
+).add(9)

@@ -20,7 +20,7 @@ from sparsejax.data.dataset import MNIST_MEAN, MNIST_STD, Dataset, Split
 from sparsejax.data.folders import tfds_folder
 from sparsejax.errors import ConfigError, DataDamagedError, DataMissingError
 
-# TFDS's own classes of the data sets that are written here, all with image and label.
+# TFDS's classes of the data sets that can be written, all with image and label.
 BUILDERS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
 _BATCH = 4096  # records read at once
 
@@ -33,9 +33,9 @@ def read_tfds(
     The test set is the split "test", else "validation".
 
     Args:
-      name: TFDS's name of the data set, "mnist" or "emnist/letters"; of several versions the newest is read.
+      name: TFDS's name of the data set, "mnist" or "emnist/letters"; the newest of several versions is read.
       data_dir: TFDS's folder; None is $TFDS_DATA_DIR, else $SPARSEJAX_DATA/tfds, else ~/tensorflow_datasets.
-      test_fraction: the part of the training split to hold out, where there is no test set.
+      test_fraction: the fraction of the training split to hold out if there is no test set.
 
     Raises:
       ConfigError: it has no images, no labels, images of several sizes, or no test set.
@@ -43,7 +43,7 @@ def read_tfds(
       DataDamagedError: its files cannot be read.
     """
     folder = tfds_folder(data_dir)
-    if not is_prepared(name, folder):  # asked first, because TFDS would try to download for minutes
+    if not is_prepared(name, folder):  # first, because TFDS would try to download for minutes
         there = ", ".join(prepared_names(folder)) or "none"
         raise DataMissingError(
             f"TFDS's data set {name!r} is not prepared in {folder} (no {name}/VERSION/dataset_info.json there; "
@@ -65,7 +65,7 @@ def read_tfds(
         except (ImportError, MemoryError, DataMissingError, ConfigError):
             raise
         except Exception as error:  # array_record, protobuf, PIL and TFDS each raise their own
-            raise _damaged(name, folder, error) from error
+            raise _damage_error(name, folder, error) from error
     dataset = from_arrays(*splits, test_fraction=test_fraction, name=name, source="tfds", class_names=names)
     return dataclasses.replace(dataset, mean=MNIST_MEAN, std=MNIST_STD) if name == "mnist" else dataset
 
@@ -74,23 +74,23 @@ def prepare_tfds(dataset: Dataset, data_dir: str | os.PathLike[str] | None = Non
     """Writes a data set as TFDS's own builder would prepare it, and returns the folder (…/mnist/3.0.1).
 
     TFDS's class generates it, given PNG bytes in place of its download: the name, version, order of records
-    and pixels are the official ones, and tfds.data_source(name, data_dir=...) reads it. A data set that is
-    prepared already is left as it is.
+    and pixels are the official ones, and tfds.data_source(name, data_dir=...) reads it. An already prepared data set is
+    left unchanged.
 
     Raises:
       ConfigError: TFDS has no class here for the data set's name, or its images have another shape.
       DataMissingError: the folder cannot be written.
     """
     if dataset.name not in BUILDERS:
-        raise ConfigError(f"{dataset.name!r} is not written for TFDS; these are: {', '.join(BUILDERS)}.")
+        raise ConfigError(f"{dataset.name!r} cannot be written for TFDS; available: {', '.join(BUILDERS)}.")
     folder = tfds_folder(data_dir)
     with _quiet():
         builder = _array_builder(dataset, folder)
         shape = tuple(builder.info.features["image"].shape)
         if dataset.train.images.shape[1:] != shape:
             raise ConfigError(
-                f"TFDS's data set {dataset.name!r} has images of shape {list(shape)}, but the ones given are "
-                f"{list(dataset.train.images.shape[1:])}; give the images of that data set."
+                f"TFDS's data set {dataset.name!r} has images of shape {list(shape)}, but got "
+                f"{list(dataset.train.images.shape[1:])}; pass the images of that data set."
             )
         try:
             builder.download_and_prepare()  # nothing is downloaded; does nothing when prepared
@@ -103,7 +103,7 @@ def prepare_tfds(dataset: Dataset, data_dir: str | os.PathLike[str] | None = Non
 
 
 def is_prepared(name: str, folder: Path) -> bool:
-    """Says whether a TFDS folder holds a data set of this name, without importing TFDS.
+    """Returns whether a TFDS folder holds a data set of this name, without importing TFDS.
 
     Raises:
       DataMissingError: it is in another format than array_record, the only one that is read without TensorFlow.
@@ -115,17 +115,17 @@ def is_prepared(name: str, folder: Path) -> bool:
     try:
         written = json.loads((version / "dataset_info.json").read_text(encoding="utf-8")).get("fileFormat")
     except (OSError, ValueError, AttributeError) as error:
-        raise _damaged(name, folder, error) from error
+        raise _damage_error(name, folder, error) from error
     if written != "array_record":
         raise DataMissingError(
             f"TFDS's data set {name!r} in {folder} is prepared in another format than array_record, which "
-            f"can only be read with TensorFlow. Take another folder. {_how_to_prepare(name, folder)}"
+            f"can only be read with TensorFlow. Use another folder. {_how_to_prepare(name, folder)}"
         )
     return True
 
 
 def prepared_names(folder: Path) -> list[str]:
-    """Returns the names of the data sets that a TFDS folder holds."""
+    """Returns the names of the data sets in a TFDS folder."""
     infos = [path for depth in ("*/*", "*/*/*") for path in folder.glob(f"{depth}/dataset_info.json")]
     return sorted({str(path.parent.parent.relative_to(folder)) for path in infos})
 
@@ -153,7 +153,7 @@ def _features(name: str, info: Any) -> tuple[str, str]:
 
 
 def _read_split(builder: Any, word: str, image: str, label: str) -> Split:
-    """Reads one split; TFDS leaves the images packed, PIL unpacks them here in two thirds of its time."""
+    """Reads one split; TFDS leaves the images encoded, because PIL decodes them in two thirds of its time."""
     from PIL import Image
 
     packed = {key: _tfds().decode.SkipDecoding() for key in builder.info.features if key != label}
@@ -183,7 +183,7 @@ def _array_builder(dataset: Dataset, folder: Path) -> Any:
     def split_generators(self: object, dl_manager: object) -> dict[str, Iterator[Any]]:
         return {"train": _records(dataset.train), "test": _records(dataset.test)}
 
-    # pkg_dir_path: there is no package of TFDS's around this file.
+    # pkg_dir_path: this file is not in a TFDS package.
     body = {"name": dataset.name, "pkg_dir_path": None, "_split_generators": split_generators}
     from_arrays = types.new_class(
         official.__name__, (official,), {"skip_registration": True}, lambda namespace: namespace.update(body)
@@ -192,7 +192,7 @@ def _array_builder(dataset: Dataset, folder: Path) -> Any:
 
 
 def _records(split: Split) -> Iterator[tuple[int, dict[str, object]]]:
-    """Yields what TFDS stores: a key (the index, by which it shuffles), PNG bytes and the label."""
+    """Yields TFDS's records: a key (the index, which it shuffles by), PNG bytes and the label."""
     from PIL import Image
 
     for index, (image, label) in enumerate(zip(*split, strict=True)):
@@ -203,7 +203,7 @@ def _records(split: Split) -> Iterator[tuple[int, dict[str, object]]]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences TFDS, which says "Downloading" of what it does not download and recommends OpenCV."""
+    """Silences TFDS, which reports downloads that do not happen and recommends OpenCV."""
     tqdm_utils = _tfds().core.utils.tqdm_utils
     logger, level, bars = logging.getLogger("absl"), logging.getLogger("absl").level, tqdm_utils._active
     logger.setLevel(logging.ERROR)
@@ -217,18 +217,18 @@ def _quiet() -> Iterator[None]:
 
 
 def _tfds() -> Any:
-    """Imports TFDS, which imports TensorFlow only where that is used."""
+    """Imports TFDS, which imports TensorFlow only on use."""
     try:
         return importlib.import_module("tensorflow_datasets")
     except ImportError as error:
         raise DataMissingError(
             f"TFDS cannot be imported ({error}); pip install tensorflow-datasets importlib_resources, or "
-            f"take another data.source."
+            f"use another data.source."
         ) from error
 
 
 def _how_to_prepare(name: str, folder: Path) -> str:
-    """Says how to get a prepared folder without TensorFlow."""
+    """Returns how to prepare a folder without TensorFlow."""
     if name == "mnist":
         return f"To prepare it: python -m sparsejax.data prepare-tfds --data-dir {folder}"
     if name in BUILDERS:
@@ -236,8 +236,8 @@ def _how_to_prepare(name: str, folder: Path) -> str:
     return f"To prepare it: tfds build {name} --file_format=array_record --data_dir {folder}"
 
 
-def _damaged(name: str, folder: Path, error: Exception) -> DataDamagedError:
-    """Returns the error that says what TFDS found wrong, in the first line of its own words."""
+def _damage_error(name: str, folder: Path, error: Exception) -> DataDamagedError:
+    """Returns an error with the first line of TFDS's message."""
     reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
     return DataDamagedError(
         f"TFDS's data set {name!r} in {folder / name} cannot be read: {reason}. Delete that folder and "

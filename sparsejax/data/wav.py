@@ -1,4 +1,4 @@
-"""Clips of sound: uncompressed RIFF files as arrays, at the rate and with the channels that are wanted."""
+"""Clips of sound: uncompressed RIFF files as arrays, with the requested rate and channels."""
 
 import os
 import struct
@@ -7,15 +7,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sparsejax.errors import ConfigError, DataDamagedError, DataMissingError
+from sparsejax.data.folders import read_bytes
+from sparsejax.errors import ConfigError, DataDamagedError
 
-# What a "fmt " chunk's first number means; the extensible form names one of the others further on.
+# The format codes of a "fmt " chunk; the extensible format refers to one of the others later in the chunk.
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _CODINGS = {(_PCM, 8): "u1", (_PCM, 16): "<i2", (_PCM, 32): "<i4", (_FLOAT, 32): "<f4", (_FLOAT, 64): "<f8"}
 
 
 class Sound(NamedTuple):
-    """Samples float64 [n, channels] in [-1, 1] (of float files as they are), and how many there are a second."""
+    """Samples float64 [n, channels] in [-1, 1] (of float files as they are), and their rate per second."""
 
     samples: np.ndarray
     rate: int
@@ -26,15 +27,10 @@ def read_wav(path: str | os.PathLike[str]) -> Sound:
 
     Raises:
       DataMissingError: the file cannot be read.
-      DataDamagedError: it is no WAV file, is cut short, holds no sample or one that is no number, or is compressed.
+      DataDamagedError: it is not a WAV file, is truncated or compressed, or has no samples or some that are not
+        numbers.
     """
-    path = Path(path)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataMissingError(
-            f"The clip {path} cannot be read: {error.strerror or error}. Put it there or name another folder."
-        ) from error
+    content = read_bytes(Path(path), "clip")
     try:
         form, data = _chunks(content)
         if len(form) < 16:
@@ -42,15 +38,15 @@ def read_wav(path: str | os.PathLike[str]) -> Sound:
         coding, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", form)
         if coding == _EXTENSIBLE and len(form) >= 26:
             coding = struct.unpack_from("<H", form, 24)[0]
-        if not channels or not 1_000 <= rate <= 768_000:  # to resample anything else takes any amount of memory
+        if not channels or not 1_000 <= rate <= 768_000:  # resampling other rates may take any amount of memory
             raise ValueError(f"it has {channels} channels at {rate:,} Hz; expected 1 or more at 1,000 to 768,000 Hz")
-        samples = _decoded(data, coding, bits)
+        samples = _decode(data, coding, bits)
         if not samples.size or samples.size % channels:
-            raise ValueError(f"it holds {samples.size} samples for {channels} channels; one each is the least")
+            raise ValueError(f"it holds {samples.size} samples for {channels} channels; expected one each or more")
         if not np.isfinite(samples).all():
-            raise ValueError("it holds samples that are no numbers")
+            raise ValueError("it has samples that are not numbers")
     except ValueError as error:
-        raise DataDamagedError(f"The clip {path} cannot be used: {error}. Fetch it again, or take it away.") from None
+        raise DataDamagedError(f"The clip {path} cannot be used: {error}. Download it again, or remove it.") from None
     return Sound(samples.reshape(-1, channels), rate)
 
 
@@ -59,8 +55,8 @@ def read_clip(path: str | os.PathLike[str], *, rate: int, convert: bool = False)
 
     Args:
       path: the file.
-      rate: samples a second that are expected.
-      convert: take the mean of several channels and resample another rate, instead of refusing them.
+      rate: expected samples per second.
+      convert: average several channels and resample another rate, instead of raising an error.
 
     Returns:
       int16 [n].
@@ -73,17 +69,17 @@ def read_clip(path: str | os.PathLike[str], *, rate: int, convert: bool = False)
     if not convert and (samples.shape[1] != 1 or found != rate):
         raise ConfigError(
             f"The clip {path} has {samples.shape[1]} channel{'s' if samples.shape[1] > 1 else ''} at {found} Hz where "
-            f"one at {rate} Hz is expected; ask for it to be converted (convert=True), or convert the file."
+            f"one at {rate} Hz is expected; pass convert=True, or convert the file."
         )
-    mono = resampled(samples.mean(axis=1), found, rate)
+    mono = resample(samples.mean(axis=1), found, rate)
     return np.clip(np.rint(mono * 32768), -32768, 32767).astype(np.int16)
 
 
-def resampled(samples: np.ndarray, rate: int, to: int) -> np.ndarray:
+def resample(samples: np.ndarray, rate: int, to: int) -> np.ndarray:
     """Changes the rate of samples float64 [n] by a low-pass filter of 20 zero crossings in a Kaiser window (beta 5).
 
     Returns:
-      float64 [ceil(n * to / rate)]; the silence around the clip is taken for zeros.
+      float64 [ceil(n * to / rate)]; the clip is padded with zeros.
 
     References:
       Crochiere & Rabiner, Multirate Digital Signal Processing, 1983; the filter is SciPy's, of `resample_poly`.
@@ -100,7 +96,7 @@ def resampled(samples: np.ndarray, rate: int, to: int) -> np.ndarray:
     last = (count - 1) * down // up
     padded = np.pad(samples, (taps, max(0, last - len(samples)) + 2 * taps))
     windows, result = np.lib.stride_tricks.sliding_window_view(padded, taps), np.empty(count)
-    for phase in range(min(up, count)):  # outputs `up` apart lie alike between the samples, and share their weights
+    for phase in range(min(up, count)):  # outputs `up` apart have the same phase, and share their weights
         first = -((half - phase * down) // up)  # the first sample within reach
         places = phase * down - (first + np.arange(taps)) * up + half
         weights = np.where(places >= 0, kernel[np.maximum(places, 0)], 0.0)
@@ -113,19 +109,17 @@ def _chunks(content: bytes) -> tuple[bytes, bytes]:
     """Returns the chunks "fmt " and "data" of a RIFF file.
 
     Raises:
-      ValueError: the file is no WAV file, or they are not wholly there.
+      ValueError: the file is not a WAV file, or they are incomplete.
     """
     if content[:4] != b"RIFF" or content[8:12] != b"WAVE":
-        raise ValueError("it does not begin as a WAV file does" if content else "the file is empty")
+        raise ValueError("it does not start like a WAV file" if content else "the file is empty")
     found: dict[bytes, bytes] = {}
     place = 12
     while place + 8 <= len(content) and not found.keys() >= {b"fmt ", b"data"}:
         name, size = content[place : place + 4], struct.unpack_from("<I", content, place + 4)[0]
         chunk = content[place + 8 : place + 8 + size]
         if name in (b"fmt ", b"data") and len(chunk) < size:
-            raise ValueError(
-                f"it is cut short, {len(chunk):,} bytes of its chunk {name.decode()!r} of {size:,} are there"
-            )
+            raise ValueError(f"it is truncated, with {len(chunk):,} of {size:,} bytes of its chunk {name.decode()!r}")
         found.setdefault(name, chunk)
         place += 8 + size + size % 2
     for name in (b"fmt ", b"data"):
@@ -134,11 +128,11 @@ def _chunks(content: bytes) -> tuple[bytes, bytes]:
     return found[b"fmt "], found[b"data"]
 
 
-def _decoded(data: bytes, coding: int, bits: int) -> np.ndarray:
+def _decode(data: bytes, coding: int, bits: int) -> np.ndarray:
     """Returns the samples as float64 [n], integers scaled to [-1, 1).
 
     Raises:
-      ValueError: the coding is unknown, or a sample is cut.
+      ValueError: the coding is unknown, or a sample is incomplete.
     """
     if (coding, bits) not in _CODINGS and (coding, bits) != (_PCM, 24):
         raise ValueError(

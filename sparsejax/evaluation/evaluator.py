@@ -1,4 +1,4 @@
-"""What is measured of a run's networks on the test set: after every epoch, and at the end."""
+"""Evaluates a run's networks on the test set: after every epoch, and at the end."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -10,27 +10,27 @@ import numpy as np
 
 from sparsejax.data.dataset import Dataset
 from sparsejax.data.resident import Resident
-from sparsejax.evaluation.measure import Measure, has_tracked, numbers_of, setting_of
+from sparsejax.evaluation.measure import Measure, has_track, numbers_of, setting_of
 from sparsejax.evaluation.report import merge
 from sparsejax.evaluation.split import make_evaluation
 from sparsejax.models.base import Variables
 from sparsejax.training.config import Config
-from sparsejax.training.devices import Placement, gathered_members, transform
+from sparsejax.training.devices import Placement, gather_members, transform
 from sparsejax.training.objectives import OBJECTIVES
 from sparsejax.training.prepare import Progress
 
 
 class Final(NamedTuple):
-    """What `result.json` says of each network, and arrays of all of them, by the file that they are written to."""
+    """The entries of `result.json` for each network, and arrays for all of them, by file name."""
 
     members: list[dict[str, Any]]
     arrays: dict[str, dict[str, np.ndarray]]
 
 
 class Evaluator:
-    """Evaluations of networks of one shape, compiled for their devices when they are first needed.
+    """Evaluations of networks of one structure, compiled on first use.
 
-    One compiled pass over the test set makes all measures at the end of training, another one those that are tracked.
+    One compiled pass over the test set computes all measures at the end of training, another one those tracked.
     """
 
     def __init__(
@@ -45,52 +45,50 @@ class Evaluator:
         self._configs, self._dataset, self._stacked, self._test = configs, dataset, stacked, test
         self._examples, track = len(dataset.test.labels), {"accuracy", *configs[0].evaluation.track}
         self._tracked = tuple(measure.name for measure in measures if measure.name in track)
-        self._measures = _bound(measures, configs[0], dataset)
-        self._evaluate = functools.cache(functools.partial(self._compiled, placement))
-        own = {name: measure for name, measure in self._measures.items() if has_tracked(measure)}
+        self._measures = _bind(measures, configs[0], dataset)
+        self._evaluate = functools.cache(functools.partial(self._compile, placement))
+        own = {name: measure for name, measure in self._measures.items() if has_track(measure)}
 
-        def tracked(variables: Variables, sums: dict[str, Any]) -> dict[str, jax.Array]:
+        def track_all(variables: Variables, sums: dict[str, Any]) -> dict[str, jax.Array]:
             numbers: dict[str, jax.Array] = {}
             for name in filter(own.__contains__, self._tracked):
-                numbers |= own[name].tracked(variables, sums[name])
+                numbers |= own[name].track(variables, sums[name])
             return numbers
 
-        self._numbers = jax.jit(jax.vmap(tracked))
+        self._numbers = jax.jit(jax.vmap(track_all))
 
     def after_epoch(self, variables: Variables, epoch: jax.Array) -> dict[str, Any]:
-        """Return the scores, and what else is tracked, of every network `[members]`."""
+        """Return the scores and the other tracked numbers of every network `[members]`."""
         sums = self._evaluate(self._tracked)(variables, self._stacked, epoch, self._test)
         scores = self._numbers(variables, sums)
-        rest = {name: sums[name] for name in self._tracked if not has_tracked(self._measures[name])}
+        rest = {name: sums[name] for name in self._tracked if not has_track(self._measures[name])}
         if rest:
-            gathered = gathered_members(rest, len(self._configs))
-            networks = [_reports(measures, gathered, i) for i, measures in enumerate(self._each(rest))]
+            gathered = gather_members(rest, len(self._configs))
+            networks = [_reports(measures, gathered, i) for i, measures in enumerate(self._bind_each(rest))]
             numbers = [numbers_of(functools.reduce(merge, reports, {})) for reports in networks]
             scores |= {name: np.array([of_one[name] for of_one in numbers]) for name in numbers[0]}
         return scores
 
-    def in_the_end(self, progress: Progress, points: Sequence[dict[str, Any]]) -> Final:
-        """Describe every network as it is after the last epoch and, under "best", as it was after its best one.
+    def at_end(self, progress: Progress, points: Sequence[dict[str, Any]]) -> Final:
+        """Return the report of every network after the last epoch and, under "best", after its best epoch.
 
         Args:
           progress: the networks.
-          points: what each was swept to.
+          points: the swept values of each.
         """
-        (state, best), networks, names = progress, len(self._configs), tuple(self._measures)
+        (state, best), count, names = progress, len(self._configs), tuple(self._measures)
 
         def sums_of(variables: Variables, epoch: jax.Array) -> dict[str, Any]:
             sums = self._evaluate(names)(variables, self._stacked, epoch.astype(jnp.float32), self._test)
-            return gathered_members(sums, networks)
+            return gather_members(sums, count)
 
         last = at_best = sums_of(state.variables, state.epoch)
-        same = np.array_equal(*gathered_members((best.epoch, state.epoch), networks))
+        same = np.array_equal(*gather_members((best.epoch, state.epoch), count))
         if not same and any(measure.at_best for measure in self._measures.values()):
             at_best = sums_of(best.variables, best.epoch)
-        trained, epochs, best = gathered_members(
-            (state.variables, state.epoch, best._replace(variables=None)), networks
-        )
+        trained, epochs, best = gather_members((state.variables, state.epoch, best._replace(variables=None)), count)
         members = []
-        for i, (point, measures) in enumerate(zip(points, self._each(self._measures, trained), strict=True)):
+        for i, (point, measures) in enumerate(zip(points, self._bind_each(self._measures, trained), strict=True)):
             layers = next(iter(measures.values())).setting.layers
             described = {layer.name: {"units": layer.units, "k": layer.k, "k_inference": layer.k_inference}
                          for layer in layers}  # fmt: skip
@@ -102,13 +100,13 @@ class Evaluator:
             )
             members.append(member)
         arrays = {}
-        for name, measure in _bound(self._measures.values(), self._configs[0], self._dataset, trained).items():
+        for name, measure in _bind(self._measures.values(), self._configs[0], self._dataset, trained).items():
             if made := measure.arrays(last[name]):
                 arrays[measure.file or f"arrays/{name}.npz"] = made
         return Final(members, arrays)
 
-    def _compiled(self, placement: Placement, names: tuple[str, ...]) -> Callable[..., dict[str, Any]]:
-        """Return the pass over the test set that makes these measures."""
+    def _compile(self, placement: Placement, names: tuple[str, ...]) -> Callable[..., dict[str, Any]]:
+        """Return the compiled pass over the test set for these measures."""
         settings = self._configs[0].evaluation
         evaluate = make_evaluation(
             [self._measures[name] for name in names],
@@ -120,14 +118,12 @@ class Evaluator:
         )
         return transform(evaluate, placement)
 
-    def _each(self, names: Any, trained: Variables | None = None) -> list[dict[str, Measure]]:
+    def _bind_each(self, names: Any, trained: Variables | None = None) -> list[dict[str, Measure]]:
         """Return the named measures for every network."""
         chosen = [self._measures[name] for name in names]
         variables = [None if trained is None else jax.tree.map(lambda leaf, i=i: leaf[i], trained)
                      for i in range(len(self._configs))]  # fmt: skip
-        return [
-            _bound(chosen, config, self._dataset, one) for config, one in zip(self._configs, variables, strict=True)
-        ]
+        return [_bind(chosen, config, self._dataset, one) for config, one in zip(self._configs, variables, strict=True)]
 
     def _best(self, epoch: int, score: float) -> dict[str, Any]:
         objective = OBJECTIVES[self._configs[0].objective.kind]
@@ -137,11 +133,11 @@ class Evaluator:
         return {"epoch": epoch, f"test_{objective.best}": score}
 
 
-def _bound(measures: Any, config: Config, dataset: Dataset, variables: Variables | None = None) -> dict[str, Measure]:
+def _bind(measures: Any, config: Config, dataset: Dataset, variables: Variables | None = None) -> dict[str, Measure]:
     setting = setting_of(config, dataset, variables)
     return {measure.name: measure.bind(setting) for measure in measures}
 
 
 def _reports(measures: dict[str, Measure], sums: dict[str, Any], member: int) -> list[dict[str, Any]]:
-    """Return what measures say of one network, from the sums of all."""
+    """Return the measures' reports of one network, from the sums of all."""
     return [measure.report(jax.tree.map(lambda leaf: leaf[member], sums[name])) for name, measure in measures.items()]

@@ -1,4 +1,4 @@
-"""What a measure is: an object that counts over the batches of a test set and reports what came out."""
+"""Measures: objects that sum over the batches of a test set and report the results."""
 
 import copy
 import re
@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from sparsejax.data.dataset import Dataset
 from sparsejax.data.resident import Resident
 from sparsejax.errors import ConfigError
-from sparsejax.figures.drawing import Column, Drawing, Row, Shown, Table
+from sparsejax.figures.drawing import Part
 from sparsejax.models.base import Layer, Model, Output, Variables
 from sparsejax.registry import Registered
 from sparsejax.training.config import DEFAULT_MEASURES, Config
@@ -22,16 +22,16 @@ T = TypeVar("T")
 
 
 class EvaluationBatch(NamedTuple):
-    """A batch of test examples, and what the network answers.
+    """A batch of test examples, and the network's output.
 
     Attributes:
-      images: inputs as the network reads them.
+      images: inputs of the network.
       labels: their classes.
-      rows: their places in the test set.
-      counted: which of them count: the last batch is filled up with repetitions.
-      keys: one PRNG key for each, for networks that draw; None where they shall not.
+      rows: their indices in the test set.
+      counted: which of them count: the last batch is padded with repetitions.
+      keys: one PRNG key per example, for stochastic networks; None to evaluate without their noise.
       output: of the network on these images, computed once for all measures.
-      raw: the examples as the data set holds them.
+      raw: the examples as stored in the data set.
       data: the whole test set, with the moments of the pixels.
     """
 
@@ -51,10 +51,10 @@ class EvaluationBatch(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """What is known of a network before its test examples are counted.
+    """Static information about a network and its test set.
 
-    `layers` are the hidden ones, `examples` the size of the test set, `classes` of its labels, `kind` what the data
-    are and `dtype` of what type. `variables` are those of the trained network as NumPy arrays: in `report` of one
+    `layers` are the hidden ones, `examples` is the size of the test set, `classes` its number of classes, `kind` and
+    `dtype` those of the data. `variables` are those of the trained network as NumPy arrays: in `report` of one
     network, in `arrays` of all of them with a leading axis, and None before the end of training.
     """
 
@@ -68,21 +68,21 @@ class Setting(NamedTuple):
 
     @property
     def thresholds(self) -> dict[str, float]:
-        """Beyond which a unit counts as active, by layer."""
+        """Thresholds above which a unit counts as active, by layer."""
         return {layer.name: layer.threshold for layer in self.layers}
 
 
-class Measure:
-    """The base of a measure; any object with `of_batch` and `report` will do, and has these defaults.
+class Measure(Part):
+    """Base class of measures; any object with `of_batch` and `report` works, with these defaults.
 
     Attributes:
       name: under which it is registered.
-      versions: the number of versions of every batch that it sees, each with a forward pass of its own; None to see
-        the batch as it is.
-      examples: it looks at the first so many test examples; None for all.
-      at_best: measure each network also as it was after its best epoch, for `best` in `result.json`.
-      file: where its arrays are written in the run folder; `arrays/NAME.npz` by default.
-      setting: what is known of the network.
+      versions: the number of modified versions of every batch, each with its own forward pass; None for the original
+        batch.
+      examples: use only this many test examples; None for all.
+      at_best: also measure each network after its best epoch, for `best` in `result.json`.
+      file: path of its arrays in the run folder; `arrays/NAME.npz` by default.
+      setting: static information about the network.
     """
 
     name: str = ""
@@ -98,29 +98,29 @@ class Measure:
         made.setting = setting
         return made
 
-    def unfit(self, setting: Setting) -> str | None:
-        """Say why a run cannot be measured so; None if it can."""
+    def misfit(self, setting: Setting) -> str | None:
+        """Return why a run cannot have this measure; None if it can."""
         return None
 
     def of_batch(self, model: Model, variables: Variables, batch: EvaluationBatch) -> Any:
-        """Return what is summed over the batches: arrays in any structure, of `batch.counted` examples; it compiles."""
+        """Return a pytree of arrays to sum over the batches, for the `batch.counted` examples; must compile."""
         raise NotImplementedError
 
     def version(self, batch: EvaluationBatch, index: Int[Array, ""]) -> EvaluationBatch:
-        """Return another version of a batch, from 0 to `versions` - 1: with other images or keys; it compiles."""
+        """Return version 0 to `versions` - 1 of a batch, with other images or keys; must compile."""
         return batch
 
     def report(self, sums: Any) -> dict[str, Any]:
-        """Return what `result.json` says of one network, from its sums as NumPy arrays.
+        """Return the entries of one network in `result.json`, from its sums as NumPy arrays.
 
-        What stands under `layers`, by the name of a layer, is added to what other measures say of that layer.
+        Entries under `layers`, by the name of a layer, are merged with those of other measures.
         """
         raise NotImplementedError
 
-    def tracked(self, variables: Variables, sums: Any) -> dict[str, Float[Array, ""]]:
-        """Return the numbers of one network that are logged after an epoch; it compiles.
+    def track(self, variables: Variables, sums: Any) -> dict[str, Float[Array, ""]]:
+        """Return the numbers of one network to log after an epoch; must compile.
 
-        Where it is not defined, the numbers of `report` are logged.
+        If it is not defined, the numbers of `report` are logged.
         """
         raise NotImplementedError
 
@@ -128,25 +128,9 @@ class Measure:
         """Return arrays of all networks, from sums with a leading axis of networks; they are written to `file`."""
         return {}
 
-    def rows(self, result: Mapping[str, Any]) -> list[Row]:
-        """Return which numbers of a network the page shows at its top and in its tables."""
-        return []
-
-    def columns(self, result: Mapping[str, Any]) -> list[Column]:
-        """Return what the page's table of layers says of each."""
-        return []
-
-    def tables(self, result: Mapping[str, Any]) -> list[Table]:
-        """Return tables of its own on the page."""
-        return []
-
-    def figures(self, run: Shown) -> Iterable[Drawing | None]:
-        """Return figures of a run; None stands for one that there is nothing to draw for."""
-        return []
-
 
 MEASURES: Registered[Measure] = Registered("measure", "sparsejax.evaluation.measures")
-"""All measures by name, in the order of the page."""
+"""All measures by name, in the order of the report."""
 
 
 def register_measure(name: str, *, place: float = 100.0) -> Callable[[T], T]:
@@ -154,10 +138,10 @@ def register_measure(name: str, *, place: float = 100.0) -> Callable[[T], T]:
 
     Args:
       name: its name in `evaluation.measures` and `evaluation.track`.
-      place: measures stand on the page by their place; those of sparsejax have less than 100.
+      place: sorts the measures in the report; those of sparsejax have less than 100.
 
     Returns:
-      A decorator that returns what it is given.
+      A decorator that returns its argument.
     """
 
     def register(thing: T) -> T:
@@ -172,7 +156,7 @@ def register_measure(name: str, *, place: float = 100.0) -> Callable[[T], T]:
 
 
 def as_measure(thing: Any, name: str = "") -> Measure:
-    """Return an object as a measure, with the defaults of `Measure` for what it does not define.
+    """Return an object as a measure, with the defaults of `Measure` for undefined methods.
 
     Args:
       thing: with `of_batch` and `report`.
@@ -188,29 +172,29 @@ def as_measure(thing: Any, name: str = "") -> Measure:
         measure = copy.copy(thing)
     else:
         measure = Measure()
-        for attribute in (entry for entry in vars(Measure) if not entry.startswith("_") and hasattr(thing, entry)):
+        for attribute in (entry for entry in dir(Measure) if not entry.startswith("_") and hasattr(thing, entry)):
             setattr(measure, attribute, getattr(thing, attribute))
     measure.name = name or measure.name or re.sub(r"(?<!^)(?=[A-Z])", "_", type(thing).__name__).lower()
     return measure
 
 
 def setting_of(config: Config, dataset: Dataset, variables: Variables | None = None) -> Setting:
-    """Return what is known of a network on a data set."""
+    """Return the `Setting` of a network on a data set."""
     layers = tuple(config.model.layers(dataset.train.images.shape[1:]))
     test = dataset.test
     return Setting(config, layers, len(test.labels), dataset.classes, dataset.kind, test.images.dtype, variables)
 
 
 def chosen_measures(config: Config, dataset: Dataset, passed: Iterable[Any] = ()) -> tuple[Measure, ...]:
-    """Return the measures of a run in the order of the page: those the configuration names, and those passed.
+    """Return the measures of a run in the order of the report: those of the configuration, and those passed.
 
-    The best network is chosen on its `accuracy`, which therefore is always one of them. Of the default measures, those
-    that do not fit the run are left out.
+    The best network is selected by `accuracy`, which is therefore always included. Default measures that do not fit the
+    run are omitted.
 
     Args:
-      config: the run's.
-      dataset: what it is trained on.
-      passed: objects as in `as_measure`; one takes the place of a registered one of its name.
+      config: of the run.
+      dataset: of the run.
+      passed: objects as in `as_measure`; they replace registered ones of the same name.
 
     Raises:
       ConfigError: a name is unknown, or a measure does not fit the run.
@@ -218,16 +202,16 @@ def chosen_measures(config: Config, dataset: Dataset, passed: Iterable[Any] = ()
     given = {measure.name: measure for measure in map(as_measure, passed)}
     named = {"accuracy", *config.evaluation.measures, *config.evaluation.track} - given.keys()
     for name in sorted(named):
-        MEASURES[name]  # says which come close
+        MEASURES[name]  # suggests similar names
     found = [given.get(name) or MEASURES[name] for name in MEASURES if name in named | given.keys()]
     found += [measure for name, measure in given.items() if name not in MEASURES]
     setting, fitting = setting_of(config, dataset), []
     for measure in found:
-        reason = measure.unfit(setting)
+        reason = measure.misfit(setting)
         if reason is None:
             fitting.append(measure)
         elif measure.name not in DEFAULT_MEASURES:
-            raise ConfigError(f"evaluation.measures names {measure.name}, but {reason}; leave it out.")
+            raise ConfigError(f"evaluation.measures has {measure.name}, but {reason}; remove it.")
     return tuple(fitting)
 
 
@@ -235,7 +219,7 @@ def measures_of(result: Mapping[str, Any]) -> list[Measure]:
     """Return the registered measures that a run has, in the order of the page.
 
     Args:
-      result: as in `result.json`; version 0.1 did not list the measures there, but what they said tells which.
+      result: as in `result.json`; version 0.1 did not list the measures there; their entries identify them.
     """
     names = result.get("measures")
     if names is None:
@@ -246,9 +230,9 @@ def measures_of(result: Mapping[str, Any]) -> list[Measure]:
     return [measure for name, measure in MEASURES.items() if name in names]
 
 
-def has_tracked(measure: Measure) -> bool:
-    """Say whether a measure defines what is logged after an epoch."""
-    return getattr(measure.tracked, "__func__", None) is not Measure.tracked
+def has_track(measure: Measure) -> bool:
+    """Return whether a measure defines `track`."""
+    return getattr(measure.track, "__func__", None) is not Measure.track
 
 
 def numbers_of(report: Mapping[str, Any], suffix: str = "") -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The numbers of a run: those of its networks, and means over them."""
+"""The numbers of a run: those of its networks, and their means."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge two reports of a network; what both say of a layer stands together."""
+    """Merge two reports of a network, layer by layer."""
     together = {**first, **second}
     if "layers" in first and "layers" in second:
         layers = dict(first["layers"])
@@ -20,13 +20,13 @@ def merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]
 def summary(members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the numbers of a run: those of its one network, or means over its networks.
 
-    With several, a mean of whole numbers is rounded to one, and `NAME_std` is the population standard deviation of
+    With several, a mean of integers is rounded to an integer, and `NAME_std` is the population standard deviation of
     each number `NAME` that differs; `layers` are means; `best` holds the same after the epoch with the best score of
-    each network, the rule of the k-winners paper.
+    each network, as in the k-winners paper.
     """
     first = members[0]
     if len(members) == 1:
-        return {name: value for name, value in first.items() if "." not in name}  # but for what it was swept to
+        return {name: value for name, value in first.items() if "." not in name}  # except swept values
     layers = {
         layer: {name: _mean([member["layers"][layer][name] for member in members]) for name in entry}
         for layer, entry in first["layers"].items()
@@ -34,13 +34,13 @@ def summary(members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "seed": first["seed"],
         "seeds": [member["seed"] for member in members],
-        **_averaged(members),
+        **_average(members),
         "layers": layers,
-        "best": _averaged([member["best"] for member in members]),
+        "best": _average([member["best"] for member in members]),
     }
 
 
-def _averaged(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _average(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     averaged, spreads = {}, {}
     for name, value in entries[0].items():
         values = [entry.get(name) for entry in entries]
@@ -57,7 +57,7 @@ def _averaged(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _mean(values: Sequence[Any]) -> Any:
-    """Average numbers, arrays of numbers or dictionaries of them; what cannot be averaged is that of the first."""
+    """Average numbers, arrays of numbers or dictionaries of them; other values are those of the first."""
     if isinstance(values[0], Mapping):
         return {name: _mean([value[name] for value in values]) for name in values[0]}
     if all(value == values[0] for value in values):

@@ -1,11 +1,10 @@
-"""How robust a network is: accuracy under noise and attacks, and how near mistakes are, in one call.
+"""Robustness of a network in one call: accuracy under noise and attacks, and the distance to misclassified images.
 
 ```python
 report = robustness_report(lambda x: model.apply(variables, x).prediction, images, labels, key=jax.random.key(0))
 ```
 """
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -14,17 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from sparsejax.evaluation.attacks.ensemble import auto_attack, by_target, classes_of, survivors_of
+from sparsejax.evaluation.attacks.ensemble import auto_attack, by_target, classes_of, compile_attack, survivors_of
 from sparsejax.evaluation.attacks.fmn import fmn
 from sparsejax.evaluation.attacks.geometry import Bounds, Norm
 from sparsejax.evaluation.attacks.losses import LogitsFn, Network
-from sparsejax.evaluation.attacks.pgd import Adversarial
 from sparsejax.evaluation.attacks.registry import ATTACKS
 from sparsejax.functional import add_noise, example_keys, salt_and_pepper
 from sparsejax.functional.noise import Distribution
 
 NoiseKind = Distribution | Literal["salt_and_pepper"]
-"""Noise that is added, by its scale, or pixels that turn black or white, by their fraction."""
+"""Additive noise with a scale, or pixels that become black or white with a fraction."""
 
 
 def robustness_report(
@@ -45,34 +43,34 @@ def robustness_report(
     attacked: int | None = None,
     batch_size: int = 250,
 ) -> dict[str, Any]:
-    """Measures accuracy on clean, noisy and attacked images, and the median distance to a mistake.
+    """Measures accuracy on clean, noisy and attacked images, and the median distance to a misclassified image.
 
     Args:
       logits_fn: `logits_fn(x) -> [batch, classes]` for images within the bounds (normalise inside it), or with `draws`
-        `logits_fn(x, key)`. Any JAX code will do.
+        `logits_fn(x, key)`. Any JAX code works.
       images: `[n, ...]`.
       labels: `[n]`.
-      key: for all that is random.
-      noise: "gaussian", "laplace" or "uniform" -> scales (as in `add_noise`) of what is added to the images, which
-        then are clipped to the bounds; "salt_and_pepper" -> fractions of the pixels (of images `[n, H, W, C]`) that
-        turn to one of the bounds. None for Gaussian noise of 0.1.
-      noise_draws: over which that accuracy is averaged.
+      key: for all random numbers.
+      noise: "gaussian", "laplace" or "uniform" -> scales (as in `add_noise`) of additive noise, after which images are
+        clipped to the bounds; "salt_and_pepper" -> fractions of the pixels (of images `[n, H, W, C]`) set to one of the
+        bounds. None for Gaussian noise of 0.1.
+      noise_draws: number of draws over which that accuracy is averaged.
       balls: norm -> radius of the attacks; None for 2/255 in linf and 0.25 in l2.
-      attacks: names of `ATTACKS`, one's own by `register_attack` included, each alone, for all norms or by norm.
+      attacks: names in `ATTACKS`, including those added by `register_attack`, run separately, for all norms or by norm.
       autoattack: also run `auto_attack`.
-      minimal: norms in which `fmn` seeks the nearest mistake.
+      minimal: norms in which `fmn` finds the nearest misclassified image.
       minimal_iterations: its steps.
       bounds: of a pixel.
-      draws: of a noisy network's answer.
-      attacked: attack only the first so many images, and seek mistakes near them; None for all.
-      batch_size: images at a time.
+      draws: samples of a stochastic network.
+      attacked: number of images to attack (also for `minimal`); None for all.
+      batch_size: images per batch.
 
     Returns:
       `clean`, `noise` {kind: {scale: accuracy}}, one dictionary per norm {attack: accuracy, "all": accuracy against all
         of them}, and `minimal` {norm: median distance, in the unit of a pixel}; accuracies in [0, 1].
 
     Raises:
-      ValueError: an attack or a kind of noise is unknown, or images and labels differ in number.
+      ValueError: an attack or a kind of noise is unknown, or the numbers of images and labels differ.
 
     References:
       Cekic, Bakiskan & Madhow, Neuro-Inspired Deep Neural Networks with Sparse, Strong Activations, 2022, section 3:
@@ -83,7 +81,7 @@ def robustness_report(
     if unknown or len(images) != len(labels):
         raise ValueError(
             f"Unknown attacks: {', '.join(unknown)}; there are {', '.join(ATTACKS)}." if unknown else
-            f"There are {len(images)} images and {len(labels)} labels; expected as many."
+            f"There are {len(images)} images and {len(labels)} labels; expected equal numbers."
         )  # fmt: skip
     x, y, network = np.asarray(images), np.asarray(labels), Network(logits_fn, draws)
     right = _correct(network, x, y, jax.random.fold_in(key, 0), batch_size)
@@ -105,7 +103,7 @@ def robustness_report(
         common: dict[str, Any] = {"epsilon": epsilon, "norm": norm, "bounds": bounds, "draws": draws}
         left: dict[str, np.ndarray] = {}
         for name in attacks.get(norm, ()) if isinstance(attacks, Mapping) else attacks:
-            attack = jax.jit(functools.partial(_attack, name, logits_fn, common))
+            attack = compile_attack(ATTACKS[name].attack, logits_fn, common)
             turns = by_target(attack, classes) if ATTACKS[name].targeted else [attack]
             own = jax.random.fold_in(key, 1000)
             left[name] = survivors_of(turns, x[right], y[right], key=own, batch_size=batch_size)[1][-1]
@@ -119,22 +117,18 @@ def robustness_report(
     for norm in minimal:
         settings = {"norm": norm, "iterations": minimal_iterations, "bounds": bounds, "draws": draws}
         nearest = jax.jit(lambda x, y, key, settings=settings: fmn(logits_fn, x, y, key=key, **settings).distance)
-        distances = _in_batches(nearest, x, y, jax.random.fold_in(key, 1002), batch_size)
+        distances = _map_batches(nearest, x, y, jax.random.fold_in(key, 1002), batch_size)
         report["minimal"][norm] = float(np.median(distances))
     return report
 
 
-def _attack(name: str, logits_fn: LogitsFn, settings: Mapping[str, Any], x, y, key, **own) -> Adversarial:
-    return ATTACKS[name].attack(logits_fn, x, y, key=key, **settings, **own)
-
-
 def _correct(network: Network, x: np.ndarray, y: np.ndarray, key: PRNGKeyArray, batch_size: int) -> np.ndarray:
     answers = jax.jit(lambda x, y, key: jnp.argmax(network(x, key), -1) == y)
-    return _in_batches(answers, x, y, key, batch_size)
+    return _map_batches(answers, x, y, key, batch_size)
 
 
-def _in_batches(function: Any, x: np.ndarray, y: np.ndarray, key: PRNGKeyArray, batch_size: int) -> np.ndarray:
-    """Applies a compiled function to batches of one size, the last filled up."""
+def _map_batches(function: Any, x: np.ndarray, y: np.ndarray, key: PRNGKeyArray, batch_size: int) -> np.ndarray:
+    """Applies a compiled function to batches of one size, the last one padded."""
     parts, batch_size = [], min(batch_size, len(x))
     for start in range(0, len(x), batch_size):
         rows = np.resize(np.arange(start, min(start + batch_size, len(x))), batch_size)

@@ -1,4 +1,4 @@
-"""A whole split inside one compiled call: batch by batch, all measures at once, over the shards of a batch."""
+"""Evaluates a whole split in one compiled call: batch by batch, all measures at once, over the shards of a batch."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from sparsejax.data.resident import Resident, normalised
+from sparsejax.data.resident import Resident, normalize
 from sparsejax.evaluation.measure import EvaluationBatch, Measure
 from sparsejax.functional import example_keys
 from sparsejax.models.base import Output, Variables
@@ -26,14 +26,14 @@ def make_evaluation(
 ) -> Callable[[Variables, Config, Float[Array, ""], Resident], dict[str, Any]]:
     """Return `evaluate(variables, config, epoch, data) -> sums of every measure by name`, of one network.
 
-    One forward pass of a batch serves all measures; each further version that a measure asks for takes one of its own.
+    One forward pass of a batch serves all measures; each additional version needs its own.
 
     Args:
-      measures: what to count, bound to a network of the shape.
+      measures: bound to a network of the same structure.
       examples: size of the split.
-      batch_size: examples at a time, over all shards; rounded up to a multiple of them.
-      seed: of the noise of networks that keep it when they are evaluated; it depends on the image alone.
-      axis_name: mesh axis of the shards, which each evaluate a part of every batch.
+      batch_size: examples per batch over all shards; rounded up to a multiple of their number.
+      seed: for networks with noise in evaluation; the noise depends only on the image.
+      axis_name: mesh axis of the shards, each of which evaluates a part of every batch.
       shards: their number.
     """
     sizes = {measure.name: min(measure.examples or examples, examples) for measure in measures}
@@ -41,14 +41,14 @@ def make_evaluation(
     def evaluate(variables: Variables, config: Config, epoch: Float[Array, ""], data: Resident) -> dict[str, Any]:
         model = config.model.at(epoch, jnp.int32(0))
 
-        def answered(batch: EvaluationBatch) -> EvaluationBatch:
+        def run_network(batch: EvaluationBatch) -> EvaluationBatch:
             return batch._replace(output=model.apply(variables, batch.images, key=batch.keys, train=False))
 
         def sums_of(measure: Measure, batch: EvaluationBatch) -> Any:
             if measure.versions is None:
                 return measure.of_batch(model, variables, batch)
             return lax.map(
-                lambda index: measure.of_batch(model, variables, answered(measure.version(batch, index))),
+                lambda index: measure.of_batch(model, variables, run_network(measure.version(batch, index))),
                 jnp.arange(measure.versions),
             )
 
@@ -56,12 +56,12 @@ def make_evaluation(
             def counts_of(rows: Int[Array, "batch"], counted: Bool[Array, "batch"]) -> dict[str, Any]:
                 raw, keys = data.images[rows], example_keys(jax.random.key(seed), rows)
                 batch = EvaluationBatch(
-                    normalised(data, raw), data.labels[rows], rows, counted, keys, _NOTHING, raw, data
+                    normalize(data, raw), data.labels[rows], rows, counted, keys, _NOTHING, raw, data
                 )
-                batch = answered(batch)
+                batch = run_network(batch)
                 return {measure.name: sums_of(measure, batch) for measure in measures if sizes[measure.name] == size}
 
-            return over_split(counts_of, size, batch_size, axis_name, shards)
+            return sum_over_split(counts_of, size, batch_size, axis_name, shards)
 
         return {name: sums for size in sorted(set(sizes.values())) for name, sums in over_first(size).items()}
 
@@ -71,21 +71,21 @@ def make_evaluation(
 _NOTHING = Output(None, None, {})  # type: ignore[arg-type]
 
 
-def over_split(
+def sum_over_split(
     counts_of: Callable[[Int[Array, "batch"], Bool[Array, "batch"]], Any],
     examples: int,
     batch_size: int,
     axis_name: str | None,
     shards: int,
 ) -> Any:
-    """Add up `counts_of(rows, counted)`, arrays in any structure, over a split, batch by batch and over the shards."""
+    """Sum the pytree `counts_of(rows, counted)` over a split, batch by batch and over the shards."""
     share = -(-min(batch_size, examples) // shards)
     shard = 0 if axis_name is None else lax.axis_index(axis_name)
     batches = -(-examples // (share * shards))
 
     def of_batch(batch):
         rows = (batch * shards + shard) * share + jnp.arange(share)
-        # The last batch runs past the end: those rows repeat the last example and do not count.
+        # The last batch is padded by repeating the last example; these rows do not count.
         return counts_of(jnp.minimum(rows, examples - 1), rows < examples)
 
     total = jax.tree.map(lambda counts: jnp.sum(counts, axis=0), lax.map(of_batch, jnp.arange(batches)))

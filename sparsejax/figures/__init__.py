@@ -1,7 +1,7 @@
-"""Pictures of a run, from plain arrays, and the page that shows them.
+"""Figures of a run, from plain arrays, and the report that shows them.
 
-Every figure is a pure function, arrays in and a `matplotlib.figure.Figure` out, that needs numpy and matplotlib
-alone; pyplot and its global state are never touched. Figures come in two widths for two-column papers,
+Every figure is a pure function, arrays in and a `matplotlib.figure.Figure` out, that needs only numpy and matplotlib;
+pyplot and its global state are never used. Figures come in two widths for two-column papers,
 `"column"` (3.3 inches) and `"page"` (6.8 inches); `style.png` renders one to the same bytes every time.
 
   style.py     the house style: type, lines, colours, sizes
@@ -9,15 +9,13 @@ alone; pyplot and its global state are never touched. Figures come in two widths
   noise.py     accuracy against the noise in the images
   filters.py   kernels of the first layer, receptive fields
   units.py     how often units win, how many are active
-  classes.py   which classes are taken for which
-  histograms.py  how activations and weights are spread
+  classes.py   confusion matrices
+  histograms.py  distributions of activations and weights
   heat.py      quantities over a grid of two hyperparameters
-  penalty.py   quantities against the weight of a penalty on the activity
-  matching.py  how often random vectors match
   table.py     a table
   report.py    one self-contained HTML page
   run.py       all of the above for a run folder
 
-Import the modules by name, e.g. `from sparsejax.figures import filters`: this package imports nothing by
-itself, so that whoever wants no figure does not wait for matplotlib.
+Import the modules by name, e.g. `from sparsejax.figures import filters`: this package imports nothing by itself, so
+that matplotlib is only imported to draw.
 """

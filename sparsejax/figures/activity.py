@@ -1,16 +1,17 @@
-"""How active hidden units are: against noise, along training, and how their biases and keys gather."""
+"""Activity of hidden units: against noise, over training, and the distributions of their biases and keys."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from numpy.typing import ArrayLike
 
 from sparsejax.figures import style
+from sparsejax.figures.curves import log_scale
+from sparsejax.figures.filters import mosaic
 
 
 @style.styled
@@ -23,10 +24,10 @@ def activity_against_noise(
     percent: bool = True,
     width: style.Width = "column",
 ) -> Figure:
-    """Draws one line per variant against the noise level, dashed grey ones for the paper's.
+    """Draws one line per variant against the noise level, and dashed grey lines for the paper.
 
     Args:
-      sigmas: noise levels, equally far apart in the picture.
+      sigmas: noise levels, equally spaced in the figure.
       values: variant -> `[levels, networks]`; fractions with `percent`.
       paper: variant -> `[levels]`, drawn where the variant is.
       label: of the y axis.
@@ -48,7 +49,7 @@ def activity_against_noise(
     axes.set_xticks(places, [f"{sigma:g}" for sigma in sigmas])
     axes.set_xlabel("noise σ")
     axes.set_ylabel(label)
-    _plain_log(axes)
+    log_scale(axes)
     style.grid(axes)
     axes.legend()
     return figure
@@ -65,7 +66,7 @@ def along_training(
     marks: Sequence[float] = (),
     width: style.Width = "column",
 ) -> Figure:
-    """Draws a quantity along training, one line per noise level, darker for more noise.
+    """Draws a quantity over training, one line per noise level, darker for more noise.
 
     Args:
       epochs: `[points]`.
@@ -92,18 +93,18 @@ def along_training(
 
 
 @style.styled
-def gathering(
+def unit_distributions(
     series: Mapping[str, tuple[np.ndarray, np.ndarray]],
     winners: np.ndarray,
     biases: np.ndarray,
     norms: np.ndarray,
     sigmas: Sequence[float],
 ) -> Figure:
-    """Draws how winners, biases and key norms are spread at the end, a row of histograms for each noise level.
+    """Draws the final distributions of winners, biases and key norms, a row of histograms for each noise level.
 
     Args:
       series: name -> (epochs, `[epochs, levels, networks]`) of the means, written into the panels.
-      winners: for how many inputs each number of units was active, `[levels, networks, units + 1]`.
+      winners: number of inputs for each number of active units, `[levels, networks, units + 1]`.
       biases: `[levels, networks, units]`.
       norms: of the keys, `[levels, networks, units]`.
       sigmas: noise levels.
@@ -135,15 +136,6 @@ def _shade(index: int, count: int) -> str:
     return to_hex(colormaps["viridis_r"](0.15 + 0.85 * index / max(1, count - 1)))
 
 
-def _plain_log(axes: Axes) -> None:
-    """Makes the y axis logarithmic, labelled with plain numbers."""
-    axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-
-
 @style.styled
 def image_grid(
     images: np.ndarray, labels: Sequence[str] | None, *, headings: Sequence[str] = (), width: style.Width = "page"
@@ -156,8 +148,8 @@ def image_grid(
       headings: above as many equal parts of the columns.
       width: of the figure.
     """
-    rows, _, high, _, _ = images.shape
-    canvas = mosaic(images)
+    rows, columns, high, _, _ = images.shape
+    canvas = mosaic(images.reshape(-1, *images.shape[2:]), columns)
     inches = style.WIDTHS[width] * canvas.shape[0] / canvas.shape[1]
     figure, (axes,) = style.panels(1, width=width, height=min(inches, 8.0), columns=1)
     axes.imshow(canvas, interpolation="nearest")
@@ -167,21 +159,8 @@ def image_grid(
     if labels is not None:
         axes.set_yticklabels(labels)
     axes.tick_params(length=0)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_visible(False)
+    axes.spines[["left", "bottom"]].set_visible(False)
     return figure
-
-
-def mosaic(images: np.ndarray) -> np.ndarray:
-    """Lays images `[rows, columns, height, width, channels]` out a pixel apart, `[..., ..., 3]` in [0, 1]."""
-    rows, columns, high, wide, channels = images.shape
-    canvas = np.ones((rows * (high + 1) - 1, columns * (wide + 1) - 1, 3), np.float32)
-    for row in range(rows):
-        for column in range(columns):
-            tile = np.clip(images[row, column], 0, 1)
-            y, x = row * (high + 1), column * (wide + 1)
-            canvas[y : y + high, x : x + wide] = tile if channels == 3 else np.repeat(tile[..., :1], 3, axis=-1)
-    return canvas
 
 
 @style.styled
@@ -192,7 +171,7 @@ def implicit_bars(
     *,
     width: style.Width = "page",
 ) -> Figure:
-    """Draws the three implicit terms as bars for each noise level, and their sum as found by drawing noise as dots.
+    """Draws the three implicit terms as bars for each noise level, and their sum estimated by sampling noise as dots.
 
     Args:
       sigmas: noise levels.
@@ -208,7 +187,7 @@ def implicit_bars(
         for i, name in enumerate(names):
             axes.bar(places + 0.22 * (i - 1), (table / total)[:, i], 0.2, color=style.PALETTE[i], label=name)
         axes.plot(places, table.sum(1) / total[:, 0], "_", color=style.INK, markersize=16, label="sum")
-        axes.plot(places, np.asarray(drawn[title]) / total[:, 0], "o", color=style.INK, label="sum, drawing noise")
+        axes.plot(places, np.asarray(drawn[title]) / total[:, 0], "o", color=style.INK, label="sum, sampled noise")
         axes.axhline(0, color=style.INK, linewidth=0.6)
         axes.set_xticks(places, [f"{sigma:g}" for sigma in sigmas])
         axes.set_xlabel("noise σ")
@@ -223,7 +202,7 @@ def implicit_bars(
 def terms_along_training(
     epochs: ArrayLike, terms: Mapping[str, ArrayLike], sigmas: Sequence[float], *, width: style.Width = "page"
 ) -> Figure:
-    """Draws the implicit terms along training, one panel each, one line per noise level, darker for more noise.
+    """Draws the implicit terms over training, one panel each, one line per noise level, darker for more noise.
 
     Both axes of values are linear up to a ten thousandth and logarithmic beyond it, on either side of 0.
 

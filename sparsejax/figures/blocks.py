@@ -1,4 +1,4 @@
-"""A quantity of every block of a network, several networks side by side."""
+"""A quantity of every block of several networks."""
 
 from collections.abc import Mapping, Sequence
 
@@ -21,10 +21,10 @@ def by_block(
     """Draws a bar per block and network, and the range over seeds where there are several.
 
     Args:
-      blocks: names, from the input on.
+      blocks: names, starting at the input.
       networks: name -> `[seeds, blocks]`, at most seven.
       label: of the quantity.
-      axis: what the names are of.
+      axis: label of the names.
       width: of the figure.
 
     Raises:

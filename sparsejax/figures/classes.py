@@ -1,4 +1,4 @@
-"""Which classes a network takes for which."""
+"""Confusion matrices."""
 
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
@@ -8,17 +8,17 @@ from numpy.typing import ArrayLike
 from sparsejax.figures import style
 
 _SHADES = LinearSegmentedColormap.from_list("paper_to_blue", ["#FFFFFF", "#CFE3F1", style.SKY, style.BLUE, "#053B6B"])
-_NAMED = 12  # classes up to which every cell has its number
+_NAMED = 12  # largest number of classes with a number in every cell
 
 
 @style.styled
 def confusion_map(confusion: ArrayLike, *, width: style.Width = "column") -> Figure:
-    """Draws a confusion matrix: each row a class, shaded and labelled by the per cent of it taken for each class.
+    """Draws a confusion matrix: each row a class, shaded and labelled by the percentage predicted as each class.
 
-    The shade goes with the square root, so that rare mistakes are seen, too.
+    The shade follows the square root, so that rare errors are visible.
 
     Args:
-      confusion: counts `[classes, classes]`, rows what the examples are, columns what they are taken for.
+      confusion: counts `[classes, classes]`, rows are labels, columns predictions.
       width: of the figure.
 
     Raises:
@@ -40,8 +40,7 @@ def confusion_map(confusion: ArrayLike, *, width: style.Width = "column") -> Fig
     axes.set_xticks(places)
     axes.set_yticks(places)
     axes.tick_params(length=0)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_visible(False)
+    axes.spines[["left", "bottom"]].set_visible(False)
     axes.set_xlabel("taken for")
     axes.set_ylabel("class")
     axes.set_title("per cent of each class")

@@ -1,4 +1,4 @@
-"""Our numbers beside a paper's, row by row."""
+"""Our numbers next to a paper's, row by row."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,7 +9,7 @@ from sparsejax.figures import style
 
 
 @style.styled
-def beside_paper(
+def paper_comparison(
     rows: Sequence[str],
     ours: Mapping[str, Sequence[Sequence[float]]],
     paper: Mapping[str, Sequence[tuple[float, float]]],
@@ -19,7 +19,7 @@ def beside_paper(
     """Draws a panel per measure: a dot for each of our networks, and the paper's mean with two standard deviations.
 
     Args:
-      rows: names, from above.
+      rows: names, from the top.
       ours: measure -> `[rows][networks]`.
       paper: measure -> `[rows]` of mean and standard deviation.
       width: of the figure.

@@ -42,19 +42,19 @@ def training_curves(
 ) -> Figure:
     """Draws the loss (logarithmic) and the accuracy in training and test against epochs.
 
-    Several networks appear as median and range; those of one group share a colour, and in training they
-    appear as median alone.
+    Several networks appear as median and range; those of one group share a colour, and in training only their median is
+    shown.
 
     Args:
       curves: of `loss`, `test_loss`, `accuracy` and `test_accuracy`, those there are; accuracies from 0 to 1.
-      groups: a label per network, at most seven different ones; None for all alike.
+      groups: a label per network, at most seven different ones; None for one group.
       width: of the figure, with the panels side by side on a page and stacked in a column.
 
     Raises:
-      ValueError: there is nothing to draw, or a curve has not one row per epoch.
+      ValueError: there is nothing to draw, or a curve does not have one row per epoch.
     """
     drawn = {
-        name: _checked(name, curve)
+        name: _check_curve(name, curve)
         for name, curve in curves.items()
         if name in ("loss", "test_loss", "accuracy", "test_accuracy")
     }
@@ -103,11 +103,11 @@ def _panel(axes: Axes, kind: str, train: Curve | None, test: Curve | None, membe
         axes.set_ylim(*_accuracy_limits(train, test))
     else:
         axes.set_ylabel("loss")
-        _log_scale(axes)
+        log_scale(axes)
 
 
 def _accuracy_limits(train: Curve | None, test: Curve | None) -> tuple[float, float]:
-    """Returns limits in per cent that leave out the first steep rise of training, but nothing of the test."""
+    """Returns limits in per cent that exclude the initial steep rise of training, but include all of the test."""
     lows, highs = [], []
     for curve, least in ((test, 0), (train, 10)):
         known = np.empty(0) if curve is None else curve.values[np.isfinite(curve.values)]
@@ -121,7 +121,7 @@ def _accuracy_limits(train: Curve | None, test: Curve | None) -> tuple[float, fl
     return max(low - margin, 0.0 - margin), min(high + margin, 100 + margin)
 
 
-def _log_scale(axes: Axes) -> None:
+def log_scale(axes: Axes) -> None:
     """Makes the y axis logarithmic, with about five labels written as plain numbers."""
     axes.set_yscale("log")
     low, high = axes.get_ylim()
@@ -135,8 +135,7 @@ def _log_scale(axes: Axes) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _checked(name: str, curve: Curve) -> Curve:
-    """Returns a curve as arrays."""
+def _check_curve(name: str, curve: Curve) -> Curve:
     epochs, values = np.asarray(curve.epochs, float), np.asarray(curve.values, float)
     if epochs.ndim != 1 or values.ndim != 2 or len(epochs) != len(values) or not values.size:
         raise ValueError(

@@ -1,14 +1,14 @@
-"""What a page shows of a run: figures, numbers and tables, and the words their captions share."""
+"""The parts of a report: figures, numbers and tables, and common phrases of captions."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from sparsejax.figures.words import number
 from sparsejax.training.run_folder import RunFolder
 
 
 class Shown(NamedTuple):
-    """A run that is drawn: its `result.json`, the variables of all networks, its folder, and what each is called."""
+    """A run to draw: its `result.json`, the variables of all networks, its folder, and the networks' labels."""
 
     result: Mapping[str, Any]
     variables: Any
@@ -17,7 +17,7 @@ class Shown(NamedTuple):
 
 
 class Drawing(NamedTuple):
-    """A figure that can be drawn at either width, and what the page says of it."""
+    """A figure that can be drawn at either width, with its title and captions."""
 
     file: str
     title: str
@@ -28,9 +28,9 @@ class Drawing(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A number of every network, which `result.json` has under `key`, as the tables of the page show it.
+    """A number of every network, under `key` in `result.json`, for the tables of the report.
 
-    `form(value)` and `form(mean, deviation)` write it; with `at_best` the page also shows it after the best epoch.
+    `form(value)` and `form(mean, deviation)` format it; with `at_best` the report also shows it after the best epoch.
     """
 
     key: str
@@ -41,7 +41,7 @@ class Row(NamedTuple):
 
 
 class Column(NamedTuple):
-    """What the table of layers says of each: `cell(layer)` writes it, `said` explains it below the table."""
+    """A column of the table of layers: `cell(layer)` formats a cell, `said` explains the column below the table."""
 
     label: str
     cell: Callable[[Mapping[str, Any]], str]
@@ -49,7 +49,7 @@ class Column(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table of its own, its first column text and the others numbers; `said` explains it."""
+    """An additional table, with text in the first column and numbers in the others; `said` explains it."""
 
     title: str
     caption: str
@@ -58,33 +58,33 @@ class Table(NamedTuple):
     said: str = ""
 
 
-class Part(Protocol):
-    """What says which numbers, columns, tables and figures the page of a run has: a measure."""
+class Part:
+    """The base of a measure for the report: its numbers, columns, tables and figures."""
 
-    def rows(self, result: Mapping[str, Any]) -> Sequence[Row]:
-        """Return numbers of every network."""
-        ...
+    def rows(self, result: Mapping[str, Any]) -> list[Row]:
+        """Return the numbers of a network that the report shows at its top and in its tables."""
+        return []
 
-    def columns(self, result: Mapping[str, Any]) -> Sequence[Column]:
-        """Return columns of the table of layers."""
-        ...
+    def columns(self, result: Mapping[str, Any]) -> list[Column]:
+        """Return columns of the report's table of layers."""
+        return []
 
-    def tables(self, result: Mapping[str, Any]) -> Sequence[Table]:
-        """Return tables."""
-        ...
+    def tables(self, result: Mapping[str, Any]) -> list[Table]:
+        """Return additional tables of the report."""
+        return []
 
     def figures(self, run: Shown) -> Iterable[Drawing | None]:
-        """Return figures."""
-        ...
+        """Return figures of a run; None for a figure without data."""
+        return []
 
 
-def on_average(result: Mapping[str, Any]) -> str:
-    """Says of a number in a caption that it is a mean, where there are several networks."""
+def average_note(result: Mapping[str, Any]) -> str:
+    """Returns the part of a caption that marks a number as a mean, if there are several networks."""
     return f", on average over {len(result['members'])} networks" if len(result["members"]) > 1 else ""
 
 
-def what_is_drawn(result: Mapping[str, Any]) -> str:
-    """Explains lines and bands where there are several networks."""
+def range_note(result: Mapping[str, Any]) -> str:
+    """Returns the explanation of lines and bands, if there are several networks."""
     if len(result["members"]) == 1:
         return ""
     return " Thick lines are the median over networks, bands their range."

@@ -1,4 +1,4 @@
-"""What the units of the first layer respond to: kernels, or receptive fields of a dense layer."""
+"""Filters of the first layer: kernels, or receptive fields of a dense layer."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,16 +14,16 @@ from sparsejax.figures import style
 DIVERGING = LinearSegmentedColormap.from_list(
     "blue_orange", ["#053B6B", style.BLUE, "#86BBDD", "#F7F7F7", "#F0A873", style.VERMILION, "#6B2A00"], N=511
 )
-"""Blue below zero, nearly white at it, vermilion above: told apart by readers who confuse red and green."""
+"""Blue below zero, nearly white at it, vermilion above: distinguishable for red-green colour-blind readers."""
 
 _MARGIN, _BAR, _TOP = 0.08, 0.68, 0.28
 """Inches around the tiles, to their right for the scale, and above them for the title."""
 
 _WEIGHT = 0.11
-"""Most inches that one weight takes."""
+"""Largest size of one weight in inches."""
 
 MASKED = (0.83, 0.83, 0.83)
-"""Colour of a weight that does not exist."""
+"""Colour of masked weights."""
 
 
 def as_images(weights: ArrayLike) -> np.ndarray:
@@ -32,7 +32,7 @@ def as_images(weights: ArrayLike) -> np.ndarray:
     Images are square, of one channel if the inputs are a square number, of three if three times one.
 
     Raises:
-      ValueError: the inputs are no such image.
+      ValueError: the inputs are not such an image.
     """
     weights = np.asarray(weights)
     inputs, units = weights.shape
@@ -40,7 +40,7 @@ def as_images(weights: ArrayLike) -> np.ndarray:
         side = math.isqrt(inputs // channels)
         if side * side * channels == inputs:
             return weights.reshape(side, side, channels, units)
-    raise ValueError(f"weights has {inputs} inputs, which are no square image of one or three channels.")
+    raise ValueError(f"weights has {inputs} inputs, which are not a square image of one or three channels.")
 
 
 @style.styled
@@ -54,7 +54,7 @@ def filter_grid(
 ) -> Figure:
     """Draws the kernels of a convolution, or the receptive fields of a dense layer, on one common scale.
 
-    On the scale, full colour is the largest weight, or where a few lie far out, that of 99.5 % of all.
+    Full colour is the largest weight, or the 99.5 % quantile if there are outliers.
 
     With one input channel, colour is the weight: blue below zero, vermilion above. With three, they are
     red, green and blue, and mid-grey is zero. Otherwise the channels of a unit are drawn below each other.
@@ -63,12 +63,12 @@ def filter_grid(
     Args:
       kernels: `[height, width, inputs, units]`; for a dense layer `[pixels, units]`, see `as_images`.
       mask: of the same shape, false where a weight does not exist.
-      at_most: units drawn, the first ones.
+      at_most: draw only this many units.
       width: of the figure.
-      title: over the figure; None to say how many units are drawn.
+      title: of the figure; None for the number of units.
 
     Raises:
-      ValueError: the shapes are not as said.
+      ValueError: the shapes do not fit.
     """
     kernels = np.asarray(kernels, float)
     exists = np.ones(kernels.shape, bool) if mask is None else np.asarray(mask, bool)
@@ -82,7 +82,7 @@ def filter_grid(
         )
     units = kernels.shape[-1]
     shown = min(units, at_most)
-    exists = exists & np.isfinite(kernels)  # of a network that diverged there is nothing to see, but no error either
+    exists = exists & np.isfinite(kernels)  # weights of a diverged network are not drawn
     kernels, exists = np.where(exists, kernels, 0.0)[..., :shown], exists[..., :shown]
     scale, clipped = _scale(np.abs(kernels[exists]))
     tiles = _tiles(np.clip(kernels / scale, -1, 1), exists)
@@ -92,18 +92,18 @@ def filter_grid(
     note = _title(shown, units) if title is None else title
     if not exists.all():
         note += "; no weight where grey"
-    return _drawn(_mosaic(tiles, columns, gap), scale, clipped, width, note, rgb=kernels.shape[2] == 3)
+    return _draw_mosaic(mosaic(tiles, columns, gap), scale, clipped, width, note, rgb=kernels.shape[2] == 3)
 
 
 @style.styled
 def tile_panels(rows: Sequence[Mapping[str, ArrayLike]], *, width: style.Width = "page") -> Figure:
     """Draws kernels, or feature maps, as a table of panels; the panels of a row share their scale.
 
-    Colours as in `filter_grid`: of one channel blue below zero, vermilion above; three are red, green and blue. Of any
-    other number the channels are drawn below each other.
+    Colours as in `filter_grid`: of one channel blue below zero, vermilion above; three are red, green and blue. Any
+    other number of channels is drawn below each other.
 
     Args:
-      rows: title -> `[height, width, channels, units]` for each row, as many panels in each.
+      rows: title -> `[height, width, channels, units]` for each row, with equally many panels.
       width: of the figure.
     """
     panels = [(title, np.asarray(kernels, float)) for row in rows for title, kernels in row.items()]
@@ -113,15 +113,15 @@ def tile_panels(rows: Sequence[Mapping[str, ArrayLike]], *, width: style.Width =
     for i, (_, kernels) in enumerate(panels):
         tiles = _tiles(np.clip(kernels / scales[i // columns], -1, 1), np.ones(kernels.shape, bool))
         count, high, wide, _ = tiles.shape
-        fitting = [n for n in range(1, count + 1) if count % n == 0]  # no row is left with a gap
+        fitting = [n for n in range(1, count + 1) if count % n == 0]  # so that every row is full
         across = min(fitting, key=lambda n: abs(n * wide - 1.6 * count // n * high))
-        mosaics.append(_mosaic(tiles, across, _gap(high, wide)))
+        mosaics.append(mosaic(tiles, across, _gap(high, wide)))
     each = style.WIDTHS[width] / columns
-    heights = [each * mosaic.shape[0] / mosaic.shape[1] for mosaic in mosaics]
+    heights = [each * image.shape[0] / image.shape[1] for image in mosaics]
     by_row = [min(max(heights[i : i + columns]), 3.4) + 0.2 for i in range(0, len(heights), columns)]
     figure, axes = style.panels(len(panels), width=width, height=by_row, columns=columns)
-    for panel, (title, _), mosaic in zip(axes, panels, mosaics, strict=True):
-        panel.imshow(mosaic, interpolation="nearest")
+    for panel, (title, _), image in zip(axes, panels, mosaics, strict=True):
+        panel.imshow(image, interpolation="nearest")
         panel.set_axis_off()
         panel.set_anchor("NW")
         panel.set_title(title)
@@ -129,7 +129,7 @@ def tile_panels(rows: Sequence[Mapping[str, ArrayLike]], *, width: style.Width =
 
 
 def _scale(sizes: np.ndarray) -> tuple[float, bool]:
-    """Returns the weight at full colour, and whether a few stray weights lie beyond it."""
+    """Returns the weight at full colour, and whether a few outliers exceed it."""
     if not sizes.size or not sizes.max():
         return 1.0, False
     most, usual = float(sizes.max()), float(np.quantile(sizes, 0.995))
@@ -137,17 +137,17 @@ def _scale(sizes: np.ndarray) -> tuple[float, bool]:
 
 
 def _gap(height: int, width: int) -> int:
-    """Returns the weights that would fit between two tiles."""
+    """Returns the gap between two tiles, in weights."""
     return max(1, round(min(height, width) / 12))
 
 
 def _room(width: style.Width) -> float:
-    """Returns the inches that the tiles may take beside their scale."""
+    """Returns the width in inches that is left for the tiles next to their scale."""
     return style.WIDTHS[width] - 2 * _MARGIN - _BAR
 
 
 def _columns(count: int, pitch: int, width: style.Width) -> int:
-    """Returns how many tiles, `pitch` weights apart, make rows that fill the width and leave few gaps."""
+    """Returns the number of tiles per row, `pitch` weights apart, that fills the width with few gaps."""
     most = min(count, {"column": 8, "page": 16}[width])
     room = _room(width) * style.DPI
 
@@ -160,7 +160,6 @@ def _columns(count: int, pitch: int, width: style.Width) -> int:
 
 
 def _title(shown: int, units: int) -> str:
-    """Says how many units are drawn."""
     return f"first {shown} of {units} units" if shown < units else f"{units} unit{'s' if units > 1 else ''}"
 
 
@@ -176,19 +175,21 @@ def _tiles(kernels: np.ndarray, exists: np.ndarray) -> np.ndarray:
     return np.where(present[..., None], DIVERGING(0.5 + 0.5 * stacked)[..., :3], MASKED)
 
 
-def _mosaic(tiles: np.ndarray, columns: int, gap: int) -> np.ndarray:
-    """Lays tiles `[units, height, width, 3]` out in rows with white gaps -> `[rows, columns, 3]`."""
+def mosaic(tiles: np.ndarray, columns: int, gap: int = 1) -> np.ndarray:
+    """Arranges tiles `[units, height, width, 3 or 1]`, clipped to [0, 1], in rows with gaps -> `[rows, columns, 3]`."""
     units, height, width, _ = tiles.shape
     rows = -(-units // columns)
     image = np.ones((rows * (height + gap) - gap, columns * (width + gap) - gap, 3))
     for i, tile in enumerate(tiles):
         top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
-        image[top : top + height, left : left + width] = tile
+        image[top : top + height, left : left + width] = np.clip(tile, 0, 1)
     return image
 
 
-def _drawn(image: np.ndarray, scale: float, clipped: bool, width: style.Width, title: str, *, rgb: bool) -> Figure:
-    """Draws the mosaic with its scale; each weight covers the same whole number of dots."""
+def _draw_mosaic(
+    image: np.ndarray, scale: float, clipped: bool, width: style.Width, title: str, *, rgb: bool
+) -> Figure:
+    """Draws the mosaic with its scale; each weight covers the same number of pixels."""
     rows, columns = image.shape[:2]
     dots = max(1, int(min(_room(width) / columns, 6.0 / rows, _WEIGHT) * style.DPI))
     across, down = columns * dots / style.DPI, rows * dots / style.DPI
@@ -197,7 +198,7 @@ def _drawn(image: np.ndarray, scale: float, clipped: bool, width: style.Width, t
     style.FigureCanvasAgg(figure)
 
     def place(left: float, wide: float, high: float) -> tuple[float, float, float, float]:
-        """Returns a box of so many inches, its top just below the title."""
+        """Returns a box of the given size in inches, with its top just below the title."""
         return left / paper[0], (paper[1] - _TOP - high) / paper[1], wide / paper[0], high / paper[1]
 
     axes = figure.add_axes(place(_MARGIN, across, down))

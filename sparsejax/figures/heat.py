@@ -22,15 +22,15 @@ def heat_maps(
 ) -> Figure:
     """Draws a row of heat maps for each quantity, one map for each value of a third hyperparameter.
 
-    The maps of a row share their colours, dark for the least and light for the greatest.
+    The maps of a row share one colour scale, from dark for the smallest to light for the largest value.
 
     Args:
       quantities: name -> `[panels, rows, columns]`.
       rows: values of the hyperparameter down the maps.
-      columns: values of that along them.
+      columns: values of the hyperparameter across the maps.
       panels: values of the third.
       labels: names of the three, as of rows, columns and panels.
-      forms: how each quantity's numbers are written, e.g. ".1f".
+      forms: number format of each quantity, e.g. ".1f".
       width: of the figure.
 
     Raises:
@@ -57,8 +57,7 @@ def heat_maps(
             panel.set_xticks(range(len(columns)), [f"{value:g}" for value in columns])
             panel.set_yticks(range(len(rows)), [f"{value:g}" for value in rows])
             panel.tick_params(length=0)
-            for side in ("left", "bottom"):
-                panel.spines[side].set_visible(False)
+            panel.spines[["left", "bottom"]].set_visible(False)
             panel.set_title(f"{name}, {labels[2]} {at:g}")
             if i == len(quantities) - 1:
                 panel.set_xlabel(labels[1])

@@ -1,4 +1,4 @@
-"""How values are spread: activations, weights."""
+"""Histograms of activations and weights."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from sparsejax.figures import style
 
 
 class Histogram(NamedTuple):
-    """Counts `[bins]` between edges `[bins + 1]`, what is counted, and a line to write above it."""
+    """Counts `[bins]` between edges `[bins + 1]`, the label of the axis, and a title."""
 
     counts: ArrayLike
     edges: ArrayLike
@@ -31,14 +31,14 @@ def histograms(
     shared: bool = False,
     width: style.Width = "page",
 ) -> Figure:
-    """Draws a panel for each histogram, as the per cent of its counts that lie in each bin.
+    """Draws a panel for each histogram, with the percentage of counts in each bin.
 
     Args:
-      panels: name, which a histogram's title is written after -> histogram; one without counts stays empty.
+      panels: name, written before the histogram's title -> histogram; one without counts stays empty.
       columns: panels side by side, at most.
       height: of a panel, in inches.
       log_x, log_y: logarithmic axes.
-      shared: one range of both axes for all panels, numbered at the margins only.
+      shared: share the ranges of both axes, with numbers only at the margins.
       width: of the figure.
 
     Raises:

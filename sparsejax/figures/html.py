@@ -1,4 +1,4 @@
-"""The page's HTML: sections, tables and pictures that need no other file."""
+"""The report's HTML: sections, tables and images in one file."""
 
 import base64
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Picture(NamedTuple):
-    """A figure of the page: PNG bytes for a wide and, if it differs, a narrow screen, and what it shows."""
+    """A figure of the report: PNG bytes for a wide and, if it differs, a narrow screen, and its texts."""
 
     title: str
     caption: str
@@ -17,14 +17,14 @@ class Picture(NamedTuple):
 
 
 def section(title: str, content: str) -> str:
-    """Puts a heading over a part."""
+    """Returns a section with a heading."""
     return f"<section>\n<h2>{escape(title)}</h2>\n{content}\n</section>"
 
 
 def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]], *, names: int = 1) -> str:
     """Writes a table whose first `names` columns are text and whose others are numbers, aligned to the right.
 
-    The first column names the rows, where there is a column of names.
+    The first column contains row headers, if there is a column of names.
     """
     kinds = ["text" if i < names else "number" for i in range(len(head))]
     top = "".join(f'<th scope="col" class="{kind}">{escape(name)}</th>' for name, kind in zip(head, kinds, strict=True))
@@ -43,7 +43,7 @@ def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]], *, n
 
 
 def image(picture: Picture) -> str:
-    """Embeds a picture, and for screens narrower than 38 em the one drawn for them."""
+    """Embeds an image, and a narrower version for screens below 38 em."""
     width, height = _size(picture.wide)
     size = f'width="{width // 2}" height="{height // 2}"'
     image = f'<img src="{_data_uri(picture.wide)}" alt="{escape(picture.alt)}" {size}>'
@@ -54,15 +54,13 @@ def image(picture: Picture) -> str:
 
 
 def _data_uri(png: bytes) -> str:
-    """Writes a PNG into an address."""
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
 def _size(png: bytes) -> tuple[int, int]:
-    """Returns width and height of a PNG."""
     return int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")
 
 
-def unbroken(value: str) -> str:
-    """Escapes a value that is not to be broken, but for a range, before its upper end."""
+def escape_unbroken(value: str) -> str:
+    """Escapes a value without line breaks, except in a range before its upper end."""
     return " to ".join(escape(end).replace(" ", "&nbsp;") for end in value.split(" to "))

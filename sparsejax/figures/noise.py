@@ -29,7 +29,7 @@ def noise_curve(
       levels: from 0 to 1, such as fractions of pixels replaced, `[levels]`.
       accuracy: from 0 to 1, `[networks, levels]`, or `[levels]` for one network.
       scores: noise score of each network, `[networks]`, for the legend.
-      groups: a label per network, at most seven different ones; None for all alike.
+      groups: a label per network, at most seven different ones; None for one group.
       references: name -> (levels, accuracies) of points to compare with, such as a paper's.
       label: of the x axis.
       width: of the figure.
@@ -69,7 +69,6 @@ def noise_curve(
 
 
 def _label(name: str, rows: np.ndarray, scores: np.ndarray | None) -> str:
-    """Names a line and says its noise score."""
     many = len(rows) > 1
     if scores is None:
         return name or (f"median and range of {len(rows)} networks" if many else "test accuracy")

@@ -1,35 +1,35 @@
-"""One self-contained page about a run: what came out, in pictures and tables, and how to repeat it."""
+"""One self-contained page about a run: results in figures and tables, and how to reproduce it."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from sparsejax.data.dataset import counted_as
+from sparsejax.data.dataset import examples_noun
 from sparsejax.figures.drawing import Column, Part, Row, Table
-from sparsejax.figures.html import Picture, image, section, table, unbroken
+from sparsejax.figures.html import Picture, escape_unbroken, image, section, table
 from sparsejax.figures.words import count, duration, exact, plain, several
 
 _STYLESHEET = Path(__file__).with_name("report.css")
 
 
 def swept_fields(members: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Returns the fields that a sweep set, such as `model.boost_strength`: those named with a dot."""
+    """Returns the swept fields, such as `model.boost_strength`: those with a dot in their name."""
     return [name for name in members[0] if "." in name]
 
 
 def setting(member: Mapping[str, Any]) -> str:
-    """Names what a network was swept to, e.g. `boost_strength = 1.5`; empty without a sweep."""
+    """Returns the swept values of a network, e.g. `boost_strength = 1.5`; empty without a sweep."""
     return ", ".join(f"{name.rsplit('.', 1)[-1]} = {plain(member[name])}" for name in swept_fields([member]))
 
 
 def report(result: Mapping[str, Any], pictures: Sequence[Picture], measures: Sequence[Part]) -> str:
-    """Returns the page as HTML that needs no other file.
+    """Returns the report as one HTML file.
 
     Args:
       result: as in `result.json`, with `members`.
-      pictures: in the order of the page.
-      measures: those that the run has, in the same order; each says what the tables show of it.
+      pictures: in the order of the report.
+      measures: those of the run, in the same order; they define the tables.
     """
     name, dataset = str(result["name"]), str(result.get("dataset", ""))
     shown = [row for measure in measures for row in measure.rows(result)]
@@ -67,11 +67,11 @@ def report(result: Mapping[str, Any], pictures: Sequence[Picture], measures: Seq
 
 
 def _header(result: Mapping[str, Any]) -> str:
-    """Says what was trained on what, and for how long."""
+    """Returns the networks, the data and the number of epochs."""
     members, data = result["members"], result.get("data") or {}
     facts = [f"{len(members)} network{'s' if len(members) > 1 else ''}"]
     if "train" in data and "test" in data:
-        kind = counted_as(data.get("kind", "images"))
+        kind = examples_noun(data.get("kind", "images"))
         facts.append(f"{data['train']:,} training and {data['test']:,} test {kind} of {result.get('dataset', '?')}")
     if members[0].get("epoch") is not None:
         epochs = members[0]["epoch"]
@@ -80,7 +80,6 @@ def _header(result: Mapping[str, Any]) -> str:
 
 
 def _notice(result: Mapping[str, Any]) -> str:
-    """Shows that the data is a substitute, if it is."""
     if not result.get("notice"):
         return ""
     notice = escape(str(result["notice"]))
@@ -88,7 +87,7 @@ def _notice(result: Mapping[str, Any]) -> str:
 
 
 def headline(result: Mapping[str, Any], measures: Sequence[Part]) -> list[tuple[str, str, str]]:
-    """Returns the numbers one looks for first: what each is called, its value over the networks, and a note on it."""
+    """Returns the main numbers: label, value over the networks, and a note."""
     members = result["members"]
     swept = len({setting(member) for member in members}) > 1
     best = [member["best"] for member in members if "best" in member]
@@ -105,15 +104,14 @@ def headline(result: Mapping[str, Any], measures: Sequence[Part]) -> list[tuple[
 
 
 def columns_of(result: Mapping[str, Any], measures: Sequence[Part]) -> list[Column]:
-    """Returns what the measures say of each layer."""
+    """Returns the measures' columns for the table of layers."""
     return [column for measure in measures for column in measure.columns(result)]
 
 
 def _headline(result: Mapping[str, Any], measures: Sequence[Part]) -> str:
-    """Shows the numbers one looks for first."""
     members = result["members"]
     rows = "\n".join(
-        f"<div><dt>{escape(term)}</dt><dd>{unbroken(value)}<small>{escape(note)}</small></dd></div>"
+        f"<div><dt>{escape(term)}</dt><dd>{escape_unbroken(value)}<small>{escape(note)}</small></dd></div>"
         for term, value, note in headline(result, measures)
     )
     layers = ", ".join(
@@ -126,12 +124,12 @@ def _headline(result: Mapping[str, Any], measures: Sequence[Part]) -> str:
     elif len(members) > 1:
         said.append(f"Numbers are mean ± standard deviation over {len(members)} seeds.")
     if any("best" in member for member in members):
-        said.append("The best epoch is chosen on the test set, as in the k-winners paper, so it flatters the network.")
+        said.append("The best epoch is selected on the test set, as in the k-winners paper, which makes it optimistic.")
     return section("Result", f'<dl class="tiles">\n{rows}\n</dl>\n<p>{escape(" ".join(said))}</p>')
 
 
 def _figures(pictures: Sequence[Picture]) -> str:
-    """Shows the figures, each with its caption, on a white card: they are drawn for paper."""
+    """Shows the figures, each with its caption, on a white background, because they are drawn for paper."""
     return "\n".join(
         section(
             picture.title,
@@ -142,7 +140,6 @@ def _figures(pictures: Sequence[Picture]) -> str:
 
 
 def _layers(result: Mapping[str, Any], measures: Sequence[Part]) -> str:
-    """Tabulates what the measures say of each layer."""
     layers = result.get("layers")
     if not layers:
         return ""
@@ -156,7 +153,7 @@ def _layers(result: Mapping[str, Any], measures: Sequence[Part]) -> str:
     if len(result["members"]) > 1:
         said.append(f"Means over {len(result['members'])} networks.")
     head = ["Layer", "Units", "k (inference)", *(column.label for column in columns)]
-    return _table(Table("Sparsity", "How each layer uses its units", head, rows, " ".join(said)))
+    return _table(Table("Sparsity", "Activity of each layer", head, rows, " ".join(said)))
 
 
 def _table(of: Table) -> str:
@@ -187,7 +184,7 @@ def _settings(result: Mapping[str, Any], shown: Sequence[Row]) -> str:
 
 
 def _networks(result: Mapping[str, Any], shown: Sequence[Row]) -> str:
-    """Tabulates every network, folded up when there are many."""
+    """Tabulates every network, collapsed if there are many."""
     members = result["members"]
     if len(members) < 2:
         return ""
@@ -210,7 +207,7 @@ def _networks(result: Mapping[str, Any], shown: Sequence[Row]) -> str:
 
 
 def _repeat(result: Mapping[str, Any]) -> str:
-    """Says how to make these numbers again."""
+    """Shows how to reproduce the numbers."""
     parts = []
     if result.get("command"):
         parts.append(f'<pre tabindex="0"><code>{escape(str(result["command"]))}</code></pre>')
@@ -236,11 +233,11 @@ def _repeat(result: Mapping[str, Any]) -> str:
         facts.append(("Time", f"{duration(result['seconds'])} for the last command, {training} of it training"))
     rows = "\n".join(f"<div><dt>{escape(term)}</dt><dd>{escape(value)}</dd></div>" for term, value in facts)
     parts.append(f'<dl class="facts">\n{rows}\n</dl>')
-    return section("How to repeat this", "\n".join(parts))
+    return section("How to reproduce this", "\n".join(parts))
 
 
 def _configuration(result: Mapping[str, Any]) -> str:
-    """Lists the resolved configuration, folded up."""
+    """Lists the resolved configuration, collapsed."""
     config = result.get("config")
     if not config:
         return ""
@@ -250,7 +247,6 @@ def _configuration(result: Mapping[str, Any]) -> str:
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """Yields dotted names and values."""
     for name, value in tree.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")

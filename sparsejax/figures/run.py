@@ -1,4 +1,4 @@
-"""The figures and the page of a run folder."""
+"""The figures and the report of a run folder."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,13 +10,13 @@ from sparsejax.training.run_folder import RunFolder
 
 
 def write_figures(folder: RunFolder, result: Mapping[str, Any], variables: Any, measures: Sequence[Part]) -> list[Path]:
-    """Draws the figures of a run and writes them and the page, each file whole or not at all.
+    """Draws the figures of a run and writes them and the report, each file atomically.
 
     Args:
-      folder: the run's, with its metrics.
+      folder: of the run, with its metrics.
       result: as in `result.json`.
       variables: `params` and `state` of all networks, arrays with a leading member axis.
-      measures: those that the run has, in the order of the page.
+      measures: those of the run, in the order of the report.
 
     Returns:
       The files written: `figures/*.png` and `report.html`.
@@ -24,7 +24,7 @@ def write_figures(folder: RunFolder, result: Mapping[str, Any], variables: Any, 
     Raises:
       RunFolderError: a file cannot be written.
     """
-    from sparsejax.figures.html import Picture  # only now: matplotlib takes its time
+    from sparsejax.figures.html import Picture  # imported late because matplotlib is slow
     from sparsejax.figures.report import report, setting
     from sparsejax.figures.style import png
 

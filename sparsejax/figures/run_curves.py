@@ -1,4 +1,4 @@
-"""Figures of a run's networks as wholes: training, noise, confusion; None where there is nothing to draw."""
+"""Figures of whole networks: training, noise, confusion; None if there is nothing to draw."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from sparsejax.data import DATA
-from sparsejax.figures.drawing import Drawing, on_average, what_is_drawn
+from sparsejax.figures.drawing import Drawing, average_note, range_note
 from sparsejax.training.log import read_metrics
 from sparsejax.training.run_folder import RunFolder
 
@@ -20,15 +20,15 @@ def training(folder: RunFolder, result: Mapping[str, Any], groups: Sequence[str]
         return None
     if "test_accuracy" in result:
         drawn, final = "loss and accuracy", f"accuracy ends at {100 * result['test_accuracy']:.2f} %"
-        cut = "; the first steep rise of the training accuracy is cut off"
+        cut = "; the axis omits the initial steep rise of the training accuracy"
     else:
         drawn, final, cut = "loss", f"loss ends at {result['test_loss']:.5f}", ""
     return Drawing(
         "training.png",
         "Training",
         f"{drawn.replace('loss', 'Loss (logarithmic)')} against epochs, in training and on the test set{cut}."
-        + what_is_drawn(result),
-        f"Line charts of {drawn} against epochs, for training and test data. The test {final}{on_average(result)}.",
+        + range_note(result),
+        f"Line charts of {drawn} against epochs, for training and test data. The test {final}{average_note(result)}.",
         lambda width: training_curves(curves, groups=groups, width=width),
     )
 
@@ -54,9 +54,9 @@ def noise(result: Mapping[str, Any], groups: Sequence[str]) -> Drawing | None:
         "noise.png",
         "Robustness to noise",
         f"Test accuracy when {what}, after the last epoch; the noise score "
-        "counts the correct answers over all levels." + what_is_drawn(result),
-        f"Line chart: test accuracy goes from {100 * first:.1f} % without noise to {100 * last:.1f} % with "
-        f"{100 * levels[-1]:.0f} % {'of white noise' if speech else 'of the pixels replaced'}{on_average(result)}.",
+        "counts correct classifications over all levels." + range_note(result),
+        f"Line chart: test accuracy changes from {100 * first:.1f} % without noise to {100 * last:.1f} % with "
+        f"{100 * levels[-1]:.0f} % {'of white noise' if speech else 'of the pixels replaced'}{average_note(result)}.",
         lambda width: noise_curve(levels, accuracy, scores=scores, groups=groups, label=label, width=width),
         "column",
     )
@@ -73,11 +73,11 @@ def confusion(result: Mapping[str, Any]) -> Drawing | None:
     row, column = np.unravel_index(wrong.argmax(), wrong.shape)
     return Drawing(
         "confusion.png",
-        "Which classes are taken for which",
-        "Rows are what test examples are, columns what they are taken for after the last epoch; numbers are per cent "
-        "of the row, and cells without one lie below half a per cent."
+        "Confusion matrix",
+        "Rows are labels of test examples, columns predictions after the last epoch; numbers are percentages "
+        "of the row, and cells without a number are below half a per cent."
         + (" All networks together." if len(result["members"]) > 1 else ""),
-        f"Heat map of a confusion matrix of {len(confusion)} classes; the most frequent mistake takes class {row} for "
+        f"Heat map of a confusion matrix of {len(confusion)} classes; the most frequent error predicts for class {row} "
         f"{column}.",
         lambda width: confusion_map(confusion, width=width),
         "column",

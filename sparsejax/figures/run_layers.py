@@ -1,4 +1,4 @@
-"""Figures of a run's layers: their units, activations and weights; None where there is nothing to draw."""
+"""Figures of a run's layers: their units, activations and weights; None if there is nothing to draw."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from sparsejax.training.run_folder import RunFolder
 
 
 def active(result: Mapping[str, Any]) -> Drawing | None:
-    """Draws how many units of each layer are active."""
+    """Draws the fraction of active units of each layer."""
     from sparsejax.figures.units import active_fractions
 
     members = result["members"]
@@ -57,7 +57,7 @@ def duty_cycles(result: Mapping[str, Any], variables: Any) -> Drawing | None:
         "duty_cycles.png",
         "Duty cycles",
         "How often each unit (of a convolution: each channel) was among the winners at the end of training" + pooled
-        + "; with perfect use, all would sit at k / n.",
+        + "; if all units won equally often, all would be at k / n.",
         f"Histograms of the duty cycles of each k-winners layer; {said}.",
         lambda width: duty_cycle_histograms(layers, width=width),
         "page" if len(layers) > 1 else "column",
@@ -65,7 +65,7 @@ def duty_cycles(result: Mapping[str, Any], variables: Any) -> Drawing | None:
 
 
 def sizes(folder: RunFolder, result: Mapping[str, Any]) -> Drawing | None:
-    """Draws how large activations are, if it was measured."""
+    """Draws the magnitudes of activations, if they were measured."""
     from sparsejax.figures.histograms import Histogram, histograms
 
     if not folder.detail.exists():
@@ -75,20 +75,20 @@ def sizes(folder: RunFolder, result: Mapping[str, Any]) -> Drawing | None:
         for name in result["layers"]:
             counts = arrays[f"{name}.magnitudes"].sum(0)
             silent = f"{100 * counts[0] / max(counts.sum(), 1):.1f} % are 0"
-            panels[name] = _trimmed(Histogram(counts[1:-1], edges, "size of activations", silent))
+            panels[name] = _trim(Histogram(counts[1:-1], edges, "magnitude of activations", silent))
     return Drawing(
         "activations.png",
-        "Sizes of activations",
-        f"How large the activations of each hidden layer are on the test set, in half octaves; those below "
-        f"{edges[0]:.0e} count as 0 and are left out{_pooled(result)}.",
-        "Histograms of the sizes of activations of each hidden layer, on a logarithmic axis.",
+        "Magnitudes of activations",
+        f"Magnitudes of the activations of each hidden layer on the test set, in half octaves; those below "
+        f"{edges[0]:.0e} count as 0 and are omitted{_pooling_note(result)}.",
+        "Histograms of the magnitudes of activations of each hidden layer, on a logarithmic axis.",
         lambda width: histograms(panels, columns=3, height=1.7, log_x=True, width=width),
         "page" if len(panels) > 1 else "column",
     )
 
 
 def weights(folder: RunFolder, result: Mapping[str, Any]) -> Drawing | None:
-    """Draws how weights are spread, if it was measured."""
+    """Draws the distribution of weights, if it was measured."""
     from sparsejax.figures.histograms import Histogram, histograms
 
     if not folder.detail.exists():
@@ -104,8 +104,8 @@ def weights(folder: RunFolder, result: Mapping[str, Any]) -> Drawing | None:
     return Drawing(
         "weights.png",
         "Weights",
-        f"How the weights of each layer are spread after the last epoch; the axis of per cent is logarithmic"
-        f"{_pooled(result)}.",
+        f"Distribution of the weights of each layer after the last epoch; the axis of per cent is logarithmic"
+        f"{_pooling_note(result)}.",
         f"Histograms of the weights of {', '.join(names)}.",
         lambda width: histograms(panels, columns=2 if len(panels) == 4 else 3, height=1.7, log_y=True, width=width),
         "page" if len(panels) > 1 else "column",
@@ -113,13 +113,13 @@ def weights(folder: RunFolder, result: Mapping[str, Any]) -> Drawing | None:
 
 
 def filters(result: Mapping[str, Any], variables: Any) -> Drawing | None:
-    """Draws the first layer of the first network, if it sees images."""
+    """Draws the first layer of the first network, if its inputs are images."""
     from sparsejax.figures.filters import as_images, filter_grid
 
     name = next(iter(result.get("layers") or {}), None)
     params = variables.params.get(name, {})
     kind = (result.get("data") or {}).get("kind", "images")
-    # Weights on latents or on a stream of residuals make no picture.
+    # Weights on latents or on a residual stream are not images.
     if not {"kernel", "rows"} & set(params) or kind != "images":
         return None
     kernel, mask = np.asarray(kernel_of(params)[0]), variables.state.get(name, {}).get("mask")
@@ -146,12 +146,12 @@ def filters(result: Mapping[str, Any], variables: Any) -> Drawing | None:
     )
 
 
-def _pooled(result: Mapping[str, Any]) -> str:
+def _pooling_note(result: Mapping[str, Any]) -> str:
     return ", all networks pooled" if len(result["members"]) > 1 else ""
 
 
-def _trimmed(histogram: Any) -> Any:
-    """Leaves out the empty bins at either end."""
+def _trim(histogram: Any) -> Any:
+    """Removes the empty bins at either end."""
     counts, edges = np.asarray(histogram.counts), np.asarray(histogram.edges)
     filled = np.flatnonzero(counts)
     if not len(filled):

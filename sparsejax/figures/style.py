@@ -21,65 +21,47 @@ DPI = 200
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PINK, SKY, BLACK = "#CC79A7", "#56B4E9", "#000000"
 PALETTE = (BLUE, VERMILION, GREEN, ORANGE, PINK, SKY, BLACK)
-"""Okabe & Ito's colours without the yellow, which is too light for a line on white."""
+"""Okabe & Ito's colours without yellow, which is too light for lines on white."""
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GREY = "#767676"
 PALE = "#D9D9D9"
 INK = "#222222"
 
+_SIZES = {"labelsize": 7.0, "major.width": 0.6, "minor.width": 0.4, "major.size": 3.0, "minor.size": 1.8}
+# Settings other than matplotlib's defaults.
 RC: dict[Any, Any] = {
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: the same letters on every machine
+    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: the same font on every machine
     "font.size": 8.0,
     "axes.titlesize": 8.0,
     "axes.titlelocation": "left",
     "axes.titlepad": 5.0,
-    "axes.labelsize": 8.0,
     "axes.labelpad": 3.0,
     "axes.linewidth": 0.6,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
-    "xtick.labelsize": 7.0,
-    "ytick.labelsize": 7.0,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "xtick.direction": "out",
-    "ytick.direction": "out",
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "xtick.minor.width": 0.4,
-    "ytick.minor.width": 0.4,
-    "xtick.major.size": 3.0,
-    "ytick.major.size": 3.0,
-    "xtick.minor.size": 1.8,
-    "ytick.minor.size": 1.8,
+    **{f"{axis}.{name}": size for axis in ("xtick", "ytick") for name, size in _SIZES.items()},
     "lines.linewidth": 1.3,
     "lines.markersize": 3.5,
     "legend.fontsize": 7.0,
     "legend.frameon": False,
     "legend.handlelength": 1.6,
     "legend.borderaxespad": 0.4,
-    "text.color": INK,
+    **dict.fromkeys(
+        ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color"), INK
+    ),
     "grid.color": "#E6E6E6",
     "grid.linewidth": 0.5,
-    "figure.facecolor": "white",
-    "axes.facecolor": "white",
-    "savefig.facecolor": "white",
     "figure.constrained_layout.h_pad": 0.04,
     "figure.constrained_layout.w_pad": 0.04,
-    "path.simplify": True,
 }
 
 _Arguments = ParamSpec("_Arguments")
 
 
 def styled(draw: Callable[_Arguments, Figure]) -> Callable[_Arguments, Figure]:
-    """Lets a function draw its figure in the house style, whatever style its caller has set."""
+    """Decorates a function to draw its figure in the house style, independent of the caller's style."""
 
     @functools.wraps(draw)
     def drawn(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> Figure:
@@ -88,14 +70,14 @@ def styled(draw: Callable[_Arguments, Figure]) -> Callable[_Arguments, Figure]:
             matplotlib.rcParams.update(RC)
             figure = draw(*args, **kwargs)
             figure.draw_without_rendering()  # ticks take their style when first drawn
-            figure.set_layout_engine("none")  # further draws would shift things by a hair
+            figure.set_layout_engine("none")  # further draws would shift the layout slightly
         return figure
 
     return drawn
 
 
 def panels(count: int, *, width: Width, height: float | Sequence[float], columns: int) -> tuple[Figure, list[Axes]]:
-    """Returns a figure of `count` panels, at most `columns` side by side, `height` inches high, or so much each row."""
+    """Returns a figure of `count` panels, at most `columns` per row, `height` inches high, or one height per row."""
     columns = min(columns, count)
     rows = -(-count // columns)
     heights = [height] * rows if isinstance(height, (int, float)) else list(height)
@@ -108,7 +90,7 @@ def panels(count: int, *, width: Width, height: float | Sequence[float], columns
 
 
 def png(figure: Figure) -> bytes:
-    """Renders a figure to PNG, without a date or a version: the same figure gives the same bytes."""
+    """Renders a figure to PNG without date and version, so that the same figure gives the same bytes."""
     buffer = io.BytesIO()
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
@@ -118,7 +100,7 @@ def png(figure: Figure) -> bytes:
 
 
 def grid(axes: Axes, axis: Literal["x", "y", "both"] = "y") -> None:
-    """Draws faint lines to read values by."""
+    """Draws faint grid lines."""
     axes.grid(axis=axis)
 
 
@@ -135,17 +117,17 @@ def spread(
 ) -> None:
     """Draws networks as the line of their median and the band between their extremes.
 
-    Up to ten networks are drawn as thin lines, too. Points where a network has no number (NaN) are left out.
+    Up to ten networks are also drawn as thin lines. NaN values are ignored.
 
     Args:
       axes: to draw into.
       x: `[points]`.
       y: `[points, networks]`.
-      color: of all of it.
+      color: of lines and band.
       label: in the legend.
       line: style of the median.
       marker: of the median's points.
-      median_only: leave out band and thin lines.
+      median_only: omit band and thin lines.
     """
     some = np.isfinite(y).any(axis=1)
     x, y = x[some], y[some]
@@ -162,7 +144,7 @@ def spread(
 
 
 def group_legend(figure: Figure, axes: Axes, *, width: Width, title: str | None = None) -> None:
-    """Puts the legend of several groups below the figure, in as many columns as there is room for."""
+    """Puts the legend of several groups below the figure, in as many columns as fit."""
     handles, labels = axes.get_legend_handles_labels()
     letters = {"column": 48, "page": 105}[width]
     columns = max(1, min(len(labels), letters // (max(map(len, labels)) + 6)))
@@ -173,7 +155,7 @@ def group_legend(figure: Figure, axes: Axes, *, width: Width, title: str | None 
 
 
 def networks_by_group(groups: Sequence[str] | None, networks: int) -> dict[str, np.ndarray]:
-    """Returns which networks share a label, in order; all of them, if too many labels differ.
+    """Returns the indices of the networks of each label, in order; one group of all if there are too many labels.
 
     Raises:
       ValueError: there is not one label per network.
@@ -181,7 +163,7 @@ def networks_by_group(groups: Sequence[str] | None, networks: int) -> dict[str, 
     if groups is None:
         return {"": np.arange(networks)}
     if len(groups) != networks:
-        raise ValueError(f"groups has {len(groups)} labels, but there are {networks} networks; give one per network.")
+        raise ValueError(f"groups has {len(groups)} labels, but there are {networks} networks; pass one per network.")
     names = list(dict.fromkeys(groups))
     if not 1 < len(names) <= len(PALETTE):
         return {"": np.arange(networks)}

@@ -1,4 +1,4 @@
-"""A table as a picture, as a paper would set it."""
+"""A table as a figure, in the style of a paper."""
 
 from collections.abc import Sequence
 
@@ -9,11 +9,11 @@ from sparsejax.figures import style
 
 @style.styled
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, names: int = 1, width: style.Width = "page") -> Figure:
-    """Draws a table between three rules: the first `names` columns flush left, the others flush right.
+    """Draws a table between three rules: the first `names` columns aligned left, the others right.
 
     Args:
-      head: names of the columns; a line break makes two lines of all.
-      rows: as many texts each.
+      head: names of the columns; may contain a line break.
+      rows: one text per column.
       names: columns of text.
       width: of the figure.
 

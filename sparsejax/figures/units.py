@@ -1,4 +1,4 @@
-"""How a layer uses its units: how often each one wins, and how many are active."""
+"""Activity of a layer's units: duty cycles and active fractions."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -47,7 +47,6 @@ def duty_cycle_histograms(layers: Mapping[str, DutyCycles], *, width: style.Widt
 
 
 def _histogram(axes: Axes, name: str, layer: DutyCycles) -> None:
-    """Draws one layer."""
     duty = np.asarray(layer.duty_cycle, float).ravel()
     if not duty.size:
         raise ValueError(f"Layer {name} has no units; expected duty cycles [networks, units].")
@@ -93,7 +92,7 @@ def active_fractions(
     targets: Mapping[str, float | None] | None = None,
     width: style.Width = "column",
 ) -> Figure:
-    """Draws which fraction of each layer's units is active at inference.
+    """Draws the fraction of each layer's units that is active at inference.
 
     Args:
       fractions: layer -> fraction of each network, `[networks]`, in order.

@@ -1,4 +1,4 @@
-"""Numbers as people write them."""
+"""Formats numbers for people."""
 
 import math
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def plain(value: Any) -> str:
-    """Writes any value briefly: whole numbers in full, others to four digits, nothing as a dash."""
+    """Formats any value briefly: integers in full, others to four digits, None as a dash."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "–"
     if isinstance(value, bool):
@@ -33,7 +33,7 @@ def percent(value: float | None, std: float | None = None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Writes seconds as people say them."""
+    """Formats a duration in seconds, minutes or hours."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     minutes, seconds = divmod(round(seconds), 60)
@@ -72,7 +72,7 @@ def several(values: Sequence[float], swept: bool, write: Any) -> str:
 
 
 def exact(value: Any) -> str:
-    """Writes a configured value in full, as one would give it."""
+    """Formats a configured value in full, as on the command line."""
     if value is None:
         return "none"
     if isinstance(value, bool):

@@ -1,6 +1,6 @@
-"""Pure functions on arrays: what other JAX code imports. They need jax, numpy and jaxtyping, nothing else.
+"""Pure functions on arrays, for use in other JAX code. They need only jax, numpy and jaxtyping.
 
-Penalties and measures have namespaces of their own: `functional.penalties.l1`, `functional.measures.gini`.
+Penalties and measures have their own namespaces: `functional.penalties.l1`, `functional.measures.gini`.
 """
 
 from sparsejax.functional import measures, penalties
@@ -36,7 +36,7 @@ from sparsejax.functional.learned_k import (
 from sparsejax.functional.masks import connections_per_unit, rewire, sparse_mask
 from sparsejax.functional.noise import (
     add_noise,
-    annealed,
+    anneal,
     dropout,
     example_keys,
     pixel_noise,
@@ -54,7 +54,7 @@ __all__ = [
     "SparseCode",
     "adaptive_threshold",
     "add_noise",
-    "annealed",
+    "anneal",
     "boost",
     "connections_per_unit",
     "conv2d",

@@ -1,7 +1,7 @@
-"""Random changes to examples that leave their class as it is, keyed by example: images, and clips of sound.
+"""Random changes of images and clips of sound that preserve their class, with one key per example.
 
-Of the changes to clips, each draws an amount for every example and, with probability 1 - `probability`, leaves the
-example as it is. They follow the preprocessing of Ahmad & Scheinkman (How Can We Be So Dense?, 2019, section 4.2):
+Each change of clips draws an amount for every example and, with probability 1 - `probability`, leaves the example
+unchanged. They follow the preprocessing of Ahmad & Scheinkman (How Can We Be So Dense?, 2019, section 4.2):
 `amplitude` and `speed` change the waveform, `stretch` and `shift` its STFT.
 """
 
@@ -24,13 +24,13 @@ def amplitude(
 ) -> Float[Array, "batch samples"]:
     """Multiplies each waveform by a factor drawn from U(low, high).
 
-    Features that are relative to their maximum, as of `mel_spectrogram`, do not see it.
+    It has no effect on features relative to their maximum, such as those of `mel_spectrogram`.
 
     Args:
       keys: one PRNG key per example `[batch]`.
       waveform: `[batch, samples]`.
-      low: least factor.
-      high: greatest factor.
+      low: smallest factor.
+      high: largest factor.
       probability: of a change; may be traced.
 
     Returns:
@@ -42,7 +42,7 @@ def amplitude(
     References:
       Ahmad & Scheinkman, How Can We Be So Dense?, 2019, section 4.2; the range is that of the authors' code.
     """
-    factor = _drawn(keys, low, high, 1.0, probability)
+    factor = _draw_amounts(keys, low, high, 1.0, probability)
     return waveform * factor[:, None].astype(waveform.dtype)
 
 
@@ -53,14 +53,14 @@ def speed(
     scale: float = 0.2,
     probability: Probability = 0.5,
 ) -> Float[Array, "batch samples"]:
-    """Plays each waveform slower or faster, and so lower or higher: 1 + U(-scale, scale) times as long.
+    """Plays each waveform slower or faster (and lower or higher): 1 + U(-scale, scale) times as long.
 
-    The new samples are interpolated linearly. What runs past the end is cut, and zeros follow what ends before it.
+    The new samples are interpolated linearly. A longer waveform is truncated, a shorter one padded with zeros.
 
     Args:
       keys: one PRNG key per example `[batch]`.
       waveform: `[batch, samples]`.
-      scale: greatest change of the length, in [0, 1).
+      scale: largest change of the length, in [0, 1).
       probability: of a change; may be traced.
 
     Returns:
@@ -73,8 +73,8 @@ def speed(
       Ahmad & Scheinkman, How Can We Be So Dense?, 2019, section 4.2; the range is that of the authors' code.
     """
     _check_scale(scale)
-    step = 1 / (1 + _drawn(keys, -scale, scale, 0.0, probability))
-    return _sampled_at(waveform[..., None], step, waveform.shape[1], silent_end=False)[..., 0]
+    step = 1 / (1 + _draw_amounts(keys, -scale, scale, 0.0, probability))
+    return _sample_at(waveform[..., None], step, waveform.shape[1], silent_end=False)[..., 0]
 
 
 def stretch(
@@ -87,18 +87,17 @@ def stretch(
 ) -> Float[Array, "batch asked bins"]:
     """Plays each STFT faster or slower by a factor of 1 + U(-scale, scale), at the same pitch.
 
-    Magnitudes are interpolated linearly between frames, which is what a phase vocoder does with them; the phases that
-    it adds have no part in the power.
+    Magnitudes are interpolated linearly between frames, as in a phase vocoder, whose phases do not affect the power.
 
     Args:
       keys: one PRNG key per example `[batch]`.
       power: of the STFT `[batch, frames, bins]`, as of `stft_power`.
-      scale: greatest change of the rate, in [0, 1).
-      frames: frames to return, zeros after the end; None for as many as there are. A `shift` to the left needs more.
+      scale: largest change of the rate, in [0, 1).
+      frames: frames to return, zeros after the end; None for as many as in power. A `shift` to the left needs more.
       probability: of a change; may be traced.
 
     Returns:
-      `[batch, frames, bins]`, with as many frames as asked for.
+      `[batch, frames, bins]` with that many frames.
 
     Raises:
       ValueError: probability is a Python number outside [0, 1], or scale is outside [0, 1).
@@ -107,9 +106,9 @@ def stretch(
       Flanagan & Golden, Phase Vocoder, 1966; librosa's documentation of `phase_vocoder`.
     """
     _check_scale(scale)
-    rate = 1 + _drawn(keys, -scale, scale, 0.0, probability)
+    rate = 1 + _draw_amounts(keys, -scale, scale, 0.0, probability)
     magnitude = jnp.sqrt(power)
-    return _sampled_at(magnitude, rate, power.shape[1] if frames is None else frames, silent_end=True) ** 2
+    return _sample_at(magnitude, rate, power.shape[1] if frames is None else frames, silent_end=True) ** 2
 
 
 def shift(
@@ -119,12 +118,12 @@ def shift(
     frames: int = 8,
     probability: Probability = 0.5,
 ) -> Float[Array, "batch frames bins"]:
-    """Moves each STFT by a whole number of frames drawn from -frames to frames; silence comes in at the open end.
+    """Shifts each STFT by an integer number of frames drawn from -frames to frames, filling with silence.
 
     Args:
       keys: one PRNG key per example `[batch]`.
       power: of the STFT `[batch, frames, bins]`, as of `stft_power`.
-      frames: furthest move, 0 or more.
+      frames: largest shift, 0 or more.
       probability: of a change; may be traced.
 
     Returns:
@@ -138,20 +137,20 @@ def shift(
     """
     if frames < 0:
         raise ValueError(f"frames is {frames}; expected 0 or more.")
-    # The floor of U(-frames, frames + 1) is any of those whole numbers with the same chance.
-    moves = jnp.floor(_drawn(keys, -frames, frames + 1, 0.0, probability)).astype(jnp.int32)
+    # The floor of U(-frames, frames + 1) is uniform over these integers.
+    moves = jnp.floor(_draw_amounts(keys, -frames, frames + 1, 0.0, probability)).astype(jnp.int32)
     places = jnp.arange(power.shape[1])[None] - moves[:, None]
     return _frames_at(power, places)
 
 
-def _drawn(
+def _draw_amounts(
     keys: Key[Array, "batch"], low: float, high: float, neutral: float, probability: Probability
 ) -> Float[Array, "batch"]:
-    """Draws each example's amount from U(low, high), or takes the neutral one."""
+    """Draws each example's amount from U(low, high), or uses the neutral one."""
     if isinstance(probability, (int, float)) and not 0 <= probability <= 1:
         raise ValueError(f"probability is {probability}; expected a number in [0, 1].")
     if not low <= high:
-        raise ValueError(f"The least amount is {low} and the greatest {high}; expected them in order.")
+        raise ValueError(f"The smallest amount is {low} and the largest {high}; expected them in order.")
     draws = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys)
     amount = jnp.float32(low) + (jnp.float32(high) - jnp.float32(low)) * draws[:, 0]
     return jnp.where(draws[:, 1] < probability, amount, jnp.float32(neutral))
@@ -162,11 +161,11 @@ def _check_scale(scale: float) -> None:
         raise ValueError(f"scale is {scale}; expected a number in [0, 1).")
 
 
-def _sampled_at(
+def _sample_at(
     x: Float[Array, "batch n *rest"], step: Float[Array, "batch"], count: int, *, silent_end: bool
 ) -> Float[Array, "batch count *rest"]:
     """Interpolates linearly at 0, step, 2 step, ...; zeros from n on, and between n - 1 and n the last value, which
-    with `silent_end` fades to zero.
+    fades to zero with `silent_end`.
     """
     n = x.shape[1]
     at = jnp.arange(count, dtype=jnp.float32)[None] * step[:, None]
@@ -182,7 +181,7 @@ def _sampled_at(
 def _frames_at(
     x: Float[Array, "batch n *rest"], places: Int[Array, "batch count"]
 ) -> Float[Array, "batch count *rest"]:
-    """Takes entries along the second axis, zeros where there are none."""
+    """Takes entries along the second axis, zeros outside its range."""
     there = (places >= 0) & (places < x.shape[1])
     taken = jax.vmap(lambda row, place: row[place])(x, jnp.clip(places, 0, x.shape[1] - 1))
     return jnp.where(there.reshape(*there.shape, *(1,) * (x.ndim - 2)), taken, jnp.zeros((), x.dtype))
@@ -191,23 +190,23 @@ def _frames_at(
 def crop_and_flip(
     keys: Key[Array, "batch"], images: Num[Array, "batch height width channels"], *, pad: int = 4
 ) -> Num[Array, "batch height width channels"]:
-    """Moves each image by up to `pad` pixels along either axis, zeros coming in, and mirrors half of them.
+    """Shifts each image by up to `pad` pixels along either axis, filling with zeros, and mirrors half of them.
 
-    All whole moves are equally likely; an image is mirrored left to right with probability 1/2.
+    All shifts by whole pixels are equally likely; an image is mirrored left to right with probability 1/2.
 
     Args:
       keys: one PRNG key per example `[batch]`.
       images: `[batch, height, width, channels]` of any number type.
-      pad: greatest move in pixels, 0 or more.
+      pad: largest shift in pixels, 0 or more.
 
     Returns:
       Array like images.
 
     Raises:
-      ValueError: images is no batch of images, or pad is negative.
+      ValueError: images is not a batch of images, or pad is negative.
 
     References:
-      He et al., Deep Residual Learning for Image Recognition, 2016, section 4.2 (the usual one of CIFAR-10).
+      He et al., Deep Residual Learning for Image Recognition, 2016, section 4.2 (the standard one for CIFAR-10).
     """
     if images.ndim != 4:
         raise ValueError(f"images have shape {images.shape}; expected [batch, height, width, channels].")
@@ -226,6 +225,6 @@ def _crop_and_flip(keys: Array, images: Array, pad: int) -> Array:
         columns = jnp.arange(width)
         return row + jnp.arange(height), column + jnp.where(jax.random.bernoulli(mirror), columns[::-1], columns)
 
-    # Pixel by pixel from the whole batch: a slice cut from each image takes a CPU nine times as long.
+    # Gather pixels from the whole batch: slicing each image takes a CPU nine times as long.
     rows, columns = jax.vmap(pixels)(keys)
     return padded[jnp.arange(len(images))[:, None, None], rows[:, :, None], columns[:, None]]

@@ -1,4 +1,4 @@
-"""Convolution and pooling in the form that each backend runs well inside a scan."""
+"""Convolution and pooling in the form that is fast on each backend inside a scan."""
 
 import functools
 import operator
@@ -18,9 +18,9 @@ def conv2d(
 ) -> Float[Array, "batch rows columns outputs"]:
     """Convolves images with stride 1 and no padding: `[B, H, W, C]` -> `[B, H-kh+1, W-kw+1, O]`.
 
-    Inside a while loop XLA's CPU backend leaves its fast convolution aside (a step takes 19 times as long), so there
-    the patches, or the rows of patches where there are many, are gathered by slicing and multiplied as one matrix;
-    elsewhere it is `lax.conv`.
+    Inside a while loop XLA's CPU backend does not use its fast convolution (a step takes 19 times as long). On a CPU
+    patches, or rows of patches if there are many, are therefore gathered by slicing and multiplied as one matrix;
+    elsewhere this is `lax.conv`.
 
     Args:
       x: images `[batch, height, width, inputs]`.
@@ -44,11 +44,11 @@ def conv2d(
 def depthwise_conv2d(
     x: Float[Array, "batch height width channels"], kernel: Float[Array, "kh kw channels"]
 ) -> Float[Array, "batch height width channels"]:
-    """Convolves every channel with a kernel of its own, with stride 1, padded with zeros to the same size.
+    """Convolves every channel with its own kernel, with stride 1, padded with zeros to the same size.
 
-    `[B, H, W, C]` -> `[B, H, W, C]`; of an even kernel the greater half of the padding comes after, as in XLA's "SAME".
-    On a CPU, where a grouped convolution inside a while loop takes seconds a step, it is a sum of shifted images times
-    the weights of their channels; elsewhere it is `lax.conv`.
+    `[B, H, W, C]` -> `[B, H, W, C]`; for an even kernel the larger part of the padding is at the end, as in XLA's
+    "SAME". On a CPU, where a grouped convolution inside a while loop takes seconds per step, it is a sum of shifted
+    images times the weights of their channels; elsewhere it is `lax.conv`.
 
     Args:
       x: images `[batch, height, width, channels]`.
@@ -71,10 +71,9 @@ def depthwise_conv2d(
 def max_pool2d(
     x: Float[Array, "batch height width channels"], window: int | np.integer = 2
 ) -> Float[Array, "batch h w channels"]:
-    """Takes the maximum over windows that do not overlap; rows and columns that fill no window are left out.
+    """Takes the maximum over non-overlapping windows; incomplete windows are dropped.
 
-    A maximum over reshaped axes is twice as fast as `lax.reduce_window` on a CPU. Where several are the greatest they
-    share the gradient.
+    A maximum over reshaped axes is twice as fast as `lax.reduce_window` on a CPU. Tied maxima share the gradient.
 
     Args:
       x: images `[batch, height, width, channels]`.
@@ -93,8 +92,8 @@ def _max_of_windows(x, window):
 
 @_max_of_windows.defjvp
 def _max_of_windows_jvp(window, primals, tangents):
-    # As JAX's own rule, but for the 1: a compiler may compute x again, rounded otherwise, for the comparison; if none
-    # then equals the maximum the gradient would be 0 / 0.
+    # JAX's own rule, except for the 1: the compiler may recompute x with different rounding for the comparison; if none
+    # then equals the maximum, the gradient would be 0 / 0.
     (x,), (dx,) = primals, tangents
     y = _max_of_windows(x, window)
     greatest = (_windows(x, window) == y[:, :, None, :, None]).astype(x.dtype)
@@ -109,34 +108,34 @@ def _windows(x: Array, window: int) -> Array:
 
 
 def _by_products(x, kernel):
-    return (_by_rows if _rows_pay(x.shape, kernel.shape) else _by_patches)(x, kernel)
+    return (_by_rows if _rows_are_faster(x.shape, kernel.shape) else _by_patches)(x, kernel)
 
 
 def _by_patches(x, kernel):
-    """Gathers what each output sees: one matrix, one product."""
+    """Gathers the inputs of each output: one matrix, one product."""
     kh, _, _, outputs = kernel.shape
     rows = x.shape[1] - kh + 1
-    # Along one axis, then the other: kh + kw slices, not kh * kw, which take long to compile for large kernels.
-    across = _across(x, kernel)
+    # Along one axis, then the other: kh + kw slices instead of kh * kw, which compile slowly for large kernels.
+    across = _gather_along_rows(x, kernel)
     patches = jnp.concatenate([across[:, i : i + rows] for i in range(kh)], axis=-1)
-    # As [N, K] times [O, K]: then the kernel's gradient is the product [N, O] with [N, K] as they lie. Without the
-    # barriers the compiler turns it round, for which it copies what comes back, and takes almost twice as long.
+    # As [N, K] times [O, K]: then the kernel's gradient is the product of [N, O] and [N, K] without transposition. The
+    # barriers keep the compiler from transposing it, which copies the gradient and takes almost twice as long.
     weights = lax.optimization_barrier(kernel.reshape(-1, outputs).T)
     product = lax.dot_general(patches.reshape(-1, weights.shape[1]), weights, (((1,), (1,)), ((), ())))
     return lax.optimization_barrier(product).reshape(*patches.shape[:3], outputs)
 
 
-def _across(x, kernel):
-    """Gathers what each output sees of one row: `[B, H, W, C]` -> `[B, H, W-kw+1, kw*C]`."""
+def _gather_along_rows(x, kernel):
+    """Gathers the inputs of each output in one row: `[B, H, W, C]` -> `[B, H, W-kw+1, kw*C]`."""
     kw = kernel.shape[1]
     columns = x.shape[2] - kw + 1
     return jnp.concatenate([x[:, :, j : j + columns] for j in range(kw)], axis=-1)
 
 
-def _rows_pay(images: tuple[int, ...], kernel: tuple[int, ...]) -> bool:
-    """Tells whether adding up rows beats patches, as measured with 2 cores.
+def _rows_are_faster(images: tuple[int, ...], kernel: tuple[int, ...]) -> bool:
+    """Returns whether summing over rows is faster than patches, as measured on 2 cores.
 
-    It does where patches outgrow the cache and an output sees more of a row than there are outputs.
+    It is if patches exceed the cache and an output has more inputs per row than there are outputs.
     """
     kh, kw, inputs, outputs = kernel
     patches = images[0] * (images[1] - kh + 1) * (images[2] - kw + 1) * kh * kw * inputs
@@ -144,20 +143,20 @@ def _rows_pay(images: tuple[int, ...], kernel: tuple[int, ...]) -> bool:
 
 
 def _by_rows(x, kernel):
-    """Gathers along rows only, and adds up what the rows of the kernel give: a kh-th of the memory of all patches."""
-    across = lax.optimization_barrier(_across(x, kernel))
+    """Gathers along rows only and sums over the rows of the kernel: 1/kh of the memory of all patches."""
+    across = lax.optimization_barrier(_gather_along_rows(x, kernel))
     kh, _, _, outputs = kernel.shape
-    # Gradients of all rows at once are two products, not 2 kh: faster, unless many are with rows that no output has.
-    added = _rows_added_at_once if outputs * (kh - 1) < 16 * (x.shape[1] - kh + 1) else _rows_added
+    # Gradients of all rows at once are two products instead of 2 kh: faster, unless many rows have no output.
+    added = _add_rows_at_once if outputs * (kh - 1) < 16 * (x.shape[1] - kh + 1) else _add_rows
     return lax.optimization_barrier(added(across, kernel))
 
 
-def _rows_added(across, kernel):
+def _add_rows(across, kernel):
     kh, kw, inputs, outputs = kernel.shape
     batch, height, columns, _ = across.shape
     rows = height - kh + 1
 
-    # Turned round as the weights of all patches are.
+    # Transposed like the weights of all patches.
     weights = lax.optimization_barrier(kernel.reshape(kh, kw * inputs, outputs).swapaxes(1, 2))
 
     def product(i):
@@ -167,11 +166,11 @@ def _rows_added(across, kernel):
     return functools.reduce(jnp.add, map(product, range(kh))).reshape(batch, rows, columns, outputs)
 
 
-_rows_added_at_once = jax.custom_jvp(_rows_added)
+_add_rows_at_once = jax.custom_jvp(_add_rows)
 
 
-def _rows_added_jvp(primals, tangents):
-    # Transposed, the one product of all rows is one for each gradient.
+def _add_rows_jvp(primals, tangents):
+    # Transposed, the single product over all rows becomes one product per gradient.
     across, kernel = primals
     kh, kw, inputs, outputs = kernel.shape
 
@@ -186,11 +185,11 @@ def _rows_added_jvp(primals, tangents):
     terms = [product(*pair) for pair in pairs if not any(isinstance(one, SymbolicZero) for one in pair)]
     products = lax.optimization_barrier(functools.reduce(jnp.add, terms)).reshape(*across.shape[:3], kh * outputs)
     tangent = functools.reduce(jnp.add, map(moved, range(kh)))[:, kh - 1 : across.shape[1]]
-    return _rows_added_at_once(across, kernel), tangent
+    return _add_rows_at_once(across, kernel), tangent
 
 
-# A zero is told apart, as the images of the first layer have no tangent: their product would be computed.
-_rows_added_at_once.defjvp(_rows_added_jvp, symbolic_zeros=True)
+# Symbolic zeros, because the images of the first layer have no tangent: otherwise their product is computed.
+_add_rows_at_once.defjvp(_add_rows_jvp, symbolic_zeros=True)
 
 
 def _by_convolution(x, kernel):

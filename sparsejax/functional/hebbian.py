@@ -1,11 +1,11 @@
 """Hebbian/anti-Hebbian (HaH) blocks: unit-norm kernels, divisive normalisation, adaptive thresholds, and the cost.
 
 A HaH block is convolution with a kernel of `unit_norm`, ReLU, `divisive_norm`, `adaptive_threshold`; its cost is
-`hebbian_cost` of what follows the ReLU. Images are `[batch, height, width, channels]`, a neuron is a channel.
+`hebbian_cost` of the output of the ReLU. Images are `[batch, height, width, channels]`, a neuron is a channel.
 
 References:
-  Cekic, Bakiskan & Madhow, Neuro-Inspired Deep Neural Networks with Sparse, Strong Activations, 2022. Where the paper
-  and the code that it ran differ, each function says how.
+  Cekic, Bakiskan & Madhow, Neuro-Inspired Deep Neural Networks with Sparse, Strong Activations, 2022. Each function
+  notes differences between the paper and its code.
 """
 
 import functools
@@ -20,20 +20,20 @@ from sparsejax.functional.selection import kth_largest, top_k
 
 
 def unit_norm(kernel: Float[Array, "*inputs outputs"], *, eps: float = 1e-6) -> Float[Array, "*inputs outputs"]:
-    """Returns the kernel with each neuron's weights divided by their length, so that responses are projections.
+    """Returns the kernel with each neuron's weights divided by their norm, so that responses are projections.
 
-    The gradient passes through the length: it has no part along the weights, whose length no step then shortens.
+    The gradient includes the norm: it is orthogonal to the weights, so no step shortens them.
 
     Args:
-      kernel: `[..., outputs]`, a neuron's weights being all that lead to one output.
-      eps: added to the length, so that a neuron without weights stays silent.
+      kernel: `[..., outputs]`; a neuron's weights are all weights to one output.
+      eps: added to the norm, so that a neuron without weights stays inactive.
 
     Returns:
       Array like kernel.
 
     References:
       Cekic, Bakiskan & Madhow, Neuro-Inspired Deep Neural Networks with Sparse, Strong Activations, 2022, Eq. 1; eps is
-      the code's.
+      that of the code.
     """
     square = jnp.sum(jnp.square(kernel), axis=tuple(range(kernel.ndim - 1)))
     # The square root has no gradient at 0.
@@ -48,30 +48,29 @@ def divisive_norm(
     pool: int = 3,
     eps: float = 1e-7,
 ) -> Float[Array, "batch height width channels"]:
-    r"""Divides activations by what all neurons do at their position and at the image's most active one.
+    r"""Divides activations by the mean activity at their position and at the image's most active one.
 
     .. math:: z_k(p) = \frac{y_k(p)}{\sigma \max_q M(q) + (1 - \sigma) M(p)}
 
-    with M the mean over the neurons of the activity, of which with `pool` the maximum over a square of positions is
-    taken first. Scaling an image leaves its z as it is, up to eps.
+    with M the mean activity over the neurons; with `pool` the maximum over a square of positions is taken first. z is
+    invariant to the scale of an image, up to eps.
 
     Args:
-      y: activations `[batch, height, width, channels]`, 0 or more as a rule; of others the absolute value counts.
-      sigma: weight of the most active position, in [0, 1] (not a standard deviation: the paper's letter); may be
+      y: activations `[batch, height, width, channels]`, usually 0 or more; for negative ones the absolute value counts.
+      sigma: weight of the most active position, in [0, 1] (the paper's symbol, not a standard deviation); may be
         traced.
-      pool: side of the square around each position. The paper's equation has none, which is 1; the code it was run
-        with has 3.
+      pool: side of the square around each position. The paper's equation has none, which is 1; its code uses 3.
       eps: added to the denominator.
 
     Returns:
       Array like y.
 
     Raises:
-      ValueError: y is no batch of images, sigma is a Python number outside [0, 1], or pool is even or below 1.
+      ValueError: y is not a batch of images, sigma is a Python number outside [0, 1], or pool is even or below 1.
 
     References:
       Cekic, Bakiskan & Madhow, Neuro-Inspired Deep Neural Networks with Sparse, Strong Activations, 2022, Eq. 2; pool
-      and eps are the code's.
+      and eps are those of the code.
     """
     if y.ndim != 4:
         raise ValueError(f"y has shape {y.shape}; expected [batch, height, width, channels].")
@@ -81,7 +80,7 @@ def divisive_norm(
         raise ValueError(f"pool is {pool}; expected an odd number of positions, 1 for none.")
     # The gradient of jnp.abs at 0 is 1, not 0.
     activity = y * jax.lax.stop_gradient(jnp.sign(y))
-    mean = jnp.mean(_greatest_around(activity, pool), axis=-1, keepdims=True)
+    mean = jnp.mean(_local_max(activity, pool), axis=-1, keepdims=True)
     most = jnp.max(mean, axis=(1, 2), keepdims=True)
     return y / (sigma * most + (1 - sigma) * mean + eps)
 
@@ -89,10 +88,11 @@ def divisive_norm(
 def adaptive_threshold(
     z: Float[Array, "batch height width channels"], *, keep: float = 0.2
 ) -> Float[Array, "batch height width channels"]:
-    """Keeps of every image and neuron the positions with the greatest activation, and makes the others 0.
+    """Keeps the positions with the largest activations of every image and neuron, and zeroes the others.
 
-    Of n positions floor((1 - keep) n) are at or below the threshold, which is exceeded strictly: equal values fall
-    together, and where more than that many are 0, all positive ones are kept. No gradient passes the threshold.
+    Of n positions floor((1 - keep) n) are at or below the threshold, and only strictly larger values are kept: tied
+    values are dropped together, and if more than that many are 0, all positive ones are kept. No gradient passes the
+    threshold.
 
     Args:
       z: activations `[batch, height, width, channels]`.
@@ -102,28 +102,28 @@ def adaptive_threshold(
       Array like z.
 
     Raises:
-      ValueError: z is no batch of images, or keep is outside (0, 1].
+      ValueError: z is not a batch of images, or keep is outside (0, 1].
 
     References:
       Cekic, Bakiskan & Madhow, Neuro-Inspired Deep Neural Networks with Sparse, Strong Activations, 2022, Eq. 3 with
-      the 1 - keep quantile of section 2.1; strictness and floor are the code's.
+      the 1 - keep quantile of section 2.1; strictness and floor are those of the code.
     """
     batch, height, width, channels = _images(z)
     if not 0 < keep <= 1:
         raise ValueError(f"keep is {keep}; expected a fraction in (0, 1].")
     positions = height * width
-    below = math.floor((1 - keep) * positions + 1e-9)  # 1 - 0.8 is less than a fifth
+    below = math.floor((1 - keep) * positions + 1e-9)  # in floating point 1 - 0.8 < 0.2
     if below == 0:
         return z
     rows = jnp.moveaxis(jax.lax.stop_gradient(z), -1, 1).reshape(batch, channels, positions)
     threshold = kth_largest(rows, positions - below + 1)
-    return _above(z, threshold[:, None, None, :])
+    return _keep_above(z, threshold[:, None, None, :])
 
 
 def mean_threshold(
     z: Float[Array, "batch height width channels"], *, factor: float | Float[Array, ""] = 1.0
 ) -> Float[Array, "batch height width channels"]:
-    """Makes 0 what does not exceed `factor` times the mean over the positions, for every image and neuron.
+    """Zeroes values that do not exceed `factor` times the mean over the positions, for every image and neuron.
 
     No gradient passes the threshold.
 
@@ -135,32 +135,32 @@ def mean_threshold(
       Array like z.
 
     Raises:
-      ValueError: z is no batch of images.
+      ValueError: z is not a batch of images.
 
     References:
       Cekic, Bakiskan & Madhow, Neuro-Inspired Deep Neural Networks with Sparse, Strong Activations, 2022, section 2.1,
-      the other choice of the threshold.
+      the alternative threshold.
     """
     _images(z)
     mean = jnp.mean(jax.lax.stop_gradient(z), axis=(1, 2), keepdims=True)
-    return _above(z, factor * mean)
+    return _keep_above(z, factor * mean)
 
 
 def hebbian_cost(
     y: Float[Array, "*batch channels"], *, demote: float | Float[Array, ""], promoted: float = 0.1
 ) -> Float[Array, ""]:
-    r"""Returns by how much the most active neurons exceed the others, the mean over all positions: to be maximised.
+    r"""Returns the activity of the most active neurons minus that of the others, averaged over positions; maximise it.
 
     .. math:: L = \frac{1}{K} \sum_{k \le K} y^{(k)} - \frac{\lambda}{N - K} \sum_{k > K} y^{(k)}
 
-    with the activations of a position in falling order. Raising L strengthens what fires together (Hebbian) and
+    with the activations of a position in descending order. Raising L strengthens what fires together (Hebbian) and
     weakens the rest (anti-Hebbian).
 
     Args:
       y: activations `[..., channels]` after the ReLU, before any normalisation of them.
-      demote: lambda, the weight of the others; may be traced. The paper says 0.1; its code, by a slip in a name, ran
-        with 1.
-      promoted: fraction of the neurons that count as the most active, K being rounded up.
+      demote: lambda, the weight of the others; may be traced. The paper says 0.1; its code uses 1 because of a misspelt
+        name.
+      promoted: fraction of the neurons that count as the most active; K is rounded up.
 
     Returns:
       L, float32 `[]`, in the unit of y.
@@ -170,7 +170,7 @@ def hebbian_cost(
 
     References:
       Cekic, Bakiskan & Madhow, Neuro-Inspired Deep Neural Networks with Sparse, Strong Activations, 2022, Eq. 4; the
-      rounding is the code's.
+      rounding is that of the code.
     """
     neurons = y.shape[-1]
     k = math.ceil(promoted * neurons)
@@ -189,10 +189,10 @@ def hebbian_cost(
 def conv2d_twice(
     x: Float[Array, "batch height width inputs"], kernel: Float[Array, "kh kw inputs outputs"]
 ) -> tuple[Float[Array, "batch rows columns outputs"], Float[Array, "batch rows columns outputs"]]:
-    """Returns `conv2d` twice: the gradient of the first reaches kernel and input, that of the second the kernel alone.
+    """Returns `conv2d` twice: the first has gradients to kernel and input, the second only to the kernel.
 
-    So a cost of the second is a layer's own, as if its input were fixed, and costs no convolution more: the kernel's
-    gradient is that of both, at once.
+    So a cost of the second output is local to the layer, as if its input were constant, without an additional
+    convolution: the kernel's gradients are computed together.
 
     Args:
       x: images `[batch, height, width, inputs]`.
@@ -206,7 +206,7 @@ def conv2d_twice(
 
     References:
       The code of Cekic, Bakiskan & Madhow, Neuro-Inspired Deep Neural Networks with Sparse, Strong Activations, 2022,
-      whose gradient of each layer's cost stays in the layer; the text does not say so.
+      whose gradient of each layer's cost stays in the layer; the paper does not mention it.
     """
     y = conv2d(x, kernel)
     return y, y
@@ -227,7 +227,7 @@ def _backward(saved, gradients):
 conv2d_twice.defvjp(_forward, _backward)
 
 
-def _greatest_around(y: Array, side: int) -> Array:
+def _local_max(y: Array, side: int) -> Array:
     """Returns the maximum over a square around each position: along one axis, then the other, by shifting.
 
     Inside a while loop `lax.reduce_window` and its gradient are slow on a CPU.
@@ -235,15 +235,15 @@ def _greatest_around(y: Array, side: int) -> Array:
     reach = side // 2
     for axis in (1, 2):
         around = ((0, 0),) * axis + ((reach, reach),) + ((0, 0),) * (3 - axis)
-        padded = jnp.pad(y, around)  # with 0, the least an absolute value can be
+        padded = jnp.pad(y, around)  # with 0, the smallest absolute value
         length = y.shape[axis]
         shifted = (jax.lax.slice_in_dim(padded, i, i + length, axis=axis) for i in range(side))
         y = functools.reduce(jnp.maximum, shifted)
     return y
 
 
-def _above(z: Array, threshold: Array) -> Array:
-    """Keeps what exceeds the threshold, and NaN."""
+def _keep_above(z: Array, threshold: Array) -> Array:
+    """Keeps values above the threshold, and NaN."""
     return jnp.where(z <= threshold, jnp.zeros_like(z), z)
 
 

@@ -1,4 +1,4 @@
-"""The sources' initialisations of weights and biases."""
+"""The papers' initialisations of weights and biases."""
 
 import math
 
@@ -11,8 +11,8 @@ from sparsejax.functional.masks import fan_in_of
 def uniform_fan_in(key: PRNGKeyArray, shape: tuple[int, ...], fan_in: int | None = None) -> Float[Array, "*shape"]:
     r"""Draws from :math:`U(-1/\sqrt{n}, 1/\sqrt{n})`, n the fan-in: PyTorch's default for weights and biases.
 
-    That is Kaiming uniform with a = sqrt(5). For sparse weights n is the dense fan-in, as in the paper's code: the
-    weights that a mask removes are not made up for.
+    That is Kaiming uniform with a = sqrt(5). For sparse weights n is the dense fan-in, as in the paper's code: there is
+    no compensation for masked weights.
 
     Args:
       key: a PRNG key.

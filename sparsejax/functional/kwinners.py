@@ -1,4 +1,4 @@
-"""k-winners with boosting: the k most active units of a layer fire, units that fired seldom being favoured."""
+"""k-winners with boosting: the k most active units of a layer are kept, and units that rarely win are boosted."""
 
 import math
 from typing import Any, NamedTuple
@@ -15,8 +15,8 @@ from sparsejax.functional.sparse_code import SparseCode
 class BoostState(NamedTuple):
     """How often each unit has won recently.
 
-    `duty_cycle` [units] is a fraction in [0, 1]; `samples` [] counts the examples seen: until there are `period` of
-    them, the average is the plain mean over all.
+    `duty_cycle` [units] is a fraction in [0, 1]; `samples` [] counts the examples seen: up to `period` examples, the
+    average is the plain mean.
     """
 
     duty_cycle: Float[Array, "units"]
@@ -24,7 +24,7 @@ class BoostState(NamedTuple):
 
 
 def init_boost_state(units: int) -> BoostState:
-    """Returns the state of a layer that has seen nothing: all duty cycles 0.
+    """Returns the initial state of a layer, with all duty cycles 0.
 
     Args:
       units: number of units; for images the number of channels.
@@ -36,8 +36,8 @@ def init_boost_state(units: int) -> BoostState:
       ValueError: units is not positive.
 
     References:
-      Ahmad & Scheinkman, How Can We Be So Dense?, 2019, section 3.1; that the averages begin at 0 is said by the
-      authors' code, not by the paper.
+      Ahmad & Scheinkman, How Can We Be So Dense?, 2019, section 3.1; the initial value 0 is that of the authors' code;
+      the paper does not state it.
     """
     if units < 1:
         raise ValueError(f"units is {units}; expected at least one unit (for images: the number of channels).")
@@ -53,28 +53,28 @@ def k_winners(
     ties: Ties = "first",
     relu: bool = False,
 ) -> Float[Array, "*batch units"]:
-    r"""Keeps the k most active units of each example, idle units being favoured.
+    r"""Keeps the k most active units of each example, where boosting favours units that rarely win.
 
     .. math:: \mathrm{winners} = \mathrm{top}_k\, x_i\, e^{\beta (\hat a - d_i)}
 
-    The boost only ranks: winners keep their own value, and the gradient is 1 on winners, 0 elsewhere.
+    The boost only affects the ranking: winners keep their own value, and the gradient is 1 on winners, 0 elsewhere.
 
     Args:
       x: activations `[..., units]`.
       state: duty cycles d `[units]`.
       k: winners per example, 0 <= k <= units, one or one for each `[...]`; may be traced.
       boost_strength: beta >= 0; 0 is plain Top-K; may be traced.
-      ties: "first" keeps exactly k (the paper's rule), of tied units those of lower index; "all" keeps every unit tied
-        at the threshold.
-      relu: also zero the winners that are negative (their gradient too). Without it, negative winners pass when
-        fewer than k units are positive, and on them the boost works backwards.
+      ties: "first" keeps exactly k (the paper's rule), with the lower index first among ties; "all" keeps every unit
+        tied at the threshold.
+      relu: also zero the winners that are negative (their gradient too). Without it, negative winners pass when fewer
+        than k units are positive, and the boost has the opposite effect on them.
 
     Returns:
       Array like x. NaN in, NaN out.
 
     Raises:
-      ValueError: k is no whole number, outside [0, units] or of another shape, the state is of another number of
-        units, boost_strength is a negative Python number, or ties is unknown.
+      ValueError: k is not an integer, outside [0, units] or of another shape, the state has another number of units,
+        boost_strength is a negative Python number, or ties is unknown.
 
     References:
       Ahmad & Scheinkman, How Can We Be So Dense? The Benefits of Using Highly Sparse Representations, 2019, Eq. 6-7
@@ -96,7 +96,7 @@ def k_winners_2d(
     ties: Ties = "first",
     relu: bool = False,
 ) -> Float[Array, "*batch height width channels"]:
-    """Keeps the k most active units of each image; a channel shares one duty cycle over all its positions.
+    """Keeps the k most active units of each image; all positions of a channel share one duty cycle.
 
     Args:
       x: activations `[..., H, W, C]`.
@@ -104,7 +104,7 @@ def k_winners_2d(
       k: winners per image out of H * W * C; with `local`, winners per position out of C. One or one for each image
         `[...]`; may be traced.
       boost_strength: as in `k_winners`.
-      local: let the channels of each position compete among themselves.
+      local: let only the channels of each position compete.
       ties: as in `k_winners`; "first" counts in row-major order of H, W, C.
       relu: as in `k_winners`.
 
@@ -139,7 +139,7 @@ def boost(
     Args:
       x: activations `[..., units]`.
       state: duty cycles d `[units]`.
-      target: the duty cycle aimed at, k / units, one or one for each row; it scales all units alike and keeps the
+      target: target duty cycle, k / units, one or one for each row; it scales all units equally and keeps the
         exponential near 1.
       boost_strength: beta >= 0; may be traced.
 
@@ -169,9 +169,9 @@ def update_boost_state(
 
     Args:
       state: the state before the batch, the one the winners were chosen with.
-      y: the layer's output, `[batch, units]` or `[batch, H, W, channels]`, or its winners alone, `[batch, k]`.
+      y: the layer's output, `[batch, units]` or `[batch, H, W, channels]`, or its winners only, `[batch, k]`.
       period: number of examples averaged over.
-      axis_name: mesh axis the batch is spread over; counts are summed over it, so all replicas agree.
+      axis_name: mesh axis over which the batch is sharded; counts are summed over it, so all replicas agree.
 
     Returns:
       The new state; no gradient passes.
@@ -212,7 +212,7 @@ def _wins(units: int, y: Array | SparseCode) -> tuple[Float[Array, "units"], Flo
             f"y has shape {y.shape}, but the state has {units} units; expected "
             "[batch, units] or [batch, height, width, channels]."
         )
-    # A CPU adds up long rows of sixteen bits three times as fast as floats; those of images are short.
+    # A CPU sums long rows of 16-bit integers three times as fast as floats; those of images are short.
     dtype = jnp.int16 if y.ndim == 2 and len(y) < 2**15 else jnp.float32
     fired = lax.stop_gradient(y > 0).astype(dtype)
     count = jnp.sum(fired, axis=tuple(range(y.ndim - 1)), dtype=dtype).astype(jnp.float32)
@@ -224,7 +224,7 @@ def inference_k(k: Count, factor: float | Float[Array, ""], units: int) -> Int[A
 
     Args:
       k: winners in training, one or one for each example; may be traced.
-      factor: what k is multiplied by, 1.5 in the paper; may be traced.
+      factor: multiplies k, 1.5 in the paper; may be traced.
       units: number of units that compete.
 
     Returns:
@@ -240,7 +240,7 @@ def inference_k(k: Count, factor: float | Float[Array, ""], units: int) -> Int[A
 def _gain(
     state: BoostState, target: float | Float[Array, "*rows"], boost_strength: float | Float[Array, ""], dtype: Any
 ) -> Float[Array, "*rows units"]:
-    """Returns the factor by which each unit is favoured in the ranking, of each row if targets are."""
+    """Returns each unit's boost factor in the ranking, per row if there is one target per row."""
     target = jnp.asarray(target, jnp.float32)
     duty_cycle = state.duty_cycle.reshape((1,) * target.ndim + (-1,))
     exponent = boost_strength * (target[..., None] - duty_cycle)
@@ -250,7 +250,7 @@ def _gain(
 def _check(units: int, state: BoostState, boost_strength: float | Float[Array, ""]) -> None:
     if state.duty_cycle.shape[-1] != units:
         raise ValueError(
-            f"The boost state has {state.duty_cycle.shape[-1]} units, but x has {units}; make it with "
+            f"The boost state has {state.duty_cycle.shape[-1]} units, but x has {units}; create it with "
             f"init_boost_state({units})."
         )
     if isinstance(boost_strength, (int, float)) and not boost_strength >= 0:

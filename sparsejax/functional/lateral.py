@@ -1,4 +1,4 @@
-"""Units of one layer that act on each other: explaining away, and a single inhibitory interneuron."""
+"""Lateral interactions between the units of a layer: explaining away, and a single inhibitory interneuron."""
 
 from collections.abc import Callable
 
@@ -18,36 +18,36 @@ def explain_away(
     zero_diagonal: bool = False,
     only_inhibitory: bool = False,
 ) -> Float[Array, "*batch units"]:
-    r"""Lets every unit suppress (or help) every other for a few steps, then rectifies.
+    r"""Lets every unit inhibit (or excite) every other for a few steps, then rectifies.
 
     .. math:: \mu_0 = \mathrm{drive}, \quad z_t = \mathrm{ReLU}(\mu_t), \quad
         \mu_{t+1} = \mu_t + \gamma\, (\mu_0 - G z_t - \mu_t)
 
-    The gradient passes through all steps. In backward mode, the activations of every step are kept.
+    The gradient passes through all steps. Reverse-mode differentiation stores the activations of every step.
 
     Args:
-      drive: feed-forward input of the layer, its bias included `[..., units]`.
-      lateral: G; row i holds what unit i receives from each unit. A positive weight inhibits.
+      drive: feed-forward input of the layer including its bias `[..., units]`.
+      lateral: G; row i has the weights to unit i from each unit. A positive weight inhibits.
       steps: number of updates; static. 0 is a plain ReLU layer.
-      gamma: size of an update; 1 replaces mu, less moves it part of the way; may be traced.
-      zero_diagonal: keep units from acting on themselves. The paper and its code let them.
-      only_inhibitory: subtract relu(G z), so that no unit is ever driven above its own input.
+      gamma: size of an update; 1 replaces mu, smaller values move it partially; may be traced.
+      zero_diagonal: exclude self-connections. The paper and its code include them.
+      only_inhibitory: subtract relu(G z), so that no unit exceeds its own input.
 
     Returns:
       Array like drive, relu(mu) after the last step.
 
     Raises:
-      ValueError: lateral does not fit drive, steps is no whole number >= 0, or gamma is a negative Python number.
+      ValueError: lateral does not fit drive, steps is not an integer >= 0, or gamma is a negative Python number.
 
     References:
       Bricken et al., Noise Transforms Feed-Forward Networks into Sparse Coding Networks, 2022, Eq. 2 and appendix C
-      (whose first line has the reconstruction for what is the noisy input). steps=1 and gamma=1 are its Table 1.
+      (whose first line has the reconstruction in place of the noisy input). steps=1 and gamma=1 are its Table 1.
     """
     units = drive.shape[-1]
     if lateral.shape != (units, units):
         raise ValueError(
             f"lateral has shape {lateral.shape}, but drive has {units} units; expected ({units}, {units}), "
-            "a row for each unit that receives."
+            "one row per receiving unit."
         )
     if zero_diagonal:
         lateral = jnp.where(jnp.eye(units, dtype=bool), jnp.zeros_like(lateral), lateral)
@@ -87,10 +87,10 @@ def inhibitory_interneuron(
       Array like drive.
 
     Raises:
-      ValueError: gather or scatter does not fit drive, bias is no scalar, or as `explain_away`.
+      ValueError: gather or scatter does not fit drive, bias is not a scalar, or as `explain_away`.
 
     References:
-      Bricken et al., 2022, appendix C, G_d G_e z. It acts only in layers whose units have no bias of their own.
+      Bricken et al., 2022, appendix C, G_d G_e z. It is only useful in layers whose units have no bias.
     """
     for name, weights in (("gather", gather), ("scatter", scatter)):
         if weights.shape != drive.shape[-1:]:
@@ -99,7 +99,7 @@ def inhibitory_interneuron(
                 f"({drive.shape[-1]},)."
             )
     if bias is not None and jnp.shape(bias) != ():
-        raise ValueError(f"bias has shape {jnp.shape(bias)}; expected (), for there is one interneuron.")
+        raise ValueError(f"bias has shape {jnp.shape(bias)}; expected () because there is one interneuron.")
 
     def inhibition(z):
         activity = z @ gather if bias is None else z @ gather + bias
@@ -110,7 +110,7 @@ def inhibitory_interneuron(
 
 def _settle(drive: Array, inhibition: Callable[[Array], Array], steps: int | np.integer, gamma: float | Array) -> Array:
     if not isinstance(steps, (int, np.integer)) or steps < 0:
-        raise ValueError(f"steps is {steps!r}; expected a whole number of updates, 0 (a plain ReLU layer) or more.")
+        raise ValueError(f"steps is {steps!r}; expected an integer number of updates, 0 (a plain ReLU layer) or more.")
     if isinstance(gamma, (int, float)) and not gamma >= 0:
         raise ValueError(f"gamma is {gamma}; expected the size of an update, 0 or more.")
     rate = jnp.asarray(gamma, drive.dtype)

@@ -1,4 +1,4 @@
-"""How many units may fire, learned or scheduled: a soft Top-K, a sampled k, and k falling over training."""
+"""Learned or scheduled k: a soft Top-K, a sampled k, and a k that decreases over training."""
 
 from typing import Literal
 
@@ -12,7 +12,7 @@ from sparsejax.functional.selection import Count, kth_largest
 from sparsejax.functional.threshold import ordered_key
 
 Decay = Literal["linear", "exponential"]
-_SPAN = 20.0  # the window covers so much of the sigmoid's argument, whatever its width
+_SPAN = 20.0  # range of the sigmoid's argument over the window
 
 
 def soft_top_k(
@@ -21,34 +21,32 @@ def soft_top_k(
     r"""Keeps about the k largest values, weighting those near the k-th by a sigmoid, so that k can be learned.
 
     With r the rank of a unit (0 for the largest), :math:`\bar k` the rounded k and A the width of the window
-    :math:`[\bar k - w/2, \bar k + w/2)`, cut to the row,
+    :math:`[\bar k - w/2, \bar k + w/2)`, clipped to the row,
 
     .. math:: y = x\, \sigma\big((k - \bar k) - s(r)\big), \quad s \text{ rising evenly by 20 over the window,}
 
-    before it y = x and behind it 0. The gradient to x is the weight, none passing the ranks; that to k comes through
-    :math:`k - \bar k`. At a half, where k rounds to another whole number, the output is continuous only roughly.
+    y = x before it and 0 after it. The gradient to x is the weight and does not include the ranks; the gradient to k
+    comes from :math:`k - \bar k`. Where k rounds to another integer, the output is only approximately continuous.
 
     Args:
-      x: activations `[..., n]`. The paper's code rectifies them first; here, that is the caller's.
-      k: how many, a real number in [0, n], one or one per row; may be traced. Beyond that range the window stays at
-        the end of the row, and the gradient to k dies out within some ten units.
+      x: activations `[..., n]`. The paper's code rectifies them first; here, the caller does.
+      k: a real number in [0, n], one or one per row; may be traced. Outside that range the window stays at the end of
+        the row, and the gradient to k vanishes within about ten units.
       window: width of the window in units; static. The code's default is n // 10.
 
     Returns:
-      Array like x. Of tied units, those of lower index rank first. A whole row is never kept: the smallest unit is 0.
+      Array like x. Tied units rank by index. A whole row is never kept: the smallest unit is 0.
 
     Raises:
-      ValueError: window is no whole number in [2, n], or k has another shape.
+      ValueError: window is not an integer in [2, n], or k has another shape.
 
     References:
       Bricken et al., Noise Transforms Feed-Forward Networks into Sparse Coding Networks, 2022, appendix A, where the
-      window is k +- w; in the code and here, w is its whole width.
+      window is k +- w; in the code and here, w is its full width.
     """
     n = x.shape[-1]
     if not isinstance(window, (int, np.integer)) or not 2 <= window <= n:
-        raise ValueError(
-            f"window is {window!r}, but a row has {n} units; expected a whole number of them, 2 <= window <= {n}."
-        )
+        raise ValueError(f"window is {window!r}, but a row has {n} units; expected an integer, 2 <= window <= {n}.")
     k = jnp.asarray(k, jnp.float32)
     if k.ndim and k.shape != x.shape[:-1]:
         raise ValueError(f"k has shape {k.shape}; expected () or one k per row, {x.shape[:-1]}.")
@@ -57,7 +55,7 @@ def soft_top_k(
     first = jnp.maximum(nearest - window // 2, 0)
     end = jnp.minimum(nearest + window // 2, n - 1)
     width = jnp.maximum(end - first, 1)
-    # Inverting the bits reverses the order; the rank is the place in the sorted row.
+    # Inverting the bits reverses the order; the rank is the position in the sorted row.
     rank = jnp.argsort(jnp.argsort(~ordered_key(lax.stop_gradient(x)), axis=-1), axis=-1).astype(jnp.float32)
     place = (rank - first) / jnp.maximum(width - 1, 1)
     soft = jax.nn.sigmoid((k - nearest) - _SPAN * (place - (nearest - first) / width))
@@ -77,7 +75,7 @@ def sampled_k(
       keys: one PRNG key per example `[batch]`.
       mu: mean of log k; may be traced.
       sigma: standard deviation of log k, above 0; may be traced. To learn it, learn its logarithm.
-      n: number of units; k is cut to [1, n].
+      n: number of units; k is clipped to [1, n].
 
     Returns:
       k `[batch]`, int32, and the log-density of each u `[batch]`, whose gradient to mu and sigma is the score.
@@ -87,9 +85,9 @@ def sampled_k(
 
     References:
       Bricken et al., 2022, appendix A; Williams, Simple statistical gradient-following algorithms for connectionist
-      reinforcement learning, 1992. The paper's code lets the gradient pass the sample as well, which cancels the
-      score for mu exactly, so that its mu never learns; and it takes the density of the cut u, which biases the
-      score. Here, u is held fixed and not cut.
+      reinforcement learning, 1992. The paper's code also differentiates through the sample, which exactly cancels the
+      score for mu, so that mu is not learned; and it uses the density of the clipped u, which biases the score. Here, u
+      is constant and not clipped.
     """
     if n < 1:
         raise ValueError(f"n is {n}; expected at least one unit.")
@@ -108,15 +106,15 @@ def _k_of_noise(noise: Float[Array, "batch"], mu, sigma, n: int) -> tuple[Int[Ar
 def reinforce_loss(
     log_p: Float[Array, "batch"], loss: Float[Array, "batch"], baseline: float | Float[Array, ""]
 ) -> Float[Array, ""]:
-    r"""Returns :math:`\mathrm{mean}_b\, \log p_b\, (L_b - \text{baseline})`, the gradient flowing through log p only.
+    r"""Returns :math:`\mathrm{mean}_b\, \log p_b\, (L_b - \text{baseline})`, with gradients only through log p.
 
-    Its gradient estimates that of the expected loss, without bias. The value itself means nothing; add it to the
-    loss to be minimised.
+    Its gradient is an unbiased estimate of that of the expected loss. The value itself has no meaning; add it to the
+    loss to minimise.
 
     Args:
       log_p: log-probability of each example's sample `[batch]`, from `sampled_k`.
       loss: loss of each example with its sampled k `[batch]`.
-      baseline: any number that does not depend on this batch's samples, best near the mean loss: it lowers the
+      baseline: any number that does not depend on this batch's samples, ideally close to the mean loss, to reduce the
         variance. `update_reinforce_baseline` keeps a running mean.
 
     Returns:
@@ -144,10 +142,10 @@ def update_reinforce_baseline(
     """Moves the running mean of the loss towards that of a batch; call it after `reinforce_loss`, for the next batch.
 
     Args:
-      baseline: the running mean so far; start it at the first batch's loss, or near.
+      baseline: the running mean so far; start close to the first batch's loss.
       loss: losses of the batch `[batch]`.
-      decay: what is kept of the old mean, in [0, 1]; may be traced.
-      axis_name: mesh axis the batch is spread over.
+      decay: weight of the old mean, in [0, 1]; may be traced.
+      axis_name: mesh axis over which the batch is sharded.
 
     Returns:
       The new baseline `[]`; no gradient passes.
@@ -159,7 +157,7 @@ def update_reinforce_baseline(
       Williams, 1992, on reinforcement comparison. The code of Bricken et al., 2022, has no baseline.
     """
     if isinstance(decay, (int, float)) and not 0 <= decay <= 1:
-        raise ValueError(f"decay is {decay}; expected the fraction of the old mean that is kept, in [0, 1].")
+        raise ValueError(f"decay is {decay}; expected the weight of the old mean, in [0, 1].")
     mean = jnp.mean(loss)
     if axis_name is not None:
         mean = lax.pmean(mean, axis_name)
@@ -174,7 +172,7 @@ def k_schedule(
     epochs: float | np.integer | Num[Array, ""],
     kind: Decay = "linear",
 ) -> Int[Array, "*shape"]:
-    r"""Returns a k that falls from n to k_min, truncated to a whole number.
+    r"""Returns a k that decreases from n to k_min, truncated to an integer.
 
     With :math:`t = \mathrm{epoch} / \mathrm{epochs}` in [0, 1]: linear :math:`n - (n - k_{min})\, t`, exponential
     :math:`n\, (k_{min} / n)^t`.
@@ -183,51 +181,50 @@ def k_schedule(
       epoch: epochs done, a number or an array `[...]`; may be traced. After `epochs`, k stays at k_min.
       n: number of units.
       k_min: k at the end, 1 <= k_min <= n; may be traced.
-      epochs: how many epochs it takes, at most 46,340; may be traced.
+      epochs: number of epochs, at most 46,340; may be traced.
       kind: "linear" or "exponential".
 
     Returns:
-      k `[...]`, int32. Linear is exact; exponential is a float32 power, which may miss by one where it meets a whole
-        number.
+      k `[...]`, int32. Linear is exact; exponential is a float32 power, which may be off by one where it is an integer.
 
     Raises:
       ValueError: k_min is a Python int outside [1, n], epochs one outside [1, 46340], or kind is unknown.
 
     References:
-      Bricken et al., 2022, the code's LINEAR_DECAY and EXP_DECAY, stepped once an epoch over 100 epochs.
+      Bricken et al., 2022, the code's LINEAR_DECAY and EXP_DECAY, stepped once per epoch over 100 epochs.
     """
     if kind not in ("linear", "exponential"):
         raise ValueError(f"kind is {kind!r}; expected 'linear' or 'exponential'.")
     if isinstance(k_min, (int, np.integer)) and not 1 <= k_min <= n:
         raise ValueError(f"k_min is {k_min}, but the layer has {n} units; expected 1 <= k_min <= {n}.")
     if isinstance(epochs, (int, np.integer)) and not 1 <= epochs <= 46340:
-        raise ValueError(f"epochs is {epochs}; expected 1 to 46340. For a longer decay, count larger units of time.")
+        raise ValueError(f"epochs is {epochs}; expected 1 to 46340. For a longer decay, use larger units of time.")
     k_min, epochs = jnp.asarray(k_min, jnp.int32), jnp.asarray(epochs, jnp.int32)
     done = jnp.clip(jnp.asarray(epoch, jnp.int32), 0, epochs)
     if kind == "linear":
-        # What is lost, rounded up, in integers that cannot overflow.
+        # The decrease, rounded up, in integers that cannot overflow.
         whole, rest = jnp.divmod(n - k_min, epochs)
         return n - whole * done - (rest * done + epochs - 1) // epochs
     ratio, time = k_min.astype(jnp.float32) / n, done.astype(jnp.float32) / epochs.astype(jnp.float32)
-    # The nudge undoes float32's error where the power is a whole number, which would lose one when truncated.
+    # The offset compensates float32's error where the power is an integer, which truncation would reduce by one.
     return jnp.clip((n * ratio**time * (1 + 1e-6)).astype(jnp.int32), k_min, n)
 
 
 def top_k_subtract(x: Float[Array, "*rows n"], k: Count) -> Float[Array, "*rows n"]:
     r"""Subtracts the k-th largest value of each row from it and rectifies: :math:`\mathrm{ReLU}(x - x_{(k)})`.
 
-    The k-th unit itself falls to 0, so k - 1 units survive (fewer if others tie with it). The gradient is 1 on those,
-    0 elsewhere; none passes the threshold.
+    The k-th unit itself becomes 0, so k - 1 units remain (fewer if others tie with it). The gradient is 1 on those, 0
+    elsewhere; none passes the threshold.
 
     Args:
-      x: activations `[..., n]`. A negative threshold raises the row: the paper's code, to avoid it, rectifies first.
+      x: activations `[..., n]`. A negative threshold raises the row; the paper's code rectifies first to avoid this.
       k: rank of the threshold, 1 <= k <= n, one or one per row; may be traced.
 
     Returns:
       Array like x.
 
     Raises:
-      ValueError: k is no whole number, outside [1, n], or of another shape.
+      ValueError: k is not an integer, outside [1, n], or of another shape.
 
     References:
       Bricken et al., 2022, the code's FLAT_SUBTRACT: inhibition that grows until it silences the k-th unit.

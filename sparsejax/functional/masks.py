@@ -1,4 +1,4 @@
-"""Sparse connectivity: masks with an exact number of non-zero weights per unit, and their rewiring in training."""
+"""Sparse connectivity: masks with an exact number of non-zero weights per unit, and their rewiring during training."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from sparsejax.functional.shards import on_shards, spread_like
 
 
 def sparse_mask(key: PRNGKeyArray, shape: tuple[int, ...], density: float | Float[Array, ""]) -> Bool[Array, "*shape"]:
-    """Draws, for every unit on its own, which of its inputs are connected.
+    """Draws the connected inputs of every unit independently.
 
     Each unit has exactly round(density * fan_in) connections (half to even), drawn without replacement.
 
@@ -17,15 +17,15 @@ def sparse_mask(key: PRNGKeyArray, shape: tuple[int, ...], density: float | Floa
       key: a PRNG key; the same key gives the same mask.
       shape: of the weights, units last: `[inputs, units]`, or `[height, width, channels, units]` for a convolution,
         whose fan-in is height * width * channels.
-      density: fraction of non-zero weights, 0 < density <= 1. A traced one gives the same mask, at least one
-        connection, and its number is rounded in float32.
+      density: fraction of non-zero weights, 0 < density <= 1. A traced one gives the same mask, with at least one
+        connection and rounding in float32.
 
     Returns:
       Boolean array of that shape, True where connected.
 
     Raises:
       ValueError: shape has fewer than two axes, or density is a Python number outside (0, 1] or so small that a unit
-        would have no connection.
+        has no connection.
 
     References:
       Ahmad & Scheinkman, How Can We Be So Dense?, 2019, section 3 ("sparse random distribution").
@@ -37,7 +37,7 @@ def sparse_mask(key: PRNGKeyArray, shape: tuple[int, ...], density: float | Floa
             return jnp.ones(shape, bool)
     else:
         connections = jnp.clip(jnp.round(density * fan_in), 1, fan_in).astype(jnp.int32)
-    # Equal random numbers are possible, so ties must be broken for the count to be exact.
+    # Random numbers may be equal, so ties must be broken for an exact count.
     scores = jax.random.bits(key, (shape[-1], fan_in), jnp.uint32).astype(jnp.int32)
     return winners(scores, connections).T.reshape(shape)
 
@@ -53,12 +53,11 @@ def connections_per_unit(shape: tuple[int, ...], density: float) -> int:
       A Python integer, 1 or more.
 
     Raises:
-      ValueError: shape has fewer than two axes, density is outside (0, 1], or so small that a unit would have no
-        connection.
+      ValueError: shape has fewer than two axes, density is outside (0, 1], or so small that a unit has no connection.
 
     References:
-      Ahmad & Scheinkman, How Can We Be So Dense?, 2019, section 3; that every unit has exactly as many is how the
-      authors' library draws them.
+      Ahmad & Scheinkman, How Can We Be So Dense?, 2019, section 3; the equal number for every unit is that of the
+      authors' library.
     """
     fan_in = fan_in_of(shape)
     if not 0 < density <= 1:
@@ -86,11 +85,11 @@ def fan_in_of(shape: tuple[int, ...]) -> int:
 
 
 def check_kernel(shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
-    """Refuses a kernel that a layer cannot use, and explains one that is arranged as PyTorch arranges it.
+    """Checks the shape of a layer's kernel, with a hint for kernels in PyTorch's layout.
 
     Args:
       shape: of the kernel.
-      expected: what the layer's inputs and units ask for, units last.
+      expected: shape for the layer's inputs and units, units last.
 
     Raises:
       ValueError: they differ.
@@ -101,7 +100,7 @@ def check_kernel(shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
     names, turn = ("[inputs, units]", "kernel.T") if not image else (
         "[height, width, inputs, units]", "jnp.transpose(kernel, (2, 3, 1, 0))"
     )  # fmt: skip
-    hint = f" It is transposed, as PyTorch keeps it; give {turn}." if shape == (units, inputs, *image) else ""
+    hint = f" It seems to be in PyTorch's layout; pass {turn}." if shape == (units, inputs, *image) else ""
     raise ValueError(f"The kernel has shape {shape}; expected {names}, {expected}.{hint}")
 
 
@@ -112,17 +111,17 @@ def rewire(
     gradient: Float[Array, "*inputs units"] | None,
     fraction: float | Float[Array, ""],
 ) -> tuple[Float[Array, "*inputs units"], Bool[Array, "*inputs units"]]:
-    """Drops each unit's weakest weights and grows as many: SET at random, RigL where the gradient is largest.
+    """Drops each unit's smallest weights and grows as many: at random (SET), or where the gradient is largest (RigL).
 
-    Every unit keeps exactly its number of connections, of which round(fraction * connections) are dropped. What is
-    grown comes from all places not kept, so that a dropped weight may return, and begins at 0: the network's output
-    changes only by what is dropped.
+    Every unit keeps exactly its number of connections, of which round(fraction * connections) are dropped. New
+    connections come from all positions not kept, so a dropped one may return, and start at 0: the network's output
+      changes only by the dropped weights.
 
     Args:
       key: a PRNG key; unused with a gradient.
       weights: `[inputs, units]` or `[height, width, channels, units]`.
       mask: like weights, True where connected.
-      gradient: of the loss to every weight, the masked ones too; None to grow at random.
+      gradient: of the loss with respect to every weight, including masked ones; None to grow at random.
       fraction: of the connections to move, in [0, 1]; may be traced.
 
     Returns:
@@ -140,7 +139,7 @@ def rewire(
         others = mask.shape if gradient is None else (mask.shape, gradient.shape)
         raise ValueError(f"weights have shape {weights.shape}, mask and gradient {others}; expected one shape for all.")
     if isinstance(fraction, (int, float)) and not 0 <= fraction <= 1:
-        raise ValueError(f"fraction is {fraction}; expected the part of the connections to move, in [0, 1].")
+        raise ValueError(f"fraction is {fraction}; expected the fraction of the connections to move, in [0, 1].")
     fan_in, units = fan_in_of(weights.shape), weights.shape[-1]
 
     def by_unit(array):
@@ -148,17 +147,17 @@ def rewire(
 
     scores = None if gradient is not None else jax.random.bits(key, (units, fan_in), jnp.uint32)
     rows = {name: by_unit(a) for name, a in (("weights", weights), ("mask", mask), ("gradient", gradient))}
-    kept, grown = on_shards(_moved, lead=1, rows={**rows, "scores": scores}, shared={"fraction": fraction})
+    kept, grown = on_shards(_move, lead=1, rows={**rows, "scores": scores}, shared={"fraction": fraction})
     kept, grown = (spread_like(jnp.moveaxis(marks, 0, -1), mask) for marks in (kept, grown))
     return jnp.where(kept, weights, jnp.zeros_like(weights)), kept | grown
 
 
-def _moved(weights, mask, gradient, scores, fraction) -> tuple[Bool[Array, "units *inputs"], ...]:
-    """Marks what each unit keeps, and what it grows."""
+def _move(weights, mask, gradient, scores, fraction) -> tuple[Bool[Array, "units *inputs"], ...]:
+    """Marks the connections that each unit keeps, and those it grows."""
     connected = mask.reshape(len(mask), -1)
     count = jnp.sum(connected.astype(jnp.int32), axis=-1)
     moved = jnp.round(jnp.asarray(fraction, jnp.float32) * count.astype(jnp.float32)).astype(jnp.int32)
-    # -1 ranks below every magnitude and every random number, so that it is never chosen.
+    # -1 is below every magnitude and every random number, so it is never chosen.
     kept = winners(jnp.where(connected, jnp.abs(weights.reshape(connected.shape)), -1.0), count - moved)
     score = (scores >> 1).astype(jnp.int32) if gradient is None else jnp.abs(gradient.reshape(connected.shape))
     grown = winners(jnp.where(kept, jnp.full_like(score, -1), score), moved)

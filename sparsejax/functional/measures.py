@@ -1,4 +1,4 @@
-"""Measures of how sparse an activation is, how evenly its units are used, and for which classes."""
+"""Measures of sparsity, of how evenly units are used, and of activity by class."""
 
 import math
 
@@ -46,7 +46,7 @@ def dead_units(x: Float[Array, "batch units"]) -> Bool[Array, "units"]:
 
 
 def binary_entropy(p: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    r"""Returns the entropy of a coin in bits, :math:`-p \log_2 p - (1-p) \log_2 (1-p)`, with 0 log 0 = 0.
+    r"""Returns the entropy of a Bernoulli variable in bits, :math:`-p \log_2 p - (1-p) \log_2 (1-p)`, with 0 log 0 = 0.
 
     Args:
       p: probabilities in [0, 1], any array `[...]`.
@@ -63,7 +63,7 @@ def binary_entropy(p: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 
 def duty_entropy(duty_cycle: Float[Array, "units"], *, positions: int = 1) -> Float[Array, ""]:
-    """Returns the entropy of a layer in bits: the sum over its units, each taken as an independent coin.
+    """Returns the entropy of a layer in bits: the sum over its units, as independent Bernoulli variables.
 
     Args:
       duty_cycle: fraction of examples in which each unit wins, `[units]` or one per channel.
@@ -73,21 +73,21 @@ def duty_entropy(duty_cycle: Float[Array, "units"], *, positions: int = 1) -> Fl
       A number of bits `[]`; at most `max_entropy` if the duty cycles add up to k.
 
     References:
-      Ahmad & Scheinkman, How Can We Be So Dense?, 2019, section 3.1, which aims at the greatest entropy of a layer; the
+      Ahmad & Scheinkman, How Can We Be So Dense?, 2019, section 3.1, which maximises the entropy of a layer; the
       formula is that of the authors' library.
     """
     return positions * jnp.sum(binary_entropy(duty_cycle))
 
 
 def max_entropy(units: int, k: int | Num[Array, ""]) -> Float[Array, ""]:
-    """Returns the largest entropy, in bits, that a layer of `units` with k winners can have: all equally often.
+    """Returns the largest entropy in bits of a layer with k winners, when all units win equally often.
 
     Args:
       units: number of units.
       k: winners, 0 <= k <= units; may be traced.
 
     Returns:
-      A number of bits `[]`: units times the entropy of a coin with probability k / units.
+      A number of bits `[]`: units times the entropy of a Bernoulli variable with probability k / units.
 
     Raises:
       ValueError: k is a Python number outside [0, units].
@@ -101,12 +101,12 @@ def max_entropy(units: int, k: int | Num[Array, ""]) -> Float[Array, ""]:
 
 
 def gini(x: Float[Array, "*batch units"]) -> Float[Array, "*batch"]:
-    r"""Returns the Gini index of each example: how unequally its activity is shared among the units.
+    r"""Returns the Gini index of each example: how unequally its activity is distributed over the units.
 
     .. math:: G = 1 - 2 \sum_k \frac{a_k}{\|a\|_1} \frac{N - k + 1/2}{N} = \frac{\sum_k (2k - N - 1) a_k}{N \sum_k a_k},
 
-    with a the absolute values in ascending order; it takes one sort, N log N. 0 if all are equal, 1 - 1/N if one unit
-    has all the activity, and 0 for an example that is all zeros. It does not depend on the scale.
+    with a the absolute values in ascending order; this takes one sort, N log N. It is 0 if all are equal, 1 - 1/N if
+    one unit has all the activity, and 0 for all zeros. It does not depend on the scale.
 
     Args:
       x: activations `[..., units]`.
@@ -116,7 +116,7 @@ def gini(x: Float[Array, "*batch units"]) -> Float[Array, "*batch"]:
 
     References:
       Hurley & Rickard, Comparing Measures of Sparsity, 2009; the thesis Sparse Coding in Deep Neural Networks and the
-      Visual System, Eq. 1.18, which has no absolute values and so is right for activity of one sign only.
+      Visual System, Eq. 1.18, which has no absolute values and so is only correct for activity of one sign.
     """
     return on_shards(_gini, lead=x.ndim - 1, rows={"x": x}, shared={})
 
@@ -125,7 +125,7 @@ def _gini(x: Float[Array, "*batch units"]) -> Float[Array, "*batch"]:
     a, units = jnp.sort(_unit_scale(x), axis=-1), x.shape[-1]
     rank = 2 * jnp.arange(1, units + 1, dtype=jnp.float32) - units - 1
     total = jnp.sum(a, axis=-1)
-    weighted = jnp.matmul(a, rank, precision="highest")  # ranks need more than the bits of a TPU's fast product
+    weighted = jnp.matmul(a, rank, precision="highest")  # ranks need more precision than a TPU's default product
     return jnp.where(total > 0, weighted / (units * jnp.where(total > 0, total, 1.0)), 0.0)
 
 
@@ -134,7 +134,7 @@ def hoyer(x: Float[Array, "*batch units"]) -> Float[Array, "*batch"]:
 
     .. math:: H = \frac{\sqrt N - \|a\|_1 / \|a\|_2}{\sqrt N - 1}
 
-    0 if all units are equally active, 1 if one has all the activity, and 0 for an example that is all zeros.
+    It is 0 if all units are equally active, 1 if one has all the activity, and 0 for all zeros.
 
     Args:
       x: activations `[..., units]`, of at least 2 units.
@@ -146,8 +146,8 @@ def hoyer(x: Float[Array, "*batch units"]) -> Float[Array, "*batch"]:
       ValueError: there are fewer than 2 units.
 
     References:
-      Hoyer, Non-negative Matrix Factorization with Sparseness Constraints, 2004; the thesis's Eq. 1.19, which leaves
-      out the absolute values.
+      Hoyer, Non-negative Matrix Factorization with Sparseness Constraints, 2004; the thesis's Eq. 1.19, which omits the
+      absolute values.
     """
     units = x.shape[-1]
     if units < 2:
@@ -161,9 +161,9 @@ def hoyer(x: Float[Array, "*batch units"]) -> Float[Array, "*batch"]:
 def gini_weighted_accuracy(
     accuracy: Float[Array, "*points networks"], index: Float[Array, "*points networks"]
 ) -> Float[Array, "*points"]:
-    """Returns the accuracy times the Gini index, each averaged over networks first.
+    """Returns the product of accuracy and Gini index, each averaged over networks first.
 
-    Where it is greatest a network is both accurate and sparse: so the thesis chooses the penalty's weight.
+    The thesis chooses the penalty's weight that maximises it, where networks are both accurate and sparse.
 
     Args:
       accuracy: of each network at each weight of the penalty, a fraction `[..., networks]`.
@@ -179,10 +179,10 @@ def gini_weighted_accuracy(
 
 
 def best_weight(weights: Num[Array, "points"], accuracy: Array, index: Array) -> Num[Array, ""]:
-    """Returns the weight of the penalty with the greatest Gini-weighted accuracy.
+    """Returns the weight of the penalty with the largest Gini-weighted accuracy.
 
     Args:
-      weights: what was tried `[points]`.
+      weights: candidates `[points]`.
       accuracy, index: as in `gini_weighted_accuracy`, `[points, networks]`.
 
     Returns:
@@ -201,12 +201,12 @@ def confusion_matrix(
     classes: int,
     counted: Bool[Array, "batch"] | None = None,
 ) -> Int[Array, "classes classes"]:
-    """Counts examples by their class (row) and the class they are taken for (column).
+    """Counts examples by their class (row) and predicted class (column).
 
     Args:
       labels: classes `[batch]`, in [0, classes).
-      predictions: likewise; one beyond the classes counts in no column.
-      classes: their number.
+      predictions: likewise; predictions outside that range are not counted.
+      classes: number of classes.
       counted: examples that count `[batch]`; None for all.
 
     Returns:
@@ -222,10 +222,10 @@ def confusion_matrix(
 
 
 def precision(confusion: Num[Array, "*batch classes classes"]) -> Float[Array, "*batch classes"]:
-    """Returns for each class which part of the examples taken for it are of it; NaN where there are none.
+    """Returns the precision of each class; NaN for a class that is never predicted.
 
     Args:
-      confusion: counts `[..., classes, classes]`, as of `confusion_matrix`.
+      confusion: counts `[..., classes, classes]`, from `confusion_matrix`.
 
     Returns:
       A fraction for each class, float32 `[..., classes]`.
@@ -234,10 +234,10 @@ def precision(confusion: Num[Array, "*batch classes classes"]) -> Float[Array, "
 
 
 def recall(confusion: Num[Array, "*batch classes classes"]) -> Float[Array, "*batch classes"]:
-    """Returns for each class which part of its examples are recognised; NaN for a class without examples.
+    """Returns the recall of each class; NaN for a class without examples.
 
     Args:
-      confusion: counts `[..., classes, classes]`, as of `confusion_matrix`.
+      confusion: counts `[..., classes, classes]`, from `confusion_matrix`.
 
     Returns:
       A fraction for each class, float32 `[..., classes]`.
@@ -248,19 +248,19 @@ def recall(confusion: Num[Array, "*batch classes classes"]) -> Float[Array, "*ba
 def active_counts(
     active: Bool[Array, "batch units"], labels: Int[Array, "batch"], *, classes: int
 ) -> Int[Array, "classes units"]:
-    """Counts for how many examples of each class each unit is active.
+    """Counts the examples of each class for which each unit is active.
 
     Args:
-      active: which units are, `[batch, units]`; a batch of less than 2^24.
+      active: booleans `[batch, units]`, with fewer than 2^24 examples.
       labels: classes `[batch]`, in [0, classes).
-      classes: their number.
+      classes: number of classes.
 
     Returns:
       int32 `[classes, units]`.
     """
 
     def count(active, labels):
-        # A product with the labels' one-hot code is exact in float32 and many times as fast as a scatter.
+        # A product with the labels' one-hot code is exact in float32 and much faster than a scatter.
         member = jax.nn.one_hot(labels, classes, dtype=jnp.float32)
         return (member.T @ active.astype(jnp.float32)).astype(jnp.int32)
 
@@ -268,11 +268,11 @@ def active_counts(
 
 
 def activation_frequency(x: Float[Array, "batch units"], *, threshold: float = 0.0) -> Float[Array, "units"]:
-    """Returns for which fraction of the examples each unit lies further than `threshold` from 0.
+    """Returns the fraction of examples for which the magnitude of each unit exceeds `threshold`.
 
     Args:
       x: activations `[batch, units]`.
-      threshold: an activation at this distance from 0 does not count yet.
+      threshold: activations of exactly this magnitude do not count.
 
     Returns:
       A fraction in [0, 1] for each unit, float32 `[units]`.
@@ -283,12 +283,12 @@ def activation_frequency(x: Float[Array, "batch units"], *, threshold: float = 0
 def magnitude_counts(
     x: Float[Array, "*shape"], edges: Float[Array, "edges"], *, counted: Bool[Array, "*#shape"] | None = None
 ) -> Int[Array, "edges+1"]:
-    """Counts the entries whose absolute value lies below the first edge, between every two, and from the last one on.
+    """Counts the entries whose absolute value is below the first edge, between adjacent edges, and above the last.
 
     Args:
       x: any array `[...]`.
-      edges: ascending `[edges]`; an entry equal to one lies above it.
-      counted: entries that count, of x's shape or one that can be broadcast to it; None for all.
+      edges: ascending `[edges]`; an entry equal to an edge counts above it.
+      counted: entries that count, broadcastable to x's shape; None for all.
 
     Returns:
       int32 `[edges + 1]`.
@@ -303,7 +303,7 @@ def magnitude_counts(
 
 
 def _unit_scale(x: Array) -> Float[Array, "*batch units"]:
-    """Returns absolute values over their maximum, in float32, so that no sum overflows or vanishes."""
+    """Returns absolute values divided by their maximum, in float32, so that no sum overflows or underflows."""
     a = jnp.abs(x.astype(jnp.float32))
     most = jnp.max(a, axis=-1, keepdims=True)
     return a / jnp.where(most > 0, most, 1.0)

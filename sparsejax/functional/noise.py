@@ -1,4 +1,4 @@
-"""Noise on inputs and activations, keyed by example so that results do not depend on how a batch is spread."""
+"""Noise on inputs and activations, with one key per example, so that results do not depend on a batch's sharding."""
 
 from typing import Literal
 
@@ -17,7 +17,7 @@ _DRAWS = {
 
 
 def example_keys(key: PRNGKeyArray, rows: Int[Array, "batch"]) -> Key[Array, "batch"]:
-    """Returns one key per example, made from its index in the whole batch (not in this device's share of it).
+    """Returns one key per example, made from its index in the whole batch (not in this device's part of it).
 
     Args:
       key: one PRNG key, the same on all devices.
@@ -38,14 +38,14 @@ def pixel_noise(
 ) -> Float[Array, "batch height width channels"]:
     """Sets exactly int(level * n) distinct pixels of each image to a value.
 
-    A pixel has all its channels replaced; pixels that were brighter become darker.
+    All channels of a pixel are replaced; brighter pixels become darker.
 
     Args:
       keys: one PRNG key per image `[batch]`.
       images: `[batch, H, W, C]`; n = H * W.
       level: eta, the fraction of pixels replaced, 0 <= eta <= 1; may be traced.
-      value: what they are set to, a number or one per channel `[1, 1, 1, C]`; the paper takes the data's mean plus two
-        standard deviations.
+      value: new value, a number or one per channel `[1, 1, 1, C]`; in the paper the data's mean plus two standard
+        deviations.
 
     Returns:
       Array like images.
@@ -60,7 +60,7 @@ def pixel_noise(
         raise ValueError(f"level is {level}; expected a fraction of pixels in [0, 1].")
     batch, height, width, _ = images.shape
     pixels = height * width
-    # The nudge undoes float32's error in products such as 0.15 * 100, which would lose a pixel when truncated.
+    # The offset compensates float32's error in products such as 0.15 * 100, which truncation would reduce by one.
     count = jnp.floor(jnp.asarray(level, jnp.float32) * pixels + 1e-3).astype(jnp.int32)
     scores = jax.vmap(lambda key: jax.random.bits(key, (pixels,), jnp.uint32))(keys).astype(jnp.int32)
     hit = winners(scores, count, ties="first").reshape(batch, height, width, 1)
@@ -80,7 +80,7 @@ def add_noise(
       keys: one PRNG key per example `[batch]`.
       x: inputs or activations `[batch, ...]`.
       sigma: for "gaussian" and "uniform" the standard deviation; for "laplace" the scale b, so that the variance is
-        2 b^2. 0 leaves x as it is; may be traced.
+        2 b^2. 0 leaves x unchanged; may be traced.
       distribution: "gaussian", "laplace" or "uniform".
 
     Returns:
@@ -90,8 +90,8 @@ def add_noise(
       ValueError: sigma is a negative Python number, or the distribution is unknown.
 
     References:
-      Bricken et al., Noise Transforms Feed-Forward Networks into Sparse Coding Networks, 2022, Eq. 1, whose sigma the
-      code takes for the standard deviation, and Fig. 7 (Laplace).
+      Bricken et al., Noise Transforms Feed-Forward Networks into Sparse Coding Networks, 2022, Eq. 1, whose sigma is
+      the standard deviation in the code, and Fig. 7 (Laplace).
     """
     if distribution not in _DRAWS:
         raise ValueError(f"distribution is {distribution!r}; expected one of {', '.join(map(repr, _DRAWS))}.")
@@ -108,13 +108,13 @@ def salt_and_pepper(
     level: float | Float[Array, ""],
     bounds: tuple[float, float] = (0.0, 1.0),
 ) -> Float[Array, "batch height width channels"]:
-    """Sets exactly int(level * n) distinct pixels of each image, all channels, to the least or the greatest value.
+    """Sets exactly int(level * n) distinct pixels of each image, all channels, to the smallest or the largest value.
 
     Args:
       keys: one PRNG key per image `[batch]`.
       images: `[batch, H, W, C]`; n = H * W.
       level: the fraction of pixels replaced, in [0, 1]; may be traced.
-      bounds: the two values, each as probable.
+      bounds: the two values, equally likely.
 
     Returns:
       Array like images.
@@ -130,20 +130,20 @@ def salt_and_pepper(
     return jnp.where(hit, jnp.where(coins, *reversed(bounds)).astype(images.dtype), images)
 
 
-def annealed(
+def anneal(
     sigma: float | Float[Array, ""],
     time: float | Float[Array, ""],
     *,
     hold: float | Float[Array, ""],
     duration: float | Float[Array, ""],
 ) -> Float[Array, ""]:
-    """Returns noise that is held, then falls linearly to 0: sigma * (1 - (time - hold) / duration), within [0, sigma].
+    """Returns constant, then linearly decreasing noise: sigma * (1 - (time - hold) / duration), within [0, sigma].
 
     Args:
-      sigma: the noise at first, in its own unit.
+      sigma: initial noise, in its own unit.
       time: epochs (or steps) done.
-      hold: how long it stays as it is, in the unit of time.
-      duration: how long it takes to fall, in the unit of time; 0 removes it at once, after `hold`.
+      hold: how long it stays constant, in the unit of time.
+      duration: how long it decreases, in the unit of time; 0 removes it immediately after `hold`.
 
     Returns:
       The noise at that time, float32 `[]`.
@@ -187,12 +187,12 @@ def white_noise_blend(
 ) -> Float[Array, "batch samples"]:
     """Blends each waveform with white noise: (1 - level) * waveform + level * U(-1, 1), sample by sample.
 
-    The noise has the full range of a waveform in [-1, 1] however quiet the clip is, so that a level of 0.05 is strong.
+    The noise has the full range [-1, 1] even for a quiet clip, so a level of 0.05 is strong.
 
     Args:
       keys: one PRNG key per waveform `[batch]`.
       waveform: `[batch, samples]`, in [-1, 1].
-      level: eta, the share of the noise, 0 <= eta <= 1; may be traced.
+      level: eta, the weight of the noise, 0 <= eta <= 1; may be traced.
 
     Returns:
       Array like waveform.
@@ -204,7 +204,7 @@ def white_noise_blend(
       Ahmad & Scheinkman, How Can We Be So Dense?, 2019, section 4.2; the noise is uniform in the authors' code.
     """
     if isinstance(level, (int, float)) and not 0 <= level <= 1:
-        raise ValueError(f"level is {level}; expected a share of noise in [0, 1].")
+        raise ValueError(f"level is {level}; expected a weight of the noise in [0, 1].")
     share = jnp.asarray(level, waveform.dtype)
     noise = jax.vmap(lambda key: jax.random.uniform(key, waveform.shape[1:], waveform.dtype, -1.0, 1.0))(keys)
     return (1 - share) * waveform + share * noise

@@ -1,4 +1,4 @@
-r"""What Gaussian noise on the input of a one-hidden-layer autoencoder adds to its loss, without drawing any noise.
+r"""Terms that Gaussian input noise adds to the loss of a one-hidden-layer autoencoder, without sampling noise.
 
 With noise eps of standard deviation sigma, hidden units :math:`h = f(W_e x + b_e)` and loss the squared error *summed*
 over outputs, write e for the error without noise, delta for the change of h by the noise and v_j for unit j's row of
@@ -7,8 +7,8 @@ the decoder. The expected loss is then exactly :math:`\|e\|^2` plus
 .. math:: -2 \sum_j (e \cdot v_j)\, E \delta_j \; + \; \sum_j \|v_j\|^2\, E \delta_j^2
     \; + \; \sum_{j \neq k} (v_j \cdot v_k)\, E \delta_j \delta_k
 
-of which, for ReLU, the first rewards a margin around the threshold, the second sparse activations, and the third
-units that do not overlap. For the mean over outputs, divide by their number.
+of which, for ReLU, the first rewards a margin around the threshold, the second sparse activations, and the third units
+with little overlap. For the mean over outputs, divide by their number.
 """
 
 from collections.abc import Callable
@@ -20,12 +20,12 @@ from jaxtyping import Array, Float
 
 from sparsejax.functional.normal import normal_cdf
 
-# Beyond so many standard deviations from the threshold, the noise never takes a unit across it (in float32).
+# Beyond this many standard deviations from the threshold, noise never takes a unit across it (in float32).
 _FAR = 12.0
 
 
 class ImplicitTerms(NamedTuple):
-    """The three terms of each example `[...]`; their sum is what the noise adds to the expected loss.
+    """The three terms of each example `[...]`; their sum is the increase of the expected loss.
 
     `mean_shift` has either sign; `second_moment` is >= 0; `co_fluctuation` has either sign.
     """
@@ -49,49 +49,49 @@ def implicit_terms(
     r"""Returns the three terms of a ReLU autoencoder, for noise of any size.
 
     The mean and the second moment are closed forms. The co-fluctuation of two units whose keys have the cosine rho is
-    Mehler's series :math:`\sum_p \rho^p c_{pj} c_{pk}`, c_p being the Hermite coefficients of delta: one product with
-    a [units, units] matrix a term, recomputed in the backward pass rather than kept.
+    Mehler's series :math:`\sum_p \rho^p c_{pj} c_{pk}`, with the Hermite coefficients c_p of delta: one product with a
+    [units, units] matrix per term, recomputed in the backward pass instead of stored.
 
     Args:
       x: clean inputs `[..., inputs]`.
-      encoder: weights `[inputs, units]`; a zero column is a unit that the noise does not reach.
+      encoder: weights `[inputs, units]`; a zero column is a unit without noise.
       encoder_bias: `[units]`.
       decoder: weights `[units, outputs]`.
       decoder_bias: `[outputs]`.
       sigma: standard deviation of the noise on each input; 0 gives zeros and finite gradients; may be traced.
-      target: what is reconstructed `[..., outputs]`; None for the clean x.
-      terms: how many terms of the series, p = 0, ..., terms - 1; static. Twelve leave an error below 1e-5 of the
+      target: to reconstruct, `[..., outputs]`; None for the clean x.
+      terms: number of terms of the series, p = 0, ..., terms - 1; static. Twelve leave an error below 1e-5 of the
         co-fluctuation of random keys; for a pair of equal (or opposite) keys, one of up to 0.0013 sigma^2 |w|^2.
 
     Returns:
-      The terms, differentiable in everything. Where a unit lies exactly at the threshold, they have a kink, and the
-        gradient is that from below, as with ReLU's own.
+      The terms, differentiable in everything. At the threshold of a unit they are not differentiable; the gradient
+        there is that from below, as for ReLU.
 
     Raises:
       ValueError: shapes do not fit, sigma is a negative Python number, or terms is not positive.
 
     References:
       Bricken et al., Emergence of Sparse Representations from Noise, 2023, names the three terms; the closed forms
-      are ours. Dropping the mean shift and the smoothing near the threshold, as the leading order in sigma does,
-      is wrong several times over in a fresh network.
+      are ours. The leading order in sigma, without the mean shift and the smoothing near the threshold, is wrong by
+      several times in an untrained network.
     """
     x, encoder, encoder_bias, decoder, decoder_bias = map(_single, (x, encoder, encoder_bias, decoder, decoder_bias))
     error = _error(x, encoder, encoder_bias, decoder, decoder_bias, sigma, target, jax.nn.relu)
     if terms < 1:
-        raise ValueError(f"terms is {terms}; expected at least one term of the series (12 suit most networks).")
+        raise ValueError(f"terms is {terms}; expected at least one term of the series (12 suffice for most networks).")
     z = _affine(x, encoder, encoder_bias)
     length = _safe_norm(encoder)
     s = jnp.broadcast_to(jnp.asarray(sigma, z.dtype) * length, z.shape)
-    # Distance from the threshold in standard deviations; far from it, a constant, which needs no s > 0. So too where
-    # the square of s, by which the gradient divides, would underflow.
+    # Distance from the threshold in standard deviations; far from it, a constant, which does not need s > 0. Likewise
+    # where the square of s, a divisor of the gradient, would underflow.
     far = (jnp.abs(z) >= _FAR * s) | (s < 1e-15)
     t = jnp.where(far, _FAR * jnp.sign(z), z / jnp.where(far, 1.0, s))
     above = t > 0
-    # Not jnp.abs, whose gradient at 0 is that from above.
+    # Not jnp.abs, whose gradient at 0 is 1.
     a = jnp.where(above, t, -t)
     density, beyond = jax.scipy.stats.norm.pdf(t), normal_cdf(-a)
     mean = s * (density - a * beyond)
-    # Written relative to s: the difference of the raw moments of relu(z + noise) would lose most digits.
+    # Written relative to s: the difference of the raw moments of relu(z + noise) would cancel most digits.
     moment = s**2 * (jnp.where(above, 1 - 2 * beyond, 0.0) + (1 + a**2) * beyond - a * density)
 
     unit_keys = encoder / jnp.where(length > 0, length, 1.0)[None, :]
@@ -123,15 +123,15 @@ def implicit_terms_smooth(
         \quad \sigma^2 \sum_{j \neq k} (v_j \cdot v_k) (w_j \cdot w_k) f'(z_j) f'(z_k)
 
     Args:
-      x: as in `implicit_terms`, and so the other arrays.
+      x: as in `implicit_terms`; likewise the other arrays.
       encoder: `[inputs, units]`.
       encoder_bias: `[units]`.
       decoder: `[units, outputs]`.
       decoder_bias: `[outputs]`.
-      activation: f, elementwise and twice differentiable: `jax.nn.gelu`, `jnp.tanh`. Not ReLU, whose second
-        derivative is 0 everywhere but at the threshold, where all of it lies.
+      activation: f, elementwise and twice differentiable: `jax.nn.gelu`, `jnp.tanh`. Not ReLU, whose second derivative
+        is concentrated at the threshold.
       sigma: standard deviation of the noise; may be traced. For GELU the sum is within 1% up to 0.05, 2% at 0.1 and
-        16% at 0.3 (keys of length 0.6); sigmoid and tanh are five times closer.
+        16% at 0.3 (keys of norm 0.6); sigmoid and tanh are five times closer.
       target: as in `implicit_terms`.
 
     Returns:
@@ -189,7 +189,7 @@ def _error(x, encoder, encoder_bias, decoder, decoder_bias, sigma, target, activ
 
 
 def _single(x: Array) -> Array:
-    """Returns x in float32 at least, half precision being too coarse for terms as small as these."""
+    """Returns x in float32 at least, because half precision is too coarse for such small terms."""
     return x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
 
 
@@ -199,7 +199,7 @@ def _affine(x: Array, weights: Array, bias: Array) -> Array:
 
 
 def _safe_norm(weights: Float[Array, "inputs units"]) -> Float[Array, "units"]:
-    """Returns the length of each column; at 0 its gradient is 0 rather than NaN."""
+    """Returns the norm of each column; its gradient at 0 is 0 instead of NaN."""
     square = jnp.sum(weights**2, axis=0)
     return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
 
@@ -211,8 +211,8 @@ def _without_diagonal(matrix: Float[Array, "units units"]) -> Float[Array, "unit
 def _hermite_coefficients(t: Array, s: Array, mean: Array, density: Array, terms: int) -> list[Array]:
     """Returns c_p [..., units], p < terms: delta's coefficients in the normalised Hermite polynomials of the noise.
 
-    From the second on, those of relu: c_p = s phi(t) He_{p-2}(t) / sqrt(p!), but for a sign that is the same for both
-    units of a pair. The polynomials are carried over the root of their factorial, for they would overflow without.
+    From the second on, those of relu: c_p = s phi(t) He_{p-2}(t) / sqrt(p!), up to a sign that is the same for both
+    units of a pair. The polynomials are divided by the root of their factorial to avoid overflow.
     """
     coefficients = [mean, s * normal_cdf(t)]
     before, now = jnp.zeros_like(t), jnp.ones_like(t)

@@ -1,4 +1,4 @@
-"""The normal distribution function, and the GELU made of it, with rules of their own for derivatives.
+"""The normal distribution function, and the GELU based on it, with custom derivatives.
 
 JAX 0.12.0 cannot differentiate its error function inside `jax.shard_map`: the rule mixes arrays that vary over devices
 with constants that do not.
@@ -29,7 +29,7 @@ def gelu(x: Float[Array, "*any"]) -> Float[Array, "*any"]:
 @gelu.defjvp
 def _gelu_jvp(primals, tangents):
     (x,), (change,) = primals, tangents
-    # ndtr takes float32 and float64 alone.
+    # ndtr only takes float32 and float64.
     single = x.astype("float32") if x.dtype.itemsize < 4 else x
     slope = normal_cdf(single) + single * jax.scipy.stats.norm.pdf(single)
     return gelu(x), change * slope.astype(x.dtype)

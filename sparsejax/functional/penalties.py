@@ -1,7 +1,7 @@
 """Penalties on activations: summed over the units of an example, averaged over the batch.
 
-A unit is anything but the first axis, so that every position of a feature map counts as one. The sums are in float32
-whatever the activations are.
+All axes except the first are units, so every position of a feature map counts as one. Sums are in float32 for all types
+of activations.
 """
 
 import jax.numpy as jnp
@@ -19,18 +19,18 @@ def l1(activations: Float[Array, "batch *units"]) -> Float[Array, ""]:
       Summed over the units of an example and averaged over the batch, float32 `[]`.
 
     Raises:
-      ValueError: activations have no axis beside the batch.
+      ValueError: activations have no axis besides the batch.
 
     References:
       Bricken et al., Noise Transforms Feed-Forward Networks into Sparse Coding Networks, 2022, the L1 baseline:
       added to the reconstruction error with a coefficient.
     """
-    # The gradient of jnp.abs at 0 is 1, which would push units that are off.
+    # The gradient of jnp.abs at 0 is 1, which would change inactive units.
     return _per_example(activations, lambda a: a * lax.stop_gradient(jnp.sign(a)))
 
 
 def l2(activations: Float[Array, "batch *units"]) -> Float[Array, ""]:
-    """Returns the sum of squares, the penalty of a Gaussian prior: it shrinks, but leaves no unit at 0.
+    """Returns the sum of squares, the penalty of a Gaussian prior: it shrinks activations but does not make them 0.
 
     Args:
       activations: a layer's output `[batch, ...]`.
@@ -39,7 +39,7 @@ def l2(activations: Float[Array, "batch *units"]) -> Float[Array, ""]:
       Summed over the units of an example and averaged over the batch, float32 `[]`.
 
     Raises:
-      ValueError: activations have no axis beside the batch.
+      ValueError: activations have no axis besides the batch.
     """
     return _per_example(activations, jnp.square)
 
@@ -54,7 +54,7 @@ def cauchy(activations: Float[Array, "batch *units"]) -> Float[Array, ""]:
       Summed over the units of an example and averaged over the batch, float32 `[]`.
 
     Raises:
-      ValueError: activations have no axis beside the batch.
+      ValueError: activations have no axis besides the batch.
 
     References:
       Olshausen & Field, Emergence of simple-cell receptive field properties by learning a sparse code for natural
@@ -64,7 +64,7 @@ def cauchy(activations: Float[Array, "batch *units"]) -> Float[Array, ""]:
 
 
 def gaussian(activations: Float[Array, "batch *units"]) -> Float[Array, ""]:
-    """Returns the sum of :math:`-e^{-a^2}`, a smooth stand-in for counting: minus the number of units when all are 0.
+    """Returns the sum of :math:`-e^{-a^2}`, a smooth approximation of counting: minus the number of units if all are 0.
 
     Args:
       activations: a layer's output `[batch, ...]`.
@@ -73,7 +73,7 @@ def gaussian(activations: Float[Array, "batch *units"]) -> Float[Array, ""]:
       Summed over the units of an example and averaged over the batch, float32 `[]`.
 
     Raises:
-      ValueError: activations have no axis beside the batch.
+      ValueError: activations have no axis besides the batch.
 
     References:
       Olshausen & Field, Emergence of simple-cell receptive field properties by learning a sparse code for natural

@@ -1,8 +1,7 @@
 """Exact selection of the k largest, without a sort.
 
-What lies at or above a threshold is kept, and `threshold` finds it by counting. That costs the same for every k, so k
-may be traced; it keeps the rows of a batch apart, so a batch spread over devices is never gathered; and no gradient
-passes through it.
+Values at or above a threshold are kept, and `threshold` finds the threshold by counting. The cost is the same for every
+k, so k may be traced; rows are independent, so a sharded batch is never gathered; and no gradient passes through it.
 """
 
 import math
@@ -19,7 +18,7 @@ from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from sparsejax.functional.kernels import gpu as gpu_rows
-from sparsejax.functional.shards import on_shards, spread_like, vary_alike, whole
+from sparsejax.functional.shards import is_unsharded, on_shards, spread_like, vary_alike
 from sparsejax.functional.threshold import ordered_key, threshold
 
 Ties = Literal["first", "all"]
@@ -28,25 +27,25 @@ Count: TypeAlias = (
 )
 """A number of units: one for all rows, or one for each."""
 _CACHED = 2**20
-"""So many values stay in a CPU's cache."""
+"""Number of values that fit a CPU's cache."""
 
 
 def kth_largest(x: Num[Array, "*shape"], k: Count, *, axis: int | np.integer = -1) -> Num[Array, "..."]:
     """Returns the k-th largest value along an axis, exactly.
 
-    NaN counts as the largest value of all, and -0 equals +0. The gradient goes to the units that hold the value,
-    in equal parts.
+    NaN counts as the largest value of all, and -0 equals +0. The gradient is shared equally by the units with that
+    value.
 
     Args:
       x: values `[..., n]`, float16, bfloat16, float32 or int32.
       k: rank, 1 <= k <= n, one or one per row `[...]`; may be traced (then it is clipped to that range).
-      axis: the axis of the n values; the others tell rows apart.
+      axis: the axis of the n values; the others are batch axes.
 
     Returns:
       Array `[...]` of the same dtype.
 
     Raises:
-      ValueError: k is no whole number or outside [1, n], or has another shape; or x has another dtype.
+      ValueError: k is not an integer or outside [1, n], or has another shape; or x has another dtype.
     """
     x = jnp.moveaxis(x, int(axis), -1)
     rows, shared = _by_shape(x, as_count(k, x.shape[:-1], x.shape[-1], least=1))
@@ -64,15 +63,15 @@ def top_k(
       x: values `[..., n]`, float16, bfloat16, float32 or int32.
       k: number of winners per row, 0 <= k <= n, one or one per row `[...]`; may be traced (then it is clipped to that
         range).
-      axis: the axis of the n values; the others tell rows apart.
-      ties: "first" keeps exactly k, of tied units those of lower index, as `lax.top_k` orders them; "all" keeps every
-        unit tied at the threshold, many more than k where values are as coarse as bfloat16.
+      axis: the axis of the n values; the others are batch axes.
+      ties: "first" keeps exactly k, with the lower index first among ties, as `lax.top_k`; "all" keeps every unit tied
+        at the threshold, which may be many more than k in bfloat16.
 
     Returns:
       Array like x.
 
     Raises:
-      ValueError: k is no whole number or outside [0, n], or has another shape; ties is unknown; or x has another
+      ValueError: k is not an integer or outside [0, n], or has another shape; ties is unknown; or x has another
         dtype.
 
     References:
@@ -100,7 +99,7 @@ def keep(
         that range).
       gain: factors of the ranking, `[units]` or for each row `[..., units]`, of the type of x; units are the last
         axis. No gradient passes.
-      axes: how many of the last axes make a row.
+      axes: number of last axes that form a row.
       ties: as in `top_k`.
       relu: also zero the winners that are negative, and their gradient.
 
@@ -121,16 +120,17 @@ def winners(rank: Num[Array, "*rows n"], k: Count, *, ties: Ties = "first") -> B
     """Marks the k units of highest rank in each row.
 
     Args:
-      rank: what to rank by `[..., n]`; NaN is the highest. No gradient passes.
+      rank: values to rank by `[..., n]`; NaN is the highest. No gradient passes.
       k: number of winners per row, 0 <= k <= n, one or one per row `[...]`; may be traced (then it is clipped to that
         range).
-      ties: "first" marks exactly k, of tied units those of lower index; "all" marks every unit tied at the threshold.
+      ties: "first" marks exactly k, with the lower index first among ties; "all" marks every unit tied at the
+        threshold.
 
     Returns:
       Boolean array `[..., n]`.
 
     Raises:
-      ValueError: k is no whole number or outside [0, n], or has another shape; ties is unknown; or rank has another
+      ValueError: k is not an integer or outside [0, n], or has another shape; ties is unknown; or rank has another
         dtype than float16, bfloat16, float32 and int32.
     """
     if ties not in ("first", "all"):
@@ -139,20 +139,20 @@ def winners(rank: Num[Array, "*rows n"], k: Count, *, ties: Ties = "first") -> B
     k = as_count(k, rank.shape[:-1], n, least=0)
     if isinstance(k, int) and k in (0, n):
         return jnp.full_like(rank, k == n, bool)
-    return spread_like((_first if ties == "first" else _all)(lax.stop_gradient(rank), _of_each(k, rank)), rank)
+    return spread_like((_first if ties == "first" else _all)(lax.stop_gradient(rank), _broadcast_k(k, rank)), rank)
 
 
 def as_count(k: Any, rows: tuple[int, ...], n: int, *, least: int) -> int | Int[Array, "..."]:
-    """Returns k as an int or as int32, `[]` or one for each row; a traced one, which cannot be looked at, is clipped.
+    """Returns k as an int or as int32, `[]` or one for each row; a traced one, whose value is unknown, is clipped.
 
     Args:
-      k: what a caller gave.
+      k: as passed by the caller.
       rows: shape of the batch.
-      n: units of a row.
+      n: units per row.
       least: the smallest k allowed.
 
     Raises:
-      ValueError: k is no whole number, outside [least, n], or has another shape.
+      ValueError: k is not an integer, outside [least, n], or has another shape.
     """
     expected = f"expected {least} <= k <= {n}"
     if isinstance(k, (int, np.integer)) and not isinstance(k, bool):
@@ -162,20 +162,18 @@ def as_count(k: Any, rows: tuple[int, ...], n: int, *, least: int) -> int | Int[
         return k
     if not isinstance(k, (jax.Array, np.ndarray)):
         hint = f" (for a fraction f of n={n}, use round(f * n))" if isinstance(k, (float, np.floating)) else ""
-        raise ValueError(f"k is {k!r}; expected a whole number of units{hint}.")
+        raise ValueError(f"k is {k!r}; expected an integer number of units{hint}.")
     if not jnp.issubdtype(k.dtype, jnp.integer):
-        raise ValueError(
-            f"k is an array of {k.dtype}; expected whole numbers of units: jnp.round(k).astype(jnp.int32) rounds them."
-        )
+        raise ValueError(f"k is an array of {k.dtype}; expected integers, such as jnp.round(k).astype(jnp.int32).")
     if k.shape not in ((), rows):
         raise ValueError(f"k has shape {k.shape}; expected one for all rows, (), or one for each, {rows}.")
     if isinstance(k, np.ndarray) and k.size and not (least <= k.min() and k.max() <= n):
-        raise ValueError(f"k goes from {k.min()} to {k.max()}, but a row has {n} units; {expected}.")
+        raise ValueError(f"k ranges from {k.min()} to {k.max()}, but a row has {n} units; {expected}.")
     return jnp.clip(jnp.asarray(k), least, n).astype(jnp.int32)
 
 
 def _by_shape(x: Array, k: int | Array) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns what has rows, and what is the same for all of them."""
+    """Returns arguments with rows, and those shared by all rows."""
     return ({"x": x, "k": k}, {}) if np.ndim(k) else ({"x": x}, {"k": k})
 
 
@@ -195,19 +193,19 @@ def _keep(x: Array, k: int | Array, gain: Array | None, axes: int, ties: Ties, r
     def by_kernel(x):
         wanted = jnp.broadcast_to(k, lead).reshape(-1).astype(jnp.int32)
         factors = None if gain is None else jnp.broadcast_to(gain.astype(jnp.float32), row).reshape(size)
-        return gpu_rows.kept(x.reshape(-1, size), factors, wanted, ties == "first", relu).reshape(x.shape)
+        return gpu_rows.keep_winners(x.reshape(-1, size), factors, wanted, ties == "first", relu).reshape(x.shape)
 
-    if gpu_rows.usable((*lead, size), x.dtype) and whole(x) and (gain is None or gain.ndim == 1):
+    if gpu_rows.is_usable((*lead, size), x.dtype) and is_unsharded(x) and (gain is None or gain.ndim == 1):
         return lax.platform_dependent(x, cuda=by_kernel, default=by_marks)
     return by_marks(x)
 
 
 def _kth_largest(x: Array, k: int | Array) -> Array:
     fixed = lax.stop_gradient(x)
-    return _value_held(x, ordered_key(fixed) == _lowest(fixed, _of_each(k, x))[..., None])
+    return _held_value(x, ordered_key(fixed) == _lowest(fixed, _broadcast_k(k, x))[..., None])
 
 
-def _of_each(k: int | Array, x: Array) -> Int[Array, "..."]:
+def _broadcast_k(k: int | Array, x: Array) -> Int[Array, "..."]:
     return jnp.broadcast_to(jnp.asarray(k, jnp.int32), x.shape[:-1])
 
 
@@ -218,8 +216,8 @@ def _winners(rank: Num[Array, "*rows n"], k: Int[Array, "*rows"], ties: Ties) ->
     some = (k > 0)[..., None]
     if ties == "all":
         return (key >= least[..., None]) & some
-    # Ties are rare, and breaking them costs more than finding them. A number for each row is all the condition
-    # returns: it would write out and copy what it returns for each unit.
+    # Ties are rare, and breaking them costs more than finding them. The conditional returns one number per row only,
+    # because it would copy any result per unit.
     every = key.shape[-1] - 1
     last = lax.cond(jnp.all(exactly), lambda: jnp.full_like(least, every, jnp.int32), lambda: _last_kept(key, least, k))
     place = lax.broadcasted_iota(jnp.int32, key.shape, key.ndim - 1)
@@ -239,30 +237,30 @@ def _largest(key: Int[Array, "*rows n"]) -> Int[Array, ""]:
 
 
 @jax.custom_jvp
-def _value_held(x: Num[Array, "*rows n"], held: Bool[Array, "*rows n"]) -> Num[Array, "*rows"]:
-    """Returns the one value that the marked units of a row share."""
+def _held_value(x: Num[Array, "*rows n"], held: Bool[Array, "*rows n"]) -> Num[Array, "*rows"]:
+    """Returns the value shared by the marked units of a row."""
     return jnp.take_along_axis(x, jnp.argmax(held, axis=-1, keepdims=True), axis=-1)[..., 0]
 
 
-@_value_held.defjvp
-def _value_held_jvp(primals, tangents):
+@_held_value.defjvp
+def _held_value_jvp(primals, tangents):
     x, held = primals
     share = held.astype(jnp.float32) / jnp.sum(held.astype(jnp.float32), axis=-1, keepdims=True)
-    return _value_held(x, held), jnp.sum(share.astype(x.dtype) * tangents[0], axis=-1)
+    return _held_value(x, held), jnp.sum(share.astype(x.dtype) * tangents[0], axis=-1)
 
 
 def _by_rows(function: Callable[[Array, Array], Array], x: Num[Array, "*rows n"], k: Int[Array, "*rows"]) -> Array:
-    """Applies a function of rows and their k; on a CPU to as many at a time as its cache holds.
+    """Applies a function of rows and their k; on a CPU to as many at a time as fit its cache.
 
-    A pass then need not fetch them from memory again, and rows that take long hold up few others: [512, 24576] takes
-    14 ms instead of 73.
+    A pass then does not read them from memory again, and slow rows delay only a few others: [512, 24576] takes 14 ms
+    instead of 73.
     """
     x, k = vary_alike(x, k)
     rows = x.size // max(1, x.shape[-1])
     held = max(1, _CACHED // max(1, x.shape[-1]))
     if rows <= 2 * held:
         return function(x, k)
-    # Equal groups, if there are any of about that size, save a copy of everything.
+    # Equal groups of about that size, if possible, avoid a copy.
     held = next((fewer for fewer in range(held, held // 4, -1) if rows % fewer == 0), held)
 
     def in_groups(x, k):
@@ -279,11 +277,11 @@ def _by_rows(function: Callable[[Array, Array], Array], x: Num[Array, "*rows n"]
 
 
 def _last_kept(key: Int[Array, "*rows n"], least: Int[Array, "*rows"], k: Int[Array, "*rows"]) -> Int[Array, "*rows"]:
-    """Returns the place of the last unit kept of those tied at the threshold: the first ones that make k in all."""
+    """Returns the index of the last kept unit among those tied at the threshold, for exactly k in total."""
     n = key.shape[-1]
     tied = key == least[..., None]
     spare = k - jnp.sum((key > least[..., None]).astype(jnp.int32), axis=-1)
-    # The tied units by place, the first highest, in the topmost bits: so the search for the last of them ends soon.
+    # The tied units by index, the first highest, in the top bits, so that the search for the last one ends early.
     free_bits = 31 - n.bit_length()
     height = spread_like(jnp.where(tied, (n - jnp.arange(n, dtype=jnp.int32)) << free_bits, 0), key)
     lowest, _ = threshold(height, jnp.maximum(spare, 1))
@@ -292,10 +290,10 @@ def _last_kept(key: Int[Array, "*rows n"], least: Int[Array, "*rows"], k: Int[Ar
 
 
 def _of_rows(function: Callable[[Array, Array], Array]) -> Callable[[Array, Array], Array]:
-    """Returns a function of rows and their k for all forms of parallelism; for it, a `vmap` only adds rows.
+    """Returns a function of rows and their k that works with all kinds of parallelism; a `vmap` only adds rows.
 
-    The condition on ties stays one, of which a `vmap` would take both sides, and a mapped axis may be spread over an
-    Explicit mesh.
+    The condition on ties remains a single conditional, where a `vmap` would compute both branches, and a mapped axis
+    may be sharded over an Explicit mesh.
     """
 
     @custom_vmap

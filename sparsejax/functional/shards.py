@@ -1,8 +1,8 @@
-"""Rows that are spread over a mesh: each device works on its own, and sends nothing.
+"""Rows sharded over a mesh: each device computes its own rows, without communication.
 
-The axes of a mesh are Auto (the compiler chooses who computes what), Manual (inside `jax.shard_map`) or Explicit (an
-array's type says how it is spread). Kernels, gathers and scatters have no rule for Explicit axes, so functions of rows
-make these Manual: `on_shards`.
+The axes of a mesh are Auto (the compiler chooses the sharding), Manual (inside `jax.shard_map`) or Explicit (the
+sharding is part of an array's type). Kernels, gathers and scatters have no rule for Explicit axes, so `on_shards` makes
+these Manual for functions of rows.
 """
 
 from collections.abc import Callable
@@ -19,17 +19,17 @@ from jaxtyping import Array
 def on_shards(
     function: Callable[..., Any], *, lead: int, rows: dict[str, Any], shared: dict[str, Any], summed: bool = False
 ) -> Any:
-    """Applies `function(**rows, **shared)`, on a mesh with Explicit axes to each device's rows by themselves.
+    """Applies `function(**rows, **shared)`, on a mesh with Explicit axes separately to each device's rows.
 
     Args:
-      function: from arrays to arrays; no row depends on another, unless the results are `summed`.
-      lead: how many axes tell rows apart.
-      rows: trees of arrays that begin with the same `lead` axes. What spreads their later axes is gathered.
-      shared: trees of arrays that every device needs whole, or anything that is no array.
-      summed: add up the results of the devices; otherwise they begin with the axes of the rows.
+      function: from arrays to arrays; rows are independent, unless the results are `summed`.
+      lead: number of batch axes.
+      rows: trees of arrays that begin with the same `lead` axes. Their later axes are gathered.
+      shared: trees of arrays that every device needs completely, or values that are not arrays.
+      summed: sum the results of the devices; otherwise they start with the axes of the rows.
 
     Returns:
-      What the function returns, spread as the rows are.
+      The function's results, sharded like the rows.
     """
     types = [jax.typeof(array).sharding for array in jax.tree.leaves(rows)]
     mesh = next((one.mesh for one in types if one.mesh.explicit_axes and any(one.spec)), None)
@@ -44,7 +44,7 @@ def on_shards(
         result = function(**rows, **whole, **fixed)
         return lax.psum(result, axes) if summed and axes else result
 
-    # No names stand for all axes but those that a vmap has taken.
+    # Without names, all axes except those of a vmap.
     names = frozenset(mesh.explicit_axes) if mesh.auto_axes else frozenset()
     out_specs = P() if summed else spec
     mapped = jax.shard_map(of_shard, mesh=mesh, in_specs=(spec, P()), out_specs=out_specs, axis_names=names)
@@ -53,7 +53,7 @@ def on_shards(
 
 
 def spread_like(y: Array, x: Array) -> Array:
-    """Returns y, spread over Explicit axes as x is."""
+    """Returns y with x's sharding over Explicit axes."""
     sharding = jax.typeof(x).sharding
     if not sharding.mesh.explicit_axes or jax.typeof(y).sharding == sharding:
         return y
@@ -61,27 +61,27 @@ def spread_like(y: Array, x: Array) -> Array:
 
 
 def vary_alike(*arrays: Any) -> tuple[Any, ...]:
-    """Makes arrays inside `jax.shard_map` vary over the same axes: the gradient of one that did not vary is summed.
+    """Makes arrays inside `jax.shard_map` vary over the same axes: the gradient of an invariant array is summed.
 
-    A rule of `jax.custom_vjp` may return such gradients alone, so its arguments have to be alike.
+    A rule of `jax.custom_vjp` may only return varying gradients, so its arguments have to vary.
     """
-    axes = frozenset[str]().union(*(_varying(array) for array in jax.tree.leaves(arrays)))
+    axes = frozenset[str]().union(*(_varying_axes(array) for array in jax.tree.leaves(arrays)))
 
     def varying(array):
-        missing = tuple(axes - _varying(array))
+        missing = tuple(axes - _varying_axes(array))
         return lax.pcast(array, missing, to="varying") if missing else array
 
     return jax.tree.map(varying, arrays)
 
 
-def whole(x: Array) -> bool:
-    """Says whether no compiler will spread x over devices, as far as its type tells."""
+def is_unsharded(x: Array) -> bool:
+    """Returns whether x is not sharded by the compiler, as far as its type shows."""
     mesh = jax.typeof(x).sharding.mesh
     return mesh.empty or mesh.size == 1 or mesh.are_all_axes_manual
 
 
-def _varying(array: Any) -> frozenset[str]:
-    """Returns the Manual axes over which an array differs."""
+def _varying_axes(array: Any) -> frozenset[str]:
+    """Returns the Manual axes over which an array varies."""
     return frozenset(jax.typeof(array).manual_axis_type.varying)
 
 

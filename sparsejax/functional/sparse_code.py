@@ -1,8 +1,8 @@
-"""Winners as values and indices, and layers before and after them that touch nothing else.
+"""Winners as values and indices, and layers before and after them that use only their rows.
 
-Of n units k win; where k is far below n, most of a dense product with them is products with 0. Here a code is kept as
-its k values and their places: decoding gathers k rows, and both gradients of either layer touch as many. Kernels have
-a row for each unit, `[units, ...]`, so that a row lies in one piece.
+If k of n units win and k is far below n, most of a dense product with them is multiplication by 0. Here a code stores
+its k values and their indices: decoding gathers k rows, and both gradients of either layer access only these. Kernels
+have one row per unit, `[units, ...]`, so that rows are contiguous.
 """
 
 import math
@@ -23,9 +23,9 @@ from sparsejax.functional.shards import on_shards, vary_alike
 _SPARSE = 1 / 32
 """Up to this density gathering is faster than a dense product on a CPU: see benchmarks/sae_decode.py."""
 _SPARSE_ALONE = 0.4
-"""The same for one example, whose dense product has to fetch the whole kernel: see benchmarks/inference.py."""
+"""The same for one example, whose dense product reads the whole kernel: see benchmarks/inference.py."""
 _TOGETHER = 4
-"""So many rows are gathered in one turn of a loop."""
+"""Rows gathered per loop iteration."""
 
 
 class _Winners(NamedTuple):
@@ -35,31 +35,31 @@ class _Winners(NamedTuple):
 
 @jax.tree_util.register_pytree_node_class
 class SparseCode(_Winners):
-    """The winners of each row: a pair of arrays, and how many units they were chosen from.
+    """The winners of each row: a pair of arrays, and the number of units.
 
     Attributes:
       values: `[..., k]`.
-      indices: which of the n units they are, `[..., k]`, int32, each row in ascending order.
-      units: n, a part of the structure rather than an array; None where it is not known.
+      indices: of the units, `[..., k]`, int32, each row in ascending order.
+      units: n, part of the tree structure, not an array; None if unknown.
     """
 
     units: int | None = None
 
     def __new__(cls, values: Any, indices: Any, units: int | None = None) -> "SparseCode":
-        """Pairs the arrays; the number of units stands beside them."""
+        """Creates a code from values, indices and the number of units."""
         code = super().__new__(cls, values, indices)
         code.units = units
         return code
 
     def to_dense(self, units: int | None = None) -> Float[Array, "*batch units"]:
-        """Returns the dense form `[..., units]`; the number of units is needed only where the code does not know it.
+        """Returns the dense form `[..., units]`; the number of units is only needed if `self.units` is None.
 
         Raises:
-          ValueError: it is not known, or another one.
+          ValueError: the number is unknown, or differs from `self.units`.
         """
         units = self.units if units is None else units
         if units is None:
-            raise ValueError("This code does not know of how many units it is; give their number: code.to_dense(n).")
+            raise ValueError("This code has no number of units; pass it: code.to_dense(n).")
         return to_dense(self, units)
 
     def tree_flatten(self):
@@ -68,7 +68,7 @@ class SparseCode(_Winners):
 
     @classmethod
     def tree_unflatten(cls, units, arrays):
-        """Returns the code of these arrays."""
+        """Returns a code from its arrays and units."""
         values, indices = arrays
         return cls(values, indices, units)
 
@@ -76,21 +76,21 @@ class SparseCode(_Winners):
 def sparse_top_k(
     x: Float[Array, "*batch n"], k: int | np.integer, *, rank: Float[Array, "*batch n"] | None = None
 ) -> SparseCode:
-    """Returns the k largest values of each row and where they are; of equal ones the first.
+    """Returns the k largest values of each row and their indices; ties keep the lower index.
 
     The gradient goes to the winners. It is the sort-free selection of `top_k`, followed by a search in the counts of
     winners per 32 units.
 
     Args:
       x: values `[..., n]`, float16, bfloat16 or float32.
-      k: number of winners, 1 <= k <= n; an int, for it is a shape.
-      rank: what to choose by instead of x, `[..., n]`; no gradient passes.
+      k: number of winners, 1 <= k <= n; an int, because it is a shape.
+      rank: values to rank by instead of x, `[..., n]`; no gradient passes.
 
     Returns:
       SparseCode, `[..., k]`, by ascending index.
 
     Raises:
-      ValueError: k is no int in [1, n].
+      ValueError: k is not an int in [1, n].
 
     References:
       Makhzani & Frey, k-Sparse Autoencoders, 2013, section 2.
@@ -101,7 +101,7 @@ def sparse_top_k(
 
 
 def to_dense(code: SparseCode, units: int) -> Float[Array, "*batch units"]:
-    """Returns the dense form of a code: its values in their places, zeros elsewhere.
+    """Returns the dense form of a code: its values at their indices, zeros elsewhere.
 
     Args:
       code: values and indices `[..., k]`.
@@ -111,10 +111,10 @@ def to_dense(code: SparseCode, units: int) -> Float[Array, "*batch units"]:
       Array `[..., units]`.
 
     Raises:
-      ValueError: the code is of another number of units.
+      ValueError: the code has another number of units.
     """
     if code.units not in (None, units):
-        raise ValueError(f"This is a code of {code.units} units, not of {units}; code.to_dense() knows their number.")
+        raise ValueError(f"This is a code of {code.units} units, not of {units}; use code.to_dense().")
     lead = code.values.ndim - 1
     return on_shards(_to_dense, lead=lead, rows={"code": code}, shared={"units": units})
 
@@ -122,19 +122,19 @@ def to_dense(code: SparseCode, units: int) -> Float[Array, "*batch units"]:
 def decode(code: SparseCode, kernel: Float[Array, "units outputs"]) -> Float[Array, "*batch outputs"]:
     """Returns the sum of the winners' rows, each times its value: the product of the dense code and the kernel.
 
-    On a CPU rows are gathered where few units win: at most one in 32, in the gradients too, and of small batches up to
-    two in five. Elsewhere the product is the dense one, which matrix units do faster.
+    On a CPU rows are gathered if few units win: at most one in 32, also in the gradients, and up to two in five for
+    small batches. Otherwise the product is dense, which is faster on matrix units.
 
     Args:
       code: values and indices `[..., k]`; the indices of a row differ.
-      kernel: `[units, outputs]`, a row for each unit the winners were chosen from.
+      kernel: `[units, outputs]`, one row per unit.
 
     Returns:
       Array `[..., outputs]`.
 
     Raises:
       ValueError: values and indices differ in shape, or the kernel has another number of rows than the code has units
-        (of a code whose `units` are not known, fewer than an index needs, if that is not traced).
+        (or, if `units` is None, too few rows for an index that is not traced).
 
     References:
       Gao et al., Scaling and evaluating sparse autoencoders, 2024, appendix on sparse kernels.
@@ -148,7 +148,7 @@ def decode(code: SparseCode, kernel: Float[Array, "units outputs"]) -> Float[Arr
 def _check_kernel(code: SparseCode, kernel: Array) -> None:
     units = code.units
     if units is None:
-        # A hand-made code: its indices say how many units there are at least.
+        # A code without `units`: its indices give a lower bound.
         indices = code.indices
         seen = indices.size > 0 and not isinstance(indices, Tracer) and getattr(indices, "is_fully_addressable", True)
         least = int(np.asarray(indices).max()) + 1 if seen else code.values.shape[-1]
@@ -156,23 +156,22 @@ def _check_kernel(code: SparseCode, kernel: Array) -> None:
     else:
         fits, expected = kernel.shape[0] == units, str(units)
     if not fits:
-        turned = " It seems to be transposed: give kernel.T." if kernel.shape[-1] == units else ""
+        turned = " It seems to be transposed: pass kernel.T." if kernel.shape[-1] == units else ""
         raise ValueError(
             f"The kernel has shape {kernel.shape}, but the code is of {expected} units; expected [units, outputs], a "
             f"row for each unit.{turned}"
         )
 
 
-def gathering_pays(density: float, batch: int | None = None) -> bool:
-    """Says whether a CPU is faster with the rows of the winners than with all.
+def gathering_is_faster(density: float, batch: int | None = None) -> bool:
+    """Returns whether a CPU is faster with only the winners' rows.
 
     Args:
-      density: winners of an example, as a fraction of the units.
+      density: winners per example, as a fraction of the units.
       batch: number of examples whose rows are summed; None for the gradients.
 
     Returns:
-      Whether `decode` gathers. It fetches the more of the kernel the more examples there are, a dense product all of
-        it, but once.
+      Whether `decode` gathers. Gathering reads rows for every example, a dense product reads the whole kernel once.
 
     References:
       benchmarks/inference.py and benchmarks/sae_decode.py, where this was measured.
@@ -188,23 +187,23 @@ def encode_top_k(
     *,
     gain: Float[Array, "units"] | None = None,
 ) -> SparseCode:
-    """Returns the k most active of the units that each row of the kernel feeds, rectified.
+    """Returns the k most active units of a dense layer, rectified.
 
-    Only the forward product is dense; its gradients touch the winners' rows alone, as `decode` does.
+    Only the forward product is dense; its gradients access only the winners' rows, as in `decode`.
 
     Args:
       x: inputs `[..., inputs]`.
       kernel: `[units, inputs]`, a row for each unit.
       bias: `[units]`.
       k: number of winners, 1 <= k <= units.
-      gain: factor on each unit's activity in the choice of the winners, `[units]`, such as `boost` gives; winners keep
-        their own value, and no gradient passes.
+      gain: factor on each unit's activity in the ranking, `[units]`, such as from `boost`; winners keep their own
+        value, and no gradient passes.
 
     Returns:
-      SparseCode, `[..., k]`; where fewer than k units are positive, the others' values are 0.
+      SparseCode, `[..., k]`; if fewer than k units are positive, the other values are 0.
 
     Raises:
-      ValueError: k is no int in [1, units], or the kernel does not fit the inputs.
+      ValueError: k is not an int in [1, units], or the kernel does not fit the inputs.
 
     References:
       Makhzani & Frey, k-Sparse Autoencoders, 2013, section 2; Gao et al., Scaling and evaluating sparse autoencoders,
@@ -222,7 +221,7 @@ def encode_top_k(
 
 def _as_size(k: int | np.integer, units: int) -> int:
     if not isinstance(k, (int, np.integer)):
-        raise ValueError(f"k is {k!r}; expected an int, for it is the size of the result; top_k takes a traced one.")
+        raise ValueError(f"k is {k!r}; expected an int because it is the size of the result; use top_k for a traced k.")
     return int(as_count(k, (), units, least=1))
 
 
@@ -267,7 +266,7 @@ def _encode_backward(k, kept, upstream):
     x, kernel, bias, positive, indices = kept
     to_winners = jnp.where(positive, upstream[0], 0)
     to_bias = jnp.zeros_like(bias).at[indices.reshape(-1)].add(to_winners.reshape(-1))
-    return _decode(to_winners, indices, kernel), _rows_added(to_winners, indices, x, kernel), to_bias, None
+    return _decode(to_winners, indices, kernel), _add_rows(to_winners, indices, x, kernel), to_bias, None
 
 
 _encode.defvjp(_encode_forward, _encode_backward)
@@ -278,8 +277,8 @@ def _decode(values: Array, indices: Array, kernel: Array) -> Array:
     def dense(values, indices, kernel):
         return _to_dense(SparseCode(values, indices), len(kernel)) @ kernel
 
-    pays = gathering_pays(indices.shape[-1] / len(kernel), len(values))
-    return _sparse_or(dense, _rows_summed, pays, values, indices, kernel)
+    pays = gathering_is_faster(indices.shape[-1] / len(kernel), len(values))
+    return _sparse_or(dense, _sum_rows, pays, values, indices, kernel)
 
 
 def _decode_forward(values, indices, kernel):
@@ -288,46 +287,46 @@ def _decode_forward(values, indices, kernel):
 
 def _decode_backward(kept, upstream):
     values, indices, kernel = kept
-    return _fed(upstream, indices, kernel), None, _rows_added(values, indices, upstream, kernel)
+    return _pre_activations(upstream, indices, kernel), None, _add_rows(values, indices, upstream, kernel)
 
 
 _decode.defvjp(_decode_forward, _decode_backward)
 
 
-def _fed(x: Array, indices: Array, kernel: Array) -> Array:
-    """Returns what the named units are fed, `[batch, k]`: the products of their rows and `x [batch, inputs]`."""
+def _pre_activations(x: Array, indices: Array, kernel: Array) -> Array:
+    """Returns the inputs of the given units, `[batch, k]`: the products of their rows and `x [batch, inputs]`."""
 
     def dense(x, indices, kernel):
         return jnp.take_along_axis(x @ kernel.T, indices, axis=-1)
 
-    def gathered(x, indices, kernel):
+    def gather(x, indices, kernel):
         return lax.map(lambda slot: jnp.sum(x * _row(kernel, slot), axis=-1), indices.T).T
 
-    return _sparse_or(dense, gathered, gathering_pays(indices.shape[-1] / len(kernel)), x, indices, kernel)
+    return _sparse_or(dense, gather, gathering_is_faster(indices.shape[-1] / len(kernel)), x, indices, kernel)
 
 
-def _rows_added(values: Array, indices: Array, x: Array, kernel: Array) -> Array:
-    """Returns the gradient of a kernel: to each winner's row the input `x [batch, inputs]` times its value is added."""
+def _add_rows(values: Array, indices: Array, x: Array, kernel: Array) -> Array:
+    """Returns the gradient of a kernel: adds the input `x [batch, inputs]` times its value to each winner's row."""
 
     def dense(values, indices, x):
         return (_to_dense(SparseCode(values, indices), len(kernel)).T @ x).astype(kernel.dtype)
 
-    def scattered(values, indices, x):
+    def scatter(values, indices, x):
         def add(rows, example):
             value, index, x = example
             change = value.astype(rows.dtype)[:, None] * x.astype(rows.dtype)[None]
             return rows.at[index].add(change, unique_indices=True, mode="drop"), None
 
-        # A zero that varies over the same mesh axes as the examples, which a constant would not. But for the barrier
-        # XLA would fill one array for both layers' gradients and copy it to each.
-        zero = lax.optimization_barrier((jnp.max(indices, initial=0) * 0).astype(_summed_in(kernel)))
+        # Derive the zero from the examples so that it varies over the same mesh axes, which a constant does not. The
+        # barrier keeps XLA from sharing one buffer between both layers' gradients and copying it.
+        zero = lax.optimization_barrier((jnp.max(indices, initial=0) * 0).astype(_sum_dtype(kernel)))
         return lax.scan(add, jnp.full(kernel.shape, zero), (values, indices, x))[0].astype(kernel.dtype)
 
-    return _sparse_or(dense, scattered, gathering_pays(indices.shape[-1] / len(kernel)), values, indices, x)
+    return _sparse_or(dense, scatter, gathering_is_faster(indices.shape[-1] / len(kernel)), values, indices, x)
 
 
-def _rows_summed(values: Array, indices: Array, kernel: Array) -> Array:
-    """Returns the sum of the winners' rows times their values, some rows in each turn of a loop."""
+def _sum_rows(values: Array, indices: Array, kernel: Array) -> Array:
+    """Returns the sum of the winners' rows times their values, some rows per loop iteration."""
     slots, (before, after) = values.shape[-1], (values.T[..., None], indices.T)
     first = (slots - 1) % _TOGETHER + 1
 
@@ -336,7 +335,7 @@ def _rows_summed(values: Array, indices: Array, kernel: Array) -> Array:
             total = total + (value * _row(kernel, index)).astype(total.dtype)
         return total, None
 
-    total = (before[0] * _row(kernel, after[0])).astype(_summed_in(kernel))
+    total = (before[0] * _row(kernel, after[0])).astype(_sum_dtype(kernel))
     total, _ = add(total, (before[1:first], after[1:first]))
     grouped = jax.tree.map(lambda a: a[first:].reshape(-1, _TOGETHER, *a.shape[1:]), (before, after))
     return lax.scan(add, total, grouped)[0].astype(kernel.dtype)
@@ -346,21 +345,21 @@ def _row(kernel: Array, index: Array) -> Array:
     return jnp.take(kernel, index, axis=0, mode="clip")
 
 
-def _summed_in(kernel: Array) -> jnp.dtype:
-    """Returns the type that sums are kept in: half precision would lose most of a long one."""
+def _sum_dtype(kernel: Array) -> jnp.dtype:
+    """Returns the type of sums: half precision is too coarse for long ones."""
     return jnp.dtype(jnp.float32) if kernel.dtype.itemsize < 4 else kernel.dtype
 
 
 def _sparse_or(dense: Callable[..., Array], sparse: Callable[..., Array], pays: bool, *arguments: Array) -> Array:
-    """Applies the sparse function where it pays and the program is to run on a CPU, else the dense one."""
+    """Applies the sparse function if it is faster and the program runs on a CPU, else the dense one."""
     return lax.platform_dependent(*arguments, cpu=sparse, default=dense) if pays else dense(*arguments)
 
 
 def _places(kept: Bool[Array, "*batch n"], k: int) -> Int[Array, "*batch k"]:
     """Returns the indices of the k marked units of each row, in ascending order.
 
-    Marks are packed into words. The word of a row's j-th winner is found in the running counts, its place in the word
-    by halving it five times.
+    Marks are packed into words. The word of a row's j-th winner is found in the cumulative counts, its position in the
+    word by five halvings.
     """
     kept = jnp.pad(kept, [(0, 0)] * (kept.ndim - 1) + [(0, -kept.shape[-1] % 32)])
     bits = kept.reshape(*kept.shape[:-1], -1, 32).astype(jnp.uint32)

@@ -1,4 +1,4 @@
-"""From waveforms to mel spectrograms: what a network for speech sees."""
+"""Mel spectrograms of waveforms, the inputs of speech networks."""
 
 import functools
 import math
@@ -12,7 +12,7 @@ SAMPLE_RATE, N_FFT, HOP, BANDS = 16_000, 2048, 512, 32
 
 
 def frames_of(samples: int, *, hop: int = HOP) -> int:
-    """Returns the number of frames of a waveform: one around each hop-th sample, the first included."""
+    """Returns the number of frames of a waveform: one around each hop-th sample, including the first."""
     return 1 + samples // hop
 
 
@@ -23,16 +23,16 @@ def stft_power(
 
     Args:
       waveform: `[..., samples]`.
-      n_fft: samples of a frame, an even number.
+      n_fft: samples per frame, an even number.
       hop: samples between two frames.
-      pad_mode: what lies beyond the ends, "reflect" (librosa's default until 0.9, which the paper's code had) or
-        "constant" (zeros, its default since 0.10).
+      pad_mode: padding at the ends, "reflect" (librosa's default until 0.9, used by the paper's code) or "constant"
+        (zeros, its default since 0.10).
 
     Returns:
       `[..., 1 + samples // hop, 1 + n_fft // 2]`, frequencies from 0 to half the sample rate.
 
     Raises:
-      ValueError: a setting is out of range, or the waveform is too short to be reflected.
+      ValueError: a setting is out of range, or the waveform is too short for reflection.
 
     References:
       Allen & Rabiner, A Unified Approach to Short-Time Fourier Analysis and Synthesis, 1977.
@@ -45,11 +45,11 @@ def stft_power(
     if pad_mode == "reflect" and samples <= n_fft // 2:
         raise ValueError(
             f"The waveform has {samples} samples; with pad_mode 'reflect' and n_fft {n_fft}, {n_fft // 2 + 1} or more "
-            "are expected. Take a shorter n_fft, longer waveforms or pad_mode 'constant'."
+            "are expected. Use a shorter n_fft, longer waveforms or pad_mode 'constant'."
         )
     ends = [(0, 0)] * (waveform.ndim - 1) + [(n_fft // 2, n_fft // 2)]
     padded = jnp.pad(waveform, ends, mode=pad_mode)
-    # Slices, for a gather of overlapping frames takes several times as long on a CPU.
+    # Slices, because a gather of overlapping frames takes several times as long on a CPU.
     starts = range(0, frames_of(samples, hop=hop) * hop, hop)
     frames = jnp.stack([padded[..., start : start + n_fft] for start in starts], axis=-2)
     window = np.float32(0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft))
@@ -63,18 +63,18 @@ def mel_filters(*, sample_rate: int = SAMPLE_RATE, n_fft: int = N_FFT, bands: in
 
     The scale is linear below 1,000 Hz (3 mel in 200 Hz) and logarithmic above (27 mel for a factor of 6.4). Each
     triangle reaches from its left neighbour's centre to its right one's, and has a height of 2 / (its width in Hz).
-    These are the scale and norm that librosa takes by default.
+    These are librosa's default scale and norm.
 
     Args:
-      sample_rate: samples a second.
+      sample_rate: samples per second.
       n_fft: samples of a frame of the STFT, an even number.
       bands: number of filters, the lowest first.
 
     Returns:
-      float32 `[bands, 1 + n_fft // 2]`; a NumPy array, made once.
+      float32 `[bands, 1 + n_fft // 2]`; a cached NumPy array.
 
     Raises:
-      ValueError: a band is so narrow that it lies between two frequencies, and would always be silent.
+      ValueError: a band is too narrow to contain a frequency, so it would always be 0.
 
     References:
       Slaney, Auditory Toolbox, Technical Report 1998-010; librosa's documentation of `filters.mel`.
@@ -88,8 +88,8 @@ def mel_filters(*, sample_rate: int = SAMPLE_RATE, n_fft: int = N_FFT, bands: in
     empty = np.flatnonzero(filters.sum(axis=1) == 0)
     if empty.size:
         raise ValueError(
-            f"{len(empty)} of {bands} mel bands hold no frequency of an STFT with n_fft {n_fft} at {sample_rate} Hz; "
-            "take fewer bands or a longer n_fft."
+            f"{len(empty)} of {bands} mel bands have no frequency of an STFT with n_fft {n_fft} at {sample_rate} Hz; "
+            "use fewer bands or a longer n_fft."
         )
     filters = filters.astype(np.float32)
     filters.flags.writeable = False  # shared by all callers
@@ -102,9 +102,9 @@ def power_to_db(
     """Returns decibels below the maximum: 10 log10(max(power, amin) / max(largest, amin)), at least -top_db.
 
     Args:
-      power: `[..., rows, columns]`; the maximum is taken over the last two axes, of each example by itself.
-      amin: what smaller powers count as; more than 0.
-      top_db: the range; None for all of it.
+      power: `[..., rows, columns]`; the maximum is taken over the last two axes.
+      amin: lower bound of powers; more than 0.
+      top_db: the range; None for no limit.
 
     Returns:
       Array like power, of values in [-top_db, 0]; all 0 for silence.
@@ -125,12 +125,12 @@ def power_to_db(
 def mel_power(
     power: Float[Array, "*batch frames bins"], *, sample_rate: int = SAMPLE_RATE, bands: int = BANDS
 ) -> Float[Array, "*batch bands frames"]:
-    """Adds up the power of an STFT in mel bands, with the filters of `mel_filters`.
+    """Sums the power of an STFT in mel bands, with the filters of `mel_filters`.
 
     Args:
-      power: of the STFT `[..., frames, bins]`, as of `stft_power`.
-      sample_rate: samples a second.
-      bands: their number.
+      power: of the STFT `[..., frames, bins]`, from `stft_power`.
+      sample_rate: samples per second.
+      bands: number of bands.
 
     Returns:
       `[..., bands, frames]`, the lowest band first.
@@ -159,8 +159,8 @@ def mel_spectrogram(
 
     Args:
       waveform: `[..., samples]`.
-      sample_rate: samples a second.
-      n_fft: samples of a frame.
+      sample_rate: samples per second.
+      n_fft: samples per frame.
       hop: samples between two frames.
       bands: mel bands, the lowest first.
       pad_mode: as in `stft_power`.

@@ -1,6 +1,6 @@
-"""The threshold above which the k largest lie, found by counting: each pass halves where it can be, in every row.
+"""The threshold of the k largest values, found by counting: each pass halves the interval of every row.
 
-Values are integers of their order, `ordered_key`. A pass costs the same for every k.
+Values are mapped to integers of the same order, `ordered_key`. A pass costs the same for every k.
 """
 
 import functools
@@ -12,18 +12,18 @@ from jax import lax
 from jaxtyping import Array, Bool, Int, Integer, Num
 
 from sparsejax.functional.kernels import tpu as tpu_blocks
-from sparsejax.functional.shards import whole
+from sparsejax.functional.shards import is_unsharded
 
 _HALVED = 80_000
-"""From so many keys on, searching their halves is faster than searching them whole: fewer bytes, more passes."""
+"""From this many keys, searching their halves is faster than the whole keys: fewer bytes, more passes."""
 _MANY = 32
-"""So many rows or more hold each other up: one of them nearly always has two keys that are hard to tell apart."""
+"""From this many rows, one of them almost always has two keys that are very close."""
 _LONG = 64
-"""Joined slices of more values than this are cut and joined once more (not oftener: 16 bits hold their counts)."""
+"""Joined slices of more values than this are split and joined once more (only once: 16 bits hold their counts)."""
 
 
 def ordered_key(x: Num[Array, "*shape"]) -> Int[Array, "*shape"]:
-    """Maps values to integers as wide, of the same order; all NaN to the largest, both zeros to 0.
+    """Maps values to integers of the same width and order; all NaN to the largest, both zeros to 0.
 
     Args:
       x: values of dtype float32, int32, bfloat16 or float16.
@@ -48,63 +48,63 @@ def ordered_key(x: Num[Array, "*shape"]) -> Int[Array, "*shape"]:
 def threshold(
     key: Int[Array, "*rows n"], k: Int[Array, ""] | Int[Array, "*rows"]
 ) -> tuple[Int[Array, "*rows"], Bool[Array, "*rows"]]:
-    """Returns a t per row with k keys at or above it, and whether it is exactly k; if not, t is the k-th key itself.
+    """Returns a t per row with k keys at or above it, and whether there are exactly k; if not, t is the k-th key.
 
-    A CPU stops as soon as every row is settled. So does a TPU, for as many rows at a time as its fast memory holds,
-    so that all passes cost it one reading. Elsewhere asking whether to stop costs more than the passes it saves, and
-    several bits are settled at once.
+    A CPU stops as soon as every row has converged. So does a TPU, for as many rows at a time as fit VMEM, so that all
+    passes load them only once. Elsewhere the stopping test costs more than the passes it saves, so each pass determines
+    several bits.
 
     Args:
       key: int32 or int16, `[..., n]`.
       k: rank, 1 <= k <= n, one or one for each row; not checked.
 
     Returns:
-      The thresholds, of the dtype of key, and where no tie stands in the way.
+      The thresholds, of the dtype of key, and which rows have no tie at the threshold.
     """
     k = jnp.broadcast_to(k, key.shape[:-1])
-    on_tpu = _by_blocks if tpu_blocks.usable(key.shape) and whole(key) else _by_bisection
+    on_tpu = _by_blocks if tpu_blocks.is_usable(key.shape) and is_unsharded(key) else _by_bisection
     return lax.platform_dependent(key, k, cpu=_by_bisection, tpu=on_tpu, default=_by_digits)
 
 
 def _by_bisection(key: Int[Array, "*rows n"], k: Int[Array, "*rows"]):
     """Halves the interval of each row until its threshold is known.
 
-    Of many wide keys the upper halves are searched first, then the lower halves of those whose upper half is at the
+    For many wide keys the upper halves are searched first, then the lower halves of those whose upper half is at the
     threshold: twice as many fit into a register and into the cache.
     """
     if key.dtype == jnp.int16 or key.size < _HALVED:
-        at, exactly = _found(key, k, *_around(_largest(key), key.dtype))
+        at, exactly = _find(key, k, *_first_probe(_largest(key), key.dtype))
         return at.astype(key.dtype), exactly
     upper_half, lowest, beyond = (key >> 16).astype(jnp.int16), -(2**15), 2**15 - 1
-    upper, high = bisect(functools.partial(_count, upper_half), k, *_around(_largest(upper_half), jnp.int16))
-    # Keys beyond that half are cut to its ends: those above stay at or above every probe, those below it below.
+    upper, high = bisect(functools.partial(_count, upper_half), k, *_first_probe(_largest(upper_half), jnp.int16))
+    # Keys outside that half are clipped to its ends: those above stay at or above every probe, those below stay below.
     base = upper[..., None] << 16
     lower_half = (jnp.clip(key, base, base + 0xFFFF) - (base + 2**15)).astype(jnp.int16)
-    start = (upper & 0) + lowest  # varies over the mesh axes of the keys, which a constant would not
-    high = jnp.where(upper > high, lowest - 1, beyond)  # what is settled stays so
-    at, exactly = _found(lower_half, k, _middle(start, high), start, high)
+    start = (upper & 0) + lowest  # varies over the mesh axes of the keys, unlike a constant
+    high = jnp.where(upper > high, lowest - 1, beyond)  # converged rows stay converged
+    at, exactly = _find(lower_half, k, _middle(start, high), start, high)
     return (upper << 16) + (at - lowest), exactly
 
 
-def _found(key: Int[Array, "*rows n"], k: Int[Array, "*rows"], probe: Int[Array, "*rows"], low, high):
-    """Returns the thresholds that lie in `[low, high]`, and whether they have exactly k keys at or above them."""
+def _find(key: Int[Array, "*rows n"], k: Int[Array, "*rows"], probe: Int[Array, "*rows"], low, high):
+    """Returns the thresholds in `[low, high]`, and whether they have exactly k keys at or above them."""
     many = key.size // key.shape[-1] >= _MANY
     low, high = bisect(functools.partial(_count, key), k, probe, low, high, short=int(many))
     if not many:
         return low, low > high
-    # The barrier keeps XLA from choosing between the two once more for every unit.
+    # The barrier keeps XLA from repeating the select for every unit.
     at = lax.optimization_barrier(jnp.where(low > high, low, _largest(key, high)))
     return at, (low > high) | (_count(key, at) == k)
 
 
 def _by_blocks(key: Int[Array, "*rows n"], k: Int[Array, "*rows"]):
-    """Does the same on a TPU, whose vectors have 32 bits."""
+    """The same on a TPU, whose vectors have 32 bits."""
 
     def of_block(keys, k):
         def count(probe):
             return jnp.sum((keys[...] >= probe).astype(jnp.int32), axis=-1, keepdims=True)
 
-        low, high = bisect(count, k, *_around(jnp.max(keys[...], axis=-1, keepdims=True), key.dtype))
+        low, high = bisect(count, k, *_first_probe(jnp.max(keys[...], axis=-1, keepdims=True), key.dtype))
         return low, (low > high).astype(jnp.int32)
 
     low, settled = tpu_blocks.by_blocks(of_block, key.astype(jnp.int32), k)
@@ -112,27 +112,27 @@ def _by_blocks(key: Int[Array, "*rows n"], k: Int[Array, "*rows"]):
 
 
 def bisect(count: Callable, k: Int[Array, "*rows"], probe: Integer[Array, "*rows"], low, high, *, short: int = 0):
-    """Narrows the intervals `[low, high]` that hold the thresholds until each is settled, which low >= high says.
+    """Narrows the intervals `[low, high]` of the thresholds until each has converged, low >= high.
 
-    `count` tells how many of a row's values are at or above its probe; the first to be tried are `probe`. Exactly k
-    values are at or above low where it exceeds high; no value of the interval but low is the k-th where they are
-    equal. With `short` 1 they also become equal as soon as one value less than k is above them, the k-th being the
-    largest up to there: the last values to be told apart, over all rows, are then three neighbours, not two.
+    `count` returns how many of a row's values are at or above its probe; `probe` are the first probes. If low exceeds
+    high, exactly k values are at or above low; if they are equal, low is the k-th value. With `short` 1 they also
+    become equal once k - 1 values are above them, and the k-th is the largest value up to there; the search then ends
+    earlier for values that are close.
     """
 
-    def narrowed(state):
+    def narrow(state):
         probe, low, high = state
         at_probe, open = count(probe), low < high
-        # Of an interval of one value the probe may be the least integer, below which there is none.
+        # For an interval of one value the probe may be the smallest integer, below which there is none.
         high = jnp.where((at_probe <= k) & open, probe - 1, high)
         low = jnp.where(at_probe >= k, probe, jnp.where((at_probe >= k - short) & open, high, low))
         return _middle(low, high), low, high
 
     def unsettled(state):
         open = state[1] < state[2]
-        return jnp.any(open) if open.ndim else open  # a GPU's kernel has no reduction of one value
+        return jnp.any(open) if open.ndim else open  # a GPU kernel cannot reduce a scalar
 
-    return lax.while_loop(unsettled, narrowed, (probe, low, high))[1:]
+    return lax.while_loop(unsettled, narrow, (probe, low, high))[1:]
 
 
 def _middle(low: Integer[Array, "*rows"], high: Integer[Array, "*rows"]) -> Integer[Array, "*rows"]:
@@ -140,15 +140,15 @@ def _middle(low: Integer[Array, "*rows"], high: Integer[Array, "*rows"]) -> Inte
     return (low >> 1) + (high >> 1) + ((low | high) & 1)
 
 
-def _around(largest: Int[Array, "*rows"], dtype, octaves: int = 4):
-    """Returns a probe four powers of two below the largest value, where most thresholds are above, and the bounds."""
+def _first_probe(largest: Int[Array, "*rows"], dtype, octaves: int = 4):
+    """Returns a probe four powers of two below the largest value, below most thresholds, and the bounds."""
     bounds = jnp.iinfo(dtype)
-    span = octaves << (bounds.bits - 9)  # eight bits of exponent follow the sign
+    span = octaves << (bounds.bits - 9)  # the exponent has eight bits after the sign
     return jnp.maximum(largest, bounds.min + 1 + span) - span, (largest & 0) + bounds.min, largest
 
 
 def _largest(values: Int[Array, "*rows n"], most: Int[Array, "*rows"] | None = None) -> Int[Array, "*rows"]:
-    """Returns the largest value of each row, or the largest that is no more than `most`."""
+    """Returns the largest value of each row, or the largest up to `most`."""
     least = jnp.asarray(jnp.iinfo(values.dtype).min, values.dtype)
 
     def up_to_most(part):
@@ -165,7 +165,7 @@ def _count(values: Int[Array, "*rows n"], probe: Int[Array, "*rows"]) -> Int[Arr
         return (part >= probe[..., None]).astype(values.dtype)
 
     def total(part, axis):
-        if values.shape[-1] > jnp.iinfo(values.dtype).max:  # widened in the same loop, all of it would be wide
+        if values.shape[-1] > jnp.iinfo(values.dtype).max:  # otherwise the whole loop would use wider integers
             return jnp.sum(lax.optimization_barrier(part).astype(jnp.int32), axis=axis)
         return jnp.sum(part, axis=axis, dtype=part.dtype).astype(jnp.int32)
 
@@ -175,21 +175,21 @@ def _count(values: Int[Array, "*rows n"], probe: Int[Array, "*rows"]) -> Int[Arr
 def _over_slices(
     values: Int[Array, "*rows n"], of: Callable, join: Callable, reduce: Callable, nothing: Int[Array, ""]
 ):
-    """Reduces the rows of what a function makes of values, slices of it joined first; joined to `nothing` all stays.
+    """Reduces the rows of a function of values, after joining slices; `nothing` is the neutral element.
 
-    XLA's CPU backend writes what a whole row becomes to memory and reduces it in a second loop; equal slices it joins
-    in one loop of vectors: a pass over [64, 4608] takes 10 us instead of 55.
+    XLA's CPU backend writes a whole transformed row to memory and reduces it in a second loop; equal slices are joined
+    in one vectorised loop: a pass over [64, 4608] takes 10 us instead of 55.
     """
-    joined = _joined(values, of, join, nothing)
+    joined = _join(values, of, join, nothing)
     if joined.shape[-1] > _LONG:
-        joined = _joined(joined, lambda part: part, join, nothing)
+        joined = _join(joined, lambda part: part, join, nothing)
     return reduce(joined, axis=-1)
 
 
-def _joined(values: Int[Array, "*rows n"], of: Callable, join: Callable, nothing: Int[Array, ""]):
-    """Joins the slices of each row; what is left over in a slice that begins before it.
+def _join(values: Int[Array, "*rows n"], of: Callable, join: Callable, nothing: Int[Array, ""]):
+    """Joins the slices of each row; the remainder is in a slice that overlaps the previous one.
 
-    Padding would copy all, and a loop of its own for the rest costs a third of a pass.
+    Padding would copy everything, and a separate loop for the remainder costs a third of a pass.
     """
     n = values.shape[-1]
     parts, width = _slices(n)
@@ -202,7 +202,7 @@ def _joined(values: Int[Array, "*rows n"], of: Callable, join: Callable, nothing
 
 
 def _slices(n: int) -> tuple[int, int]:
-    """Returns into how many slices a row is cut, and their width: a multiple of 16 that leaves the least over."""
+    """Returns the number of slices of a row, and their width: a multiple of 16 with the smallest remainder."""
     if n < 64:
         return 1, n
     most = min(40 if n >= 512 else 12, n // 16)
@@ -211,9 +211,9 @@ def _slices(n: int) -> tuple[int, int]:
 
 
 def _by_digits(key: Int[Array, "*rows n"], k: Int[Array, "*rows"], bits: int = 3):
-    """Settles `bits` bits a pass, the highest first: a fixed number of passes, whatever the data.
+    """Determines `bits` bits per pass, the highest first: a fixed number of passes for any data.
 
-    Sums of their own for the probes of a pass are what a GPU's compiler makes of one reading, up to eight of them.
+    A GPU's compiler fuses up to eight separate sums, one per probe, into one read.
     """
     bounds = jnp.iinfo(key.dtype)
     at, left = (key[..., 0] & 0).astype(jnp.int32) + bounds.min, bounds.bits

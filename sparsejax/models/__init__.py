@@ -1,4 +1,4 @@
-"""Networks: configurations with pure `init` and `apply`. `configuration` and `traced` make your own."""
+"""Networks: configurations with pure `init` and `apply`. Use `configuration` and `traced` for your own."""
 
 from sparsejax.configuration import configuration, traced
 from sparsejax.models.base import Layer, Model, Output, Variables

@@ -1,4 +1,4 @@
-"""What a model is: a frozen dataclass of hyperparameters with two pure methods, `init` and `apply`."""
+"""Base class of models: frozen dataclasses of hyperparameters with two pure methods, `init` and `apply`."""
 
 import math
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -11,18 +11,18 @@ from sparsejax.errors import ConfigError
 
 
 class Variables(NamedTuple):
-    """What a network is made of: `params` are trained by gradients, `state` (duty cycles, masks, ...) is not."""
+    """Arrays of a network: `params` are trained by gradients, `state` (duty cycles, masks, ...) is not."""
 
     params: PyTree
     state: PyTree
 
 
 class Output(NamedTuple):
-    """What a forward pass returns.
+    """The result of a forward pass.
 
-    `activations` maps the name of a layer to its output, for penalties, measures and figures. `losses` [] are added
-    to what training minimises. `log_probability` [batch] is that of what the network sampled, for which the examples
-    with less loss than usual are then reinforced. `measures` [] are logged.
+    `activations` maps the name of a layer to its output, for penalties, measures and figures. `losses` [] are added to
+    the training loss. `log_probability` [batch] is that of the network's samples, for REINFORCE. `measures` [] are
+    logged.
     """
 
     prediction: Array
@@ -34,13 +34,13 @@ class Output(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """What a report says of a hidden layer.
+    """Description of a hidden layer for reports.
 
     `k` winners in training and `k_inference` at inference are out of `units`, or with `local` out of the channels of
-    each position; both are None for ReLU. `positions` units share a duty cycle. A unit is active when its output lies
-    further than `threshold` from 0. `inputs` is the shape of what the layer's kernel meets, `[H, W, C]` or `[n]`, if
-    that is the layer before (or the example) as it is, but for `padding` zeros around the image, and the kernel all
-    there is; otherwise None.
+    each position; both are None for ReLU. `positions` units share a duty cycle. A unit is active if the magnitude of
+    its output exceeds `threshold`. `inputs` is the shape of the kernel's input, `[H, W, C]` or `[n]`. Set it only if
+    that is exactly the previous layer's output (or the example), up to `padding` zeros around the image, and the layer
+    has no other weights; otherwise None, and products are not counted.
     """
 
     name: str
@@ -55,22 +55,22 @@ class Layer(NamedTuple):
 
 
 class Model:
-    """The base of every network: a class made by `configuration` with two pure methods, `init` and `apply`.
+    """Base class of networks: a class made by `configuration` with two pure methods, `init` and `apply`.
 
     Fields declared by `traced` may differ between the networks of one compiled program. The other methods have
-    defaults, which a network replaces where it knows more.
+    defaults, which a network may override.
     """
 
     inputs: ClassVar[Literal["images", "vectors", "tokens", "clips"]] = "images"
-    """What the network reads; a network of images also reads vectors if it flattens what it is given."""
+    """Kind of the network's inputs; a network of images also accepts vectors if it flattens them."""
 
     @property
     def task(self) -> Literal["classification", "reconstruction", "next_token"] | None:
-        """What the network does, or None if its prediction alone decides."""
+        """The network's task, or None if any objective fits its prediction."""
         return None
 
     def init(self, key: PRNGKeyArray, example: Array) -> Variables:
-        """Draw a network for inputs shaped like the example `[batch, ...]`."""
+        """Initialise a network for inputs shaped like the example `[batch, ...]`."""
         raise NotImplementedError
 
     def apply(
@@ -87,9 +87,9 @@ class Model:
         Args:
           variables: parameters and state.
           x: inputs.
-          key: one key per example `[batch]`; None if nothing is drawn.
-          train: whether this is a step of training.
-          axis_name: mesh axis that the batch is spread over.
+          key: one key per example `[batch]`; None without randomness.
+          train: whether this is a training step.
+          axis_name: mesh axis over which the batch is sharded.
         """
         raise NotImplementedError
 
@@ -106,11 +106,11 @@ class Model:
 
 
 def kernel_of(params: Any) -> Any:
-    """Returns a layer's kernel, inputs first and units last, also of one that keeps a row for each unit."""
+    """Returns a layer's kernel, inputs first and units last, also if it is stored with one row per unit."""
     return params["kernel"] if "kernel" in params else params["rows"].swapaxes(-1, -2)
 
 
 def expect(name: str, value: object, expected: str, holds: bool) -> None:
-    """Raises a ConfigError that names the value and what was expected, unless it holds."""
+    """Raises a ConfigError with the value and what was expected, unless `holds`."""
     if not holds:
         raise ConfigError(f"{name} is {value}; expected {expected}.")

@@ -1,4 +1,4 @@
-"""The parts that the networks share: a weight with its mask, and the activation that follows it."""
+"""Building blocks of networks: masked weights, batch norm, and activations."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ EPSILON = 1e-5
 def init_weights(
     key: PRNGKeyArray, shape: tuple[int, ...], density: float | Float[Array, ""] | None = None
 ) -> tuple[Params, State]:
-    """Draws a kernel and bias as PyTorch does, and the mask of a sparse kernel; a dense one has no state.
+    """Initialises a kernel and bias as PyTorch does, and the mask of a sparse kernel; a dense one has no state.
 
     Args:
       key: one PRNG key.
@@ -49,7 +49,7 @@ def linear(params: Params, state: State, x: Float[Array, "batch ..."]) -> Float[
     """Applies a convolution (four-dimensional kernel) or a dense layer, with a bias if there is one; masked weights
     count as zero.
 
-    The gradient to a `probe` of zeros in the state is that to every weight, the masked ones too.
+    The gradient with respect to a `probe` of zeros in the state is that for every weight, including masked ones.
     """
     kernel = params["kernel"]
     if "mask" in state:
@@ -66,7 +66,7 @@ def init_batch_norm(features: int) -> State:
 
 
 def init_scale(features: int) -> Params:
-    """Returns the scale 1 and offset 0 of a batch norm that has them."""
+    """Returns the initial scale 1 and offset 0 of a batch norm."""
     return {"scale": jnp.ones(features), "bias": jnp.zeros(features)}
 
 
@@ -106,7 +106,7 @@ def activate(
     train: bool,
     axis_name: str | None,
 ) -> tuple[Float[Array, "batch ..."], State]:
-    """Applies k-winners, or ReLU when k is None, and in training counts the winners."""
+    """Applies k-winners, or ReLU if k is None, and updates the duty cycles in training."""
     if k is None:
         return jax.nn.relu(x), state
     if not train:

@@ -1,4 +1,4 @@
-"""ConvMixer: convolutions that mix positions and channels in turn, whose pooled output is a latent vector."""
+"""ConvMixer: convolutions that mix positions and channels in turn, with a pooled output as latent vector."""
 
 import dataclasses
 from typing import Literal
@@ -20,7 +20,8 @@ from sparsejax.models.blocks import Params
 class ConvMixer(Model):
     r"""A classifier of images whose pooled features are used as latents.
 
-    Patches become vectors, once; then each of the `depth` blocks mixes positions and channels, N being the batch norm:
+    Patches are embedded as vectors; then each of the `depth` blocks mixes positions and channels, with N the batch
+    norm:
 
     .. math:: x = N(g(\mathrm{patches}(x) W + b)), \quad
         x \leftarrow x + N(g(\mathrm{depthwise}(x) + b)), \quad x \leftarrow N(g(x W + b))
@@ -45,20 +46,18 @@ class ConvMixer(Model):
 
     @property
     def task(self) -> Literal["classification"]:
-        """Classification."""
         return "classification"
 
     def check(self) -> None:
-        """Raise a ConfigError that names a field out of range."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             expect(f"model.{field.name}", value, "a positive number", value >= 1)
 
     def init(self, key: PRNGKeyArray, example: Float[Array, "batch height width channels"]) -> Variables:
-        """Draws a network, weights and biases as PyTorch does, as the authors' code.
+        """Initialises a network as PyTorch does, like the authors' code.
 
         Raises:
-          ConfigError: the example is no image, or its sides are no multiples of the patch.
+          ConfigError: the example is not an image, or its sides are not multiples of the patch.
         """
         inputs = self._check(example.shape[1:])
         keys = iter(jax.random.split(key, 2 + 2 * self.depth))
@@ -82,35 +81,29 @@ class ConvMixer(Model):
     ) -> Output:
         """Returns logits `[batch, classes]`, and as the activation `latent` the pooled features `[batch, width]`.
 
-        Args:
-          variables: as `init` made them.
-          x: images `[batch, height, width, channels]`.
-          key: not needed, nothing here is random.
-          train: normalise by the batch, and update the running statistics.
-          axis_name: mesh axis the batch is spread over, for the batch's statistics.
+        In training it normalises by the batch, over all of `axis_name`, and updates the running statistics.
 
         Raises:
-          ConfigError: x holds no images, or their sides are no multiples of the patch.
+          ConfigError: x has no images, or their sides are not multiples of the patch.
         """
         self._check(x.shape[1:])
         params, state = variables.params, {}
 
-        def finished(name: str, x: Array) -> Array:
+        def finish(name: str, x: Array) -> Array:
             h, norm = gelu(x), params[f"{name}_norm"]
             y, state[name] = blocks.batch_norm(variables.state[name], h, train=train, axis_name=axis_name, params=norm)
             return y
 
-        x = finished("patch", blocks.linear(params["patch"], {}, _patches(x, self.patch)))
+        x = finish("patch", blocks.linear(params["patch"], {}, _patches(x, self.patch)))
         for i in range(1, self.depth + 1):
             depthwise = params[f"depthwise{i}"]
             mixed = depthwise_conv2d(x, depthwise["kernel"]) + depthwise["bias"].reshape(1, 1, 1, -1)
-            x = x + finished(f"depthwise{i}", mixed)
-            x = finished(f"pointwise{i}", blocks.linear(params[f"pointwise{i}"], {}, x))
+            x = x + finish(f"depthwise{i}", mixed)
+            x = finish(f"pointwise{i}", blocks.linear(params[f"pointwise{i}"], {}, x))
         latent = jnp.mean(x, axis=(1, 2))
         return Output(blocks.linear(params["output"], {}, latent), state, {"latent": latent})
 
     def layers(self, example_shape: tuple[int, ...]) -> list[Layer]:
-        """Describes the latent for reports."""
         return [Layer("latent", self.width)]
 
     def _dense(self, key: PRNGKeyArray, inputs: int, units: int) -> Params:
@@ -123,7 +116,7 @@ class ConvMixer(Model):
         return {"kernel": kernel, "bias": uniform_fan_in(bias_key, (self.width,), fan_in)}
 
     def _check(self, shape: tuple[int, ...]) -> int:
-        """Refuses what is no image of whole patches; returns the numbers in a patch."""
+        """Checks that the input is an image of whole patches; returns the values per patch."""
         if len(shape) != 3 or shape[0] % self.patch or shape[1] % self.patch:
             raise ConfigError(
                 f"An example has shape {shape}; a ConvMixer expects [height, width, channels] with sides that are "
@@ -133,7 +126,7 @@ class ConvMixer(Model):
 
 
 def _patches(x: Float[Array, "batch height width channels"], size: int) -> Float[Array, "batch rows columns inputs"]:
-    """Cuts images into squares that do not overlap, each laid out as one vector."""
+    """Cuts images into non-overlapping squares, each flattened to one vector."""
     batch, height, width, channels = x.shape
     rows, columns = height // size, width // size
     x = x.reshape(batch, rows, size, columns, size, channels).transpose(0, 1, 3, 2, 4, 5)

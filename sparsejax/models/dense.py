@@ -1,4 +1,4 @@
-"""Fully connected networks and autoencoders without any competition: what a penalty on the activity makes sparse."""
+"""Fully connected networks and autoencoders without competition, to be made sparse by activity penalties."""
 
 import itertools
 import math
@@ -21,8 +21,8 @@ class DenseNetwork(Model):
     """Hidden layers of one activation function and an output layer, all fully connected.
 
     References:
-      "Sparse Coding in Deep Neural Networks and the Visual System" (thesis), chapters 3 and 4.2; thresholds and the
-      missing bias of the output are what its section 3.2.2 proposes.
+      "Sparse Coding in Deep Neural Networks and the Visual System" (thesis), chapters 3 and 4.2; its section 3.2.2
+      proposes thresholds and an output without bias.
     """
 
     hidden: tuple[int, ...] = (64,)
@@ -30,28 +30,26 @@ class DenseNetwork(Model):
     classes: int | None = 10
     """Outputs; None for as many as inputs (an autoencoder)."""
     activation: Literal["relu", "sigmoid"] = "relu"
-    """Of the hidden layers."""
+    """Activation function of the hidden layers."""
     output: Literal["linear", "relu"] = "linear"
-    """Of the output layer; relu for images without negative pixels."""
+    """Activation function of the output layer; relu for images without negative pixels."""
     bias: Literal["free", "threshold"] = "free"
-    """Of the hidden units: any number, or strictly negative, so that a layer without input is silent."""
+    """Biases of the hidden units: any number, or strictly negative, so that a layer without input is inactive."""
     output_bias: bool = True
-    """Give the output units biases; without them a network whose hidden layers are silent cannot guess."""
+    """Add biases to the output units; without them a network with inactive hidden layers has no default class."""
 
     @property
     def task(self) -> Literal["classification", "reconstruction"]:
-        """Reconstruction where `classes` is None."""
         return "reconstruction" if self.classes is None else "classification"
 
     def check(self) -> None:
-        """Raise a ConfigError that names a field out of range."""
         expect("model.hidden", self.hidden, "one or more positive numbers", min(self.hidden, default=0) > 0)
         expect("model.classes", self.classes, "None or a positive number", self.classes is None or self.classes > 0)
 
     def init(self, key: PRNGKeyArray, example: Float[Array, "batch *shape"]) -> Variables:
-        """Draws a network for inputs `[batch, ...]`, which are flattened; weights and biases as PyTorch draws them.
+        """Initialises a network for inputs `[batch, ...]`, which are flattened, as PyTorch does.
 
-        A threshold t is kept as the number whose softplus it is; it begins at the size of the bias drawn.
+        A threshold is stored as its inverse softplus; it starts at the magnitude of the initial bias.
         """
         inputs = math.prod(example.shape[1:])
         sizes = (inputs, *self.hidden, self.classes or inputs)
@@ -75,14 +73,7 @@ class DenseNetwork(Model):
         train: bool = False,
         axis_name: str | None = None,
     ) -> Output:
-        """Returns logits `[batch, classes]` or reconstructions `[batch, inputs]`, and the hidden layers' outputs.
-
-        Args:
-          variables: as `init` made them.
-          x: inputs `[batch, ...]`.
-          key, train, axis_name: not needed, for nothing is drawn, kept or averaged.
-
-        """
+        """Returns logits `[batch, classes]` or reconstructions `[batch, inputs]`, and the hidden layers' outputs."""
         activate, activations = _ACTIVATIONS[self.activation], {}
         x = x.reshape(x.shape[0], -1)
         for name in self._names():
@@ -95,7 +86,6 @@ class DenseNetwork(Model):
         return Output(jax.nn.relu(x) if self.output == "relu" else x, variables.state, activations)
 
     def layers(self, example_shape: tuple[int, ...]) -> list[Layer]:
-        """Describes the hidden layers for reports."""
         inputs = (math.prod(example_shape), *self.hidden)
         named = zip(self._names(), self.hidden, inputs, strict=False)
         return [Layer(name, units, inputs=(fan_in,)) for name, units, fan_in in named]

@@ -1,4 +1,4 @@
-"""A small GPT: a causal transformer with noise in front of its MLPs."""
+"""A small GPT: a causal transformer with noise on the inputs of its MLPs."""
 
 import dataclasses
 from collections.abc import Callable
@@ -18,20 +18,20 @@ _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
     "gelu": gelu,
 }
-_EPSILON = 1e-5  # in the normalisation of layers
-_SCALE = 0.02  # standard deviation of the first weights
+_EPSILON = 1e-5  # of layer normalisation
+_SCALE = 0.02  # standard deviation of the initial weights
 
 
 @configuration
 class GPT(Model):
-    r"""A decoder that predicts the next token, normalising before attention and MLP, with learned positions.
+    r"""A decoder that predicts the next token, with pre-normalisation and learned positions.
 
-    In training, noise is added to what each MLP reads, after the normalisation, which would undo its scale:
+    In training, noise is added to the input of each MLP, after the normalisation, which would rescale it:
 
     .. math:: x \leftarrow x + W_2\, f(W_1 (\mathrm{norm}(x) + \sigma \epsilon) + b_1) + b_2
 
-    The paper gives three blocks and the place of the noise; the sizes and the activation here are choices, ReLU since
-    it has about the paper's fraction of active units without noise.
+    The paper specifies three blocks and the position of the noise; the sizes and the activation are our choices, ReLU
+    because it has about the paper's fraction of active units without noise.
 
     References:
       Radford et al., Language Models are Unsupervised Multitask Learners, 2019; Bricken et al., Noise Transforms
@@ -41,7 +41,7 @@ class GPT(Model):
     vocabulary: int = 10_000
     """Number of different tokens."""
     context: int = 128
-    """Greatest number of tokens in a sequence."""
+    """Largest number of tokens in a sequence."""
     blocks: int = 3
     """Number of blocks, each of attention and an MLP."""
     width: int = 256
@@ -51,25 +51,23 @@ class GPT(Model):
     mlp_factor: int = 4
     """Hidden units of an MLP for each unit of the residual stream."""
     activation: Literal["relu", "gelu"] = "relu"
-    """Of the MLPs' hidden units."""
+    """Activation function of the MLPs."""
     tied: bool = False
     """Use the embedding of the tokens as the weights of the output."""
     sigma: float = traced(0.0)
-    """Standard deviation of the noise on what every MLP reads, in training."""
+    """Standard deviation of the noise on the input of every MLP in training."""
     noise_off_step: int | None = traced(None)
-    """Step of training from which on there is no noise; None to keep it."""
+    """Training step at which the noise is removed; None to keep it."""
     threshold: float | None = None
-    """A hidden unit counts as active beyond this; None for 0 with ReLU and 1e-4 with GELU."""
+    """Threshold above which a hidden unit counts as active; None for 0 with ReLU and 1e-4 with GELU."""
 
     inputs = "tokens"
 
     @property
     def task(self) -> Literal["next_token"]:
-        """Next token."""
         return "next_token"
 
     def check(self) -> None:
-        """Raise a ConfigError that names a field out of range."""
         for name in ("context", "blocks", "width", "heads", "mlp_factor"):
             expect(f"model.{name}", getattr(self, name), "a positive number", getattr(self, name) >= 1)
         expect("model.vocabulary", self.vocabulary, "2 tokens or more", self.vocabulary >= 2)
@@ -82,14 +80,14 @@ class GPT(Model):
         expect("model.sigma", self.sigma, "0 (no noise) or more", self.sigma >= 0)
 
     def init(self, key: PRNGKeyArray, example: Int[Array, "1 length"]) -> Variables:
-        """Draws a network as GPT-2 is drawn: gaussian weights, those that write to the residual stream smaller.
+        """Initialises a network like GPT-2: Gaussian weights, smaller ones for outputs to the residual stream.
 
         Args:
           key: one PRNG key.
           example: token ids `[1, length]`; their values do not matter.
 
         Raises:
-          ConfigError: the example is no sequence of whole numbers, or is longer than the context.
+          ConfigError: the example is not a sequence of integers, or is longer than the context.
         """
         self._check(example)
         hidden, keys = self.mlp_factor * self.width, iter(jax.random.split(key, 4 * self.blocks + 3))
@@ -131,17 +129,17 @@ class GPT(Model):
         """Returns logits `[batch, length, vocabulary]` of each next token, and the hidden units of every MLP.
 
         Args:
-          variables: as `init` made them.
+          variables: from `init`.
           x: token ids `[batch, length]`; one outside the vocabulary makes its sequence NaN.
           key: one key per example `[batch]`; needed in training.
           train: add noise.
-          axis_name: not needed, for nothing is averaged over the batch.
+          axis_name: unused.
 
         Returns:
           Output with `prediction`, an empty state, and `activations` of mlp1, mlp2, ... `[batch, length, hidden]`.
 
         Raises:
-          ConfigError: tokens are no sequences of whole numbers, or are longer than the context.
+          ConfigError: tokens are not sequences of integers, or are longer than the context.
           ValueError: key is missing in training.
         """
         tokens = x
@@ -150,19 +148,19 @@ class GPT(Model):
             raise ValueError("Training under noise needs `key`: one PRNG key per example [batch].")
         params, activations = variables.params, {}
         embedding, positions = jnp.asarray(params["embedding"]), params["positions"][None, : tokens.shape[1]]
-        # A negative id would count from the end: send it past the end, where there is no embedding.
+        # A negative id would index from the end: map it past the end, where there is no embedding.
         x = embedding.at[jnp.where(tokens < 0, self.vocabulary, tokens)].get(mode="fill", fill_value=jnp.nan)
         x = x + positions
         for i in range(1, self.blocks + 1):
             x = x + self._attention(params[f"attention{i}"], x)
-            y = _normalised(params[f"mlp{i}_norm"], x)
+            y = _normalize(params[f"mlp{i}_norm"], x)
             if train and key is not None:
                 y = add_noise(jax.vmap(jax.random.fold_in, in_axes=(0, None))(key, i), y, sigma=self.sigma)
             h = _ACTIVATIONS[self.activation](linear(params[f"mlp{i}"], {}, y))
             x = x + linear(params[f"mlp{i}_output"], {}, h)
             activations[f"mlp{i}"] = h
         kernel = embedding.T if self.tied else params["output"]["kernel"]
-        prediction = _normalised(params["norm"], x) @ kernel
+        prediction = _normalize(params["norm"], x) @ kernel
         return Output(prediction, variables.state, activations, measures={"sigma": self.sigma})
 
     def at(self, epoch: Array | float, step: Array | int) -> "GPT":
@@ -172,7 +170,7 @@ class GPT(Model):
         return dataclasses.replace(self, sigma=jnp.where(step >= self.noise_off_step, 0.0, self.sigma))
 
     def layers(self, example_shape: tuple[int, ...]) -> list[Layer]:
-        """Describes the hidden layers, the MLPs', for sequences of shape `[length]`."""
+        """Describes the hidden layers of the MLPs, for sequences of shape `[length]`."""
         (length,) = example_shape
         beyond = self.threshold if self.threshold is not None else 0.0 if self.activation == "relu" else 1e-4
         units = self.mlp_factor * self.width * length
@@ -182,8 +180,8 @@ class GPT(Model):
         return {"scale": jnp.ones(self.width), "bias": jnp.zeros(self.width)}
 
     def _attention(self, params: dict[str, Params], x: Float[Array, "batch length width"]) -> Array:
-        """Returns what causal attention writes to the residual stream."""
-        joined = linear(params["inputs"], {}, _normalised(params["norm"], x))
+        """Returns the output of causal attention to the residual stream."""
+        joined = linear(params["inputs"], {}, _normalize(params["norm"], x))
         split = joined.reshape(*x.shape[:2], 3, self.heads, self.width // self.heads)
         read = jax.nn.dot_product_attention(split[:, :, 0], split[:, :, 1], split[:, :, 2], is_causal=True)
         return linear(params["output"], {}, read.reshape(x.shape))
@@ -198,14 +196,14 @@ class GPT(Model):
 def next_token_loss(
     logits: Float[Array, "batch length vocabulary"], tokens: Int[Array, "batch length"]
 ) -> Float[Array, "batch"]:
-    """Returns the negative log-likelihood of each next token in nats, averaged over a sequence but its first token.
+    """Returns the negative log-likelihood of each next token in nats, averaged over a sequence without its first token.
 
     Args:
-      logits: as `GPT.apply` predicts them; those of the last position, whose next token is not known, are not used.
-      tokens: the sequence that was read.
+      logits: predictions of `GPT.apply`; those of the last position are not used.
+      tokens: the input sequence.
 
     Raises:
-      ValueError: a sequence has one token, so that there is no next one, or the shapes differ.
+      ValueError: a sequence has only one token, or the shapes differ.
     """
     if tokens.shape[-1] < 2 or logits.shape[:-1] != tokens.shape:
         raise ValueError(
@@ -217,7 +215,7 @@ def next_token_loss(
     return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - chosen, axis=-1)
 
 
-def _normalised(params: Params, x: Float[Array, "batch length width"]) -> Float[Array, "batch length width"]:
+def _normalize(params: Params, x: Float[Array, "batch length width"]) -> Float[Array, "batch length width"]:
     """Normalises each position to mean 0 and variance 1, then scales and shifts every unit."""
     centred = x - jnp.mean(x, axis=-1, keepdims=True)
     normal = centred * jax.lax.rsqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + _EPSILON)

@@ -1,4 +1,4 @@
-"""VGG-16 whose first blocks compete: Hebbian/anti-Hebbian costs, divisive normalisation, adaptive thresholds."""
+"""VGG-16 with competing first blocks: Hebbian/anti-Hebbian costs, divisive normalisation, adaptive thresholds."""
 
 import math
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ VGG16 = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 5
 
 
 class _Block(NamedTuple):
-    """A convolution: its name, channels in and out, whether it is a HaH block, and whether a maximum follows."""
+    """A convolution: its name, channels in and out, whether it is a HaH block, and whether max pooling follows."""
 
     name: str
     inputs: int
@@ -42,26 +42,26 @@ class HebbianVGG(Model):
     r"""Blocks of convolutions of unit norm and ReLU, padded to the size of the image, and a linear classifier.
 
     The first `hebbian` of them are HaH blocks: ReLU, divisive normalisation, threshold; each adds its cost,
-    :math:`-\alpha L`, to what training minimises. In the others batch norm follows the ReLU. With `hebbian` 0 it is
-    the paper's standard network.
+    :math:`-\alpha L`, to the training loss. The others have batch norm after the ReLU. With `hebbian` 0 it is the
+    paper's standard network.
 
-    The defaults are the paper's network as its code ran it, which differs from the text in `demote` (0.1 in the text),
-    `norm_pool` (1) and `local_costs` (not said).
+    The defaults are those of the paper's code, which differ from the text in `demote` (0.1 in the text), `norm_pool`
+    (1) and `local_costs` (not mentioned).
 
     References:
       Cekic, Bakiskan & Madhow, Neuro-Inspired Deep Neural Networks with Sparse, Strong Activations, 2022.
     """
 
     widths: tuple[int, ...] = VGG16
-    """Channels of each convolution; 0 for a 2 x 2 maximum."""
+    """Channels of each convolution; 0 for 2 x 2 max pooling."""
     kernel_size: int = 3
     """Height and width of the kernels, an odd number."""
     padded: bool = True
-    """Pad images with zeros, so that convolutions leave them their size."""
+    """Pad images with zeros, so that convolutions preserve their size."""
     hidden: int | None = None
     """ReLU units between the convolutions and the classifier; None for none, as in the paper."""
     hebbian: int = 6
-    """HaH blocks, the first ones."""
+    """Number of HaH blocks at the start."""
     alphas: tuple[float, ...] = traced((4.5e-3, 2.5e-3, 1.3e-3, 1e-3, 8e-4, 5e-4))
     """Weight of the cost of each HaH block."""
     demote: float = traced(1.0)
@@ -69,29 +69,27 @@ class HebbianVGG(Model):
     promoted: float = 0.1
     """Fraction of the neurons that count as the most active in the cost."""
     local_costs: bool = True
-    """Let a block's cost change its own kernel only, not those before it."""
+    """Let a block's cost change only its own kernel, not earlier ones."""
     norm: Literal["divisive", "batch"] = "divisive"
     """Normalisation in the HaH blocks."""
     suppression: float = traced(0.1)
     """Weight of the image's most active position in the divisive normalisation (sigma in Eq. 2)."""
     norm_pool: int = 3
-    """Side of the square of positions whose maximum the divisive normalisation takes first; 1 for none."""
+    """Side of the square of positions for the maximum in the divisive normalisation; 1 for none."""
     threshold: Literal["quantile", "mean", "none"] = "quantile"
-    """Threshold of the HaH blocks: the best `keep` of each neuron's positions, those above its mean, or all."""
+    """Threshold of the HaH blocks: keep each neuron's largest positions (`keep`), those above its mean, or all."""
     keep: float = 0.2
-    """Fraction of the positions that the quantile keeps."""
+    """Fraction of the positions kept by the quantile threshold."""
     classes: int = 10
     """Number of classes."""
 
     @property
     def task(self) -> Literal["classification"]:
-        """Classification."""
         return "classification"
 
     def check(self) -> None:
-        """Raise a ConfigError that names a field out of range."""
         widths = [width for width in self.widths if width]
-        expect("model.widths", self.widths, "channels of one or more convolutions, and 0 for each maximum after one",
+        expect("model.widths", self.widths, "channels of one or more convolutions, and 0 for max pooling after one",
                bool(widths) and min(self.widths) >= 0 and self.widths[0] > 0
                and all(a or b for a, b in zip(self.widths, self.widths[1:], strict=False)))  # fmt: skip
         expect("model.kernel_size", self.kernel_size, "an odd number of pixels", self.kernel_size % 2 == 1)
@@ -112,10 +110,10 @@ class HebbianVGG(Model):
         expect("model.classes", self.classes, "a positive number", self.classes > 0)
 
     def init(self, key: PRNGKeyArray, example: Float[Array, "batch height width channels"]) -> Variables:
-        """Draws a network as PyTorch does.
+        """Initialises a network as PyTorch does.
 
         Raises:
-          ConfigError: the example is no image, or too small for the maxima.
+          ConfigError: the example is not an image, or too small for the pooling.
         """
         params: dict[str, blocks.Params] = {}
         state: dict[str, blocks.State] = {}
@@ -143,19 +141,13 @@ class HebbianVGG(Model):
         train: bool = False,
         axis_name: str | None = None,
     ) -> Output:
-        """Returns logits `[batch, classes]`, and as activations what each block passes on, after its maximum.
+        """Returns logits `[batch, classes]`, and as activations the output of each block, after pooling.
 
-        In training the HaH blocks' costs, times minus their weights, are the losses `hebbian1` and so on.
-
-        Args:
-          variables: as `init` made them.
-          x: images `[batch, height, width, channels]`.
-          key: not needed, nothing here is random.
-          train: normalise by the batch, update the running statistics, and add the costs.
-          axis_name: mesh axis the batch is spread over, for the batch's statistics.
+        In training it normalises by the batch, over all of `axis_name`, and updates the running statistics; the HaH
+        blocks' costs, multiplied by minus their weights, are the losses `hebbian1` and so on.
 
         Raises:
-          ConfigError: x holds no images, or they are too small for the maxima.
+          ConfigError: x has no images, or they are too small for the pooling.
         """
         params, state = variables.params, {}
         activations: dict[str, Array] = {}
@@ -187,13 +179,12 @@ class HebbianVGG(Model):
         return Output(blocks.linear(params["output"], {}, x), state, activations, losses or None)
 
     def block_inputs(self, variables: Variables, x: Float[Array, "batch height width channels"]) -> dict[str, Array]:
-        """Returns what every convolution sees: the images, and what the block before passes on."""
+        """Returns the input of every convolution: the images, then the outputs of the blocks."""
         names = [block.name for block in self._blocks(x.shape[1:])]
         passed = self.apply(variables, x).activations
         return dict(zip(names, [x, *(passed[name] for name in names[:-1])], strict=True))
 
     def layers(self, example_shape: tuple[int, ...]) -> list[Layer]:
-        """Describes the hidden layers for reports."""
         sizes = self._sizes(example_shape)
         described = [
             Layer(block.name, math.prod(passed), inputs=seen, padding=self._edge)
@@ -221,7 +212,7 @@ class HebbianVGG(Model):
                 inputs = width
 
     def _sizes(self, shape: tuple[int, ...]) -> list[tuple[int, int, int]]:
-        """Returns height, width and channels of what every convolution sees, and at the end of what is passed on."""
+        """Returns height, width and channels of the input of every convolution, and of the final output."""
         if len(shape) != 3:
             raise ConfigError(f"An example has shape {shape}; a HebbianVGG expects [height, width, channels].")
         height, width, channels = shape
@@ -235,7 +226,7 @@ class HebbianVGG(Model):
                 sizes[-1] = (height, width, channels)
         if min(height, width) < 1:
             raise ConfigError(
-                f"Images of shape {shape} are too small for the convolutions and the {self.widths.count(0)} maxima of "
-                "model.widths, of which each halves height and width; leave some out."
+                f"Images of shape {shape} are too small for the convolutions and the {self.widths.count(0)} pools of "
+                "model.widths, each of which halves height and width; remove some."
             )
         return sizes

@@ -1,4 +1,4 @@
-"""A trained network made ready to answer: nothing is left of what only training needs, and products skip zeros."""
+"""Inference with trained networks: training-only parts are removed, and products skip zeros."""
 
 import dataclasses
 import math
@@ -11,21 +11,21 @@ from jaxtyping import Array, Float
 
 from sparsejax.errors import ConfigError
 from sparsejax.functional import boost, decode, inference_k, k_winners, k_winners_2d, max_pool2d, sparse_top_k
-from sparsejax.functional.sparse_code import gathering_pays
+from sparsejax.functional.sparse_code import gathering_is_faster
 from sparsejax.models import blocks
 from sparsejax.models.base import Variables
 from sparsejax.models.network import SparseNetwork
 
 _WORTH = 2**17
-"""Weights from which on a CPU gains by knowing where the winners are."""
+"""Number of weights from which a CPU is faster with the winners' indices."""
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Frozen:
-    """A network that is trained no more; a pytree, to be passed to compiled functions.
+    """A network frozen for inference; a pytree that can be passed to compiled functions.
 
-    `layers` maps the name of a layer to its `kernel`, 0 where it is masked, its `bias`, and the state of its `boost`;
+    `layers` maps the name of a layer to its `kernel`, 0 where it is masked, its `bias`, and its `boost` state;
     `boost_strength` [] is beta; `k` are the winners of each hidden layer, None for ReLU.
     """
 
@@ -36,20 +36,20 @@ class Frozen:
 
 
 def freeze(model: SparseNetwork, variables: Variables, example_shape: tuple[int, ...]) -> Frozen:
-    """Makes a trained network ready to answer.
+    """Prepares a trained network for inference.
 
-    Masks are multiplied into the weights once, batch norm is folded into them, and k at inference becomes a number.
+    It multiplies masks into the weights, folds batch norm into them, and makes k static.
 
     Args:
-      model: the network; `model.at(epoch, step)` is what it is after training.
-      variables: as training left them.
-      example_shape: of one example, `[H, W, C]` or `[n]`.
+      model: the network, `model.at(epoch, step)` after training.
+      variables: after training.
+      example_shape: shape of one example, `[H, W, C]` or `[n]`.
 
     Returns:
-      What `predict` takes. It answers as `model.apply` does when it does not train, up to rounding.
+      A network for `predict`, with the outputs of `model.apply` without `train`, up to rounding.
 
     Raises:
-      ConfigError: the model is no SparseNetwork, or does not fit the example.
+      ConfigError: the model is not a SparseNetwork, or does not fit the example.
 
     References:
       Ahmad & Scheinkman, How Can We Be So Dense?, 2019, section 4.3, for the products that sparsity saves.
@@ -57,18 +57,18 @@ def freeze(model: SparseNetwork, variables: Variables, example_shape: tuple[int,
     if not isinstance(model, SparseNetwork):
         raise ConfigError(
             f"model is a {type(model).__name__}; expected a network of k-winners, such as SparseMLP or SparseCNN. "
-            "Others answer by `model.apply(variables, x).prediction`."
+            "For others use `model.apply(variables, x).prediction`."
         )
     k, stages = [], model.stages(example_shape)
     for stage in stages:
         units = model.competitors(stage)
         k.append(None if stage.k is None else int(inference_k(stage.k, model.k_inference_factor, units)))
     names = [*(stage.name for stage in stages), "output"]
-    layers = {name: _folded(variables.params[name], variables.state[name]) for name in names}
+    layers = {name: _fold(variables.params[name], variables.state[name]) for name in names}
     return Frozen(layers, jnp.asarray(model.boost_strength, jnp.float32), tuple(k), model)
 
 
-def _folded(params: blocks.Params, state: blocks.State) -> dict[str, Any]:
+def _fold(params: blocks.Params, state: blocks.State) -> dict[str, Any]:
     kernel, bias = params["kernel"], params["bias"]
     if "mask" in state:
         kernel = jnp.where(state["mask"], kernel, 0)
@@ -79,13 +79,13 @@ def _folded(params: blocks.Params, state: blocks.State) -> dict[str, Any]:
 
 
 def predict(network: Frozen, x: Float[Array, "batch *shape"]) -> Float[Array, "batch classes"]:
-    """Returns the network's answers, `[batch, classes]`.
+    """Returns the network's logits, `[batch, classes]`.
 
-    On a CPU a large fully connected layer fetches the rows of the winners before it alone, where that is faster: of a
-    single example whenever no more than two in five units win, of sixteen when one in ten does.
+    On a CPU a large fully connected layer reads only the rows of the previous layer's winners if that is faster: for a
+    single example if at most two in five units win, for sixteen if one in ten does.
 
     Args:
-      network: what `freeze` returned.
+      network: from `freeze`.
       x: inputs `[batch, ...]`, as `model.apply` takes them.
 
     Returns:
@@ -100,29 +100,31 @@ def predict(network: Frozen, x: Float[Array, "batch *shape"]) -> Float[Array, "b
     model, x = network.model, network.model.seen(x)
     stages = model.stages(x.shape[1:])
     names = [*(stage.name for stage in stages), "output"]
-    x = _fed(network.layers[names[0]], x)
+    x = _pre_activation(network.layers[names[0]], x)
     for stage, k, after in zip(stages, network.k, names[1:], strict=True):
         if len(stage.shape) == 4:
             x = max_pool2d(x, stage.pool)
-        x = _passed_on(network, x, network.layers[stage.name], k, network.layers[after])
+        x = _next_pre_activation(network, x, network.layers[stage.name], k, network.layers[after])
     return x
 
 
-def _fed(layer: dict[str, Any], x: Array) -> Array:
-    """Returns what a layer is fed; one that is fully connected flattens what it sees."""
+def _pre_activation(layer: dict[str, Any], x: Array) -> Array:
+    """Returns the pre-activations of a layer; a fully connected layer flattens its input."""
     return blocks.linear(layer, {}, x if layer["kernel"].ndim == 4 else x.reshape(x.shape[0], -1))
 
 
-def _passed_on(network: Frozen, x: Array, layer: dict[str, Any], k: int | None, after: dict[str, Any]) -> Array:
-    """Returns what the layer after is fed by the winners of a layer that was fed `x`."""
+def _next_pre_activation(
+    network: Frozen, x: Array, layer: dict[str, Any], k: int | None, after: dict[str, Any]
+) -> Array:
+    """Returns the pre-activations of the next layer, from pre-activations `x` of a layer."""
     if k is None:
-        return _fed(after, jax.nn.relu(x))
+        return _pre_activation(after, jax.nn.relu(x))
     model, local = network.model, network.model.local and x.ndim == 4
     settings: dict[str, Any] = {"k": k, "boost_strength": network.boost_strength, "ties": model.ties}
 
     def dense(x, state, after):
         won = k_winners_2d(x, state, local=local, **settings) if x.ndim == 4 else k_winners(x, state, **settings)
-        return _fed(after, won)
+        return _pre_activation(after, won)
 
     def by_rows(x, state, after):
         units = math.prod(x.shape[1:])
@@ -130,7 +132,7 @@ def _passed_on(network: Frozen, x: Array, layer: dict[str, Any], k: int | None, 
         return decode(sparse_top_k(x.reshape(-1, units), k, rank=rank), after["kernel"]) + after["bias"][None]
 
     kernel = after["kernel"]
-    pays = kernel.ndim == 2 and kernel.size >= _WORTH and gathering_pays(k / len(kernel), len(x))
+    pays = kernel.ndim == 2 and kernel.size >= _WORTH and gathering_is_faster(k / len(kernel), len(x))
     if local or model.ties != "first" or not pays:
         return dense(x, layer["boost"], after)
     return lax.platform_dependent(x, layer["boost"], after, cpu=by_rows, default=dense)

@@ -23,7 +23,6 @@ class SparseMLP(SparseNetwork):
     """Winners of each hidden layer; None for ReLU."""
 
     def check(self) -> None:
-        """Raise a ConfigError that names a field out of range."""
         super().check()
         expect("model.hidden", self.hidden, "one or more positive numbers", min(self.hidden, default=0) > 0)
         one_each = f"one entry for each of the {len(self.hidden)} hidden layers"

@@ -1,4 +1,4 @@
-"""What the networks share: hidden layers of weights and k-winners, one after another, and a dense output layer."""
+"""Base class of k-winners networks: a sequence of hidden layers with k-winners, and a dense output layer."""
 
 import dataclasses
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -18,7 +18,7 @@ from sparsejax.models.base import Layer, Model, Output, Variables, expect
 class Stage(NamedTuple):
     """One hidden layer: the shape of its kernel, `[inputs, units]` or `[H, W, inputs, filters]`; its winners (None for
     ReLU); its fraction of non-zero weights (None for dense ones); for a convolution the positions of its feature map
-    after the pooling, the height and width of what it sees, and those of the windows it is pooled over.
+    after pooling, height and width of its input, and those of the pooling windows.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Stage(NamedTuple):
 
 @configuration
 class SparseNetwork(Model):
-    """A stack of hidden layers; a network says which by `stages`, and names their winners by `winners`."""
+    """A stack of hidden layers, which subclasses define by `stages`, with the names of their k fields in `winners`."""
 
     _winners: ClassVar[tuple[str, ...]]
     """Fields that hold numbers of winners."""
@@ -41,23 +41,23 @@ class SparseNetwork(Model):
     classes: int = 10
     """Number of classes."""
     boost_strength: float = traced(1.5)
-    """Beta of the boost, in the first epoch."""
+    """Boost strength (beta) in the first epoch."""
     boost_decay: float = traced(0.85)
     """Factor on the boost strength after each epoch."""
     k_inference_factor: float = traced(1.0)
     """Factor on every k at inference; 1.5 in the paper."""
     k_schedule: Literal["constant", "linear", "exponential"] = "constant"
-    """How every k comes down to its value from k_start times it."""
+    """Schedule of every k, from k_start times its value down to its value."""
     k_start: float = traced(1.0)
-    """Factor on every k at first, with a schedule; all units at most."""
+    """Initial factor on every k with a schedule; k is at most all units."""
     k_epochs: float = traced(10.0)
-    """Epochs it takes to come down."""
+    """Epochs of the k schedule."""
     period: int = 1000
     """Examples over which duty cycles are averaged."""
     local: bool = False
-    """Let the channels of each position of a feature map compete (k is then out of the channels)."""
+    """Let only the channels of each position of a feature map compete (k is then out of the channels)."""
     ties: Ties = "first"
-    """What becomes of units tied at the threshold: "first" keeps exactly k, "all" keeps them all."""
+    """Units tied at the threshold: "first" keeps exactly k, "all" keeps all of them."""
     batch_norm: bool = False
     """Normalise every layer before its activation, without scale or offset."""
     sigma: float | None = traced(None)
@@ -67,11 +67,9 @@ class SparseNetwork(Model):
 
     @property
     def task(self) -> Literal["classification"]:
-        """Classification."""
         return "classification"
 
     def check(self) -> None:
-        """Raise a ConfigError that names a field out of range."""
         some = self.density is None or 0 < self.density <= 1
         expect("model.density", self.density, "None or a fraction of non-zero weights in (0, 1]", some)
         expect("model.classes", self.classes, "a positive number", self.classes > 0)
@@ -91,7 +89,7 @@ class SparseNetwork(Model):
         expect("model.dropout", self.dropout, "None or a probability in [0, 1)", probable)
 
     def seen(self, x: Float[Array, "batch *shape"]) -> Float[Array, "batch *shape"]:
-        """Returns what the first layer sees of inputs: all of them as they are."""
+        """Returns the inputs of the first layer: by default those of the network."""
         return x
 
     def stages(self, example_shape: tuple[int, ...]) -> list[Stage]:
@@ -103,11 +101,11 @@ class SparseNetwork(Model):
         raise NotImplementedError
 
     def init(self, key: PRNGKeyArray, example: Float[Array, "batch *shape"]) -> Variables:
-        """Draws a network for inputs `[batch, ...]`.
+        """Initialises a network for inputs `[batch, ...]`.
 
         Raises:
-          ConfigError: the network does not fit the example, k exceeds the units of a layer, or a density leaves a
-            unit without inputs.
+          ConfigError: the network does not fit the example, k exceeds the units of a layer, or a density leaves a unit
+            without inputs.
         """
         stages = self._checked_stages(example.shape[1:])
         keys = jax.random.split(key, len(stages) + 1)
@@ -134,11 +132,11 @@ class SparseNetwork(Model):
         """Returns logits `[batch, classes]`, the new state, and the output of every hidden layer.
 
         Args:
-          variables: as `init` made them.
+          variables: from `init`.
           x: inputs `[batch, ...]`, images as `[batch, H, W, C]`.
           key: one key per example `[batch]`; needed in training with noise or dropout.
-          train: add noise, update duty cycles and batch statistics, drop units, use k rather than k at inference.
-          axis_name: mesh axis the batch is spread over.
+          train: add noise, update duty cycles and batch statistics, apply dropout, use k instead of k at inference.
+          axis_name: mesh axis over which the batch is sharded.
 
         Raises:
           ValueError: key is missing.
@@ -174,7 +172,7 @@ class SparseNetwork(Model):
         return Output(blocks.linear(params["output"], {}, x.reshape(x.shape[0], -1)), state, activations)
 
     def at(self, epoch: Array | float, step: Array | int) -> "SparseNetwork":
-        """Returns the model after `epoch` epochs: the boost strength has decayed, k has come down."""
+        """Returns the model after `epoch` epochs: with its boost strength and k by their schedules."""
         now = dataclasses.replace(self, boost_strength=self.boost_strength * self.boost_decay**epoch)
         if self.k_schedule == "constant":
             return now
@@ -196,7 +194,7 @@ class SparseNetwork(Model):
         return described
 
     def competitors(self, stage: Stage) -> int:
-        """Returns the number of units among which the winners of a hidden layer are chosen."""
+        """Returns the number of competing units of a hidden layer."""
         return stage.shape[-1] if self.local else stage.shape[-1] * stage.positions
 
     def _checked_stages(self, example_shape: tuple[int, ...]) -> list[Stage]:

@@ -1,4 +1,4 @@
-"""One hidden layer that learns under noise: the autoencoder and classifier of "Noise Transforms ... Networks"."""
+"""One hidden layer trained with noise: the autoencoder and classifier of "Noise Transforms ... Networks"."""
 
 import dataclasses
 import math
@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Key, PRNGKeyArray
 from sparsejax.configuration import configuration, traced
 from sparsejax.functional import (
     add_noise,
-    annealed,
+    anneal,
     explain_away,
     implicit_terms,
     inhibitory_interneuron,
@@ -40,7 +40,7 @@ _NEEDS_K = ("top_k", "top_k_subtract", "learned_k")
 
 @configuration
 class NoisyNetwork(Model):
-    r"""Noise on the input, a hidden layer, a linear read-out.
+    r"""Noise on the input, a hidden layer, and a linear output layer.
 
     .. math:: \hat x = W_d\, f(W_e (x + \sigma \epsilon) + b_e) + b_d
 
@@ -59,41 +59,41 @@ class NoisyNetwork(Model):
     noise: Distribution = "gaussian"
     """Distribution of the noise."""
     noise_at_evaluation: bool = True
-    """Keep the noise on the input when the network is evaluated, as the paper does."""
+    """Keep the noise on the input in evaluation, as in the paper."""
     anneal_after: float | None = traced(None)
-    """Epochs after which the noise falls linearly to 0; None to keep it."""
+    """Epochs after which the noise is annealed linearly to 0; None to keep it."""
     anneal_epochs: float = traced(0.0)
-    """Epochs the fall takes; 0 removes the noise at once."""
+    """Epochs of the annealing; 0 removes the noise immediately."""
     activation: Activation = "relu"
-    """Of the hidden layer."""
+    """Activation function of the hidden layer."""
     threshold: float | None = None
-    """A unit counts as active beyond this; None for 0 with ReLU and 1e-4 with the others, as in the paper."""
+    """Threshold above which a unit counts as active; None for 0 with ReLU and 1e-4 otherwise, as in the paper."""
     bias: Literal["own", "shared", "none"] = "own"
-    """Of the hidden layer: one for each unit, one for all, or none."""
+    """Bias of the hidden layer: one per unit, one for all, or none."""
     normalised: bool = False
-    """Scale every input and the weights of every hidden unit to length 1."""
+    """Scale every input and the weights of every hidden unit to norm 1."""
     competition: Competition = "none"
-    """How the hidden units compete, besides having a bias."""
+    """Competition between the hidden units, in addition to their bias."""
     k: float | None = traced(None)
-    """Winners of top_k and top_k_subtract, where learned_k begins; None where nothing needs it."""
+    """Winners of top_k and top_k_subtract, and initial value of learned_k; None if unused."""
     k_schedule: Literal["constant", "linear", "exponential"] = "constant"
-    """How top_k comes down from all units to k."""
+    """Schedule of top_k, from all units down to k."""
     k_epochs: float = traced(100.0)
-    """Epochs that takes."""
+    """Epochs of the k schedule."""
     k_window: float = 0.1
     """Width of learned_k's window, a fraction of the units."""
     k_rate: float = 10.0
     """Factor on the learning rate of a learned k."""
     sampled_log_k: float = 6.0
-    """Where the mean of sampled_k's log k begins."""
+    """Initial mean of sampled_k's log k."""
     circuit_steps: int = 1
-    """Turns of the explain-away loop or the interneuron, t* of Eq. 2."""
+    """Steps of the explain-away loop or the interneuron, t* of Eq. 2."""
     gamma: float = traced(1.0)
-    """Step size of each turn."""
+    """Size of each step."""
     zero_diagonal: bool = False
-    """Let no unit explain itself away."""
+    """Exclude self-connections in explain_away."""
     rectified_interneuron: bool = False
-    """Give the interneuron a bias and ReLU, as the authors' code does; the paper's is linear."""
+    """Add a bias and ReLU to the interneuron, as in the authors' code; the paper's is linear."""
     implicit: float | None = traced(None)
     """Weight of the implicit loss terms of noise, added to the loss; None for none. ReLU only."""
     implicit_sigma: float = traced(0.1)
@@ -101,11 +101,9 @@ class NoisyNetwork(Model):
 
     @property
     def task(self) -> Literal["classification", "reconstruction"]:
-        """Reconstruction where `classes` is None."""
         return "reconstruction" if self.classes is None else "classification"
 
     def check(self) -> None:
-        """Raise a ConfigError that names a field out of range."""
         expect("model.hidden", self.hidden, "a positive number of units", self.hidden > 0)
         for name in ("sigma", "hidden_sigma", "anneal_after", "anneal_epochs", "threshold", "implicit"):
             value = getattr(self, name)
@@ -122,7 +120,7 @@ class NoisyNetwork(Model):
             expect("model.implicit", self.implicit, "None, or a plain ReLU autoencoder", self.has_implicit_terms)
 
     def init(self, key: PRNGKeyArray, example: Float[Array, "batch *shape"]) -> Variables:
-        """Draws a network for inputs `[batch, ...]`, which are flattened."""
+        """Initialises a network for inputs `[batch, ...]`, which are flattened."""
         inputs = math.prod(example.shape[1:])
         encoder_key, decoder_key, circuit_key = jax.random.split(key, 3)
         encoder, _ = blocks.init_weights(encoder_key, (inputs, self.hidden))
@@ -144,7 +142,7 @@ class NoisyNetwork(Model):
             if self.rectified_interneuron:
                 params["circuit"]["bias"] = uniform_fan_in(bias_key, (), self.hidden)
         elif self.competition == "learned_k":
-            # Kept as a fraction of the rate's factor: then any update rule moves k that much faster.
+            # Stored divided by the factor on the learning rate: then any update rule moves k that much faster.
             params["k"] = jnp.zeros(())
         elif self.competition == "sampled_k":
             params["k"] = {"mean": jnp.asarray(self.sampled_log_k / self.k_rate), "log_std": jnp.zeros(())}
@@ -162,12 +160,8 @@ class NoisyNetwork(Model):
     ) -> Output:
         """Returns logits `[batch, classes]` or reconstructions `[batch, inputs]`, and the hidden layer's output.
 
-        Args:
-          variables: as `init` made them.
-          x: inputs `[batch, ...]`.
-          key: one key per example `[batch]`; None leaves the noise out, and k is not sampled.
-          train: noise in any case; otherwise only with `noise_at_evaluation`.
-          axis_name: not needed, for nothing is averaged over the batch.
+        Training always adds noise and needs `key`; evaluation adds it only with `noise_at_evaluation` and `key`, and
+        does not sample k without `key`.
 
         Raises:
           ValueError: key is missing in training.
@@ -200,41 +194,40 @@ class NoisyNetwork(Model):
         return Output(prediction, variables.state, {"hidden": h}, losses, log_probability, measures)
 
     def at(self, epoch: Array | float, step: Array | int) -> "NoisyNetwork":
-        """Returns the model after `epoch` epochs: less noise, fewer winners."""
+        """Returns the model after `epoch` epochs, with its noise and k by their schedules."""
         changes = {}
         if self.anneal_after is not None:
             when = {"hold": self.anneal_after, "duration": self.anneal_epochs}
             for name in ("sigma", "hidden_sigma"):
                 if getattr(self, name) is not None:
-                    changes[name] = annealed(getattr(self, name), epoch, **when)
+                    changes[name] = anneal(getattr(self, name), epoch, **when)
         if self.k_schedule != "constant":
             end = {"k_min": self.k, "epochs": self.k_epochs}
             changes["k"] = k_schedule(epoch, n=self.hidden, kind=self.k_schedule, **end)
         return dataclasses.replace(self, **changes)
 
     def layers(self, example_shape: tuple[int, ...]) -> list[Layer]:
-        """Describes the hidden layer for reports."""
         k = int(self.k) if self.competition in ("top_k", "top_k_subtract") and self.k is not None else None
-        # Circuits form products of their own, and noise leaves no unit at 0.
+        # Lateral circuits need additional products, and noise leaves no unit at 0.
         plain = self.competition not in ("explain_away", "interneuron") and self.hidden_sigma is None
         inputs = (math.prod(example_shape),) if plain else None
         return [Layer("hidden", self.hidden, k, k, threshold=self.active_beyond, inputs=inputs)]
 
     @property
     def has_implicit_terms(self) -> bool:
-        """Whether the implicit loss terms of its noise are known in closed form: for a plain ReLU autoencoder."""
+        """Whether the implicit loss terms of its noise have a closed form: for a plain ReLU autoencoder."""
         plain = self.competition == "none" and not self.normalised and self.noise == "gaussian"
         return plain and self.activation == "relu" and self.classes is None and self.hidden_sigma is None
 
     @property
     def active_beyond(self) -> float:
-        """A unit is active when its output lies further than this from 0."""
+        """A unit is active if the magnitude of its output exceeds this."""
         if self.threshold is not None:
             return self.threshold
         return 0.0 if self.activation == "relu" else 1e-4
 
     def winners(self, params: Any) -> float | Array | None:
-        """Returns the number of winners in force, a learned one from the parameters; None without one."""
+        """Returns the current number of winners, from the parameters if learned; None without winners."""
         if self.competition == "learned_k":
             return self.k + self.k_rate * params["k"]
         if self.competition == "sampled_k":

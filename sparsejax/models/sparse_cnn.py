@@ -8,9 +8,9 @@ from sparsejax.models.network import SparseNetwork, Stage
 
 @configuration
 class SparseCNN(SparseNetwork):
-    """Convolutions, each followed by a 2 x 2 maximum and k-winners, then a hidden layer with sparse weights.
+    """Convolutions, each followed by 2 x 2 max pooling and k-winners, then a hidden layer with sparse weights.
 
-    The defaults are the paper's Sparse CNN-2, but for its `k_inference_factor` of 1.5. With ReLU, dense weights and
+    The defaults are the paper's Sparse CNN-2, except for its `k_inference_factor` of 1.5. With ReLU, dense weights and
     `pool` 1 it is a plain convolutional network.
 
     References:
@@ -22,20 +22,19 @@ class SparseCNN(SparseNetwork):
     channels: tuple[int, ...] = (32, 64)
     """Filters of each convolution."""
     conv_k: tuple[int | None, ...] = traced((400, 300))
-    """Winners of each convolution, of all its units after the pooling; None for ReLU."""
+    """Winners of each convolution among all its units after pooling; None for ReLU."""
     conv_density: tuple[float, ...] | None = None
     """Fraction of non-zero weights of each convolution; None for dense ones, as in the paper."""
     kernel_size: int = 5
     """Height and width of the filters."""
     pool: int = 2
-    """Height and width of the windows whose maximum each convolution passes on; 1 for none."""
+    """Height and width of the max pooling windows; 1 for no pooling."""
     hidden: int = 700
     """Units of the hidden layer."""
     hidden_k: int | None = traced(100)
     """Winners of the hidden layer; None for ReLU."""
 
     def check(self) -> None:
-        """Raise a ConfigError that names a field out of range."""
         super().check()
         count = len(self.channels)
         expect("model.channels", self.channels, "one or more positive numbers", min(self.channels, default=0) > 0)
@@ -67,7 +66,7 @@ class SparseCNN(SparseNetwork):
             if height < 1 or width < 1:
                 raise ConfigError(
                     f"Images of shape {example_shape} are too small for {len(self.channels)} convolutions with "
-                    f"kernels of {size} and pooling by {self.pool}: nothing is left after conv{i + 1}. Take fewer "
+                    f"kernels of {size} and pooling by {self.pool}: nothing is left after conv{i + 1}. Use fewer "
                     "model.channels or a smaller model.kernel_size."
                 )
             density = self.conv_density[i] if self.conv_density else None

@@ -1,4 +1,4 @@
-"""A network for spoken words: waveforms become mel spectrograms on the device, changed a little in training."""
+"""A network for spoken words: mel spectrograms are computed on the device, with augmentation in training."""
 
 import jax
 from jaxtyping import Array, Float, Key
@@ -11,29 +11,28 @@ from sparsejax.models.base import Output, Variables, expect
 from sparsejax.models.network import Stage
 from sparsejax.models.sparse_cnn import SparseCNN
 
-_AUGMENTATION = 1 << 16  # numbers from here on are folded into the keys of changes, below it into those of layers
+_AUGMENTATION = 1 << 16  # smaller numbers are folded into the keys of layers, larger ones into those of augmentations
 _SHIFT = 8  # frames
 
 
 @configuration
 class SpeechCNN(SparseCNN):
-    """A SparseCNN that hears waveforms of one second at 16 kHz `[batch, 16000]` in [-1, 1].
+    """A SparseCNN for waveforms of one second at 16 kHz `[batch, 16000]` in [-1, 1].
 
-    It sees them as mel spectrograms of 32 bands and 32 frames in decibels below the maximum; in training each clip is
-    changed in amplitude, in speed and pitch, in speed alone, and in place, each of the four with probability `augment`.
-    The change of amplitude is the paper's, too, but what is relative to the maximum does not see it.
+    Its inputs are mel spectrograms of 32 bands and 32 frames in decibels below the maximum. In training each clip is
+    changed in amplitude, in speed and pitch, in speed only, and in time, each with probability `augment`. The change of
+    amplitude is the paper's, but has no effect on features relative to the maximum.
 
     References:
       Ahmad & Scheinkman, How Can We Be So Dense?, 2019, section 4.2.
     """
 
     augment: float | None = traced(0.5)
-    """Probability of each of four changes to a clip in training; None for no changes."""
+    """Probability of each of four augmentations of a clip in training; None for no augmentation."""
 
     inputs = "clips"
 
     def check(self) -> None:
-        """Raise a ConfigError that names a field out of range."""
         super().check()
         probable = self.augment is None or 0 <= self.augment <= 1
         expect("model.augment", self.augment, "None or a probability in [0, 1]", probable)
@@ -51,7 +50,7 @@ class SpeechCNN(SparseCNN):
         return super().stages(example_shape)
 
     def seen(self, x: Float[Array, "batch samples"]) -> Float[Array, "batch bands frames 1"]:
-        """Returns the spectrograms of waveforms as they are."""
+        """Returns the spectrograms of waveforms without augmentation."""
         return _features(None, x, None)[..., None]
 
     def apply(
@@ -63,10 +62,10 @@ class SpeechCNN(SparseCNN):
         train: bool = False,
         axis_name: str | None = None,
     ) -> Output:
-        """Returns logits `[batch, classes]` as `SparseCNN.apply`, of waveforms `[batch, samples]`.
+        """Returns logits `[batch, classes]` as `SparseCNN.apply`, for waveforms `[batch, samples]`.
 
         Raises:
-          ValueError: key is missing in training with changes or dropout.
+          ValueError: key is missing in training with augmentation or dropout.
         """
         images = _features(key, x, self.augment if train else None)[..., None]
         return super().apply(variables, images, key=key, train=train, axis_name=axis_name)
@@ -75,7 +74,7 @@ class SpeechCNN(SparseCNN):
 def _features(
     key: Key[Array, "batch"] | None, waveform: Float[Array, "batch samples"], probability: float | Array | None
 ) -> Float[Array, "batch bands frames"]:
-    """Returns mel spectrograms, of changed clips unless probability is None."""
+    """Returns mel spectrograms, with augmentation unless probability is None."""
     if probability is None:
         return power_to_db(mel_power(stft_power(waveform)))
     if key is None:
@@ -86,7 +85,7 @@ def _features(
     waveform = augmentation.amplitude(loud, waveform, probability=probability)
     waveform = augmentation.speed(fast, waveform, probability=probability)
     power = stft_power(waveform)
-    # More frames than there were, so that a shift to the left brings in what was stretched past the end.
+    # Additional frames, so that a shift to the left includes what was stretched past the end.
     longer = augmentation.stretch(long, power, frames=power.shape[1] + _SHIFT, probability=probability)
     longer = augmentation.shift(moved, longer, frames=_SHIFT, probability=probability)
     return power_to_db(mel_power(longer[:, : power.shape[1]]))

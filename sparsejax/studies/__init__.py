@@ -1,6 +1,6 @@
-"""The papers' figures and tables: one folder a paper, each with the figures and measures that only it uses.
+"""The papers' figures and tables: one folder per paper, with its own figures and measures.
 
-A file lists what it reproduces, by name, in `SUMMARIES` and `STUDIES`. A name is PAPER/FIGURE; PAPER is one of noise,
+What a file reproduces are its functions decorated by `study`. A name is PAPER/FIGURE; PAPER is one of noise,
 emergence, hah, thesis, dense. The scoreboard is of all of them.
 """
 
@@ -14,20 +14,25 @@ if TYPE_CHECKING:
     from sparsejax.studies.study import Study
 
 
-def _studies(tree: ast.Module, module: str) -> Iterator[tuple[str, str]]:
+def _studies(tree: ast.Module) -> Iterator[tuple[str, str]]:
     for node in tree.body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "SUMMARIES":
-            yield from ast.literal_eval(node.value).items()
+        for call in node.decorator_list if isinstance(node, ast.FunctionDef) else ():
+            if isinstance(call, ast.Call) and ast.unparse(call.func) == "study":
+                name, shows = map(ast.literal_eval, call.args[:2])
+                yield name, shows + "; --seeds N" * any(keyword.arg == "seeds" for keyword in call.keywords)
 
 
 STUDIES = Registry("sparsejax.studies", "study", _studies)
-"""Name -> what it shows."""
+"""Name -> summary."""
 
 
 def get(name: str) -> "Study":
     """Return a study by name.
 
     Raises:
-      ConfigError: there is none of that name; the closest ones are given.
+      ConfigError: the name is unknown; the message suggests similar ones.
     """
-    return STUDIES.module(name).STUDIES[name]
+    STUDIES.module(name)
+    from sparsejax.studies.study import MADE
+
+    return MADE[name]

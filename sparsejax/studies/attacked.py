@@ -1,4 +1,4 @@
-"""Trained networks put through attacks: pixels in [0, 1] go in, and a report is kept beside the run it is of."""
+"""Attacks on trained networks: inputs are pixels in [0, 1], and the report is saved next to the run."""
 
 import hashlib
 import json
@@ -26,26 +26,26 @@ class Pixels(NamedTuple):
 
 
 def test_pixels(name: str, count: int) -> Pixels:
-    """Returns the first so many test images of a data set."""
+    """Returns the first `count` test images of a data set."""
     data = load(name)
     mean, std = (jnp.asarray(moment, jnp.float32).reshape(1, 1, 1, -1) for moment in (data.mean, data.std))
     images = data.test.images[:count].astype(np.float32) / 255
     return Pixels(images, data.test.labels[:count].astype(np.int32), lambda x: (x - mean) / std)
 
 
-def kept_report(
+def cached_report(
     path: Path, model: Model, variables: Variables, data: Pixels, *, seed: int, **settings: Any
 ) -> dict[str, Any]:
-    """Returns `robustness_report` of a network, which is measured once.
+    """Returns `robustness_report` of a network, from a file if it was measured before.
 
-    It is measured anew if the network, the images or the settings have changed.
+    It is measured again if the network, the images or the settings have changed.
 
     Args:
-      path: where the report is kept.
+      path: of the saved report.
       model: the network.
       variables: its parameters and state.
-      data: what it is attacked on.
-      seed: of what is random.
+      data: images to attack.
+      seed: for all random numbers.
       settings: further arguments of `robustness_report`.
     """
     parts = [*jax.tree.leaves(variables), data.images, data.labels]

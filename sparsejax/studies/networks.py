@@ -1,4 +1,4 @@
-"""How a study trains its networks: a grid of fields and seeds, in folders that it can go on from and add to."""
+"""Training of a study's networks: a grid of fields and seeds, in folders that can be resumed and extended."""
 
 import itertools
 import json
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sparsejax.configuration import replaced
+from sparsejax.configuration import replace
 from sparsejax.experiment import Experiment, Finished, run
 from sparsejax.figures.curves import Curve, curves_of
 from sparsejax.models.base import Variables
@@ -22,7 +22,7 @@ from sparsejax.training.run_folder import RunFolder, finite
 from sparsejax.training.schema import to_json
 
 Fields = Mapping[str, Sequence[Any]]
-"""Traced fields of the configuration, such as "model.sigma", and what each takes; the last varies fastest."""
+"""Traced fields of the configuration, such as "model.sigma", and their values; the last varies fastest."""
 
 
 class Trained(NamedTuple):
@@ -63,18 +63,18 @@ def train(config: Config, folder: Path, name: str, *, fields: Fields, seeds: Seq
 
     Args:
       config: the network.
-      folder: of the study; the run's is `runs/NAME` in it, and a run that is there is gone on with.
+      folder: of the study; the run is `runs/NAME` in it, and is resumed if it exists.
       name: of the run.
-      fields: what varies.
+      fields: swept values.
       seeds: of the networks.
     """
     points = _points(fields)
     cores = _cores(config)
-    if cores and config.devices == DevicesConfig():  # batches are not spread: cores share a step better than devices
+    if cores and config.devices == DevicesConfig():  # batches are not sharded: cores share a step better than devices
         member = share_of_cores(len(points) * len(seeds), cores)
-        config = replaced(config, {"devices.member": member, "devices.data": 1})
+        config = replace(config, {"devices.member": member, "devices.data": 1})
     configs = tuple(
-        replaced(config, {**point, "training.seed": seed}) for point, seed in itertools.product(points, seeds)
+        replace(config, {**point, "training.seed": seed}) for point, seed in itertools.product(points, seeds)
     )
     where = RunFolder(folder / "runs" / name)
     finished = run(Experiment(name, configs, tuple(point for point in points for _ in seeds)), where)
@@ -84,14 +84,14 @@ def train(config: Config, folder: Path, name: str, *, fields: Fields, seeds: Seq
 
 
 class Member(NamedTuple):
-    """One network: what its run's `result.json` says of it, that run, and which of its networks it is."""
+    """One network: its entry in the run's `result.json`, the run, and its index there."""
 
     result: dict[str, Any]
     run: RunFolder
     place: int
 
 
-def trained_members(
+def train_members(
     config: Config,
     folder: Path,
     name: str,
@@ -101,20 +101,19 @@ def trained_members(
     together: int | None = None,
     same_order: bool = False,
 ) -> list[list[Member]]:
-    """Returns a network for each point of a grid and seed, `[points][seeds]`; trains those that the folder has not yet.
+    """Returns a network for each point of a grid and seed, `[points][seeds]`; trains missing ones.
 
-    Seeds are trained a few at a time, each group a run of its own: what is done stays done, and further seeds are
-    added to those that are there.
+    Seeds are trained in groups, each a separate run, so that further seeds can be added to existing ones.
 
     Args:
       config: the network.
       folder: of the study; the runs are `runs/NAME/SEEDS` in it.
       name: of the networks.
       seeds: of the networks, 0 or more.
-      fields: what varies.
-      together: seeds of a run: 0 to n - 1, n to 2n - 1 and so on. By default as few as keep the cores of a CPU busy,
-        and elsewhere all.
-      same_order: whether the networks of a run see the same batches; so does then one that is added to it later.
+      fields: swept values.
+      together: seeds per run: 0 to n - 1, n to 2n - 1 and so on. By default as few as keep the cores of a CPU busy, and
+        elsewhere all.
+      same_order: whether the networks of a run train on the same batches, also those added later.
     """
     where, points = folder / "runs" / name, _points(fields or {})
     if together is None:
@@ -122,31 +121,31 @@ def trained_members(
         together = cores // math.gcd(cores, len(points)) if cores else max(seeds) + 1
 
     def of_seed(seed: int) -> Config:
-        return replaced(config, {"training.order_seed": seed // together}) if same_order else config
+        return replace(config, {"training.order_seed": seed // together}) if same_order else config
 
-    def found() -> dict[int, list[Member]]:
+    def find_members() -> dict[int, list[Member]]:
         members = {}
         for path in sorted(where.glob("*/result.json")):
             result = json.loads(path.read_text(encoding="utf-8"))
             entries = [Member(entry, RunFolder(path.parent), i) for i, entry in enumerate(result["members"])]
             there = list(dict.fromkeys(entry.result["seed"] for entry in entries))
-            first = replaced(of_seed(there[0]), {**points[0], "training.seed": there[0]})
+            first = replace(of_seed(there[0]), {**points[0], "training.seed": there[0]})
             wanted = [point | {"seed": seed} for point, seed in itertools.product(points, there)]
-            same = _recorded(result["config"]) == _recorded(to_json(first)) and len(wanted) == len(entries)
+            same = _to_recorded(result["config"]) == _to_recorded(to_json(first)) and len(wanted) == len(entries)
             if same and all(want.items() <= entry.result.items() for want, entry in zip(wanted, entries, strict=True)):
                 members |= {seed: entries[i :: len(there)] for i, seed in enumerate(there)}
         return members
 
-    missing = sorted(set(seeds) - found().keys())
+    missing = sorted(set(seeds) - find_members().keys())
     for _, group in itertools.groupby(missing, lambda seed: seed // together):
         chosen = list(group)
         train(of_seed(chosen[0]), folder, f"{name}/{'_'.join(map(str, chosen))}", fields=fields or {}, seeds=chosen)
-    members = found()
+    members = find_members()
     return [[members[seed][point] for seed in seeds] for point in range(len(points))]
 
 
 def _cores(config: Config) -> int | None:
-    """Returns over how many of a CPU's cores networks are spread, all or as the configuration says; None elsewhere."""
+    """Returns the number of CPU cores for networks, all or as configured; None on other devices."""
     if jax.default_backend() != "cpu":
         return None
     return jax.device_count() if config.devices == DevicesConfig() else 1
@@ -156,6 +155,6 @@ def _points(fields: Fields) -> list[dict[str, Any]]:
     return [dict(zip(fields, values, strict=True)) for values in itertools.product(*fields.values())]
 
 
-def _recorded(config: dict[str, Any]) -> Any:
-    """Returns a configuration as JSON gives it back, without the devices it happened to run on."""
+def _to_recorded(config: dict[str, Any]) -> Any:
+    """Returns a configuration as read from JSON, without the devices that it ran on."""
     return json.loads(json.dumps(finite(config | {"devices": None})))

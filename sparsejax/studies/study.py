@@ -1,6 +1,7 @@
-"""What a study is: from a scale and a folder, a picture and the numbers in it beside the paper's."""
+"""Studies: functions from a scale and a folder to a figure and its numbers next to the paper's."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ Scale = Literal["small", "paper"]
 
 
 class Outcome(NamedTuple):
-    """A picture, the numbers in it, the paper's where it prints them, and the seeds they come from."""
+    """A figure, its numbers, the paper's if printed, and the seeds."""
 
     figure: Figure
     ours: dict[str, Any]
@@ -19,20 +20,56 @@ class Outcome(NamedTuple):
 
 
 class Study(NamedTuple):
-    """A figure or table of a paper: `make(scale, folder)` trains what it needs within the folder.
+    """A figure or table of a paper: `make(scale, folder, seeds)` trains what it needs within the folder.
 
-    With `seeds`, the greatest number of them, it is `make(scale, folder, seeds=...)`, None for as many as the scale
-    has; further seeds are added to those that a folder holds.
+    `seeds` is their largest number, 0 if they are fixed; `make` takes how many, None for the scale's default. Further
+    seeds are added to those in a folder.
     """
 
     source: str
     make: Callable[..., Outcome]
-    seeds: int | None = None
+    seeds: int
 
 
-def chosen_seeds(seeds: Sequence[int], scale: Scale, asked: int | None, *, small: int) -> tuple[int, ...]:
-    """Returns as many seeds as were asked for; if none were, so many at small scale and all at the paper's."""
-    return tuple(seeds[: asked or (small if scale == "small" else len(seeds))])
+MADE: dict[str, Study] = {}
+"""Studies of the imported modules, by name."""
+
+_SOURCES = {
+    "dense": "Ahmad & Scheinkman, How Can We Be So Dense? The Benefits of Using Highly Sparse Representations, 2019",
+    "noise": "Bricken et al., Noise Transforms Feed-Forward Networks into Sparse Coding Networks, 2022",
+    "emergence": "Bricken et al., Emergence of Sparse Representations from Noise, ICML 2023",
+    "hah": "Cekic et al., Neuro-Inspired Deep Neural Networks with Sparse, Strong Activations, 2022",
+    "thesis": "Sparse Coding in Deep Neural Networks and the Visual System (thesis)",
+    "scoreboard": "None of the papers: their networks, of one shape, in one table",
+}
+
+
+def study(
+    name: str, shows: str, where: str = "", /, *, seeds: Sequence[int] = (), small: int = 1, **settings: Any
+) -> Callable[[Callable[..., Outcome]], Callable[..., Outcome]]:
+    """Registers a function `make(scale, folder, **settings)` as a study.
+
+    Args:
+      name: PAPER/FIGURE, of the papers in `_SOURCES`.
+      shows: summary, a literal string: lists read it without importing the module.
+      where: its place in the paper, if the name does not give it.
+      seeds: all seeds of its networks; the function receives the requested number of them as `seeds`.
+      small: default number of seeds at small scale; at the paper's scale it is all.
+      **settings: further arguments, so that one function makes several studies.
+    """
+    paper, _, figure = name.partition("/")
+    where = where or figure.replace("fig", "Fig. ").replace("table", "Table ").replace("_", ".")
+    source = f"{_SOURCES[paper]}, {where}" if figure else _SOURCES[paper]
+
+    def register(function: Callable[..., Outcome]) -> Callable[..., Outcome]:
+        def make(scale: Scale, folder: Path, asked: int | None = None) -> Outcome:
+            count = asked or (small if scale == "small" else len(seeds))
+            return function(scale, folder, **settings, **({"seeds": tuple(seeds[:count])} if seeds else {}))
+
+        MADE[name] = Study(source, make, len(seeds))
+        return function
+
+    return register
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float:

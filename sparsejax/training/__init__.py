@@ -1,1 +1,1 @@
-"""Training: the step, the grid of networks, the devices that carry them, the loop, checkpoints and the run folder."""
+"""Training: the step, the grid of networks, the devices, the loop, checkpoints and the run folder."""

@@ -1,4 +1,4 @@
-"""Checkpoints: what is saved, how it is verified, and the one place that knows Orbax."""
+"""Checkpoints and their verification; the only module that uses Orbax."""
 
 import dataclasses
 import errno
@@ -20,59 +20,59 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from sparsejax.errors import CheckpointError, Interrupted
-from sparsejax.training.processes import gathered
+from sparsejax.training.processes import gather
 
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """A checkpoint read back: its step, and the tree as it was saved."""
+    """A restored checkpoint: its step, and the saved tree."""
 
     step: int
     tree: Any
 
 
 class Checkpoints:
-    """The checkpoints of one run; use `opened`, which closes them: an unclosed manager loses the last one."""
+    """The checkpoints of one run; use `open_checkpoints`, which closes them: an unclosed manager loses the last one."""
 
     def __init__(self, manager: ocp.CheckpointManager, folder: Path):
         self._manager = manager
         self._folder = folder
         self.failed = False
-        """Whether something could not be read, of which Orbax's threads may go on to tell."""
+        """Whether a read failed, which Orbax's threads may report again."""
 
     def steps(self) -> list[int]:
         """Returns the steps that have a checkpoint, in order."""
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, tree: Any, *, score: float) -> None:
-        """Saves a tree of arrays in the background; the one of the greatest `score` is the best.
+        """Saves a tree of arrays in the background; the one with the highest `score` is the best.
 
         Raises:
-          CheckpointError: it, or the one before, could not be written.
+          CheckpointError: it, or the previous one, could not be written.
         """
         leaves = _plain(tree)
         items = ocp.args.Composite(
             tree=ocp.args.StandardSave(leaves),
             checksums=ocp.args.JsonSave(_checksums(leaves)),
         )
-        with _writing(self._folder):
+        with _translate_write_errors(self._folder):
             self._manager.save(step, args=items, metrics={"score": score}, force=True)
 
     def restore(self, like: Any, step: int | None = None) -> Restored | None:
-        """Reads a checkpoint back, the latest unless a step is named; None when there is none.
+        """Restores a checkpoint, by default the latest; None if there is none.
 
         Args:
-          like: a tree of the same structure, shapes and dtypes; `jax.ShapeDtypeStruct` will do for arrays.
-          step: which; later ones are then removed, for the run goes on from here.
+          like: a tree of the same structure, shapes and dtypes; arrays may be `jax.ShapeDtypeStruct`.
+          step: of the checkpoint; later ones are then removed, because the run resumes from it.
 
         Raises:
-          CheckpointError: it is damaged, is of another network, or there is none of that step.
+          CheckpointError: it is damaged, belongs to another network, or does not exist.
         """
         steps = self.steps()
         if step is None and not steps:
             return None
         if step is not None and step not in steps:
-            raise CheckpointError(f"There is no checkpoint of step {step} in {self._folder}; there are {steps}.")
+            raise CheckpointError(f"There is no checkpoint of step {step} in {self._folder}; available: {steps}.")
         chosen = steps[-1] if step is None else step
         abstract = [jax.eval_shape(_raw, leaf) for leaf in jax.tree.leaves(like)]
         try:
@@ -80,7 +80,7 @@ class Checkpoints:
             restored = self._manager.restore(chosen, args=items)
             leaves = {name: np.asarray(leaf) for name, leaf in restored["tree"].items()}
             expected, found = restored["checksums"], _checksums(leaves)
-        except Exception as error:  # Orbax and TensorStore raise bare exceptions with pages of specification
+        except Exception as error:  # Orbax and TensorStore raise plain exceptions with very long messages
             self.failed = True
             raise self._damaged(chosen, _first_line(error)) from error
         wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
@@ -89,31 +89,31 @@ class Checkpoints:
         ordered = [leaves[name] for name in sorted(leaves)]
         if [(leaf.shape, leaf.dtype) for leaf in ordered] != [(leaf.shape, leaf.dtype) for leaf in abstract]:
             raise CheckpointError(
-                f"The checkpoint of step {chosen} in {self._folder} is of another network: its arrays have other "
-                "shapes. Take the configuration it was made with, or another --out."
+                f"The checkpoint of step {chosen} in {self._folder} belongs to another network: its arrays have other "
+                "shapes. Use the configuration it was trained with, or another --out."
             )
         for later in (s for s in steps if s > chosen):
             self._manager.delete(later)
-        return Restored(chosen, _like(like, ordered))
+        return Restored(chosen, _unflatten_like(like, ordered))
 
     def _damaged(self, step: int, reason: str) -> CheckpointError:
         earlier = [s for s in self.steps() if s < step]
-        way_out = "there is none before it"
+        way_out = "there is no earlier one"
         if earlier:
-            way_out = f"--resume-step {earlier[-1]} goes on from the one before it"
+            way_out = f"--resume-step {earlier[-1]} resumes from the previous one"
         return CheckpointError(
             f"The checkpoint of step {step} in {self._folder} is damaged: {reason}. It is not used; {way_out}, "
-            "and --fresh starts the run anew."
+            "and --fresh starts a new run."
         )
 
 
 @contextmanager
-def opened(folder: Path, *, keep: int) -> Iterator[Checkpoints]:
+def open_checkpoints(folder: Path, *, keep: int) -> Iterator[Checkpoints]:
     """Opens the checkpoints of a run and, on leaving, waits until all are written.
 
     Args:
-      folder: made when it is missing; Orbax needs it absolute and fails in the background otherwise.
-      keep: how many of the latest are kept; the best one is kept besides.
+      folder: created if missing; absolute, because Orbax otherwise fails in the background.
+      keep: number of latest checkpoints to keep, in addition to the best one.
 
     Raises:
       CheckpointError: on leaving, the last one could not be written.
@@ -128,42 +128,42 @@ def opened(folder: Path, *, keep: int) -> Iterator[Checkpoints]:
         enable_async_checkpointing=True,
         preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
     )
-    with _told_once() as opened_now:
-        with _writing(folder):
+    with _silence_orbax() as opened_now:
+        with _translate_write_errors(folder):
             manager = ocp.CheckpointManager(folder, options=options)
         opened_now.append(saved := Checkpoints(manager, folder))
         try:
             yield saved
-        except Interrupted:  # what is said to be saved has to be
-            with _writing(folder):
+        except Interrupted:  # a checkpoint reported as saved must be on disk
+            with _translate_write_errors(folder):
                 manager.close()
             raise
         except BaseException:
-            with suppress(Exception):  # what went wrong first is what counts
+            with suppress(Exception):  # the first error is the relevant one
                 manager.close()
             raise
-        with _writing(folder):
+        with _translate_write_errors(folder):
             manager.close()
 
 
 @contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """Turns what Orbax raises when it cannot write, often at a later call, into an error that says what to do."""
+def _translate_write_errors(folder: Path) -> Iterator[None]:
+    """Turns Orbax's errors on writing, often raised at a later call, into an error that says what to do."""
     try:
         yield
     except Exception as error:
         raise CheckpointError(
-            f"A checkpoint cannot be written to {folder}: {_cause(error)}. Those that were complete are still good; "
-            "make room there, or see that the folder can be written to, and the same command goes on from the last."
+            f"A checkpoint cannot be written to {folder}: {_cause(error)}. Complete checkpoints are intact; "
+            "free disk space or make the folder writable, then run the same command to resume from the last one."
         ) from error
 
 
 @contextmanager
-def _told_once() -> Iterator[list[Checkpoints]]:
-    """Keeps Orbax from printing, with pages of traceback, what it also raises where its threads are waited for.
+def _silence_orbax() -> Iterator[list[Checkpoints]]:
+    """Keeps Orbax's threads from printing tracebacks of errors that are also raised on joining them.
 
-    After a failure some of them end late, reading on in an event loop that is closed; then it stays so. Yields a list
-    for the checkpoints that are opened.
+    After a failure some of them end late and use an event loop that is already closed; these errors are suppressed,
+    too. Yields a list for the opened checkpoints.
     """
     threads, unraisable = threading.excepthook, sys.unraisablehook
     loggers = [logging.getLogger("absl"), logging.getLogger("asyncio")]
@@ -178,17 +178,17 @@ def _told_once() -> Iterator[list[Checkpoints]]:
 
     threading.excepthook, sys.unraisablehook = of_thread, of_loop
     for logger in loggers:
-        logger.addFilter(_not_of_orbax)
+        logger.addFilter(_is_not_from_orbax)
     yield (opened_now := [])
     if any(saved.failed for saved in opened_now):
         return
     threading.excepthook, sys.unraisablehook = threads, unraisable
     for logger in loggers:
-        logger.removeFilter(_not_of_orbax)
+        logger.removeFilter(_is_not_from_orbax)
 
 
-def _not_of_orbax(record: logging.LogRecord) -> bool:
-    # of several writes that fail at once Orbax raises one; the event loop tells of the others, naming where they are
+def _is_not_from_orbax(record: logging.LogRecord) -> bool:
+    # Orbax raises one of several simultaneous write errors; the event loop logs the others with their locations
     return "orbax" not in record.pathname and not (record.name == "asyncio" and "/orbax/" in record.getMessage())
 
 
@@ -199,11 +199,11 @@ def remove(folder: Path) -> None:
 
 def _plain(tree: Any) -> dict[str, np.ndarray]:
     """Flattens a tree to named arrays; PRNG keys become their data."""
-    leaves = jax.tree.leaves_with_path(gathered(tree))
+    leaves = jax.tree.leaves_with_path(gather(tree))
     return {f"{i:04d}{jax.tree_util.keystr(path)}": leaf for i, (path, leaf) in enumerate(leaves)}
 
 
-def _like(like: Any, leaves: list[np.ndarray]) -> Any:
+def _unflatten_like(like: Any, leaves: list[np.ndarray]) -> Any:
     """Puts plain leaves back into the structure of `like`."""
     originals, structure = jax.tree.flatten(like)
     wrapped = [
@@ -226,7 +226,7 @@ def _checksums(leaves: dict[str, np.ndarray]) -> dict[str, int]:
 
 
 def _cause(error: Exception) -> str:
-    """Returns the system's own word for why nothing can be written, if it is somewhere in the message."""
+    """Returns the system's reason for the failed write, if the message has one."""
     text = str(error)
     reasons = map(os.strerror, (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EACCES, errno.EROFS))
     return next((reason for reason in reasons if reason in text), None) or _first_line(error)

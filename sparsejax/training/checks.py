@@ -1,4 +1,4 @@
-"""What a configuration trains on: its data, and whether network, objective and data fit each other."""
+"""Loads a configuration's data, and checks that network, objective and data fit each other."""
 
 import jax
 
@@ -11,15 +11,15 @@ from sparsejax.training.config import Config
 _READ = {
     "images": ("images", "vectors"), "vectors": ("vectors", "images"), "tokens": ("tokens",), "clips": ("clips",),
 }  # fmt: skip
-"""Kind of data -> what a network may read; images and vectors are both arrays of numbers, which a network flattens."""
+"""Kind of data -> accepted kinds of inputs; networks that flatten their inputs accept both images and vectors."""
 
 
 def load_data(config: Config) -> Dataset:
     """Loads the configured data.
 
     Raises:
-      ConfigError: there are no such data.
-      DataMissingError, DataDamagedError: the data cannot be had.
+      ConfigError: there is no such data set.
+      DataMissingError, DataDamagedError: the data cannot be loaded.
     """
     wanted = config.data
     options = {
@@ -28,13 +28,13 @@ def load_data(config: Config) -> Dataset:
     dataset = data.load(wanted.name, wanted.source, path=wanted.path, **options)
     if wanted.test_fraction is not None and "test_fraction" not in options:
         raise ConfigError(
-            f"data.test_fraction is {wanted.test_fraction}, but {dataset.name} has a test set of its own; leave it out."
+            f"data.test_fraction is {wanted.test_fraction}, but {dataset.name} has its own test set; omit the option."
         )
-    return dataset.limited(wanted.train_examples, wanted.test_examples)
+    return dataset.limit(wanted.train_examples, wanted.test_examples)
 
 
-def check_data(config: Config, dataset: Dataset, networks: int = 1) -> None:
-    """Refuses data that so many networks, or their batches, do not fit.
+def check_data(config: Config, dataset: Dataset, members: int = 1) -> None:
+    """Checks that the networks and their batches fit the data.
 
     Raises:
       ConfigError: they do not fit.
@@ -43,11 +43,11 @@ def check_data(config: Config, dataset: Dataset, networks: int = 1) -> None:
         steps_per_epoch(len(dataset.train.labels), batch_size)
     if config.data.augment != "none" and dataset.kind != "images":
         raise ConfigError(
-            f"data.augment is {config.data.augment}, but {dataset.name} has no images to move and mirror; take none."
+            f"data.augment is {config.data.augment}, but {dataset.name} has no images to shift and mirror; use none."
         )
-    if config.data.streaming and networks > 1 and config.training.order_seed is None:
+    if config.data.streaming and members > 1 and config.training.order_seed is None:
         raise ConfigError(
-            f"data.streaming reads the same batches for all {networks} networks; give them one order with "
+            f"data.streaming reads the same batches for all {members} networks; set one order with "
             "--training.order-seed 0, or keep the data on the devices."
         )
     _check_task(config, dataset)
@@ -57,35 +57,35 @@ def check_data(config: Config, dataset: Dataset, networks: int = 1) -> None:
     if unknown:
         raise ConfigError(
             f"objective.penalised names {', '.join(unknown)}, but the hidden layers of this network are "
-            f"{', '.join(layer.name for layer in layers)}; take some of them, or None for all."
+            f"{', '.join(layer.name for layer in layers)}; choose some of them, or None for all."
         )
 
 
 def count_parameters(config: Config, dataset: Dataset) -> int:
-    """Counts the parameters of a network on these data, without drawing it."""
+    """Counts the parameters of a network on these data, without initialising it."""
     variables = jax.eval_shape(config.model.init, jax.random.key(0), example_of(dataset.train))
     return sum(leaf.size for leaf in jax.tree.leaves(variables.params))
 
 
 def _check_task(config: Config, dataset: Dataset) -> None:
-    """Refuses a network whose inputs or outputs do not fit the task and the data."""
+    """Checks that the network's inputs and outputs fit the task and the data."""
     model, kind = config.model, config.objective.kind
     name, reads = type(model).__name__, _READ[dataset.kind]
     if model.inputs not in reads:
         raise ConfigError(
-            f"A {name} reads {model.inputs}, but {dataset.name} has {dataset.kind}; take a network that reads "
+            f"A {name} reads {model.inputs}, but {dataset.name} has {dataset.kind}; use a network that reads "
             f"{' or '.join(reads)}, or other data."
         )
     if (model.task or kind) != kind or (kind == "next_token") != (dataset.kind == "tokens"):
-        classifier = kind == "classification" and hasattr(model, "classes")  # it is one once it has them
+        classifier = kind == "classification" and hasattr(model, "classes")  # with `classes` it is a classifier
         raise ConfigError(
             f"objective.kind is {kind}, but a {name} is for {model.task or kind} and {dataset.name} has "
-            f"{dataset.kind}; take --objective.kind {model.task or 'next_token'}, or "
+            f"{dataset.kind}; use --objective.kind {model.task or 'next_token'}, or "
             f"{f'--model.classes {dataset.classes}' if classifier else 'another network or data set'}."
         )
     if kind == "classification" and not dataset.classes:
         raise ConfigError(
-            f"objective.kind is classification, but {dataset.name} has no labels; give some, or take --objective.kind "
+            f"objective.kind is classification, but {dataset.name} has no labels; pass some, or use --objective.kind "
             "reconstruction and a network for it."
         )
     example = example_of(dataset.train)
@@ -94,10 +94,10 @@ def _check_task(config: Config, dataset: Dataset) -> None:
     if outputs != wanted if kind == "reconstruction" else outputs < wanted:
         what = {"classification": "classes", "reconstruction": "numbers in an example", "next_token": "tokens"}[kind]
         field = "vocabulary" if kind == "next_token" else "classes"
-        way_out = f"take --model.{field} {wanted}" if hasattr(model, field) else "give the network as many outputs"
+        way_out = f"use --model.{field} {wanted}" if hasattr(model, field) else "use a network with as many outputs"
         raise ConfigError(f"The network has {outputs} outputs, but {dataset.name} has {wanted} {what}; {way_out}.")
 
 
 def batch_sizes(config: Config) -> set[int]:
-    """Returns the sizes of the batches of training: the first epoch may have one of its own."""
+    """Returns the batch sizes of training: that of the first epoch may differ."""
     return {config.training.batch_size_in(epoch) for epoch in range(min(2, config.training.epochs))}

@@ -1,53 +1,52 @@
-"""What a run is made of: the configuration's dataclasses, validated before anything is compiled."""
+"""The configuration of a run as dataclasses, validated before compilation."""
 
 from typing import Literal
 
 from sparsejax.configuration import configuration, traced
 from sparsejax.errors import ConfigError
-from sparsejax.models.base import Model
+from sparsejax.models.base import Model, expect
 
 
 @configuration(kw_only=False)
 class DataConfig:
-    """Which data, and from where."""
+    """The data and their source."""
 
     name: str = "mnist"
-    """Data set; `python -m sparsejax.data list` shows all, and tfds/NAME is any of TFDS that is prepared."""
+    """Data set; see `python -m sparsejax.data list`; tfds/NAME is any prepared TFDS data set."""
     source: Literal["auto", "files", "tfds", "download", "digits"] = "auto"
-    """Where it comes from; auto tries files, TFDS and a download, and falls back on the bundled digits."""
+    """Source; auto tries files, TFDS and a download, and falls back to the bundled digits for MNIST."""
     path: str | None = None
-    """Read this file (.npz, .npy) or folder (arrays, or images by class) of your own instead."""
+    """Read your own file (.npz, .npy) or folder (arrays, or images by class) instead."""
     test_fraction: float | None = None
-    """Part of the examples to hold out as a test set, where a path or a TFDS data set has none."""
+    """Fraction of the examples to hold out as a test set, if a path or a TFDS data set has none."""
     train_examples: int | None = None
-    """Use only the first so many training examples."""
+    """Use only this many training examples."""
     test_examples: int | None = None
-    """Use only the first so many test examples."""
+    """Use only this many test examples."""
     unit: Literal["words", "characters"] = "words"
-    """What a token of a text is."""
+    """Tokens of a text."""
     vocabulary: int | None = None
-    """Different tokens kept of a text, the most frequent, the others becoming <unk>; None for all."""
+    """Number of most frequent tokens of a text to keep, others become <unk>; None for all."""
     length: int = 128
-    """Tokens of a window of a text."""
+    """Tokens per window of a text."""
     words: tuple[str, ...] | None = None
-    """Spoken words to tell apart; None for all that are there."""
+    """Spoken words to classify; None for all available ones."""
     silence: float = 0.1
     """Silent clips added to spoken words in training, as a fraction of their number."""
     held_out: Literal["test", "validation"] = "test"
-    """Part of the spoken words that networks are evaluated on."""
+    """Part of the spoken words used for evaluation."""
     balanced: bool = False
-    """Show examples of every class equally often, however many there are."""
+    """Resample so that all classes appear equally often."""
     augment: Literal["none", "crop_flip"] = "none"
-    """Change the images of training anew at every step: moved by up to 4 pixels, and half of them mirrored."""
+    """Augment training images at every step: shifted by up to 4 pixels, and half of them mirrored."""
     streaming: bool = False
-    """Read the training examples from memory or disk batch by batch, rather than keep all on the devices."""
+    """Read training batches from memory or disk, instead of keeping all examples on the devices."""
     normalise: bool = True
-    """Scale pixels to mean 0 and standard deviation 1 over the training set; otherwise they lie in [0, 1]."""
+    """Scale pixels to mean 0 and standard deviation 1 over the training set; otherwise they are in [0, 1]."""
 
     def check(self) -> None:
-        """Raise a ConfigError that names a field out of range."""
-        if self.test_fraction is not None and not 0 < self.test_fraction < 1:
-            raise ConfigError(f"data.test_fraction is {self.test_fraction}; expected a number between 0 and 1.")
+        fraction = self.test_fraction
+        expect("data.test_fraction", fraction, "a number between 0 and 1", fraction is None or 0 < fraction < 1)
 
 
 @configuration(kw_only=False)
@@ -65,18 +64,17 @@ class ObjectiveConfig:
     gaussian: float | None = traced(None)
     """Weight of their sum of -exp(-a^2); None for no penalty."""
     penalised: tuple[str, ...] | None = None
-    """Hidden layers that penalties are on, by name; None for all."""
+    """Names of the penalised hidden layers; None for all."""
     per_unit: bool = False
     """Divide the penalties by the number of penalised units, so that a weight means the same for any size."""
 
     def check(self) -> None:
-        """Raise a ConfigError that names a field out of range."""
         for name in ("l1", "l2", "cauchy", "gaussian"):
             weight = getattr(self, name)
-            if weight is not None and not weight >= 0:
-                raise ConfigError(f"objective.{name} is {weight}; expected None or a weight of 0 or more.")
-        if self.penalised == ():
-            raise ConfigError("objective.penalised is (); expected None for all hidden layers, or some names.")
+            expect(f"objective.{name}", weight, "None or a weight of 0 or more", weight is None or weight >= 0)
+        expect(
+            "objective.penalised", self.penalised, "None for all hidden layers, or layer names", self.penalised != ()
+        )
 
 
 @configuration(kw_only=False)
@@ -86,14 +84,14 @@ class TrainingConfig:
     seed: int = traced(42)
     """Seed of the weights, the masks and the order of the examples."""
     order_seed: int | None = None
-    """Seed of the order of the examples, the same for all networks of a grid, which then share their batches: many
-    small ones train in a fraction of the time. None for an order of its own for each network."""
+    """Seed of the order of the examples for all networks of a grid, which then share their batches: many small ones
+    train in a fraction of the time. None for a separate order for each network."""
     epochs: int = 10
     """Passes over the training set."""
     batch_size: int = 64
-    """Examples a step, over all devices."""
+    """Examples per step, over all devices."""
     first_epoch_batch_size: int | None = None
-    """Batch size of the first epoch, where a small one lets the duty cycles settle."""
+    """Batch size of the first epoch; a small one lets the duty cycles converge."""
     optimizer: Literal["sgd", "adam", "rmsprop"] = "sgd"
     """Update rule."""
     learning_rate: float = traced(0.01)
@@ -105,50 +103,42 @@ class TrainingConfig:
     clip_norm: float | None = traced(None)
     """Largest norm of a gradient; None for no clipping."""
     schedule: Literal["constant", "step", "cosine"] = "step"
-    """Learning rate over the epochs: step multiplies it by lr_decay, cosine takes it to 0."""
+    """Learning rate over the epochs: step multiplies it by lr_decay, cosine decreases it to 0."""
     lr_decay: float = traced(1.0)
     """Factor of the step schedule."""
     lr_decay_every: int = 1
     """Epochs between two steps of the step schedule."""
     lr_decay_at: tuple[int, ...] | None = None
-    """Epochs after which the step schedule takes its steps instead."""
+    """Epochs after which the step schedule steps, instead of lr_decay_every."""
     warmup_epochs: float | None = traced(None)
-    """Epochs over which the learning rate rises linearly from 0, besides the schedule; None for none."""
+    """Epochs of linear warmup from 0, in addition to the schedule; None for none."""
     rewiring: Literal["none", "set", "rigl"] = "none"
-    """Move the sparse weights: drop each unit's weakest, grow others at random (set) or by gradient (rigl)."""
+    """Rewire the sparse weights: drop each unit's smallest, grow others at random (set) or by gradient (rigl)."""
     rewire_every: int = 100
     """Steps between two rewirings."""
     rewire_fraction: float = traced(0.3)
-    """Part of every unit's connections that a rewiring moves; rigl lets it fall to 0 over 3/4 of the training."""
+    """Fraction of every unit's connections to rewire; with rigl it decreases to 0 over 3/4 of the training."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """In which the network computes in training; its parameters, their updates and evaluations are float32."""
+    """Precision of the network in training; parameters, updates and evaluations are float32."""
     on_nan: Literal["stop", "skip"] = "stop"
-    """When a loss or a gradient is no finite number: stop, or leave that step's update out."""
+    """If a loss or gradient is not finite: stop, or skip the update of that step."""
     checkpoint_every: int | None = None
-    """Also save a checkpoint after so many steps (at the end of a chunk); None for after each epoch only."""
+    """Also save a checkpoint after this many steps (at the end of a chunk); None for only after each epoch."""
     keep_checkpoints: int = 2
-    """Latest checkpoints kept, besides the best one."""
+    """Number of latest checkpoints to keep, in addition to the best one."""
 
     def check(self) -> None:
-        """Raise a ConfigError that names a field out of range."""
         positive = ("epochs", "batch_size", "first_epoch_batch_size", "learning_rate", "clip_norm", "lr_decay_every",
                     "warmup_epochs", "rewire_every", "checkpoint_every", "keep_checkpoints")  # fmt: skip
         for name in positive:
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ConfigError(f"training.{name} is {value}; expected more than 0.")
-        for name, low, high in (
-            ("momentum", 0, 1),
-            ("rewire_fraction", 0, 1),
-            ("lr_decay", 0, 1),
-            ("weight_decay", 0, float("inf")),
-        ):
+            expect(f"training.{name}", value, "more than 0", value is None or value > 0)
+        for name, high in (("momentum", 1), ("rewire_fraction", 1), ("lr_decay", 1), ("weight_decay", float("inf"))):
             value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise ConfigError(f"training.{name} is {value}; expected a number in [{low}, {high}].")
+            expect(f"training.{name}", value, f"a number in [0, {high}]", value is None or 0 <= value <= high)
         if self.momentum is not None and self.optimizer == "adam":
             raise ConfigError(
-                f"training.momentum is {self.momentum}, but adam keeps its own averages; take --training.momentum None "
+                f"training.momentum is {self.momentum}, but adam has its own averages; use --training.momentum None "
                 "or --training.optimizer sgd."
             )
         if self.lr_decay_at is not None and (min(self.lr_decay_at, default=0) < 1 or self.schedule != "step"):
@@ -158,8 +148,7 @@ class TrainingConfig:
             )
         for name in ("seed", "order_seed"):
             value = getattr(self, name)
-            if value is not None and not 0 <= value < 2**31:
-                raise ConfigError(f"training.{name} is {value}; expected a whole number in [0, 2^31).")
+            expect(f"training.{name}", value, "an integer in [0, 2^31)", value is None or 0 <= value < 2**31)
 
     def batch_size_in(self, epoch: int) -> int:
         """Returns the batch size of an epoch, counted from 0."""
@@ -167,60 +156,56 @@ class TrainingConfig:
 
 
 CLEAN_MEASURES = ("accuracy", "activity", "weights", "macs")
-"""Measures on the test examples as they are."""
+"""Default measures."""
 DEFAULT_MEASURES = (*CLEAN_MEASURES, "noise_score")
 
 
 @configuration(kw_only=False)
 class EvaluationConfig:
-    """What is measured on the test set."""
+    """Evaluation on the test set."""
 
     batch_size: int = 250
-    """Examples at a time."""
+    """Batch size of evaluation."""
     measures: tuple[str, ...] = DEFAULT_MEASURES
-    """Measures of the trained network, by name; of the default ones those that fit the network and the data."""
+    """Measures of the trained network, by name; default ones that do not fit the network and the data are omitted."""
     track: tuple[str, ...] = ()
-    """Measures that are also made and logged after every epoch, besides the accuracy."""
+    """Measures that are also logged after every epoch, in addition to the accuracy."""
     noise_seed: int = 0
-    """Seed of the noise: the same for all networks, so that they are compared on the same images."""
+    """Seed of the noise, the same for all networks, so that they are compared on the same images."""
     implicit_examples: int = 200
-    """Test examples that the implicit terms are taken over."""
+    """Number of test examples for the implicit terms."""
 
     def check(self) -> None:
-        """Raise a ConfigError that names a field out of range."""
         for name in ("batch_size", "implicit_examples"):
             value = getattr(self, name)
-            if value < 1:
-                raise ConfigError(f"evaluation.{name} is {value}; expected a positive number.")
+            expect(f"evaluation.{name}", value, "a positive number", value >= 1)
 
 
 @configuration(kw_only=False)
 class DevicesConfig:
-    """How the work is spread."""
+    """Sharding of the computation."""
 
     transform: Literal["auto", "jit", "shard_map", "pmap"] = "auto"
-    """How the step is run; auto is jit on one device and shard_map on several."""
+    """Transform of the step; auto is jit on one device and shard_map on several."""
     data: int | None = None
-    """Devices each batch is spread over; None for all that members leave."""
+    """Devices per batch; None for all that remain after sharding the members."""
     member: int | None = None
-    """Devices the networks of a grid are spread over; None for one each, as far as there are."""
+    """Devices for the networks of a grid; None for one each, while devices last."""
     members_at_once: int | None = None
-    """Networks computed side by side on a device; None for all, but on a CPU for 1, or for as many small ones as fit
-    its cache if they share their batches."""
+    """Networks computed in parallel on a device; None for all, but on a CPU for 1, or for as many small ones as fit its
+    cache if they share their batches."""
 
     def check(self) -> None:
-        """Raise a ConfigError that names a field out of range."""
         for name in ("data", "member", "members_at_once"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"devices.{name} is {value}; expected 1 or more.")
+            expect(f"devices.{name}", value, "1 or more", value is None or value >= 1)
         if self.transform == "pmap" and (self.member or 1) > 1:
             raise ConfigError(
-                "devices.transform pmap spreads batches only; take devices.member 1 or transform shard_map."
+                "devices.transform pmap only shards batches; use devices.member 1 or transform shard_map."
             )
 
-    def wanted(self, members: int) -> int:
-        """Returns how many devices so many networks can use."""
+    def devices_for(self, members: int) -> int:
+        """Returns the number of devices that `members` networks can use."""
         spread = 1 if self.transform in ("jit", "pmap") else self.member or members
         return spread * (self.data or 1)
 

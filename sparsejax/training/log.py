@@ -1,4 +1,4 @@
-"""What a run tells: metrics.jsonl, TensorBoard events, and the terminal."""
+"""Outputs of a run: metrics.jsonl, TensorBoard events, and the terminal."""
 
 import json
 import time
@@ -12,9 +12,9 @@ from sparsejax.training.run_folder import finite
 
 
 class MetricsLog:
-    """Appends one JSON object a line to a file, and mirrors its numbers to TensorBoard.
+    """Appends one JSON object per line to a file, and writes its numbers to TensorBoard.
 
-    On resuming, lines beyond the restored step are cut off first: those steps are done again. A quiet log writes
+    On resuming, lines after the restored step are removed first, because those steps are repeated. A quiet log writes
     nothing.
     """
 
@@ -26,21 +26,22 @@ class MetricsLog:
         self._file = path.open("w", encoding="utf-8", buffering=1)
         for line in kept:
             self._file.write(json.dumps(line) + "\n")
-        self._writer = _tensorboard_writer(tensorboard, purge_step=resumed_step + 1 if resumed_step else None)
+        from tensorboardX import SummaryWriter  # only now: it takes its time
+
+        self._writer = SummaryWriter(str(tensorboard), purge_step=resumed_step + 1 if resumed_step else None)
 
     def write(self, step: int, epoch: float, values: dict[str, Any]) -> None:
         """Appends a line; a value is a number, or a list with one number per network."""
-        if self._file is None:
+        if self._file is None or self._writer is None:
             return
         line = finite({"step": step, "epoch": epoch, "time": time.time(), **values})
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
-        if self._writer is not None:
-            for name, value in values.items():
-                mean = sum(value) / len(value) if isinstance(value, list) else value
-                self._writer.add_scalar(name, mean, step)
+        for name, value in values.items():
+            mean = sum(value) / len(value) if isinstance(value, list) else value
+            self._writer.add_scalar(name, mean, step)
 
     def close(self) -> None:
-        """Writes out what is buffered."""
+        """Flushes and closes the files."""
         if self._file is not None:
             self._file.close()
         if self._writer is not None:
@@ -48,7 +49,7 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Returns the lines of a metrics file up to the first that is damaged; a kill may have cut the last one short."""
+    """Returns the lines of a metrics file up to the first damaged one; a kill may truncate the last one."""
     if not path.exists():
         return []
     lines = []
@@ -64,7 +65,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class Terminal:
-    """Shows how far a run is: a bar on a terminal, one line an epoch elsewhere; nothing at all if quiet."""
+    """Shows the progress of a run: a bar on a terminal, otherwise one line per epoch; nothing if quiet."""
 
     def __init__(self, total_examples: int, done_examples: int, *, quiet: bool = False):
         self._console = Console(soft_wrap=True, highlight=False, quiet=quiet)
@@ -84,7 +85,7 @@ class Terminal:
         self._console.print(text, markup=False)
 
     def advance(self, examples: int, description: str) -> None:
-        """Notes that so many more examples were seen."""
+        """Adds a number of processed examples."""
         self._done += examples
         self._since += examples
         self._rate = self._since / max(time.perf_counter() - self._clock, 1e-9)
@@ -94,25 +95,16 @@ class Terminal:
             )
 
     def restart_clock(self) -> None:
-        """Measures the examples per second from now on, leaving out what was done since the last training step."""
+        """Restarts the measurement of examples per second, excluding the time since the last training step."""
         self._clock, self._since = time.perf_counter(), 0
 
     @property
     def pace(self) -> str:
-        """Returns the speed and the time left, in words."""
+        """Returns the speed and the remaining time as text."""
         left = (self._total - self._done) / self._rate if self._rate else 0
         return f"{self._rate:,.0f} examples/s, {left:.0f} s left"
 
     def close(self) -> None:
-        """Leaves the terminal as it should be."""
+        """Stops the progress bar."""
         if self._progress is not None:
             self._progress.stop()
-
-
-def _tensorboard_writer(folder: Path, *, purge_step: int | None) -> Any:
-    """Returns a TensorBoard writer, or None where the package is not installed."""
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder), purge_step=purge_step)

@@ -1,4 +1,4 @@
-"""The loop over epochs and chunks: what is due between two compiled calls."""
+"""The loop over epochs and chunks: everything between two compiled calls."""
 
 import functools
 import itertools
@@ -17,14 +17,14 @@ from sparsejax.errors import DivergedError, Interrupted
 from sparsejax.models.base import Variables
 from sparsejax.training.checkpoints import Checkpoints
 from sparsejax.training.config import TrainingConfig
-from sparsejax.training.devices import gathered_members, own_columns, put_batches, put_shared, transform
+from sparsejax.training.devices import gather_members, own_columns, put_batches, put_shared, transform
 from sparsejax.training.log import MetricsLog, Terminal
 from sparsejax.training.objectives import OBJECTIVES
 from sparsejax.training.prepare import Job, Progress
 from sparsejax.training.state import ORDER, update_best
 from sparsejax.training.step import chunk, chunk_length
 
-# evaluate(variables, epoch) -> name -> one number per network; the objective's score is among them, after "test_".
+# evaluate(variables, epoch) -> name -> one number per network, including the objective's score as "test_...".
 Evaluate = Callable[[Variables, Float[Array, "members"]], dict[str, Float[Array, "members"]]]
 
 
@@ -38,37 +38,32 @@ def train(
     terminal: Terminal,
     asked_to_stop: Callable[[], bool] = lambda: False,
 ) -> Progress:
-    """Trains to the last epoch, from wherever `progress` stands.
+    """Trains to the last epoch, starting at `progress`.
 
-    After each epoch the networks are evaluated, the best ones noted and a checkpoint saved; within an epoch, after
-    every `checkpoint_every` steps, at the end of a chunk.
+    After each epoch the networks are evaluated, the best ones updated and a checkpoint saved; within an epoch, a
+    checkpoint is saved after every `checkpoint_every` steps, at the end of a chunk.
 
     Raises:
-      Interrupted: it was asked to stop, and has saved where it stands.
-      DivergedError: a loss is no finite number; nothing of the steps since the last checkpoint is saved.
+      Interrupted: the run received SIGTERM and saved a checkpoint.
+      DivergedError: a loss is not finite; the steps since the last checkpoint are not saved.
     """
-    chunks: dict[int, tuple[Any, int]] = {}
+    chunk_for = functools.cache(functools.partial(compile_chunk, job))
     objective = OBJECTIVES[job.config.objective.kind]
     better = jax.jit(jax.vmap(update_best))
 
-    def numbers(values: dict[str, Array]) -> dict[str, np.ndarray]:
-        return gathered_members(values, job.networks)
+    def numbers(values: Any) -> Any:
+        return gather_members(values, job.members)
 
     def save(step: int, score: float) -> None:
-        saved.save(step, gathered_members(progress, job.networks), score=score)
+        saved.save(step, numbers(progress), score=score)
 
-    position = {
-        name: int(numbers({"": getattr(progress.state, name)})[""][0]) for name in ("epoch", "position", "step")
-    }
-    step = saved_step = position["step"]
-    seed_key = jax.random.wrap_key_data(jnp.asarray(numbers({"": progress.state.key})[""][0]))
-    for epoch in range(position["epoch"], job.training.epochs):
+    first_epoch, position, step = (int(values[0]) for values in numbers(progress.state[3:]))
+    saved_step, seed_key = step, jax.random.wrap_key_data(jnp.asarray(numbers(progress.state.key)[0]))
+    for epoch in range(first_epoch, job.training.epochs):
         batch_size = job.training.batch_size_in(epoch)
         steps = steps_per_epoch(job.examples, batch_size)
-        if batch_size not in chunks:
-            chunks[batch_size] = compiled_chunk(job, batch_size)
-        run_chunk, length = chunks[batch_size]
-        done = position["position"] if epoch == position["epoch"] else 0
+        run_chunk, length = chunk_for(batch_size)
+        done = position if epoch == first_epoch else 0
         collected = []
         for data in _chunks_of_data(job, seed_key, epoch, batch_size, done, length):
             state, metrics = run_chunk(progress.state, job.config, data)
@@ -77,7 +72,7 @@ def train(
             progress = progress._replace(state=state)
             done, step = done + length, step + length
             collected.append(metrics)
-            terminal.advance(length * batch_size * job.networks, f"epoch {epoch + 1}/{job.training.epochs}")
+            terminal.advance(length * batch_size * job.members, f"epoch {epoch + 1}/{job.training.epochs}")
             log.write(step, epoch + done / steps, {name: values.tolist() for name, values in metrics.items()})
             stop = asked_to_stop()
             due = job.training.checkpoint_every is not None and step - saved_step >= job.training.checkpoint_every
@@ -89,7 +84,7 @@ def train(
         scores = evaluate(progress.state.variables, progress.state.epoch.astype(np.float32))
         score = scores[f"test_{objective.best}"] * (-1 if objective.least else 1)
         progress = progress._replace(best=better(progress.best, progress.state, score))
-        score, scores = numbers({"": score})[""], numbers(scores)
+        score, scores = numbers((score, scores))
         log.write(step, epoch + 1, {name: values.tolist() for name, values in scores.items()})
         save(step, float(np.mean(score)))
         saved_step = step
@@ -103,7 +98,7 @@ def train(
 def _check_finite(
     job: Job, metrics: dict[str, np.ndarray], *, step: int, epoch: int, batch: int, steps: int, saved_step: int
 ) -> None:
-    """Takes the note of the first bad step out of a chunk's metrics, and stops there if that is asked for.
+    """Removes the first bad step from a chunk's metrics, and raises an error if configured.
 
     Raises:
       DivergedError: a loss, a gradient or the parameters of a network are not finite.
@@ -116,18 +111,18 @@ def _check_finite(
         return
     network = int(np.argmin(np.where(bad > 0, first, np.iinfo(np.int32).max)))
     at = int(first[network])
-    which = "The network" if job.networks == 1 else f"Network {network} of {job.networks} (counted from 0)"
+    which = "The network" if job.members == 1 else f"Network {network} of {job.members} (counted from 0)"
     kept = f"The last good checkpoint is that of step {saved_step:,}" if saved_step else "No checkpoint was saved yet"
     raise DivergedError(
-        f"{which} has a loss or gradient that is no finite number at step {step + at + 1:,}: epoch {epoch + 1}, batch "
-        f"{batch + at + 1:,} of {steps:,}. {kept}; nothing later was written. Take a smaller "
-        "--training.learning-rate or a --training.clip-norm in a new folder, or --training.on-nan skip to leave such "
+        f"{which} has a loss or gradient that is not finite at step {step + at + 1:,}: epoch {epoch + 1}, batch "
+        f"{batch + at + 1:,} of {steps:,}. {kept}; nothing later was written. Use a smaller "
+        "--training.learning-rate or a --training.clip-norm in a new folder, or --training.on-nan skip to skip such "
         "steps out."
     )
 
 
 def examples_done(config: TrainingConfig, examples: int, epoch: int, position: int) -> int:
-    """Returns how many examples, repeats included, a network has seen at a position of an epoch."""
+    """Returns the number of examples, including repetitions, that a network has processed at a position of an epoch."""
     sizes = [config.batch_size_in(i) for i in range(epoch + 1)]
     whole = sum(steps_per_epoch(examples, size) * size for size in sizes[:-1])
     return whole + position * sizes[-1]
@@ -136,10 +131,10 @@ def examples_done(config: TrainingConfig, examples: int, epoch: int, position: i
 def _chunks_of_data(
     job: Job, seed_key: Array, epoch: int, batch_size: int, done: int, length: int
 ) -> Iterator[Resident | Streamed]:
-    """Yields what each of the chunks of an epoch takes its examples from, after `done` steps.
+    """Yields the data of each chunk of an epoch, after `done` steps.
 
-    That is the whole training set, with the next batches if all networks share them; or if it is streamed these batches
-    alone. `seed_key` is that of the first network.
+    This is the whole training set, with the next batches if all networks share them; or, for streaming, only these
+    batches. `seed_key` is that of the first network.
     """
     seed = job.training.order_seed
     if seed is None and not job.config.data.streaming:
@@ -159,8 +154,8 @@ def _chunks_of_data(
         yield Streamed(*batches, *put_shared((job.data.mean, job.data.std), job.placement))
 
 
-def compiled_chunk(job: Job, batch_size: int) -> tuple[Any, int]:
-    """Returns the chunk for a batch size, compiled when it is first called, and its number of steps."""
+def compile_chunk(job: Job, batch_size: int) -> tuple[Any, int]:
+    """Returns the chunk for a batch size, compiled on its first call, and its number of steps."""
     length = chunk_length(steps_per_epoch(job.examples, batch_size))
     function = functools.partial(
         chunk, examples=job.examples, batch_size=batch_size, length=length,
@@ -176,7 +171,7 @@ def _epoch_line(epoch: int, epochs: int, collected: list[dict[str, Any]], scores
 
 
 def _figure(name: str, values: Any) -> str:
-    """Returns a name, the mean over the networks, and how far they spread: fractions in percent."""
+    """Returns a name with the mean and standard deviation over the networks, fractions in per cent."""
     form = ".4f" if name.endswith("loss") else ".2%"
     spread = f" ± {values.std():{form}}" if len(values) > 1 else ""
     return f"{name.replace('_fraction', '').replace('_', ' ')} {values.mean():{form}}{spread}"

@@ -1,4 +1,4 @@
-"""Many networks of one shape in one program: a function of one network, mapped over a leading member axis."""
+"""Many networks in one program: a function of one network, mapped over a leading member axis."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,13 +7,13 @@ import jax
 from jax import lax
 
 
-def over_members(function: Callable[..., Any], at_once: int | None) -> Callable[..., Any]:
+def map_members(function: Callable[..., Any], at_once: int | None) -> Callable[..., Any]:
     """Maps `function(*mapped, shared)` over the leading axis of all arguments but the last.
 
     Args:
       function: pure function of one network.
-      at_once: networks computed side by side; None for all (a vmap), 1 for one after another (a loop), which is
-        faster where a single network fills the processor already.
+      at_once: networks computed in parallel; None for all (a vmap), 1 for one after another (a loop), which is faster
+        if a single network already uses the whole processor.
 
     Returns:
       Function of the same arguments with a member axis, also on its results.
@@ -22,7 +22,7 @@ def over_members(function: Callable[..., Any], at_once: int | None) -> Callable[
     def mapped(*arguments):
         *per_member, shared = arguments
         members = jax.tree.leaves(per_member)[0].shape[0]
-        if members == 1:  # a loop of one turn would only hide the network from the compiler
+        if members == 1:  # a loop of one iteration would only hide the network from the compiler
             results = function(*jax.tree.map(lambda leaf: leaf[0], per_member), shared)
             return jax.tree.map(lambda leaf: leaf[None], results)
         if at_once is None or at_once >= members:

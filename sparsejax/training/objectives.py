@@ -1,4 +1,4 @@
-"""What training minimises: functions of a network's output and a batch."""
+"""Training objectives: functions of a network's output and a batch."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -18,9 +18,9 @@ Metrics = dict[str, Array]
 
 
 class Objective(NamedTuple):
-    """What is minimised: `score(output, batch)` gives `loss` and perhaps other figures of each example `[batch]`.
+    """An objective: `score(output, batch)` returns `loss` and optionally other scores of each example `[batch]`.
 
-    A network is best where `best` is greatest, or least if `least`.
+    The best network has the largest `best`, or the smallest if `least`.
     """
 
     score: Callable[[Output, Batch], dict[str, Float[Array, "batch"]]]
@@ -57,17 +57,17 @@ _PENALTIES = {name: getattr(penalties, name) for name in ("l1", "l2", "cauchy", 
 def total_loss(
     config: ObjectiveConfig, output: Output, batch: Batch, *, axis_name: str | None = None
 ) -> tuple[Float[Array, ""], tuple[Metrics, Any]]:
-    """Adds up what a step minimises, and returns it with the figures to log and the network's new state.
+    """Returns the total loss of a step, the metrics to log and the network's new state.
 
-    That is the objective's mean loss, the losses the network adds itself, the penalties on the activity of its hidden
-    layers (logged as `l1_activity` and so on, without their weights), and for what it sampled the surrogate of
-    REINFORCE, whose gradient raises the probability of the samples that had less loss than is usual.
+    The loss is the sum of the objective's mean loss, the network's own losses, the penalties on the activity of its
+    hidden layers (logged as `l1_activity` and so on, without their weights), and for networks that sample the surrogate
+    loss of REINFORCE, whose gradient raises the probability of samples with a loss below the average.
 
     Args:
       config: the task and the penalties.
-      output: the network's, in training.
-      batch: what it saw.
-      axis_name: mesh axis the batch is spread over; the usual loss is averaged over it.
+      output: of the network, in training.
+      batch: its inputs.
+      axis_name: mesh axis over which the batch is sharded; the average loss is averaged over it.
 
     References:
       Williams, Simple Statistical Gradient-Following Algorithms, 1992; Bricken et al., 2022, for the L1 baseline;
@@ -90,7 +90,7 @@ def total_loss(
         usual = state["usual_loss"]
         each = lax.stop_gradient(scores["loss"])
         mean = jnp.mean(each) if axis_name is None else lax.pmean(jnp.mean(each), axis_name)
-        # An average that forgets, and knows how much it has seen: unbiased from the first step on.
+        # An exponential average with bias correction: unbiased from the first step.
         sums = {"sum": 0.95 * usual["sum"] + 0.05 * mean, "weight": 0.95 * usual["weight"] + 0.05}
         expected = jnp.where(usual["weight"] > 0, usual["sum"] / jnp.maximum(usual["weight"], 1e-8), mean)
         loss = loss + reinforce_loss(output.log_probability, each, expected)

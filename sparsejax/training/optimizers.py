@@ -8,9 +8,9 @@ from sparsejax.training.config import TrainingConfig
 
 
 def optimizer(config: TrainingConfig, learning_rate: Float[Array, ""]) -> optax.GradientTransformation:
-    """Returns the configured update rule; what is None in the configuration is left out of the program.
+    """Returns the configured update rule; parts that are None in the configuration are not compiled.
 
-    It is made anew in each step, from that step's numbers: an optax transformation is only a pair of functions.
+    It is created in each step from that step's values: an optax transformation is only a pair of functions.
     """
     stages = []
     if config.clip_norm is not None:
@@ -28,12 +28,12 @@ def optimizer(config: TrainingConfig, learning_rate: Float[Array, ""]) -> optax.
 
 
 def learning_rate(config: TrainingConfig, epoch: Float[Array, ""], fraction: Float[Array, ""]) -> Float[Array, ""]:
-    """Returns the learning rate in force.
+    """Returns the current learning rate.
 
     Args:
       config: names the schedule.
       epoch: whole epochs done.
-      fraction: of all epochs, the part that is done, in [0, 1]; a warm-up begins at 0, with a step that does nothing.
+      fraction: completed fraction of all epochs, in [0, 1]; a warmup starts at 0, so the first step has no effect.
     """
     base = config.learning_rate
     if config.warmup_epochs is not None:

@@ -1,4 +1,4 @@
-"""Training in bfloat16: the network computes in it, while what is trained, counted and added up stays in float32."""
+"""Training in bfloat16: the network computes in bfloat16; parameters, counts and sums stay in float32."""
 
 from typing import Any, Literal
 
@@ -11,17 +11,19 @@ from sparsejax.models.base import Model, Output, Variables
 Precision = Literal["float32", "bfloat16"]
 
 
-def applied(model: Model, variables: Variables, x: Array, *, precision: Precision, **settings: Any) -> Output:
+def apply_with_precision(
+    model: Model, variables: Variables, x: Array, *, precision: Precision, **settings: Any
+) -> Output:
     """Applies a network in training.
 
-    In bfloat16 parameters and inputs are rounded on their way in, so that gradients reach the float32 parameters; what
-    the network returns is float32 again, and its state has the types it had.
+    In bfloat16 parameters and inputs are cast on entry, so gradients reach the float32 parameters; the output is cast
+    back to float32, and the state to its original types.
 
     Args:
       model: the network.
       variables: its parameters and state.
       x: inputs `[batch, ...]`.
-      precision: to compute in.
+      precision: of the computation.
       settings: further arguments of `model.apply`.
     """
     if precision == "float32":

@@ -1,4 +1,4 @@
-"""What a training is made of before its first step: the same for a run, for a rehearsal and for networks read back."""
+"""Setup of a training before its first step, shared by runs, rehearsals and restored networks."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 from sparsejax.configuration import stack
 from sparsejax.data.dataset import Dataset
-from sparsejax.data.resident import Resident, resident
+from sparsejax.data.resident import Resident, make_resident
 from sparsejax.training.checks import batch_sizes, check_data, count_parameters
 from sparsejax.training.config import Config, TrainingConfig
 from sparsejax.training.devices import Placement, place, put_members, put_shared, transform
@@ -18,17 +18,17 @@ from sparsejax.training.state import Best, TrainState, init_best, init_state
 
 
 class Progress(NamedTuple):
-    """Networks in training and each one's best so far; all arrays have a leading member axis."""
+    """Networks in training, and the best of each so far; all arrays have a leading member axis."""
 
     state: TrainState
     best: Best
 
 
 class Job(NamedTuple):
-    """What stays fixed while networks are trained.
+    """Everything that is constant during training.
 
-    `config` is the stack of their configurations, on the devices of `placement`; it may have `padding` members too
-    many: copies of the last one that fill up the devices.
+    `config` is the stack of their configurations, on the devices of `placement`; it may have `padding` additional
+    members: copies of the last one that fill the devices.
     """
 
     config: Config
@@ -37,8 +37,8 @@ class Job(NamedTuple):
     padding: int = 0
 
     @property
-    def networks(self) -> int:
-        """Number of networks."""
+    def members(self) -> int:
+        """Number of members."""
         return jax.tree.leaves(self.config)[0].shape[0] - self.padding
 
     @property
@@ -48,35 +48,35 @@ class Job(NamedTuple):
 
     @property
     def training(self) -> TrainingConfig:
-        """How the networks are trained."""
+        """The training configuration."""
         return self.config.training
 
 
 def prepare(configs: Sequence[Config], dataset: Dataset, chips: Sequence[Any] | None = None) -> tuple[Job, Resident]:
-    """Return the job of training networks together, and their test data; everything is checked before.
+    """Check everything, and return the job of training networks together and their test data.
 
     Args:
-      configs: of the networks, alike in structure.
-      dataset: its training data go to the devices, unless they are to be streamed.
-      chips: devices that are not here, to compile for; all arrays are then `jax.ShapeDtypeStruct`.
+      configs: of the networks, with the same structure.
+      dataset: its training data are put on the devices, unless they are streamed.
+      chips: unavailable devices to compile for; all arrays are then `jax.ShapeDtypeStruct`.
 
     Raises:
       ConfigError: the networks do not fit the data or the devices.
     """
-    config, networks = configs[0], len(configs)
-    check_data(config, dataset, networks)
-    for other in configs[1:]:  # a swept k or density, too, has to fit
+    config, members = configs[0], len(configs)
+    check_data(config, dataset, members)
+    for other in configs[1:]:  # swept values such as k or density also have to fit
         other.model.layers(dataset.train.images.shape[1:])
     parameters = count_parameters(config, dataset) if config.training.order_seed is not None else None
-    placement = place(config.devices, networks, batch_sizes(config), sharing=parameters, devices=chips)
-    padding, on_host = -networks % placement.member_devices, chips is not None
+    placement = place(config.devices, members, batch_sizes(config), sharing=parameters, devices=chips)
+    padding, on_host = -members % placement.member_devices, chips is not None
     train, test = (
-        resident(dataset, split, normalise=config.data.normalise, on_device=not (on_host or streamed))
+        make_resident(dataset, split, normalise=config.data.normalise, on_device=not (on_host or streamed))
         for split, streamed in ((dataset.train, config.data.streaming), (dataset.test, False))
     )
     stacked = stack(configs)
     if chips is not None:
-        rows = jax.tree.map(lambda leaf: np.empty((networks + padding, *leaf.shape[1:]), leaf.dtype), stacked)
+        rows = jax.tree.map(lambda leaf: np.empty((members + padding, *leaf.shape[1:]), leaf.dtype), stacked)
         train, test = (shapes_on(split, placement, P(), chips) for split in (train, test))
         return Job(shapes_on(rows, placement, P("member"), chips), placement, train, padding), test
     train = train if config.data.streaming else put_shared(train, placement)
@@ -84,7 +84,7 @@ def prepare(configs: Sequence[Config], dataset: Dataset, chips: Sequence[Any] | 
 
 
 def shapes_on(tree: Any, placement: Placement, spec: P, chips: Sequence[Any]) -> Any:
-    """Return the shapes of arrays, and where they would lie on devices that are not here."""
+    """Return the shapes and shardings of arrays on unavailable devices."""
     where = SingleDeviceSharding(chips[0]) if placement.mesh is None else NamedSharding(placement.mesh, spec)
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), tree)
 
@@ -101,7 +101,7 @@ def start(config: Config, placement: Placement, example: Any) -> Progress:
 
 
 def shapes_of(config: Config, example: Any) -> Progress:
-    """Return the shapes of what `start` returns, for a stack on no device."""
+    """Return the shapes of the result of `start`, without a device."""
     return jax.eval_shape(jax.vmap(_init, (0, None)), config, example)
 
 

@@ -1,6 +1,6 @@
-"""Several processes as one run: how they meet, what they must agree on, which of them writes, and how they end.
+"""Several processes as one run: joining, agreement on inputs, the writing process, and termination.
 
-JAX's own runtime joins them. Every process runs the same program; arrays are spread over the devices of all.
+JAX's distributed runtime connects them. Every process runs the same program; arrays are sharded over all devices.
 """
 
 import os
@@ -21,22 +21,22 @@ from sparsejax.errors import ConfigError, RunFolderError
 
 _SHUTDOWN_S = 15
 _HEARTBEAT_S = 20
-"""Seconds after which the others notice that a process is gone; JAX's own defaults are minutes."""
+"""Seconds after which the others detect a lost process; JAX's defaults are minutes."""
 
 
 def join(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
-    """Joins the other processes of a run; before anything uses a device.
+    """Joins the other processes of a run; call before any device is used.
 
-    What is not given comes from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, and what is not there
-    either from the machine: JAX knows Cloud TPU, SLURM, Open MPI and Kubernetes.
+    Missing arguments are read from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or else detected by
+    JAX, on Cloud TPU, SLURM, Open MPI and Kubernetes.
 
     Args:
-      coordinator: HOST:PORT of the first process, which the others can reach.
-      processes: their number.
-      process: which of them this is, from 0.
+      coordinator: HOST:PORT of the first process, reachable by the others.
+      processes: number of processes.
+      process: index of this process, from 0.
 
     Raises:
-      ConfigError: the settings do not fit each other, or nothing says what they are.
+      ConfigError: the settings do not fit each other, or cannot be detected.
     """
     coordinator = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
     processes = _number("--processes", "JAX_NUM_PROCESSES", processes)
@@ -56,12 +56,12 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
         )  # fmt: skip
     except ValueError as error:
         raise ConfigError(
-            f"The processes of this run cannot be found out ({error}). Give --coordinator HOST:PORT, --processes N and "
+            f"The processes of this run cannot be detected ({error}). Pass --coordinator HOST:PORT, --processes N and "
             "--process I (from 0), or the environment variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and "
             "JAX_PROCESS_ID; on Cloud TPU and under SLURM --distributed alone is enough."
         ) from None
     if threading.current_thread() is threading.main_thread() and (own := signal.getsignal(signal.SIGTERM)) is not None:
-        signal.signal(signal.SIGTERM, own)  # JAX has taken the signal, and only notes it: see `termination`
+        signal.signal(signal.SIGTERM, own)  # JAX has replaced the handler: see `termination`
 
 
 def _number(option: str, variable: str, given: int | None) -> int | None:
@@ -69,17 +69,17 @@ def _number(option: str, variable: str, given: int | None) -> int | None:
     if given is not None or text is None:
         return given
     if not text.isdigit():
-        raise ConfigError(f"{variable} is {text!r}; expected a whole number, or give {option}.")
+        raise ConfigError(f"{variable} is {text!r}; expected an integer, or pass {option}.")
     return int(text)
 
 
 def is_first() -> bool:
-    """Says whether this process writes files and speaks to the terminal."""
+    """Returns whether this process writes files and prints to the terminal."""
     return jax.process_index() == 0
 
 
 def agree(what: str, content: str) -> None:
-    """Makes sure that all processes were given the same.
+    """Checks that all processes were given the same.
 
     Raises:
       ConfigError: they were not.
@@ -96,11 +96,11 @@ def agree(what: str, content: str) -> None:
         )
 
 
-def first_does(action: Callable[[], Any]) -> None:
-    """Lets the first process do something while the others wait; if it fails, all fail.
+def run_in_first_process(action: Callable[[], Any]) -> None:
+    """Runs an action in the first process while the others wait; if it fails, all fail.
 
     Raises:
-      RunFolderError: in the others, that the first one failed; in that one, whatever its action raised.
+      RunFolderError: in the others if the first one failed; in the first one, the error of its action.
     """
     if jax.process_count() == 1:
         action()
@@ -109,19 +109,19 @@ def first_does(action: Callable[[], Any]) -> None:
     if is_first():
         try:
             action()
-        except Exception as caught:  # the others must hear of it before it goes on
+        except Exception as caught:  # tell the others before raising it
             error = caught
     failed = multihost_utils.broadcast_one_to_all(np.int32(error is not None))
     if error is not None:
         raise error
     if int(failed):
-        raise RunFolderError("Process 0 could not go on; its own message says why.")
+        raise RunFolderError("Process 0 failed; see its message for the reason.")
 
 
-def gathered(tree: Any) -> Any:
-    """Returns arrays as NumPy has them, also those that are spread over the devices of several processes.
+def gather(tree: Any) -> Any:
+    """Returns NumPy arrays, also of arrays sharded over the devices of several processes.
 
-    Then all processes must ask for them. PRNG keys become their data.
+    All processes must then call it. PRNG keys become their data.
     """
 
     def of(leaf: Any) -> np.ndarray:
@@ -137,34 +137,34 @@ def gathered(tree: Any) -> Any:
 
 @contextmanager
 def termination() -> Iterator[Callable[[], bool]]:
-    """Yields a function that says, time and again, whether the run has been asked to stop by SIGTERM.
+    """Yields a function that returns whether the run has received SIGTERM.
 
-    With several processes all of them must call it as often: it becomes true in all at the same call, whichever was
-    asked, and stays true. JAX's own sync point would not do: it is a call's number, Orbax calls as well and counts in
-    steps, and a number agreed on in steps may never be one of ours.
+    With several processes all of them must call it equally often: it becomes true in all of them at the same call,
+    whichever process received the signal, and stays true. JAX's own sync point does not work here: it is a call number,
+    Orbax also calls it and counts in steps, and a step agreed on may never be one of ours.
     """
     asked = threading.Event()
 
-    def agreed() -> bool:
-        stop = asked.is_set()  # looked at once: a signal that comes after what is sent to the others is the next call's
+    def agree_to_stop() -> bool:
+        stop = asked.is_set()  # read once: a signal after the broadcast counts for the next call
         if jax.process_count() > 1:
             stop = bool(np.any(multihost_utils.process_allgather(np.int32(stop))))
         if stop:
             asked.set()
         return stop
 
-    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
-        yield agreed
+    if threading.current_thread() is not threading.main_thread():  # only the main thread handles signals
+        yield agree_to_stop
         return
     before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
     try:
-        yield agreed
+        yield agree_to_stop
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
 def leave(status: int) -> NoReturn:
-    """Ends a process that has failed at once, without waiting for the others, which then end too."""
+    """Ends a failed process immediately, without waiting for the others, which then end too."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

@@ -1,7 +1,8 @@
-"""Networks back from a run folder, without the data they were trained on."""
+"""Loads networks from a run folder, without the data they were trained on."""
 
 import dataclasses
 import json
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,10 +11,10 @@ import numpy as np
 
 from sparsejax.configuration import stack
 from sparsejax.data import Dataset, title
-from sparsejax.data.resident import Resident, example, normalised
+from sparsejax.data.resident import Resident, example, normalize
 from sparsejax.data.speech import SAMPLES
 from sparsejax.errors import CheckpointError, ConfigError, RunFolderError
-from sparsejax.models.base import Model, Variables
+from sparsejax.models.base import Model, Output, Variables
 from sparsejax.training import checkpoints
 from sparsejax.training.checks import load_data
 from sparsejax.training.config import Config
@@ -23,8 +24,8 @@ from sparsejax.training.schema import members_from_json
 from sparsejax.training.state import TrainState
 
 
-class Recorded(NamedTuple):
-    """What a run folder says of its run: all that `config.json` holds, and the configuration of every network."""
+class Record(NamedTuple):
+    """The record of a run: the contents of `config.json`, and the configuration of every network."""
 
     description: dict[str, Any]
     configs: tuple[Config, ...]
@@ -32,14 +33,15 @@ class Recorded(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class TrainedNetwork:
-    """A network as it is after training.
+    """A trained network.
 
     Attributes:
-      model: the network, its schedules evaluated at the end of training.
+      model: the network, with its schedules evaluated at the end of training.
       variables: its parameters and state.
-      mean, std: of training pixels in [0, 1], one per channel; what the network sees is (pixels - mean) / std.
+      mean, std: of training pixels in [0, 1], one per channel; the network's inputs are (pixels - mean) / std.
       example_shape: shape of one example.
-      batch_size: examples that `predict` and `activations` compute at a time.
+      batch_size: of `predict`, `activations` and `run`.
+      epoch: number of epochs of its training.
     """
 
     model: Model
@@ -48,47 +50,47 @@ class TrainedNetwork:
     std: tuple[float, ...]
     example_shape: tuple[int, ...]
     batch_size: int = 250
+    epoch: int = 0
 
     def predict(self, x: Any) -> np.ndarray:
         """Return predictions `[examples, ...]`: logits, reconstructions or logits of next tokens.
 
         Args:
-          x: examples `[examples, ...]` as their data set holds them: images uint8, or float32 in [0, 1];
+          x: examples `[examples, ...]` as stored in their data set: images uint8, or float32 in [0, 1];
             vectors float32; clips int16; tokens int32.
 
         Raises:
-          ConfigError: an example has another shape than the network was trained on.
+          ConfigError: an example's shape differs from that in training.
         """
-        return self._over(x, lambda output: output.prediction)
+        return self.run(x, lambda output: output.prediction)
 
     def activations(self, x: Any) -> dict[str, np.ndarray]:
         """Return the output of every hidden layer `[examples, ...]` by name; arguments and errors as in `predict`."""
-        return self._over(x, lambda output: output.activations)
+        return self.run(x, lambda output: output.activations)
 
-    def _over(self, x: Any, of: Any) -> Any:
+    def run(self, x: Any, of: Callable[[Output], Any]) -> Any:
+        """Return `of(output)` of all batches, arrays `[examples, ...]` in any structure; errors as in `predict`."""
         x = np.asarray(x)
         if x.shape[1:] != self.example_shape:
             raise ConfigError(
-                f"Examples have shape {x.shape[1:]}, but the network was trained on {self.example_shape}; give "
+                f"Examples have shape {x.shape[1:]}, but the network was trained on {self.example_shape}; pass "
                 f"[examples, {', '.join(map(str, self.example_shape))}]."
             )
-        parts = [_forward(self.model, self.variables, self._data(x[i : i + self.batch_size]), of)
-                 for i in range(0, len(x), self.batch_size)]  # fmt: skip
+        mean, std = (jnp.asarray(values, jnp.float32).reshape(1, 1, 1, -1) for values in (self.mean, self.std))
+
+        @jax.jit
+        def forward(model: Model, variables: Variables, data: Resident) -> Any:
+            return of(model.apply(variables, normalize(data, data.images)))
+
+        def run_batch(batch: np.ndarray) -> Any:
+            data = Resident(jnp.asarray(batch), jnp.zeros(len(batch), jnp.int32), mean, std)
+            return jax.device_get(forward(self.model, self.variables, data))
+
+        parts = [run_batch(x[i : i + self.batch_size]) for i in range(0, len(x), self.batch_size)]
         return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
-    def _data(self, x: np.ndarray) -> Resident:
-        mean, std = (jnp.asarray(values, jnp.float32).reshape(1, 1, 1, -1) for values in (self.mean, self.std))
-        return Resident(jnp.asarray(x), jnp.zeros(len(x), jnp.int32), mean, std)
 
-
-def _forward(model: Model, variables: Variables, data: Resident, of: Any) -> Any:
-    def answer(model: Model, variables: Variables, data: Resident) -> Any:
-        return of(model.apply(variables, normalised(data, data.images)))
-
-    return jax.device_get(jax.jit(answer)(model, variables, data))
-
-
-def recorded(folder: RunFolder) -> Recorded:
+def read_record(folder: RunFolder) -> Record:
     """Reads the configurations of a run.
 
     Raises:
@@ -96,9 +98,9 @@ def recorded(folder: RunFolder) -> Recorded:
     """
     try:
         description = json.loads(folder.config.read_text(encoding="utf-8"))
-        return Recorded(description, members_from_json(description))
+        return Record(description, members_from_json(description))
     except FileNotFoundError:
-        raise RunFolderError(f"{folder.path} is not a run folder: it holds no config.json. Name another.") from None
+        raise RunFolderError(f"{folder.path} is not a run folder: it has no config.json. Choose another.") from None
     except ConfigError as error:
         raise RunFolderError(f"{folder.config} cannot be read: {str(error).rstrip('.')}.") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -108,43 +110,43 @@ def recorded(folder: RunFolder) -> Recorded:
 
 
 def load_network(folder: RunFolder, member: int = 0) -> TrainedNetwork:
-    """Reads a network from the newest checkpoint of a run; its data are not needed.
+    """Loads a network from the latest checkpoint of a run; its data are not needed.
 
     Args:
-      folder: the run's folder.
-      member: which of its networks.
+      folder: of the run.
+      member: index of the network.
 
     Raises:
       ConfigError: there is no such network.
       RunFolderError: there is no run.
-      CheckpointError: it has no checkpoint yet, or a damaged one.
+      CheckpointError: it has no checkpoint, or a damaged one.
     """
-    run_of = recorded(folder)
+    run_of = read_record(folder)
     config = config_of(folder, run_of, member)
-    state = jax.tree.map(lambda leaf: leaf[member], trained(folder, run_of))
+    state = jax.tree.map(lambda leaf: leaf[member], load_state(folder, run_of))
     model = config.model.at(state.epoch.astype(jnp.float32), state.step)
     shape, _, mean, std = _inputs(run_of)
-    return TrainedNetwork(model, state.variables, mean, std, shape, config.evaluation.batch_size)
+    return TrainedNetwork(model, state.variables, mean, std, shape, config.evaluation.batch_size, int(state.epoch))
 
 
-def trained(folder: RunFolder, run_of: Recorded) -> TrainState:
-    """Returns all networks of a run, on one device, as they are in its newest checkpoint.
+def load_state(folder: RunFolder, run_of: Record) -> TrainState:
+    """Loads all networks of a run from its latest checkpoint, on one device.
 
     Raises:
-      CheckpointError: there is none yet, or it is damaged.
+      CheckpointError: there is no checkpoint, or it is damaged.
     """
     configs, (shape, dtype, *_) = run_of.configs, _inputs(run_of)
     untrained = shapes_of(stack(configs), example(shape, dtype))
     restored = None
-    if folder.checkpoints.is_dir():  # opening it would make it
-        with checkpoints.opened(folder.checkpoints, keep=configs[0].training.keep_checkpoints) as saved:
+    if folder.checkpoints.is_dir():  # opening would create it
+        with checkpoints.open_checkpoints(folder.checkpoints, keep=configs[0].training.keep_checkpoints) as saved:
             restored = saved.restore(untrained)
     if restored is None:
         raise CheckpointError(f"There is no checkpoint in {folder.checkpoints}; train the network for an epoch first.")
     return jax.tree.map(jnp.asarray, restored.tree.state)
 
 
-def config_of(folder: RunFolder, run_of: Recorded, member: int) -> Config:
+def config_of(folder: RunFolder, run_of: Record, member: int) -> Config:
     """Returns the configuration of one of a run's networks.
 
     Raises:
@@ -157,8 +159,8 @@ def config_of(folder: RunFolder, run_of: Recorded, member: int) -> Config:
     return run_of.configs[member]
 
 
-def check_same_data(folder: RunFolder, run_of: Recorded, dataset: Dataset) -> None:
-    """Refuses data that a run was not trained on.
+def check_same_data(folder: RunFolder, run_of: Record, dataset: Dataset) -> None:
+    """Checks that a run was trained on these data.
 
     Raises:
       RunFolderError: the data differ.
@@ -167,27 +169,27 @@ def check_same_data(folder: RunFolder, run_of: Recorded, dataset: Dataset) -> No
     if dataset.fingerprint != origin["fingerprint"]:
         raise RunFolderError(
             f"The network in {folder.path} was trained on {title(origin['name'], origin['source'])}, but other data is "
-            f"found now: {title(dataset.name, dataset.source)}. Let SPARSEJAX_DATA name the folder it named then."
+            f"found now: {title(dataset.name, dataset.source)}. Set SPARSEJAX_DATA to the folder used for training."
         )
 
 
-def _inputs(run_of: Recorded) -> tuple[tuple[int, ...], str, tuple[float, ...], tuple[float, ...]]:
-    """Returns shape and type of an example, and the moments that pixels are normalised by."""
+def _inputs(run_of: Record) -> tuple[tuple[int, ...], str, tuple[float, ...], tuple[float, ...]]:
+    """Returns shape and type of an example, and the moments for normalising pixels."""
     origin, config = run_of.description["data"], run_of.configs[0]
-    if "shape" not in origin:  # written by version 0.1, which did not record them
+    if "shape" not in origin:  # written by version 0.1, without these entries
         unscaled = {"mean": (0.0,), "std": (1.0,)}
         if origin.get("kind") == "windows":
             origin = {"shape": (config.data.length,), "dtype": "int32", **unscaled}
         elif origin.get("kind") == "clips":
             origin = {"shape": (SAMPLES,), "dtype": "int16", **unscaled}
-        else:  # pixels are scaled by moments that only the data tell
+        else:  # the moments are only known from the data
             origin = describe_inputs(load_data(config))
     mean, std = (origin["mean"], origin["std"]) if config.data.normalise else ((0.0,), (1.0,))
     return tuple(origin["shape"]), origin["dtype"], tuple(mean), tuple(std)
 
 
 def describe_inputs(dataset: Dataset) -> dict[str, Any]:
-    """Returns what a network needs to know of its data to be loaded and used without them."""
+    """Returns the information about the data that a network needs to be loaded without them."""
     images = dataset.train.images
     return {"shape": list(images.shape[1:]), "dtype": images.dtype.name, "mean": list(dataset.mean),
             "std": list(dataset.std), "classes": dataset.classes}  # fmt: skip

@@ -20,15 +20,15 @@ def masked_layers(variables: Variables) -> list[str]:
     return [name for name, state in variables.state.items() if isinstance(state, dict) and "mask" in state]
 
 
-def probed(variables: Variables, probes: Gradients) -> Variables:
-    """Adds a matrix to the kernel of each masked layer behind its mask: the gradient to it is that to every weight."""
+def add_probes(variables: Variables, probes: Gradients) -> Variables:
+    """Adds a matrix to the kernel of each masked layer after masking; its gradient is that of every weight."""
     state = dict(variables.state)
     for name, probe in probes.items():
         state[name] = {**state[name], "probe": probe}
     return variables._replace(state=state)
 
 
-def no_probes(variables: Variables) -> Gradients:
+def zero_probes(variables: Variables) -> Gradients:
     """Returns matrices of zeros for all masked layers."""
     return {name: jnp.zeros_like(variables.params[name]["kernel"]) for name in masked_layers(variables)}
 
@@ -44,7 +44,7 @@ def rewire_fraction(config: TrainingConfig, done: Float[Array, ""]) -> Float[Arr
     return config.rewire_fraction * 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(done / 0.75, 1.0)))
 
 
-def rewired(
+def rewire_layers(
     key: PRNGKeyArray,
     variables: Variables,
     opt_state: PyTree,
@@ -52,15 +52,15 @@ def rewired(
     fraction: Float[Array, ""],
     init: Callable[[PyTree], PyTree],
 ) -> tuple[Variables, PyTree]:
-    """Rewires all masked layers; what the optimiser remembers of new and dropped weights becomes 0.
+    """Rewires all masked layers; the optimiser's state of new and dropped weights becomes 0.
 
     Args:
       key: a PRNG key.
       variables: the network.
       opt_state: of the optimiser.
-      gradients: gives those to all weights of the masked layers (RigL); None grows at random (SET).
+      gradients: returns those of all weights of the masked layers (RigL); None to grow at random (SET).
       fraction: of the connections of every unit to move.
-      init: the optimiser's, which tells what of its state belongs to the parameters.
+      init: of the optimiser, which identifies the parts of its state that belong to the parameters.
     """
     params, state = dict(variables.params), dict(variables.state)
     known: Any = jax.tree.map(lambda leaf: jnp.ones_like(leaf, bool), variables.params)
@@ -68,7 +68,7 @@ def rewired(
     for index, name in enumerate(masked_layers(variables)):
         layer_key = jax.random.fold_in(key, index)
         kernel, mask = rewire(layer_key, params[name]["kernel"], state[name]["mask"], dense.get(name), fraction)
-        known = {**known, name: {**known[name], "kernel": kernel != 0}}  # what is new, or gone, is 0
+        known = {**known, name: {**known[name], "kernel": kernel != 0}}  # new and dropped weights are 0
         params[name], state[name] = {**params[name], "kernel": kernel}, {**state[name], "mask": mask}
     forgotten = optax.tree.map_params(
         init, lambda leaf, kept: jnp.where(kept, leaf, jnp.zeros_like(leaf)), opt_state, known

@@ -1,4 +1,4 @@
-"""The run folder: what is in it, whose it is, and whether a command may go on in it."""
+"""The run folder: its contents, its lock, and whether a command may resume the run in it."""
 
 import io
 import json
@@ -19,7 +19,7 @@ import numpy as np
 
 from sparsejax import __version__
 from sparsejax.data import title
-from sparsejax.data.dataset import counted_as
+from sparsejax.data.dataset import examples_noun
 from sparsejax.errors import ConfigError, RunFolderError
 from sparsejax.files import write_whole
 from sparsejax.training.config import Config
@@ -27,10 +27,10 @@ from sparsejax.training.schema import VERSION, from_json, to_json
 
 try:
     import fcntl
-except ImportError:  # not on Windows, where nothing keeps two runs apart
+except ImportError:  # not on Windows, where folders are not locked
     fcntl = None
 
-# Where a run computes and how often it saves changes no result, so these may differ when it is resumed.
+# Devices and the frequency of checkpoints do not change the result, so these may differ on resuming.
 _FREE_FIELDS = ("devices.", "training.checkpoint_every", "training.keep_checkpoints", "data.source")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -53,19 +53,19 @@ class RunFolder:
         self.lock = self.path / ".lock"
 
     def claim(self, description: Mapping[str, Any]) -> bool:
-        """Makes the folder this run's; returns whether an earlier run of the same configuration is there.
+        """Claims the folder for this run; returns whether it has an earlier run of the same configuration.
 
         Args:
-          description: the resolved configuration and all else that `config.json` holds.
+          description: the contents of `config.json`.
 
         Raises:
-          RunFolderError: it cannot be written, holds something else, or a run of another configuration.
+          RunFolderError: it cannot be written, has other contents, or a run of another configuration.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunFolderError(
-                f"The run folder {self.path} cannot be written: {error.strerror or error}. Name another with --out."
+                f"The run folder {self.path} cannot be written: {error.strerror or error}. Choose another with --out."
             ) from None
         if self.config.exists():
             if self._compare(description):
@@ -76,11 +76,11 @@ class RunFolder:
         return False
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Keeps other runs out of the folder; the system lets go of it when the process ends, however it ends.
+    def hold(self) -> Iterator[None]:
+        """Locks the folder; the system releases the lock when the process ends.
 
         Raises:
-          RunFolderError: another run is at work in it, it cannot be written, or holds something else.
+          RunFolderError: another run uses it, it cannot be written, or it has other contents.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -88,7 +88,7 @@ class RunFolder:
             file = self.lock.open("a+", encoding="utf-8")
         except OSError as error:
             raise RunFolderError(
-                f"The run folder {self.path} cannot be written: {error.strerror or error}. Name another with --out."
+                f"The run folder {self.path} cannot be written: {error.strerror or error}. Choose another with --out."
             ) from None
         with file:
             try:
@@ -98,23 +98,23 @@ class RunFolder:
                 file.seek(0)
                 raise RunFolderError(
                     f"{self.path} is in use by another run ({file.read() or 'unknown process'}); wait for its end, or "
-                    "name another folder with --out."
+                    "choose another folder with --out."
                 ) from None
-            with suppress(OSError):  # who holds it is good to know, no more
+            with suppress(OSError):  # the owner is only informative
                 file.truncate(0)
                 file.write(f"process {os.getpid()} on {platform.node() or 'this machine'}")
                 file.flush()
             yield
 
     def discard(self) -> None:
-        """Deletes what an earlier run left; other files in the folder stay, and then `claim` refuses it."""
+        """Deletes an earlier run; other files in the folder stay, and `claim` then raises an error."""
         for path in (self.checkpoints, self.tensorboard, self.figures, self.arrays):
             shutil.rmtree(path, ignore_errors=True)
         for path in (self.config, self.metrics, self.result, self.units, self.detail, self.report):
             path.unlink(missing_ok=True)
 
     def write(self, path: Path, content: Mapping[str, Any]) -> None:
-        """Writes a JSON file whole or not at all.
+        """Writes a JSON file atomically.
 
         Raises:
           RunFolderError: the folder cannot be written.
@@ -122,8 +122,24 @@ class RunFolder:
         text = json.dumps(finite(content), indent=2, allow_nan=False) + "\n"
         write_whole(path, text.encode("utf-8"))
 
+    def read_result(self) -> dict[str, Any]:
+        """Returns the contents of `result.json`.
+
+        Raises:
+          RunFolderError: the run is not finished, or the file is damaged.
+        """
+        try:
+            return json.loads(self.result.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RunFolderError(
+                f"{self.path} has no result.json: it is not a run folder, or its run is not finished. Pass a finished "
+                "run, or resume this one with the command or the call that started it."
+            ) from None
+        except (OSError, ValueError) as error:
+            raise RunFolderError(f"{self.result} cannot be read ({error!r}); run the training again.") from None
+
     def write_arrays(self, path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-        """Writes named arrays as .npz, whole or not at all; errors as in `write`."""
+        """Writes named arrays atomically as .npz; errors as in `write`."""
         buffer = io.BytesIO()
         np.savez_compressed(buffer, allow_pickle=False, **arrays)
         write_whole(path, buffer.getvalue())
@@ -132,12 +148,12 @@ class RunFolder:
         foreign = sorted(entry.name for entry in self.path.iterdir() if entry != self.lock)
         if foreign and not self.config.exists():
             raise RunFolderError(
-                f"{self.path} is not a run folder: it holds {', '.join(foreign[:5])} but no config.json. Name an empty "
+                f"{self.path} is not a run folder: it has {', '.join(foreign[:5])} but no config.json. Choose an empty "
                 "or new folder with --out."
             )
 
     def _compare(self, description: Mapping[str, Any]) -> bool:
-        """Refuses a run of another configuration; returns whether this one has more epochs than that one."""
+        """Checks that the run in the folder has the same configuration; returns whether this one has more epochs."""
         try:
             earlier = json.loads(self.config.read_text(encoding="utf-8"))
             before = from_json(earlier)
@@ -148,7 +164,7 @@ class RunFolder:
             same_data = data["was"]["fingerprint"] == data["now"]["fingerprint"]
         except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
             raise RunFolderError(
-                f"{self.config} cannot be read ({error!r}), so it is unknown what run {self.path} holds. Name a new "
+                f"{self.config} cannot be read ({error!r}), so the run in {self.path} is unknown. Choose a new "
                 "folder with --out."
             ) from None
         now |= {
@@ -164,10 +180,10 @@ class RunFolder:
             if before.get(name) != now.get(name) and not name.startswith(_FREE_FIELDS)
         ]
         if not same_data:
-            differing.append(f"data (was {_in_words(data['was'])}, now {_in_words(data['now'])})")
+            differing.append(f"data (was {_describe_data(data['was'])}, now {_describe_data(data['now'])})")
         if differing:
             raise RunFolderError(
-                f"{self.path} holds a run of another configuration; these differ: {'; '.join(differing)}. Give the "
+                f"{self.path} has a run of another configuration; these differ: {'; '.join(differing)}. Pass the "
                 "same options to resume it, another --out for a new run, or --fresh to replace it."
             )
         return longer
@@ -176,7 +192,7 @@ class RunFolder:
 def describe(
     config: Config, *, name: str, seeds: list[int], points: Sequence[dict[str, Any]], data: dict[str, Any]
 ) -> dict[str, Any]:
-    """Returns what `config.json` records of a run."""
+    """Returns the contents of `config.json` for a run."""
     return {
         "schema": VERSION,
         "name": name,
@@ -190,17 +206,17 @@ def describe(
 
 
 def environment(program: str = "python -m sparsejax.launch") -> dict[str, Any]:
-    """Returns the command, the versions and the device that made a figure.
+    """Returns the command, the versions and the device of a result.
 
     Args:
-      program: what was run, where this process does not tell: it was not started as a command of sparsejax.
+      program: name of the command, if this process was not started as a command of sparsejax.
     """
     return {
         "command": shlex.join([*_program(program), *sys.argv[1:]]),
         "versions": {
             "python": platform.python_version(),
             "sparsejax": __version__,
-            **{name: _version(name) for name in _PACKAGES},
+            **{name: version_of(name) for name in _PACKAGES},
         },
         "device": {
             "kind": jax.devices()[0].device_kind,
@@ -212,7 +228,7 @@ def environment(program: str = "python -m sparsejax.launch") -> dict[str, Any]:
 
 
 def _program(otherwise: str) -> list[str]:
-    """Returns how this process was started: a study, too, trains networks, whose folders say `sparsejax.reproduce`."""
+    """Returns how this process was started, which is `sparsejax.reproduce` for networks of a study."""
     script = Path(sys.argv[0]).name
     if script in ("sparsejax", "sparsejax-reproduce"):
         return [script]
@@ -221,7 +237,7 @@ def _program(otherwise: str) -> list[str]:
 
 
 def finite(value: Any) -> Any:
-    """Replaces numbers that JSON does not know (NaN, infinities) by null, and tuples by lists."""
+    """Replaces numbers that JSON does not support (NaN, infinities) by null, and tuples by lists."""
     if isinstance(value, Mapping):
         return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -231,14 +247,15 @@ def finite(value: Any) -> Any:
     return value
 
 
-def _in_words(data: Mapping[str, Any]) -> str:
-    """Returns what data are, for a person to tell them from others."""
-    kind = counted_as(data.get("kind", "examples"))
+def _describe_data(data: Mapping[str, Any]) -> str:
+    """Returns a short description of data."""
+    kind = examples_noun(data.get("kind", "examples"))
     counts = f"{data.get('train', '?')} training and {data.get('test', '?')} test {kind}"
     return f"{title(data.get('name', '?'), data.get('source', '?'))}, {counts}, contents {data['fingerprint'][:8]}"
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """Returns the version of an installed package, or None."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

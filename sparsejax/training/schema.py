@@ -1,4 +1,4 @@
-"""Configurations as JSON: what `config.json` holds, and how files of earlier versions are read."""
+"""Configurations as JSON: the schema of `config.json`, also of earlier versions."""
 
 import contextlib
 import copy
@@ -7,17 +7,17 @@ import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sparsejax.configuration import replaced
+from sparsejax.configuration import replace
 from sparsejax.errors import ConfigError
 from sparsejax.models.base import Model
 from sparsejax.training.config import CLEAN_MEASURES, DEFAULT_MEASURES, Config
 
 VERSION = 2
-"""Of the files that are written. 1: version 0.1, without the names of classes; dense weights had density 1.0."""
+"""Schema of written files. 1: version 0.1, without the names of classes; dense weights had density 1.0."""
 
 
 _RENAMED = {"devices": {"carrier": "transform"}, "model": {"duty_period": "period"}}
-"""Fields that version 1 called otherwise, by part."""
+"""Fields with other names in version 1, by part."""
 
 
 def to_json(config: Config) -> dict[str, Any]:
@@ -28,15 +28,15 @@ def to_json(config: Config) -> dict[str, Any]:
 
 
 def from_json(description: Mapping[str, Any]) -> Config:
-    """Return the configuration that a run's description holds: a missing field takes its default.
+    """Return the configuration in a run's description; missing fields take their defaults.
 
     Args:
       description: `config` has the fields as `to_json` returns them, or as version 0.1 wrote them; `schema` is the
-        version; `module` defined the network's class then. One of sparsejax is imported; of several classes of the same
-        name, that of this module is taken.
+        version; `module` defined the network's class. A module of sparsejax is imported; among several classes of the
+        same name, the one of this module is used.
 
     Raises:
-      ConfigError: a field is unknown, or the network's class is not there.
+      ConfigError: a field is unknown, or the network's class is not defined.
     """
     fields, version = copy.deepcopy(dict(description["config"])), description.get("schema", 1)
     for part, names in _RENAMED.items() if version == 1 else ():
@@ -47,7 +47,7 @@ def from_json(description: Mapping[str, Any]) -> Config:
         )
     model = dict(fields.pop("model"))
     name, module = model.pop("class", None), description.get("module", "")
-    cls = _class_with(set(model)) if name is None else _class_named(name, module, set(model))
+    cls = _find_class_with(set(model)) if name is None else _find_class(name, module, set(model))
     if version == 1 and model.get("density") == 1.0:
         model["density"] = None
     if version == 1:
@@ -56,8 +56,8 @@ def from_json(description: Mapping[str, Any]) -> Config:
     unknown = sorted(fields.keys() - parts.keys())
     if unknown:
         raise ConfigError(f"it has the unknown parts {', '.join(unknown)}")
-    made = {name: _made(type(default), fields.get(name, {}), name) for name, default in parts.items()}
-    return Config(_made(cls, model, "model"), **made)
+    made = {name: _build(type(default), fields.get(name, {}), name) for name, default in parts.items()}
+    return Config(_build(cls, model, "model"), **made)
 
 
 def members_from_json(description: Mapping[str, Any]) -> tuple[Config, ...]:
@@ -67,13 +67,13 @@ def members_from_json(description: Mapping[str, Any]) -> tuple[Config, ...]:
     if len(points) != len(seeds):
         raise ConfigError(f"it has {len(seeds)} seeds, but {len(points)} points of a sweep")
     return tuple(
-        replaced(config, {name: _plain(value) for name, value in point.items()} | {"training.seed": seed})
+        replace(config, {name: _plain(value) for name, value in point.items()} | {"training.seed": seed})
         for seed, point in zip(seeds, points, strict=True)
     )
 
 
 def _measures_of(evaluation: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of an evaluation with measures by name, which version 1 had switches for."""
+    """Return the fields of an evaluation with measures by name, from the switches of version 1."""
     fields = dict(evaluation)
     noise, track, detail, examples = (
         fields.pop(name, default)
@@ -84,12 +84,12 @@ def _measures_of(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     return fields if examples is None else fields | {"implicit_examples": examples}
 
 
-def _made(cls: type, fields: Mapping[str, Any], prefix: str) -> Any:
+def _build(cls: type, fields: Mapping[str, Any], prefix: str) -> Any:
     known = {field.name for field in dataclasses.fields(cls)}
     unknown = sorted(fields.keys() - known)
     if unknown:
         names = ", ".join(f"{prefix}.{name}" for name in unknown)
-        raise ConfigError(f"{names} is no field of a {cls.__name__} in this version of sparsejax")
+        raise ConfigError(f"{names} is not a field of {cls.__name__} in this version of sparsejax")
     return cls(**{name: _plain(value) for name, value in fields.items()})
 
 
@@ -98,7 +98,7 @@ def _plain(value: Any) -> Any:
 
 
 def _classes() -> Iterator[type]:
-    """Yield all classes of networks, the last defined first: sparsejax's, and those that the program has defined."""
+    """Yield all classes of networks, the last defined first: of sparsejax and of the running program."""
     importlib.import_module("sparsejax.models")
     below = [Model]
     while below:
@@ -108,9 +108,9 @@ def _classes() -> Iterator[type]:
         below += cls.__subclasses__()
 
 
-def _class_named(name: str, module: str, fields: set[str]) -> type:
-    """Return the class of that name: of several, one of that module, one that has the fields, the last defined."""
-    if module.startswith("sparsejax."):  # no other: what a file says must not choose what is run
+def _find_class(name: str, module: str, fields: set[str]) -> type:
+    """Return the class of that name; prefer one of that module, then one with the fields, then the last defined."""
+    if module.startswith("sparsejax."):  # only sparsejax: a file must not choose which code runs
         with contextlib.suppress(ModuleNotFoundError):
             importlib.import_module(module)
 
@@ -126,8 +126,8 @@ def _class_named(name: str, module: str, fields: set[str]) -> type:
     return max(found, key=fits)
 
 
-def _class_with(names: set[str]) -> type:
-    """Return the class that has these fields, and the fewest others: version 0.1 did not name it."""
+def _find_class_with(names: set[str]) -> type:
+    """Return the class with these fields and the fewest others, because version 0.1 did not store its name."""
     fields = {cls: {field.name for field in dataclasses.fields(cls)} for cls in _classes()}
     found = [cls for cls, own in fields.items() if names <= own and cls.__module__.startswith("sparsejax.")]
     if not found:

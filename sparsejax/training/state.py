@@ -1,4 +1,4 @@
-"""Everything that the next step depends on."""
+"""The state of training."""
 
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ INIT, ORDER, NOISE, REWIRE, AUGMENT = range(5)
 
 
 class TrainState(NamedTuple):
-    """A network in training: `position` counts the steps done in the present epoch, `step` those in all."""
+    """A network in training: `position` counts the steps of the current epoch, `step` all steps."""
 
     variables: Variables
     opt_state: PyTree
@@ -26,7 +26,7 @@ class TrainState(NamedTuple):
 
 
 class Best(NamedTuple):
-    """The network as it was after its best epoch so far, the one of the greatest score; `epoch` counts from 1."""
+    """The network after its best epoch so far, the one with the highest score; `epoch` counts from 1."""
 
     score: Float[Array, ""]
     epoch: Int[Array, ""]
@@ -42,12 +42,12 @@ def init_state(config: Config, example: Float[Array, "batch *shape"]) -> TrainSt
 
 
 def init_best(state: TrainState) -> Best:
-    """Returns the record of a network that has not been evaluated yet."""
+    """Returns the initial record of an untrained network."""
     return Best(jnp.float32(-jnp.inf), jnp.int32(0), jax.tree.map(jnp.copy, state.variables))
 
 
 def update_best(best: Best, state: TrainState, score: Float[Array, ""]) -> Best:
-    """Replaces the record when the score beats it."""
+    """Replaces the record if the score is higher."""
     better = score > best.score
     candidate = Best(score, state.epoch, state.variables)
     return jax.tree.map(lambda new, old: jnp.where(better, new, old), candidate, best)

@@ -1,4 +1,4 @@
-"""The training step, and the chunk of steps that one compiled call runs."""
+"""The training step, and the chunk of steps of one compiled call."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,52 +9,54 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool
 
-from sparsejax.data.resident import Batch, Resident, epoch_order, normalised, steps_per_epoch
+from sparsejax.data.resident import Batch, Resident, epoch_order, normalize, steps_per_epoch
 from sparsejax.data.streaming import Streamed
 from sparsejax.functional import crop_and_flip, example_keys
 from sparsejax.training.config import Config
 from sparsejax.training.objectives import Metrics, total_loss
 from sparsejax.training.optimizers import learning_rate, optimizer
-from sparsejax.training.precision import applied
-from sparsejax.training.rewiring import masked_layers, no_probes, probed, rewire_fraction, rewired
+from sparsejax.training.precision import apply_with_precision
+from sparsejax.training.rewiring import add_probes, masked_layers, rewire_fraction, rewire_layers, zero_probes
 from sparsejax.training.state import AUGMENT, NOISE, ORDER, REWIRE, TrainState
 
 AUGMENTATIONS: dict[str, Callable[[Array, Array], Array]] = {"crop_flip": crop_and_flip}
-"""How training images `[batch, ...]` are changed, given a key for each; "none" has no entry."""
+"""Augmentations of training images `[batch, ...]`, given a key for each; "none" has no entry."""
 
 
 def step(
     state: TrainState, batch: Batch, config: Config, *, steps: int, axis_name: str | None = None
 ) -> tuple[TrainState, Metrics]:
-    """Takes one step of training, in float32 unless the configuration says otherwise.
+    """Takes one training step, in the configured precision.
 
     Args:
-      state: the network and all that its next step depends on.
+      state: of the training.
       batch: examples, with their rows in the whole batch.
       config: the configuration; its leaves may be traced.
-      steps: steps of the present epoch; the last of them begins the next epoch.
-      axis_name: mesh axis the batch is spread over, None on one device. Gradients, metrics and counts then are those
-        of the whole batch, on every device.
+      steps: steps per epoch in the current epoch; the last of them starts the next epoch.
+      axis_name: mesh axis over which the batch is sharded, None on one device. Gradients, metrics and counts are those
+        of the whole batch on every device.
 
     Returns:
-      The next state, and what to log.
+      The next state, and the metrics to log.
     """
     training = config.training
     params = state.variables.params
     epoch = state.epoch.astype(jnp.float32)
     if axis_name is not None:
-        # Differentiated as they are, replicated parameters would get the sum of the gradients under shard_map
-        # and the local one under pmap; made device-varying they get the local one under both.
+        # Gradients of replicated parameters are summed under shard_map and local under pmap; gradients of
+        # device-varying parameters are local under both.
         params = lax.pcast(params, axis_name, to="varying")
-    # Keyed by the row in the whole batch, noise does not depend on how the batch is spread.
+    # Keys are folded with the row in the whole batch, so noise does not depend on the sharding.
     noise_key = jax.random.fold_in(jax.random.fold_in(state.key, NOISE), state.step)
     keys = example_keys(noise_key, batch.rows)
     model = config.model.at(epoch, state.step)
 
     def loss_of(params, probes=None):
         variables = state.variables._replace(params=params)
-        variables = variables if probes is None else probed(variables, probes)
-        output = applied(model, variables, batch.images, precision=training.precision, key=keys, axis_name=axis_name)
+        variables = variables if probes is None else add_probes(variables, probes)
+        output = apply_with_precision(
+            model, variables, batch.images, precision=training.precision, key=keys, axis_name=axis_name
+        )
         return total_loss(config.objective, output, batch, axis_name=axis_name)
 
     (_, (metrics, new_state)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
@@ -62,8 +64,8 @@ def step(
         grads, metrics = lax.pmean((grads, metrics), axis_name)
     fraction = (epoch + state.position / steps) / training.epochs
     rate = learning_rate(training, epoch, fraction)
-    # Behind a barrier the squares are summed where they are made. Else XLA finds that Adam needs them, too, and
-    # writes them all to memory and reads them again: 8 % of the step of a large autoencoder on a CPU.
+    # With the barrier the squares are summed where they are computed. Otherwise XLA shares them with Adam, and writes
+    # them to memory and reads them again: 8 % of the step of a large autoencoder on a CPU.
     norm = optax.tree.norm(lax.optimization_barrier(grads))
     # `0 * norm` is a data dependency: the update starts after all gradients. Without it XLA copies the parameters in
     # every step, because a gradient may still read what another parameter's update overwrites.
@@ -72,7 +74,7 @@ def step(
     if training.rewiring != "none" and masked_layers(variables):
 
         def dense_gradients():
-            probes = no_probes(state.variables)
+            probes = zero_probes(state.variables)
             if axis_name is not None:
                 probes = lax.pcast(probes, axis_name, to="varying")
             grads = jax.grad(lambda probes: loss_of(params, probes)[0])(probes)
@@ -81,7 +83,7 @@ def step(
         key = jax.random.fold_in(jax.random.fold_in(state.key, REWIRE), state.step)
         variables, opt_state = lax.cond(
             (state.step + 1) % training.rewire_every == 0,
-            lambda networks: rewired(
+            lambda networks: rewire_layers(
                 key,
                 networks[0],
                 networks[1],
@@ -118,31 +120,30 @@ def chunk(
 ) -> tuple[TrainState, Metrics]:
     """Takes `length` steps of one epoch, as a scan.
 
-    The examples are those that are streamed, or of `data.batches` if they are given. Networks mapped over members then
-    share them, so that the first layers of all are one product; else each has the order that its key draws.
+    The examples are the streamed ones, or those of `data.batches` if given. Networks mapped over members then share
+    them, so that all first layers are one product; otherwise each has the order of its own key.
 
     Args:
       state: the network.
       config: the configuration.
       data: the training set, or the next batches of it.
       examples: size of the training set.
-      batch_size: examples a step, over all shards.
-      length: steps; it must divide those of an epoch.
+      batch_size: examples per step, over all shards.
+      length: number of steps; it must divide those of an epoch.
       axis_name: mesh axis of the shards.
-      shards: parts of a batch; each takes its rows of it.
+      shards: number of parts of a batch.
 
     Returns:
-      The state, and the means of the steps' metrics. Among them is `not_finite`, how many steps had a loss or gradient
-      that is no finite number, and `first_not_finite`, the first of them counted from 0, or `length` if there is none;
-      steps whose update is left out are no part of the means. Parameters that are not finite in the end count as the
-      last step's.
+      The state, and the means of the steps' metrics. They include `not_finite`, the number of steps with a loss or
+      gradient that is not finite, and `first_not_finite`, the index of the first, or `length` if there is none; the
+      means exclude skipped steps. Parameters that are not finite at the end count for the last step.
     """
     steps, share = steps_per_epoch(examples, batch_size), batch_size // shards
     augment, skip = AUGMENTATIONS.get(config.data.augment), config.training.on_nan == "skip"
     first_row = 0 if axis_name is None else share * lax.axis_index(axis_name)
     if isinstance(data, Streamed):
         batches = data.images, data.labels
-        if data.labels.shape[1] != share:  # pmap gives all devices the whole
+        if data.labels.shape[1] != share:  # pmap gives all devices the whole batch
             batches = jax.tree.map(lambda leaf: lax.dynamic_slice_in_dim(leaf, first_row, share, 1), batches)
     else:
         order, first = data.batches, 0
@@ -158,7 +159,7 @@ def chunk(
         if augment is not None:
             key = jax.random.fold_in(jax.random.fold_in(state.key, AUGMENT), state.step)
             images = augment(example_keys(key, rows), images)
-        return step(state, Batch(normalised(data, images), labels, rows), config, steps=steps, axis_name=axis_name)
+        return step(state, Batch(normalize(data, images), labels, rows), config, steps=steps, axis_name=axis_name)
 
     state, metrics = lax.scan(body, state, batches)
     good = is_finite(metrics)
@@ -172,13 +173,13 @@ def chunk(
 
 
 def is_finite(metrics: Metrics) -> Bool[Array, "*steps"]:
-    """Says whether loss and gradient of a step are finite numbers."""
+    """Returns whether loss and gradient of a step are finite."""
     return jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
 
 
 def chunk_length(steps: int, most_chunks: int = 16) -> int:
-    """Returns the steps of a chunk: an epoch is cut into as many equal chunks as divide it, at most `most_chunks`.
+    """Returns the steps per chunk: an epoch is divided into as many equal chunks as possible, at most `most_chunks`.
 
-    Chunks of one length need one compilation; between them progress is shown and checkpoints are saved.
+    Chunks of equal length need one compilation; progress is shown and checkpoints are saved between them.
     """
     return steps // max(count for count in range(1, most_chunks + 1) if steps % count == 0)

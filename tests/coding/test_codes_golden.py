@@ -27,7 +27,7 @@ def test_matching_pursuit_is_the_recorded_one():
     case = golden.load("codes_matching_pursuit")
     result = matching_pursuit(case["X"], case["D"].T, k=int(case["K"]))
     np.testing.assert_allclose(result.code, case["codes"], atol=1e-4)
-    # The reference that overwrites an atom chosen again leaves more of the patches.
+    # The reference overwrites atoms that are chosen again, so its residual is larger.
     overwritten = np.linalg.norm(case["X"] - case["codes_rctn"] @ case["D"], axis=1)
     assert np.sqrt(result.gap).mean() < (overwritten / np.linalg.norm(case["X"], axis=1)).mean()
 

@@ -13,7 +13,7 @@ from sparsejax.coding import admm, duality_gap, fista, ista, kkt_violation, lass
 from sparsejax.coding.objective import largest_eigenvalue
 from tests.coding.problems import objective, problem, worst_violation
 
-# Every limit and every shape compiles anew, so that most tests share these.
+# Every limit and every shape needs a compilation, so most tests share these.
 LIMIT = 100_000
 SOLVERS = {
     solve.__name__: functools.wraps(solve)(functools.partial(solve, max_iterations=LIMIT))
@@ -43,13 +43,13 @@ def test_every_solver_finds_scikit_learns_code(solve, shape):
         assert_scikit_learns(solve(x, dictionary, l1=0.1), x, dictionary, 0.1)
 
 
-def test_so_does_one_of_fewer_atoms_than_inputs():
+def test_every_solver_agrees_with_fewer_atoms_than_inputs():
     x, dictionary = problem(inputs=16, atoms=10)
     assert_scikit_learns(SOLVERS["ista"](x, dictionary, l1=0.1), x, dictionary, 0.1)
 
 
 @each_solver
-def test_small_coefficients_are_held_to_account(solve):
+def test_a_violation_limit_controls_small_coefficients(solve):
     x, dictionary = problem()
     x *= 30  # the objective is large, so that a small coefficient's error is nothing to the gap
     loose = solve(x, dictionary, l1=1.0, tolerance=1e-3, violation=None)
@@ -60,7 +60,7 @@ def test_small_coefficients_are_held_to_account(solve):
 
 
 @two_solvers
-def test_what_rounding_hides_is_not_waited_for(solve):
+def test_violations_below_rounding_do_not_delay_convergence(solve):
     x, dictionary = problem()
     result = solve(100 * x, dictionary, l1=1.0, tolerance=1e-4, violation=1e-9)
     assert int(result.iterations.max()) < LIMIT
@@ -130,7 +130,7 @@ def test_a_fixed_number_of_iterations(solve):
 
 
 def test_steps_of_fista_are_the_papers_and_take_it_further_than_ista():
-    """Equations 4.1 to 4.3 of Beck and Teboulle; an example begins anew where its momentum points uphill."""
+    """Equations 4.1 to 4.3 of Beck and Teboulle; the momentum of an example restarts where it points uphill."""
     x, dictionary = problem()
     settings = {"l1": 0.1, "tolerance": None, "max_iterations": 20}
     result, plain = (SOLVERS[name](x, dictionary, **settings) for name in ("fista", "ista"))
@@ -145,14 +145,14 @@ def test_steps_of_fista_are_the_papers_and_take_it_further_than_ista():
         t = np.where(uphill, 1, t)
         after = (1 + np.sqrt(1 + 4 * t**2)) / 2
         code, ahead, t = new, new + (t - 1) / after * (new - code), after
-    assert restarts > 0, "some example begins anew"
+    assert restarts > 0, "some example restarts"
     np.testing.assert_allclose(result.code, code, atol=1e-4)
     assert np.median(result.gap / plain.gap) < 0.5
 
 
 @pytest.mark.parametrize(("solve", "examples"), [(fista, 5), (ista, 200)], ids=["fista", "ista"])
 def test_rounds_that_do_not_fit_the_limit_end_at_it(solve, examples):
-    """A few examples are solved side by side, of many some wait for others; 13 is two rounds of five and a rest."""
+    """Few examples are solved in parallel, many in turns; 13 is two rounds of five and a remainder."""
     x, dictionary = problem(examples)
     settings = {"l1": 0.1, "check_every": 5, "max_iterations": 13}
     limited = solve(x, dictionary, tolerance=1e-9, **settings)
@@ -218,7 +218,7 @@ def test_the_first_step_of_lca_and_of_ista_by_hand():
     np.testing.assert_allclose(soft_threshold(jnp.asarray(x), 0.2), [0.8, -0.1], atol=1e-7)
 
 
-def test_hard_lca_rests_where_no_atom_is_above_the_threshold_without_being_used():
+def test_hard_lca_converges_where_all_unused_atoms_are_below_the_threshold():
     (x, dictionary), solve = problem(), functools.partial(lca, threshold="hard", max_iterations=LIMIT)
     result = solve(x, dictionary, l1=0.3, tolerance=1e-4)
     assert float(result.gap.max()) <= 1e-4

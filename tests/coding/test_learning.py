@@ -81,7 +81,7 @@ def test_sparsenet_learns_the_atoms_that_made_the_data(sparseness):
     np.testing.assert_allclose(lengths, state.gain, rtol=1e-4)
 
 
-def test_a_silent_atom_starts_again_from_the_worst_patch():
+def test_an_inactive_atom_is_replaced_by_the_worst_patch():
     (x, dictionary), step = problem(), jax.jit(sparsenet_step)
     variance = np.full(24, 0.1, np.float32)
     variance[5] = 0
@@ -207,7 +207,7 @@ def test_errors_say_what_was_expected():
         DictionaryLearner(l1=-1).fit(x)
     state = DictionaryState(dictionary, np.zeros((24, 24), np.float32), np.zeros_like(dictionary), np.int32(0))
     with pytest.raises(ValueError, match="X has 5 columns"):
-        learner._learnt(state).transform(x[:, :5])
+        learner._store(state).transform(x[:, :5])
     with pytest.raises(ValueError, match="sparseness is 'log'"):
         sparsenet_code(x, dictionary, sparseness="log")
     with pytest.raises(ValueError, match="scale is 0"):

@@ -25,7 +25,7 @@ def test_orthogonal_matching_pursuit_is_scikit_learns(shape):
 
 
 def test_an_atom_chosen_again_accumulates():
-    # Two atoms at 45 degrees: the residual of either correlates with the other, so they are chosen by turns.
+    # Two atoms at 45 degrees: the residual of either correlates with the other, so they are chosen alternately.
     dictionary = np.array([[1.0, 0.5**0.5], [0.0, 0.5**0.5]], np.float32)
     x = np.array([1.0, 0.3], np.float32)
     first, second = 1.0, 0.0
@@ -108,7 +108,7 @@ def test_more_steps_than_inputs_end_at_no_error():
     assert np.all((np.asarray(result.code) != 0).sum(1) <= 8)
 
 
-def test_matching_pursuit_goes_on_from_a_code():
+def test_matching_pursuit_continues_from_a_code():
     x, dictionary = problem()
     half = matching_pursuit(x, dictionary, k=3)
     whole = matching_pursuit(x, dictionary, k=3, initial=half.code)
@@ -138,7 +138,7 @@ def test_sparse_set_never_rises_and_ends_at_a_coordinatewise_minimum():
 
 
 def test_sparse_set_finds_the_best_of_all_sets_on_small_problems():
-    # Not guaranteed, but on incoherent atoms it should nearly always be within a little.
+    # Not guaranteed, but for incoherent atoms it should almost always be close.
     x, dictionary = problem(examples=10, inputs=12, atoms=8)
     ours = _l0_objective(x, dictionary, np.asarray(sparse_set(x, dictionary, l0=0.05).code), 0.05)
     best = (x**2).sum(1) / 2
@@ -151,7 +151,7 @@ def test_sparse_set_finds_the_best_of_all_sets_on_small_problems():
     assert np.mean(ours <= best * 1.02 + 1e-5) >= 0.8
 
 
-def test_sparse_set_takes_atoms_away_and_starts_warm():
+def test_sparse_set_removes_atoms_and_starts_warm():
     x, dictionary = problem()
     full = np.linalg.lstsq(dictionary, x.T, rcond=None)[0].T.astype(np.float32)
     result = sparse_set(x, dictionary, l0=0.05, initial=full)

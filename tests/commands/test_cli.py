@@ -1,4 +1,4 @@
-"""The command `sparsejax`: the modules' commands under one name, and what only it can do."""
+"""The command `sparsejax`: all commands under one name, and its own features."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from sparsejax.training.log import read_metrics
 
 
 def a_grid_like(run: Path, folder: Path) -> Path:
-    """Writes what `compare` reads of a run of two such networks, trained an epoch longer and not tried under noise."""
+    """Writes the inputs of `compare` for a run of two such networks, with one more epoch and no noise score."""
     result = json.loads((run / "result.json").read_text())
     one = {name: value for name, value in result["members"][0].items() if not name.startswith("noise")}
     members = [one, one | {"test_accuracy": one["test_accuracy"] - 0.1}]
@@ -31,7 +31,7 @@ def a_grid_like(run: Path, folder: Path) -> Path:
     return folder
 
 
-def test_runs_are_put_into_one_table_and_picture(small_run, capsys, tmp_path, monkeypatch):
+def test_runs_are_compared_in_one_table_and_figure(small_run, capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
     one = small_run / "run"
     two = a_grid_like(one, tmp_path / "two")
@@ -53,7 +53,7 @@ def pages(run: Path) -> dict[str, bytes]:
     return {str(path.relative_to(run)): path.read_bytes() for path in (*run.glob("figures/*.png"), run / "report.html")}
 
 
-def test_a_report_is_drawn_again_as_it_was(small_run, capsys, tmp_path):
+def test_a_redrawn_report_is_identical(small_run, capsys, tmp_path):
     run = shutil.copytree(small_run / "run", tmp_path / "run")
     shutil.rmtree(run / "figures")
     (run / "report.html").write_text("lost")
@@ -73,7 +73,7 @@ def test_everything_is_listed(capsys):
 @pytest.mark.parametrize(
     ("words", "module"),
     [(["train"], launch), (["reproduce"], reproduce), (["embed"], embed), ([], launch)],
-    ids=["train", "reproduce", "embed", "train may be left out"],
+    ids=["train", "reproduce", "embed", "train may be omitted"],
 )
 def test_commands_are_passed_on(words, module, monkeypatch):
     given = []
@@ -96,16 +96,16 @@ def test_completion_knows_commands_experiments_and_studies(shell, capsys):
     ("words", "status", "message"),
     [
         (["fly"], 2, "There is no command 'fly'; there are train, reproduce"),
-        (["compare", "/nowhere"], 1, "/nowhere holds no result.json"),
+        (["compare", "/nowhere"], 1, "/nowhere has no result.json"),
         (["report", "/nowhere"], 1, "/nowhere is not a run folder"),
         (["completion", "tcsh"], 2, "invalid choice"),
     ],
 )
-def test_mistakes_are_told(words, status, message, capsys):
+def test_errors_are_reported(words, status, message, capsys):
     assert cli.main(words) == status
     assert message in capsys.readouterr().err
 
 
-def test_folders_of_one_name_are_told_apart():
+def test_folders_of_the_same_name_are_distinguished():
     paths = [Path("a/run"), Path("b/run"), Path("c")]
     assert [cli._name(path, paths) for path in paths] == ["a/run", "b/run", "c"]

@@ -13,7 +13,7 @@ from sparsejax.data.latents import LATENTS_FILE, read_latents
 from sparsejax.training import checks
 from sparsejax.training.checks import load_data
 from sparsejax.training.config import CLEAN_MEASURES, DEFAULT_MEASURES
-from sparsejax.training.restore import load_network, recorded
+from sparsejax.training.restore import load_network, read_record
 from sparsejax.training.run_folder import RunFolder
 from tests.command import ONE, here, without_figures
 
@@ -46,9 +46,9 @@ def run(tmp_path_factory):
 
 
 def assert_latents_are_those(file, run, layer):
-    """Compares latents with what the second network of the run does now."""
+    """Compares latents with the activations of the second network of the run."""
     latents, folder, network = read_latents(file), RunFolder(run), load_network(RunFolder(run), 1)
-    description, configs = recorded(folder)
+    description, configs = read_record(folder)
     assert [config.training.learning_rate for config in configs] == [0.001, 0.03]
     dataset, variables = load_data(configs[1]), network.variables
     for split, made in ((dataset.train, latents.train), (dataset.test, latents.test)):
@@ -104,7 +104,7 @@ def test_a_noisy_network_trains_on_them_and_its_report_has_no_pictures_of_weight
     assert not (folder / "figures" / "filters.png").exists(), "a square number of features is no image"
 
 
-def test_latents_of_cifar_go_where_they_are_looked_for(run, tmp_path, monkeypatch, capsys):
+def test_latents_of_cifar_are_written_to_their_location(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(checks.data, "load", lambda *_, **__: read_digits())
     monkeypatch.setenv("SPARSEJAX_DATA", str(tmp_path))
     copy = changed(run, tmp_path / "run", lambda told: told["config"]["data"].update(name="cifar10"))
@@ -114,7 +114,7 @@ def test_latents_of_cifar_go_where_they_are_looked_for(run, tmp_path, monkeypatc
 
 
 def changed(run, folder, change=lambda told: None):
-    """Returns a copy of the run whose config.json says something else."""
+    """Returns a copy of the run with a changed config.json."""
     shutil.copytree(run, folder)
     told = json.loads((folder / "config.json").read_text())
     change(told)
@@ -125,17 +125,17 @@ def changed(run, folder, change=lambda told: None):
 @pytest.mark.parametrize(
     ("options", "status", "said"),
     [
-        (["--run", "RUN"], 2, "is of digits, not of cifar10; name the file to write with --out"),
+        (["--run", "RUN"], 2, "was trained on digits, not cifar10; name the file to write with --out"),
         (["--run", "RUN", "--out", "OUT", "--layer", "hidden"], 2, "no layer 'hidden'; it has hidden1"),
         (["--run", "RUN", "--out", "OUT", "--member", "2"], 2, "member is 2; expected a number from 0 to 1"),
         (["--run", "RUN", "--out", "OUT", "--member", "-1"], 2, "member is -1"),
-        (["--run", "RUN/nowhere", "--out", "OUT"], 1, "is not a run folder: it holds no config.json"),
+        (["--run", "RUN/nowhere", "--out", "OUT"], 1, "is not a run folder: it has no config.json"),
         (["--run", "RUN", "--out", "OUT"], 2, "no layer 'latent'; it has hidden1"),
         (["--run", "RUN", *HIDDEN, "--out", "RUN/config.json/x.npz"], 1, "cannot be written: "),
         ([], 2, "required: --run"),
     ],
 )
-def test_what_cannot_be_done_is_said(run, tmp_path, capsys, options, status, said):
+def test_invalid_options_are_reported(run, tmp_path, capsys, options, status, said):
     words = [word.replace("RUN", str(run)).replace("OUT", str(tmp_path / "latents.npz")) for word in options]
     assert main(words) == status
     error = capsys.readouterr().err
@@ -150,7 +150,7 @@ def test_what_cannot_be_done_is_said(run, tmp_path, capsys, options, status, sai
             lambda told: told["data"].update(fingerprint="0"),
             "but other data is found now: the digits that scikit-learn ships",
         ),
-        (lambda told: told["config"]["model"].update(more=1), "model.more is no field of a SparseMLP in this version"),
+        (lambda told: told["config"]["model"].update(more=1), "model.more is not a field of SparseMLP in this version"),
         (lambda told: told["seeds"].pop(), "it has 1 seeds, but 2 points of a sweep"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Compiling for a TPU that is not here; most of it needs libtpu, which `pip install '.[tpu]'` brings."""
+"""Compilation for a TPU without one; most tests need libtpu, which `pip install '.[tpu]'` installs."""
 
 import importlib.util
 
@@ -10,7 +10,7 @@ from jax.sharding import SingleDeviceSharding
 from sparsejax import configs
 from sparsejax.commands import rehearse as rehearse_module
 from sparsejax.commands.rehearse import _chips, lines_of, rehearse
-from sparsejax.configuration import replaced
+from sparsejax.configuration import replace
 from sparsejax.errors import ConfigError
 from sparsejax.experiment import Experiment
 from sparsejax.functional import winners
@@ -23,13 +23,13 @@ compiled = pytest.mark.skipif(not INSTALLED, reason="libtpu is not installed (pi
 def experiment(networks=1, **changes):
     fields = {name.replace("__", "."): value for name, value in changes.items()}
     small = {"data.train_examples": 200, "data.test_examples": 60, **fields}
-    config = replaced(configs.get("digits_mlp"), small)
-    members = tuple(replaced(config, {"training.seed": seed}) for seed in range(networks))
+    config = replace(configs.get("digits_mlp"), small)
+    members = tuple(replace(config, {"training.seed": seed}) for seed in range(networks))
     return Experiment("digits_mlp", members, ({},) * networks)
 
 
 def test_without_the_compiler_it_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(rehearse_module, "_version", lambda: None)
+    monkeypatch.setattr(rehearse_module, "version_of", lambda package: None)
     refused = here(*SMALL, "--rehearse", "v5e:2x2")
     assert refused.returncode == 2
     assert "pip install 'sparsejax[tpu]'" in refused.stderr
@@ -92,7 +92,7 @@ def test_the_command_says_it_in_three_lines():
 
 @compiled
 def test_an_unknown_topology_is_refused():
-    with pytest.raises(ConfigError, match=r"v99:2x2 is no TPU that libtpu .* knows"):
+    with pytest.raises(ConfigError, match=r"v99:2x2 is not a TPU known to libtpu"):
         rehearse(experiment(), "v99:2x2")
 
 

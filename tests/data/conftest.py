@@ -1,4 +1,4 @@
-"""Folders, idx files and mirrors for the tests of sparsejax.data. No test here leaves this machine."""
+"""Folders, idx files and mirrors for the tests of sparsejax.data. No test accesses the network."""
 
 import dataclasses
 import gzip
@@ -28,7 +28,7 @@ def idx_bytes(array: np.ndarray) -> bytes:
 
 @pytest.fixture(autouse=True)
 def hermetic(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Takes the user's folders and the network away; a test gives back what it needs."""
+    """Disables the user's folders and the network; a test enables what it needs."""
     for name in ("SPARSEJAX_DATA", "TFDS_DATA_DIR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))

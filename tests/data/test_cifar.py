@@ -97,7 +97,7 @@ def malicious(module: str, name: str, *arguments: str) -> bytes:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        pytest.param(malicious("os", "system", "touch BAD"), "wants to call os.system", id="a command"),
+        pytest.param(malicious("os", "system", "touch BAD"), "it calls os.system", id="a command"),
         pytest.param(malicious("posix", "system", "touch BAD"), "posix.system", id="the same, its other name"),
         pytest.param(malicious("builtins", "eval", "open('BAD', 'w')"), "builtins.eval", id="eval"),
         pytest.param(malicious("__builtin__", "eval", "open('BAD', 'w')"), "__builtin__.eval", id="eval in Python 2"),
@@ -128,10 +128,10 @@ GOOD, LABELS = array(pixels(0)), list(range(ROWS))
     ("content", "said"),
     [
         pytest.param(b"", "0 bytes", id="empty"),
-        pytest.param(b"<html>404</html>", "cut short or damaged", id="a web page"),
-        pytest.param(whole()[:100], "cut short or damaged", id="cut in the labels"),
+        pytest.param(b"<html>404</html>", "truncated or damaged", id="a web page"),
+        pytest.param(whole()[:100], "truncated or damaged", id="cut in the labels"),
         pytest.param(whole()[:9000], "truncated", id="cut in the pixels"),
-        pytest.param(whole()[:-1], "cut short or damaged", id="cut before the last byte"),
+        pytest.param(whole()[:-1], "truncated or damaged", id="cut before the last byte"),
         pytest.param(whole() + b"!", "bytes follow its end", id="trailing bytes"),
         pytest.param(b"\x80\x02" + listed(LABELS) + b".", "holds list where data and labels", id="a list"),
         pytest.param(
@@ -144,7 +144,7 @@ GOOD, LABELS = array(pixels(0)), list(range(ROWS))
         pytest.param(batch(GOOD, listed(LABELS[:-1])), "6 images and 5 labels", id="a label too few"),
         pytest.param(batch(GOOD, listed([*LABELS[:-1], 10])), "labels run from 0 to 10", id="a label too large"),
         pytest.param(batch(GOOD, listed([*LABELS[:-1], -1])), "labels run from -1", id="a negative label"),
-        pytest.param(batch(GOOD, text("labels")), "no list of whole numbers", id="labels of text"),
+        pytest.param(batch(GOOD, text("labels")), "not a list of integers", id="labels of text"),
         pytest.param(batch(array(pixels(0)[:0]), listed([])), "empty", id="no images"),
     ],
 )
@@ -189,7 +189,8 @@ def test_load(small_cifar: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (small_cifar / "test_batch").rename(tmp_path / "test_batch")
     with pytest.raises(DataMissingError, match="neither"):
         load("cifar10", say=said.append)
-    assert said == [f"Only 5 of CIFAR-10's 6 files are in {small_cifar} (test_batch not): looking on."]
+    missing = "(test_batch missing): searching other locations."
+    assert said == [f"Only 5 of CIFAR-10's 6 files are in {small_cifar} {missing}"]
     (tmp_path / "test_batch").rename(small_cifar / "test_batch")
     (tmp_path / "cache" / "sparsejax").mkdir(parents=True)
     small_cifar.rename(tmp_path / "cache" / "sparsejax" / CIFAR10_FOLDER)

@@ -38,7 +38,7 @@ def test_fingerprint_changes_with_every_byte_and_shape():
 
 
 def test_limited_keeps_the_first():
-    short = some_dataset(some_split(), some_split(4)).limited(train=2)
+    short = some_dataset(some_split(), some_split(4)).limit(train=2)
     assert short.train.labels.tolist() == [0, 1] and short.train.images.shape == (2, 2, 2, 1)
     assert len(short.test.labels) == 4 and short.mean == (0.5,)
     assert short.fingerprint != some_dataset(some_split(), some_split(4)).fingerprint
@@ -47,7 +47,7 @@ def test_limited_keeps_the_first():
 @pytest.mark.parametrize(("word", "count"), [("train", 7), ("train", 0), ("test", 5), ("test", -1)])
 def test_limited_refuses_more_than_there_is(word: str, count: int):
     with pytest.raises(ConfigError, match=f"{count} {word} examples"):
-        some_dataset(some_split(), some_split(4)).limited(**{word: count})
+        some_dataset(some_split(), some_split(4)).limit(**{word: count})
 
 
 def test_pixel_moments_per_channel():

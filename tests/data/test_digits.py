@@ -5,7 +5,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from sparsejax.data import Dataset, read_digits
-from sparsejax.data.digits import framed
+from sparsejax.data.digits import frame
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_pixels_are_scikit_learns(digits: Dataset):
 
 @pytest.mark.parametrize(("value", "pixel"), [(0, 0), (1, 16), (8, 128), (16, 255)])
 def test_values_run_from_0_to_255(value: int, pixel: int):
-    assert np.unique(framed(np.full((1, 8, 8), float(value)))[0, 4:24, 4:24]).tolist() == [pixel]
+    assert np.unique(frame(np.full((1, 8, 8), float(value)))[0, 4:24, 4:24]).tolist() == [pixel]
 
 
 def test_moments_are_of_the_training_pixels(digits: Dataset):

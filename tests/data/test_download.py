@@ -20,7 +20,7 @@ LABELS = "train-labels-idx1-ubyte.gz"
 
 
 def unheard(message: str) -> None:
-    """Takes what nobody reads."""
+    """Ignores messages."""
 
 
 def download_mnist(folder: Path, *, mirrors: Sequence[str] = (), **options: Any) -> Path:
@@ -75,7 +75,7 @@ def test_only_the_damaged_and_missing_are_fetched(small_folder: Path, start_mirr
 
 def test_wrong_checksum_leaves_nothing(tmp_path: Path, start_mirror: Start, small_files: Files):
     mirror = start_mirror({**small_files, LABELS: small_files[LABELS][:-1] + b"\1"})
-    with pytest.raises(DataDamagedError, match=f"{mirror.url}{LABELS} sends something else.*MD5"):
+    with pytest.raises(DataDamagedError, match=f"{mirror.url}{LABELS} sends a different file.*MD5"):
         download_mnist(tmp_path / "mnist", mirrors=[mirror.url], say=unheard)
     assert held(tmp_path / "mnist") == ["train-images-idx3-ubyte.gz"]  # the one before it was whole
 

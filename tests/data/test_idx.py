@@ -53,21 +53,21 @@ BIG = gzip.compress(b"\0\0\x08\x01" + struct.pack(">I", 5120) + np.random.defaul
     ("content", "said"),
     [
         pytest.param(b"", "empty", id="empty"),
-        pytest.param(b"\0\0", "no IDX file", id="two bytes"),
-        pytest.param(b"\0\0\x07\x01" + WHOLE[4:], "no IDX file.*00 00 07 01", id="unknown type"),
-        pytest.param(b"\x08\x03\0\0" + WHOLE[4:], "no IDX file.*08 03", id="little-endian magic"),
-        pytest.param(b"<html>404</html>", "no IDX file", id="a web page"),
-        pytest.param(WHOLE[:10], "cut short.*16 bytes, and 10", id="cut in the header"),
-        pytest.param(WHOLE[:-1], "cut short.*2 × 2 × 3.*12 bytes in all, and 11", id="cut in the payload"),
-        pytest.param(WHOLE + b"!", "bytes to spare.*12 bytes in all, and 13", id="trailing bytes"),
+        pytest.param(b"\0\0", "not an IDX file", id="two bytes"),
+        pytest.param(b"\0\0\x07\x01" + WHOLE[4:], "not an IDX file.*00 00 07 01", id="unknown type"),
+        pytest.param(b"\x08\x03\0\0" + WHOLE[4:], "not an IDX file.*08 03", id="little-endian magic"),
+        pytest.param(b"<html>404</html>", "not an IDX file", id="a web page"),
+        pytest.param(WHOLE[:10], "truncated.*16 bytes, and 10", id="cut in the header"),
+        pytest.param(WHOLE[:-1], "truncated.*2 × 2 × 3.*12 bytes in all, and 11", id="cut in the payload"),
+        pytest.param(WHOLE + b"!", "has extra bytes.*12 bytes in all, and 13", id="trailing bytes"),
         pytest.param(gzip.compress(WHOLE + b"!!"), "12 bytes in all, and 14", id="trailing bytes, packed"),
         pytest.param(gzip.compress(WHOLE) + b"junk", "gzip stream is damaged", id="junk after gzip"),
         pytest.param(gzip.compress(WHOLE)[:-9], "gzip stream ends early", id="gzip without its end"),
         pytest.param(gzip.compress(WHOLE)[:12], "gzip stream ends early", id="gzip of 12 bytes"),
-        pytest.param(BIG[:2600], "cut short.*5120 bytes in all, and .*ends early", id="gzip cut in the middle"),
+        pytest.param(BIG[:2600], "truncated.*5120 bytes in all, and .*ends early", id="gzip cut in the middle"),
         pytest.param(gzip.compress(WHOLE)[:-8] + b"\0" * 8, "is damaged.*CRC", id="gzip with a wrong CRC"),
         pytest.param(PACKED[:40] + b"\xff" * 40 + PACKED[80:], "damaged", id="gzip overwritten"),
-        pytest.param(gzip.compress(b""), "no IDX file", id="gzip of nothing"),
+        pytest.param(gzip.compress(b""), "not an IDX file", id="gzip of nothing"),
         pytest.param(b"\0\0\x08\x41" + b"\0\0\0\1" * 65 + b"x", "no array", id="65 dimensions"),
         pytest.param(b"\0\0\x08\x04" + b"\xff" * 12 + b"\0" * 4, "no array", id="an empty giant"),
     ],
@@ -77,7 +77,7 @@ def test_damaged_files_are_named(tmp_path: Path, content: bytes, said: str):
     path.write_bytes(content)
     with pytest.raises(DataDamagedError, match=said) as caught:
         read_idx(path)
-    assert str(path) in str(caught.value) and "fetch it again" in str(caught.value)
+    assert str(path) in str(caught.value) and "download it again" in str(caught.value)
 
 
 def test_no_file_is_missing_not_damaged(tmp_path: Path):

@@ -11,7 +11,7 @@ from sparsejax.data import Dataset, Split, entry, load
 from sparsejax.data.folders import download_folder
 from sparsejax.data.inventory import survey
 from sparsejax.data.latents import LATENTS_FILE, latents_bytes, read_latents
-from sparsejax.data.resident import normalised, resident
+from sparsejax.data.resident import make_resident, normalize
 from sparsejax.errors import ConfigError, DataDamagedError, DataMissingError
 
 
@@ -51,8 +51,8 @@ def test_the_name_is_that_of_what_they_are_made_of(latents_file: Path):
 @pytest.mark.parametrize("normalise", [True, False])
 def test_vectors_reach_the_network_as_they_are(latents_file: Path, normalise: bool):
     dataset = read_latents(latents_file)
-    data = resident(dataset, dataset.train, normalise=normalise)
-    np.testing.assert_array_equal(normalised(data, data.images[3:5]), TRAIN.images[3:5])
+    data = make_resident(dataset, dataset.train, normalise=normalise)
+    np.testing.assert_array_equal(normalize(data, data.images[3:5]), TRAIN.images[3:5])
 
 
 def test_the_fingerprint_sees_every_bit_of_a_number():
@@ -68,7 +68,7 @@ def test_the_fingerprint_sees_every_bit_of_a_number():
 
 
 def test_load_looks_in_the_folder_and_in_the_cache(latents_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    assert entry("cifar10_latents").found() is None
+    assert entry("cifar10_latents").find() is None
     commands = r"launch --config cifar_conv_mixer_small --out (\S+) .*embed --run \1"
     with pytest.raises(DataMissingError, match=f"in neither.*{commands}"):
         load("cifar10_latents")
@@ -79,7 +79,7 @@ def test_load_looks_in_the_folder_and_in_the_cache(latents_file: Path, tmp_path:
     cached = tmp_path / "cache" / "sparsejax" / LATENTS_FILE
     assert download_folder(LATENTS_FILE) == cached
     monkeypatch.setenv("SPARSEJAX_DATA", str(latents_file.parents[1]))
-    assert entry("cifar10_latents").found() == download_folder(LATENTS_FILE) == latents_file
+    assert entry("cifar10_latents").find() == download_folder(LATENTS_FILE) == latents_file
     assert load("cifar10_latents").fingerprint == load("cifar10_latents", "files").fingerprint
     cached.parent.mkdir(parents=True)
     latents_file.rename(cached)
@@ -104,7 +104,7 @@ def altered(**arrays: np.ndarray) -> Callable[[Path], None]:
     [
         (lambda path: path.write_bytes(path.read_bytes()[:-200]), "BadZipFile"),
         (lambda path: path.write_bytes(b""), "No data left"),
-        (lambda path: path.write_bytes(b"a,b\n1,2\n"), "cut short or damaged"),
+        (lambda path: path.write_bytes(b"a,b\n1,2\n"), "truncated or damaged"),
         (lambda path: path.write_bytes(path.read_bytes().replace(TRAIN.images.tobytes(), bytes(480))), "CRC"),
         (altered(test=None), "test"),
         (altered(provenance=np.array("{")), "JSONDecodeError"),

@@ -36,7 +36,7 @@ def test_list_without_a_folder(monkeypatch: pytest.MonkeyPatch, capsys: Output, 
     assert "$SPARSEJAX_DATA is not set" in capsys.readouterr().out
     monkeypatch.setenv("SPARSEJAX_DATA", str(tmp_path / "nowhere"))
     assert main(["list"]) == 1
-    assert capsys.readouterr().err.startswith("error: The environment variable SPARSEJAX_DATA names")
+    assert capsys.readouterr().err.startswith("error: The environment variable SPARSEJAX_DATA is")
 
 
 def test_download(

@@ -25,7 +25,7 @@ def test_arrays_of_any_number_type_are_those_that_were_saved(tmp_path, compresse
     ("change", "message"),
     [
         (lambda raw: b"no matrices here" * 20, "its header"),
-        (lambda raw: raw[:300], "cut short"),
+        (lambda raw: raw[:300], "truncated"),
         (lambda raw: b"\x89HDF" + raw, "version 7.3"),
         (lambda raw: raw[:128] + b"\x09" + raw[129:], "of type 9 where a matrix is expected"),
         (lambda raw: raw[:160] + b"\x07" + raw[161:], r"an array in it of 7x4x3 numbers has 480 bytes"),

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sparsejax.data.natural_images import grey, halve, patches, photographs, read_images_mat, whiten
+from sparsejax.data.natural_images import gray, halve, patches, photographs, read_images_mat, whiten
 from sparsejax.errors import DataDamagedError, DataMissingError
 
 
@@ -69,7 +69,7 @@ def test_images_mat_is_read_and_what_is_none_is_named(tmp_path):
 
 
 def test_errors_say_what_was_expected():
-    with pytest.raises(ValueError, match="no room"):
+    with pytest.raises(ValueError, match="too small"):
         patches([np.zeros((10, 10))], 1, size=8)
     with pytest.raises(ValueError, match="0 images"):
         patches([], 1)
@@ -78,4 +78,4 @@ def test_errors_say_what_was_expected():
     with pytest.raises(ValueError, match="cutoff is 0"):
         whiten(np.eye(8), cutoff=0)
     with pytest.raises(ValueError, match=r"\(2, 2, 2\)"):
-        grey(np.zeros((2, 2, 2)))
+        gray(np.zeros((2, 2, 2)))

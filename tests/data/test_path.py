@@ -1,4 +1,4 @@
-"""Tests of data of one's own: arrays in Python, files and folders of arrays, and folders of images by class."""
+"""Tests of user data: arrays in Python, files and folders of arrays, and folders of images by class."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from PIL import Image
 
 from sparsejax.data import from_arrays, load
 from sparsejax.data.arrays import hold_out
-from sparsejax.data.resident import normalised, resident
+from sparsejax.data.resident import make_resident, normalize
 from sparsejax.errors import ConfigError, DataDamagedError, DataMissingError
 from sparsejax.training.config import DataConfig
 
@@ -36,12 +36,12 @@ def test_images_of_floats():
     smooth = RNG.random((30, 4, 4, 2))
     dataset = from_arrays(smooth[:20], None, smooth[20:])
     assert dataset.kind == "images" and dataset.train.images.dtype == np.float32 and dataset.classes == 0
-    split = resident(dataset, dataset.train)
-    shown = jax.jit(normalised)(split, split.images)
+    split = make_resident(dataset, dataset.train)
+    shown = jax.jit(normalize)(split, split.images)
     np.testing.assert_allclose(shown.mean((0, 1, 2)), 0, atol=1e-5)
     np.testing.assert_allclose(shown.std((0, 1, 2)), 1, atol=1e-5)
-    plain = resident(dataset, dataset.train, normalise=False)
-    np.testing.assert_array_equal(normalised(plain, plain.images), dataset.train.images)
+    plain = make_resident(dataset, dataset.train, normalise=False)
+    np.testing.assert_array_equal(normalize(plain, plain.images), dataset.train.images)
 
 
 def test_vectors_tokens_and_clips():
@@ -62,7 +62,7 @@ def test_vectors_tokens_and_clips():
 @pytest.mark.parametrize(
     ("arrays", "more", "said"),
     [
-        (PAIRS[:2], {}, "no test set; give x_test, or a part of x_train to hold out: --data.test-fraction 0.2"),
+        (PAIRS[:2], {}, "no test set; pass x_test, or a fraction of x_train to hold out: --data.test-fraction 0.2"),
         (PAIRS, {"test_fraction": 0.5}, "a test set and test_fraction 0.5"),
         (
             (PIXELS.astype(int), LABELS, PIXELS, LABELS),
@@ -81,10 +81,10 @@ def test_vectors_tokens_and_clips():
         ),
         ((PIXELS, LABELS, PIXELS, None), {}, "y_test holds object"),
         ((PIXELS, LABELS / 2, PIXELS, LABELS), {}, "y_train holds float64"),
-        ((PIXELS, LABELS, PIXELS, LABELS.astype(str)), {}, "y_train and y_test hold names and numbers"),
+        ((PIXELS, LABELS, PIXELS, LABELS.astype(str)), {}, "y_train and y_test hold both names and numbers"),
         ((PIXELS, LABELS[:7], PIXELS, LABELS), {}, "30 images and 7 labels"),
         ((PIXELS, LABELS - 1, PIXELS, LABELS), {}, "labels run from -1"),
-        ((np.ones((3, 2), int), [0, 1, 1], np.ones((3, 2), int), [0, 1, 1]), {}, "leave y_train out"),
+        ((np.ones((3, 2), int), [0, 1, 1], np.ones((3, 2), int), [0, 1, 1]), {}, "omit y_train"),
         ((np.full((3, 2), np.nan), [0, 1, 1], np.ones((3, 2)), [0, 1, 1]), {}, "3 of its vectors hold numbers"),
         ((PIXELS[:3], LABELS[:3]), {"test_fraction": 0.1}, "data.test_fraction is 0.1, of 3 examples"),
     ],
@@ -119,7 +119,7 @@ def test_files_of_arrays(tmp_path: Path, names: tuple[str, ...]):
     (folder / f"{names[3]}.npy").unlink()
     (folder / f"{names[2]}.npy").unlink()
     with pytest.raises(
-        DataMissingError, match=f"In {folder} {names[2]}.npy is not there; expected x_train.*fraction 0.2"
+        DataMissingError, match=f"In {folder} {names[2]}.npy is missing; expected x_train.*fraction 0.2"
     ):
         load(path=folder)
     assert len(load(path=folder, test_fraction=0.25).test.labels) == 5
@@ -129,18 +129,18 @@ def test_one_array_without_labels(tmp_path: Path):
     np.save(tmp_path / "codes.npy", RNG.random((40, 7)))
     dataset = load(path=tmp_path / "codes.npy", test_fraction=0.25)
     assert (len(dataset.train.labels), len(dataset.test.labels), dataset.classes) == (30, 10, 0)
-    with pytest.raises(DataMissingError, match="x_test is not there"):
+    with pytest.raises(DataMissingError, match="x_test is missing"):
         load(path=tmp_path / "codes.npy")
 
 
 def test_files_that_cannot_be_used(tmp_path: Path):
-    with pytest.raises(DataMissingError, match=f"data.path names {tmp_path}/gone, which is not there"):
+    with pytest.raises(DataMissingError, match=f"data.path is {tmp_path}/gone, which does not exist"):
         load(path=tmp_path / "gone")
     (tmp_path / "data.csv").write_text("1,2")
     with pytest.raises(ConfigError, match=r"data\.csv; expected a file \.npz or \.npy"):
         load(path=tmp_path / "data.csv")
     (tmp_path / "cut.npz").write_bytes(b"PK\3\4 no archive")
-    with pytest.raises(DataDamagedError, match=r"cut\.npz is no array that can be read"):
+    with pytest.raises(DataDamagedError, match=r"cut\.npz is not a readable array"):
         load(path=tmp_path / "cut.npz")
     np.savez(tmp_path / "other.npz", a=LABELS, b=LABELS)
     with pytest.raises(DataMissingError, match=r"other\.npz holds a, b; expected x_train"):
@@ -149,7 +149,7 @@ def test_files_that_cannot_be_used(tmp_path: Path):
     with pytest.raises(DataDamagedError, match=r"30 images and 4 labels.*It is in .*odd\.npz; expected"):
         load(path=tmp_path / "odd.npz")
     np.savez(tmp_path / "both.npz", x_train=PIXELS, y_train=LABELS, x_test=PIXELS, y_test=LABELS)
-    with pytest.raises(ConfigError, match=r"x_test is there, but data\.test_fraction is 0\.2"):
+    with pytest.raises(ConfigError, match=r"x_test exists, but data\.test_fraction is 0\.2"):
         load(path=tmp_path / "both.npz", test_fraction=0.2)
     with pytest.raises(ConfigError, match=r"data\.test_fraction is 1\.5; expected a number between 0 and 1"):
         DataConfig(test_fraction=1.5)
@@ -157,14 +157,14 @@ def test_files_that_cannot_be_used(tmp_path: Path):
 
 def test_the_configuration_names_a_path(tmp_path: Path):
     from sparsejax import configs
-    from sparsejax.configuration import replaced
+    from sparsejax.configuration import replace
     from sparsejax.training.checks import load_data
 
     np.save(tmp_path / "codes.npy", RNG.random((40, 7)))
-    config = replaced(configs.get("digits_mlp"), {"data.path": str(tmp_path / "codes.npy"), "data.test_fraction": 0.25})
-    assert load_data(replaced(config, {"data.train_examples": 20})).train.images.shape == (20, 7)
-    with pytest.raises(ConfigError, match=r"data\.test_fraction is 0\.25, but digits has a test set of its own"):
-        load_data(replaced(config, {"data.path": None}))
+    config = replace(configs.get("digits_mlp"), {"data.path": str(tmp_path / "codes.npy"), "data.test_fraction": 0.25})
+    assert load_data(replace(config, {"data.train_examples": 20})).train.images.shape == (20, 7)
+    with pytest.raises(ConfigError, match=r"data\.test_fraction is 0\.25, but digits has its own test set"):
+        load_data(replace(config, {"data.path": None}))
 
 
 def put(folder: Path, classes: dict[str, int], *, mode: str = "RGB", size: tuple[int, int] = (6, 4)) -> Path:
@@ -189,7 +189,7 @@ def test_images_by_class_in_train_and_test(tmp_path: Path):
     assert shown == sorted((label, i, 2 * i, 3 * i) for label, n in ((0, 4), (1, 6)) for i in range(n))
     assert (np.diff(dataset.train.labels) < 0).any(), "classes are mixed"
     assert load(path=tmp_path / "pets").fingerprint == dataset.fingerprint
-    with pytest.raises(ConfigError, match="x_test is there, but data.test_fraction"):
+    with pytest.raises(ConfigError, match="x_test exists, but data.test_fraction"):
         load(path=tmp_path / "pets", test_fraction=0.5)
 
 
@@ -197,7 +197,7 @@ def test_images_by_class_divided_by_a_fraction(tmp_path: Path):
     put(tmp_path / "pets", {"cat": 10, "dog": 20}, mode="L")
     dataset = load(path=tmp_path / "pets", test_fraction=0.1)
     assert dataset.train.images.shape == (27, 4, 6, 1) and np.bincount(dataset.test.labels).tolist() == [1, 2]
-    with pytest.raises(DataMissingError, match=r"x_test is not there.*--data\.test-fraction 0\.2"):
+    with pytest.raises(DataMissingError, match=r"x_test is missing.*--data\.test-fraction 0\.2"):
         load(path=tmp_path / "pets")
     put(tmp_path / "pets" / "more", {"bird": 1}, mode="RGB")
     (tmp_path / "pets" / "more" / "bird").rename(tmp_path / "pets" / "bird")
@@ -213,7 +213,7 @@ def test_folders_that_cannot_be_used(tmp_path: Path):
     with pytest.raises(DataMissingError, match="half has train/, but no test/"):
         load(path=tmp_path / "half")
     put(tmp_path / "half" / "test", {"cow": 1})
-    with pytest.raises(DataMissingError, match="has the class cow, which train/ lacks"):
+    with pytest.raises(DataMissingError, match="has the class cow, which train/ has not"):
         load(path=tmp_path / "half")
     put(tmp_path / "bare", {"cat": 2, "dog": 0})
     with pytest.raises(DataMissingError, match="bare has the folder dog, which has no images"):
@@ -226,7 +226,7 @@ def test_folders_that_cannot_be_used(tmp_path: Path):
         load(path=tmp_path / "sizes", test_fraction=0.5)
     damaged = put(tmp_path / "damaged", {"cat": 2}) / "cat" / "01.png"
     whole = damaged.read_bytes()
-    for content, said in ((b"text", "no image that can be read"), (whole[:50], "cut short or damaged")):
+    for content, said in ((b"text", "not a readable image"), (whole[:50], "truncated or damaged")):
         damaged.write_bytes(content)
         with pytest.raises(DataDamagedError, match=f"{damaged} is {said}"):
             load(path=tmp_path / "damaged", test_fraction=0.5)

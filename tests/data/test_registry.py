@@ -1,4 +1,4 @@
-"""Tests of the registry of data sets: names, sources, and data sets of one's own."""
+"""Tests of the registry of data sets: names, sources, and user data sets."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ import pytest
 
 from sparsejax import data
 from sparsejax.data import DATA, Dataset
-from sparsejax.data.registry import LOCATIONS, entry, made
+from sparsejax.data.registry import LOCATIONS, entry, generate
 from sparsejax.errors import ConfigError
 from sparsejax.training.config import Config, DataConfig
 
@@ -21,7 +21,7 @@ NAMES = ["mnist", "fashion_mnist", "digits", "cifar10", "cifar100", "cifar10_lat
 
 @pytest.fixture
 def own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forgets, after the test, what it registers."""
+    """Removes a test's registrations afterwards."""
     assert len(DATA) >= len(NAMES)
     monkeypatch.setattr(DATA, "_entries", dict(DATA._entries))
 
@@ -58,7 +58,7 @@ def test_unknown_names_are_refused_before_jax_compiles(monkeypatch: pytest.Monke
 
     monkeypatch.setattr("jax.jit", lambda *args, **options: pytest.fail("compiled"))
     config = Config(SparseMLP(hidden=(8,), k=(2,)), DataConfig("mnits"))
-    with pytest.raises(ConfigError, match=r"no data set 'mnits'; did you mean mnist.* once the file that registers it"):
+    with pytest.raises(ConfigError, match=r"no data set 'mnits'; did you mean mnist.* import the file"):
         load_data(config)
 
 
@@ -88,7 +88,7 @@ def test_a_decorated_function_is_a_data_set(own: None):
 @pytest.mark.parametrize(
     ("name", "kind", "said"),
     [
-        ("mnist", "images", "'mnist' of .* has the name of one from sparsejax.data"),
+        ("mnist", "images", "'mnist' of .* has the same name as one of sparsejax.data"),
         ("mine", "pictures", "kind 'pictures'; expected one of images, vectors, tokens, clips"),
         ("tfds/mine", "images", "does not begin with tfds/"),
     ],
@@ -99,11 +99,11 @@ def test_what_cannot_be_registered(own: None, name: str, kind: Any, said: str):
 
 
 def test_made_checks_the_kind_of_digits():
-    assert made(entry("digits"), {}).kind == "images"
+    assert generate(entry("digits"), {}).kind == "images"
 
 
 OWN = '''
-"""A data set of one's own."""
+"""A user data set."""
 import numpy as np
 import sparsejax as sj
 

@@ -1,4 +1,4 @@
-"""Tests of sparsejax.data.registry: the order of auto, and what every source says when it has nothing."""
+"""Tests of sparsejax.data.registry: the order of auto, and the message of every source without data."""
 
 import dataclasses
 from collections.abc import Callable
@@ -17,7 +17,7 @@ Change = Callable[..., None]
 
 
 def unheard(message: str) -> None:
-    """Takes what nobody reads."""
+    """Ignores messages."""
 
 
 def put(files: Files, folder: Path) -> Path:
@@ -48,7 +48,7 @@ def test_auto_takes_the_first_that_has_it(
 
     # Without them a prepared TFDS folder comes before the network.
     (tmp_path / "data" / "mnist").rename(tmp_path / "away")
-    digits = dataclasses.replace(read_digits().limited(30, 20), name="mnist")
+    digits = dataclasses.replace(read_digits().limit(30, 20), name="mnist")
     prepare_tfds(digits, tmp_path / "data" / "tfds")
     dataset = load("mnist", say=said.append)
     assert (dataset.source, len(dataset.train.labels), len(mirror.asked)) == ("tfds", 30, 4)
@@ -84,7 +84,7 @@ def test_a_damaged_file_is_an_error(small_folder: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("SPARSEJAX_DATA", str(small_folder.parent))
     path = small_folder / "train-images-idx3-ubyte.gz"
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(DataDamagedError, match=f"{path} is cut short"):
+    with pytest.raises(DataDamagedError, match=f"{path} is truncated"):
         load("mnist", source)
 
 
@@ -93,13 +93,13 @@ def test_auto_says_when_a_folder_is_incomplete(small_folder: Path, monkeypatch: 
     (small_folder / "t10k-labels-idx1-ubyte.gz").unlink()
     said: list[str] = []
     assert load("mnist", say=said.append).source == "digits"
-    assert f"Only 3 of MNIST's 4 files are in {small_folder} (t10k-labels-idx1-ubyte.gz not)" in said[0]
+    assert f"Only 3 of MNIST's 4 files are in {small_folder} (t10k-labels-idx1-ubyte.gz missing)" in said[0]
 
 
 def test_auto_does_not_hide_a_corrupt_mirror(small_files: Files, start_mirror: Start, changed_entry: Change):
     mirror = start_mirror(dict.fromkeys(small_files, b"<html>please log in</html>"))
     changed_entry("mnist", {"mirrors": (mirror.url,)})
-    with pytest.raises(DataDamagedError, match="sends something else"):
+    with pytest.raises(DataDamagedError, match="sends a different file"):
         load("mnist", say=unheard)
 
 
@@ -117,7 +117,7 @@ def test_named_sources(small_folder: Path, monkeypatch: pytest.MonkeyPatch):
     ("name", "source", "said"),
     [
         ("mnist", "files", "SPARSEJAX_DATA is not set"),
-        ("mnist", "download", "SPARSEJAX_OFFLINE forbids"),
+        ("mnist", "download", "SPARSEJAX_OFFLINE is set"),
         ("mnist", "tfds", "prepare-tfds"),
         ("fashion_mnist", "tfds", "prepare_tfds"),
         ("fashion_mnist", "auto", "dataset-fashion-mnist"),
@@ -133,7 +133,7 @@ def test_a_named_source_that_is_missing(changed_entry: Change, name: str, source
 def test_folder_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("SPARSEJAX_DATA", str(tmp_path / "nowhere"))
     for source in ("auto", "files", "download", "tfds"):
-        with pytest.raises(DataMissingError, match=f"SPARSEJAX_DATA names '{tmp_path}/nowhere', which is no folder"):
+        with pytest.raises(DataMissingError, match=f"SPARSEJAX_DATA is '{tmp_path}/nowhere', which is not a folder"):
             load("mnist", source)
     assert load("digits").source == "digits"  # needs no folder
 

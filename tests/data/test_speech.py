@@ -11,7 +11,7 @@ import pytest
 
 from sparsejax.data import load
 from sparsejax.data.inventory import survey
-from sparsejax.data.resident import epoch_order, normalised, resident
+from sparsejax.data.resident import epoch_order, make_resident, normalize
 from sparsejax.data.speech import DIGITS, SAMPLES, part_of, read_speech
 from sparsejax.errors import ConfigError, DataDamagedError, DataMissingError
 from tests.data.test_wav import wav_bytes
@@ -89,7 +89,7 @@ def test_where_there_is_no_test_part_the_validation_part_is_evaluated_and_said(c
         if part_of(path.name) == "test":
             path.unlink()
     dataset = read_speech(commands)
-    assert "validation part, as there are none of the test part" in dataset.notice
+    assert "from the validation part because the test part is empty" in dataset.notice
     np.testing.assert_array_equal(dataset.test.images, read_speech(commands, held_out="validation").test.images)
 
 
@@ -106,7 +106,7 @@ def test_words_are_chosen_and_missing_ones_named(commands):
 @pytest.mark.parametrize(
     ("content", "error", "said"),
     [
-        (b"RIFF", DataDamagedError, "does not begin"),
+        (b"RIFF", DataDamagedError, "does not start"),
         (b"", DataDamagedError, "empty"),
         (wav_bytes(b"\1\0" * 8, channels=2), ConfigError, "2 channels"),
         (wav_bytes(b"\1\0" * 8, rate=8000), ConfigError, "8000 Hz"),
@@ -143,7 +143,7 @@ def test_spoken_digits_by_their_own_rule(tmp_path):
         read_speech(folder, name="spoken_digits")
 
 
-def test_the_door_the_survey_and_what_is_not_there(commands, monkeypatch):
+def test_load_survey_and_missing_data(commands, monkeypatch):
     with pytest.raises(DataMissingError, match="SPARSEJAX_DATA/spoken_digits and .* is in neither"):
         load("spoken_digits")
     monkeypatch.setenv("SPARSEJAX_DATA", str(commands.parent))
@@ -155,9 +155,9 @@ def test_the_door_the_survey_and_what_is_not_there(commands, monkeypatch):
 
 
 def test_waveforms_on_the_device_are_scaled_to_one(commands):
-    dataset = read_speech(commands).limited(20, 5)
-    data = resident(dataset, dataset.train)
-    x = normalised(data, data.images)
+    dataset = read_speech(commands).limit(20, 5)
+    data = make_resident(dataset, dataset.train)
+    x = normalize(data, data.images)
     assert x.dtype == jnp.float32
     np.testing.assert_array_equal(np.asarray(x) * 32768, dataset.train.images)
 

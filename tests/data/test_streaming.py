@@ -22,7 +22,7 @@ FEW = ["--config", "digits_mlp", "--training.epochs", "3", "--training.batch-siz
 
 def written(where: Path) -> Path:
     """Writes digits as arrays."""
-    digits = data.load("digits").limited(400, 60)
+    digits = data.load("digits").limit(400, 60)
     where.mkdir(parents=True)
     for part in ("train", "test"):
         for name, array in getattr(digits, part)._asdict().items():
@@ -67,10 +67,10 @@ def members(where: Path) -> list:
     return json.loads((where / "result.json").read_text())["members"]
 
 
-def test_ones_own_arrays_are_read_where_they_lie(folder):
+def test_user_arrays_are_memory_mapped(folder):
     dataset = data.load("arrays")
     assert isinstance(dataset.train.images, np.memmap) and dataset.classes == 10
-    digits = data.load("digits").limited(400, 60)
+    digits = data.load("digits").limit(400, 60)
     assert dataset.fingerprint == digits.fingerprint
     np.testing.assert_array_equal(dataset.test.images, digits.test.images)
 
@@ -103,7 +103,7 @@ def test_streamed_data_give_the_numbers_of_resident_data(folder, finished_run, w
 
 @pytest.mark.slow
 @pytest.mark.optimized
-def test_stopped_within_an_epoch_the_stream_goes_on_from_there(folder, finished_run, tmp_path, monkeypatch):
+def test_a_stream_stopped_within_an_epoch_resumes_at_its_position(folder, finished_run, tmp_path, monkeypatch):
     from sparsejax.training import checkpoints
 
     words = [*ONE, "--data.streaming", "--training.checkpoint-every", "2"]
@@ -138,7 +138,7 @@ def test_what_cannot_be_streamed_is_refused(tmp_path, monkeypatch, capsys):
     folder = written(tmp_path / "data" / "arrays")
     monkeypatch.setenv("SPARSEJAX_DATA", str(folder.parent))
     assert main([*FEW, "--data.streaming", "--seeds", "2", "--out", str(tmp_path / "run")]) == 2
-    assert "give them one order with --training.order-seed 0" in capsys.readouterr().err
+    assert "set one order with --training.order-seed 0" in capsys.readouterr().err
     np.save(folder / "train_labels.npy", np.zeros((400, 1)))
     with pytest.raises(DataDamagedError, match=r"train_labels.npy holds float64 \[400, 1\]; expected"):
         data.load("arrays")
@@ -146,9 +146,9 @@ def test_what_cannot_be_streamed_is_refused(tmp_path, monkeypatch, capsys):
     with pytest.raises(DataDamagedError, match=r"there are 400 images and 30 labels"):
         data.load("arrays")
     (folder / "test_images.npy").write_bytes(b"no array")
-    with pytest.raises(DataDamagedError, match=r"test_images.npy is no array that can be read"):
+    with pytest.raises(DataDamagedError, match=r"test_images.npy is not a readable array"):
         data.load("arrays")
     (folder / "test_images.npy").unlink()
-    with pytest.raises(DataMissingError, match=r"test_images.npy is not there; expected"):
+    with pytest.raises(DataMissingError, match=r"test_images.npy is missing; expected"):
         data.load("arrays")
     assert not configs.get("digits_mlp").data.streaming

@@ -105,7 +105,7 @@ def test_a_fraction_where_there_is_one_split(folder: Path):
     assert np.bincount(load("tfds/single", test_fraction=0.2).test.labels).tolist() == [2, 2]
 
 
-def test_what_is_not_there_or_does_not_fit(folder: Path):
+def test_missing_and_unsuitable_data_sets(folder: Path):
     with pytest.raises(
         DataMissingError, match=r"'flowers' is not prepared in .*prepared are: none.*tfds build flowers"
     ):

@@ -21,7 +21,7 @@ VERSION = "3.0.1"  # TFDS's own of mnist and of fashion_mnist
 @pytest.fixture(scope="module")
 def given() -> Dataset:
     """Returns 200 + 40 real digits under the name of MNIST."""
-    return dataclasses.replace(read_digits().limited(200, 40), name="mnist")
+    return dataclasses.replace(read_digits().limit(200, 40), name="mnist")
 
 
 @pytest.fixture(scope="module")
@@ -80,19 +80,19 @@ def test_folder_is_the_official_one(prepared: Path):
 
 def test_prepared_once(given: Dataset, prepared: Path):
     stamps = {path: path.stat().st_mtime_ns for path in (prepared / "mnist").rglob("*")}
-    assert prepare_tfds(given.limited(10, 10), prepared) == prepared / "mnist" / VERSION
+    assert prepare_tfds(given.limit(10, 10), prepared) == prepared / "mnist" / VERSION
     assert stamps == {path: path.stat().st_mtime_ns for path in (prepared / "mnist").rglob("*")}
 
 
 def test_fashion_mnist(given: Dataset, tmp_path: Path):
-    fashion = dataclasses.replace(given.limited(30, 10), name="fashion_mnist")
+    fashion = dataclasses.replace(given.limit(30, 10), name="fashion_mnist")
     assert prepare_tfds(fashion, tmp_path) == tmp_path / "fashion_mnist" / VERSION
     back = read_tfds("fashion_mnist", tmp_path)
     assert back.name == "fashion_mnist" and pairs(*back.test) == pairs(*fashion.test)
     assert back.mean == pytest.approx(((fashion.train.images / 255).mean(),))
 
 
-def test_not_prepared_is_said_at_once(tmp_path: Path):
+def test_unprepared_data_is_reported_immediately(tmp_path: Path):
     start = time.monotonic()
     with pytest.raises(DataMissingError, match=f"prepare-tfds --data-dir {tmp_path}"):
         read_tfds("mnist", tmp_path)
@@ -145,7 +145,7 @@ def test_other_format_is_missing(copied: Path):
 
 
 def test_what_has_no_builder(given: Dataset, tmp_path: Path):
-    with pytest.raises(ConfigError, match=r"'digits' is not written for TFDS.*mnist, fashion_mnist"):
+    with pytest.raises(ConfigError, match=r"'digits' cannot be written for TFDS.*mnist, fashion_mnist"):
         prepare_tfds(dataclasses.replace(given, name="digits"), tmp_path)
     with pytest.raises(DataMissingError, match="'cifar11'.*prepared are: none"):
         read_tfds("cifar11", tmp_path)
@@ -158,6 +158,6 @@ def test_nothing_is_printed_and_settings_come_back(given: Dataset, tmp_path: Pat
     import logging
 
     level = logging.getLogger("absl").level
-    prepare_tfds(given.limited(20, 10), tmp_path)
+    prepare_tfds(given.limit(20, 10), tmp_path)
     read_tfds("mnist", tmp_path)
     assert capfd.readouterr() == ("", "") and logging.getLogger("absl").level == level

@@ -6,7 +6,7 @@ import wave
 import numpy as np
 import pytest
 
-from sparsejax.data.wav import read_clip, read_wav, resampled
+from sparsejax.data.wav import read_clip, read_wav, resample
 from sparsejax.errors import ConfigError, DataDamagedError, DataMissingError
 
 
@@ -61,7 +61,7 @@ def test_other_chunks_padding_and_the_extensible_form(clip):
     np.testing.assert_array_equal(sound.samples * 2**15, np.arange(-4, 4).reshape(4, 2))
 
 
-def test_pythons_own_writer_is_understood(tmp_path):
+def test_files_of_pythons_writer_are_read(tmp_path):
     samples = np.random.default_rng(0).integers(-(2**15), 2**15, 1000, dtype=np.int16)
     with wave.open(str(tmp_path / "clip.wav"), "wb") as file:
         file.setnchannels(1)
@@ -78,8 +78,8 @@ WHOLE = wav_bytes(b"\1\0" * 50)
     ("content", "said"),
     [
         (b"", "the file is empty"),
-        (b"ID3" + WHOLE, "does not begin as a WAV file"),
-        (WHOLE[:100], "cut short, 56 bytes of its chunk 'data' of 100"),
+        (b"ID3" + WHOLE, "does not start like a WAV file"),
+        (WHOLE[:100], "truncated, with 56 of 100 bytes of its chunk 'data'"),
         (WHOLE[:36], "no chunk 'data'"),
         (WHOLE[:12] + WHOLE[36:], "no chunk 'fmt '"),
         (wav_bytes(b""), "holds 0 samples"),
@@ -88,7 +88,7 @@ WHOLE = wav_bytes(b"\1\0" * 50)
         (wav_bytes(b"\1\0", channels=0), "0 channels"),
         (wav_bytes(b"\1" * 8, coding=7, bits=8), "coding is 7"),
         (wav_bytes(b"\1" * 8, form=b"\1\0"), "format chunk has 2 bytes"),
-        (wav_bytes(np.array([0, np.nan], "<f4").tobytes(), coding=3, bits=32), "no numbers"),
+        (wav_bytes(np.array([0, np.nan], "<f4").tobytes(), coding=3, bits=32), "not numbers"),
     ],
 )
 def test_a_damaged_clip_is_named(clip, content, said):
@@ -119,7 +119,7 @@ def test_channels_and_rates_are_converted_only_when_asked(clip):
     np.testing.assert_allclose(fast[200:-200], expected[200:-200], atol=40)
 
 
-def test_what_is_louder_than_16_bits_can_say_is_clipped(clip):
+def test_samples_beyond_16_bits_are_clipped(clip):
     loud = wav_bytes(np.array([2.0, -2.0], "<f4").tobytes(), coding=3, bits=32)
     np.testing.assert_array_equal(read_clip(clip(loud), rate=16_000), [32767, -32768])
 
@@ -131,4 +131,4 @@ def test_rates_are_changed_as_scipy_changes_them(rates, count):
     x = np.random.default_rng(count).normal(size=count)
     divisor = np.gcd(*rates)
     expected = signal.resample_poly(x, rates[1] // divisor, rates[0] // divisor)
-    np.testing.assert_allclose(resampled(x, *rates), expected, atol=1e-10)
+    np.testing.assert_allclose(resample(x, *rates), expected, atol=1e-10)

@@ -1,4 +1,4 @@
-"""Accuracy and noise score agree with a plain loop over the images, whatever the batch size."""
+"""Accuracy and noise score agree with a plain loop over the images for any batch size."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import pytest
 
 from sparsejax import data
 from sparsejax.configuration import as_arrays
-from sparsejax.data.resident import resident
+from sparsejax.data.resident import make_resident
 from sparsejax.evaluation.measure import MEASURES, setting_of
 from sparsejax.evaluation.measures.noise_score import NOISE_LEVELS
 from sparsejax.evaluation.report import summary
@@ -23,9 +23,9 @@ EXAMPLES = 45
 
 @pytest.fixture(scope="module")
 def setting():
-    dataset = data.load("digits").limited(None, EXAMPLES)
+    dataset = data.load("digits").limit(None, EXAMPLES)
     variables = MODEL.init(jax.random.key(1), jnp.zeros((1, 28, 28, 1)))
-    return dataset, resident(dataset, dataset.test), variables
+    return dataset, make_resident(dataset, dataset.test), variables
 
 
 def counted(setting, batch_size, *names):
@@ -83,7 +83,7 @@ def test_the_report_of_a_layer(setting):
 
 
 def test_a_summary_of_several_networks_is_their_mean_and_population_deviation():
-    setting = setting_of(CONFIG, data.load("digits").limited(None, 10))
+    setting = setting_of(CONFIG, data.load("digits").limit(None, 10))
     reports = [MEASURES["noise_score"].bind(setting).report(np.array(counts)) for counts in ([10] * 11, [8] * 11)]
     members = [
         {"seed": i, "test_accuracy": accuracy, **report, "layers": {"a": {"units": 4, "k": None}},

@@ -1,4 +1,4 @@
-"""The detailed measures of a split agree with numpy over all its examples at once, however it is cut into batches."""
+"""The detailed measures of a split agree with numpy over all its examples at once, for any batches."""
 
 import json
 from pathlib import Path
@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from sparsejax import configs, data
-from sparsejax.configuration import as_arrays, replaced
-from sparsejax.data.resident import resident
+from sparsejax.configuration import as_arrays, replace
+from sparsejax.data.resident import make_resident
 from sparsejax.errors import ConfigError
 from sparsejax.evaluation.measure import MEASURES, setting_of
-from sparsejax.evaluation.measures.detail import EDGES, NORMS, detail_report, weight_histograms
+from sparsejax.evaluation.measures.detail import EDGES, NORMS, DetailMeasure, weight_histograms
 from sparsejax.evaluation.split import make_evaluation
 from sparsejax.experiment import Experiment, run
 from sparsejax.models import SparseCNN
@@ -26,7 +26,7 @@ EXAMPLES = 45
 
 @pytest.fixture(scope="module")
 def setting():
-    dataset = data.load("digits").limited(None, EXAMPLES)
+    dataset = data.load("digits").limit(None, EXAMPLES)
     variables = jax.jit(MODEL.init)(jax.random.key(1), jnp.zeros((1, 28, 28, 1)))
     images = (dataset.test.images / np.float32(255) - dataset.mean[0]) / dataset.std[0]
     output = jax.jit(MODEL.apply)(variables, jnp.asarray(images, jnp.float32))
@@ -38,25 +38,25 @@ def detail(setting, request):
     dataset, variables, _ = setting
     measure = MEASURES["detail"].bind(setting_of(Config(MODEL), dataset))
     evaluate = jax.jit(make_evaluation([measure], examples=EXAMPLES, batch_size=request.param))
-    test = resident(dataset, dataset.test)
+    test = make_resident(dataset, dataset.test)
     return evaluate(variables, as_arrays(Config(MODEL)), jnp.float32(0), test)["detail"]
 
 
-def test_mistakes_are_counted_by_class(setting, detail):
+def test_misclassifications_are_counted_by_class(setting, detail):
     dataset, _, output = setting
     labels, guess = dataset.test.labels, np.asarray(output.prediction).argmax(-1)
     expected = np.zeros((10, 10), int)
     np.add.at(expected, (labels, guess), 1)
     np.testing.assert_array_equal(detail.confusion, expected)
     np.testing.assert_array_equal(detail.examples, np.bincount(labels, minlength=10))
-    classes, _ = detail_report(detail)
+    classes = DetailMeasure().report(detail)
     assert np.trace(classes["confusion"]) == (labels == guess).sum()
     np.testing.assert_allclose(classes["recall"], np.diag(expected) / expected.sum(1), rtol=1e-6)
 
 
 def test_codes_are_measured_layer_by_layer(setting, detail):
     dataset, _, output = setting
-    _, layers = detail_report(detail)
+    layers = DetailMeasure().report(detail)["layers"]
     for name, y in output.activations.items():
         y = np.asarray(y, float).reshape(EXAMPLES, -1)
         ordered, n = np.sort(y), y.shape[1]
@@ -83,13 +83,13 @@ def test_weights_are_counted_in_symmetric_bins():
 def _few(name: str):
     few = {"data.train_examples": 100, "data.test_examples": 40, "training.epochs": 1, "training.batch_size": 25}
     measured = {"evaluation.measures": (*CLEAN_MEASURES, "detail"), "devices.transform": "jit"}
-    return replaced(configs.get(name), few | measured)
+    return replace(configs.get(name), few | measured)
 
 
 @pytest.mark.slow
 def test_a_run_writes_what_it_measured(tmp_path: Path):
-    config = replaced(_few("digits_mlp"), {"training.first_epoch_batch_size": None})
-    pair = tuple(replaced(config, {"training.seed": seed}) for seed in (1, 2))
+    config = replace(_few("digits_mlp"), {"training.first_epoch_batch_size": None})
+    pair = tuple(replace(config, {"training.seed": seed}) for seed in (1, 2))
     folder = RunFolder(tmp_path / "run")
     run(Experiment("digits_mlp", pair, ({}, {})), folder)
     result = json.loads(folder.result.read_text())
@@ -101,7 +101,7 @@ def test_a_run_writes_what_it_measured(tmp_path: Path):
         np.testing.assert_array_equal(arrays["hidden1.active"].sum(1), units["hidden1.active"])
         assert arrays["hidden1.weights"].shape[0] == arrays["output.weights"].shape[0] == 2
     page = folder.report.read_text()
-    for words in ("Precision", "Gini", "Which classes are taken for which"):
+    for words in ("Precision", "Gini", "Confusion matrix"):
         assert words in page, words
 
 
@@ -112,6 +112,6 @@ def test_texts_have_no_classes_to_measure(tmp_path: Path, monkeypatch):
         (folder / f"{part}.txt").write_text("one two three four five six\n" * 1000)
     monkeypatch.setenv("SPARSEJAX_DATA", str(tmp_path))
     few = {"data.train_examples": 20, "data.test_examples": 20}
-    config = replaced(configs.get("wikitext_gpt_small"), {"evaluation.measures": ("detail",), **few})
-    with pytest.raises(ConfigError, match=r"evaluation.measures names detail, but windows"):
+    config = replace(configs.get("wikitext_gpt_small"), {"evaluation.measures": ("detail",), **few})
+    with pytest.raises(ConfigError, match=r"evaluation.measures has detail, but windows"):
         run(Experiment("gpt", (config,), ({},)), RunFolder(tmp_path / "run"))

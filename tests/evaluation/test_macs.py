@@ -1,4 +1,4 @@
-"""Non-zero products, counted from how often units were active, are those that the network forms."""
+"""Non-zero products, counted from how often units were active, are those of the network."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import pytest
 
 from sparsejax import data
 from sparsejax.configuration import as_arrays
-from sparsejax.data.resident import resident
+from sparsejax.data.resident import make_resident
 from sparsejax.evaluation.measure import MEASURES, setting_of
 from sparsejax.evaluation.measures.macs import count_macs, dense_macs, macs_report, nonzero_products
 from sparsejax.evaluation.split import make_evaluation
@@ -20,7 +20,7 @@ EXAMPLES = 20
 
 
 def indicator_products(x, kernel):
-    """Counts by doing the layer's own sum with ones in the place of numbers."""
+    """Counts by computing the layer's sum with ones instead of numbers."""
     ones = [jnp.asarray(np.asarray(array) != 0, jnp.float32) for array in (x, kernel)]
     y = conv2d(*ones) if kernel.ndim == 4 else ones[0] @ ones[1]
     return float(jnp.sum(y))
@@ -45,8 +45,8 @@ def test_products_are_those_of_the_layer_with_ones_for_numbers(inputs, weights):
     ],
 )
 def test_a_networks_products_are_those_of_its_masks_and_activations(model):
-    dataset = data.load("digits").limited(None, EXAMPLES)
-    test = resident(dataset, dataset.test)
+    dataset = data.load("digits").limit(None, EXAMPLES)
+    test = make_resident(dataset, dataset.test)
     variables = model.init(jax.random.key(1), jnp.zeros((1, 28, 28, 1)))
     measure = MEASURES["macs"].bind(setting_of(Config(model), dataset))
     evaluate = jax.jit(make_evaluation([measure], examples=EXAMPLES, batch_size=7))
@@ -94,13 +94,13 @@ def test_the_papers_numbers_come_out_by_its_formula():
 @pytest.mark.slow
 def test_masks_and_activations_save_as_many_products_as_the_paper_says():
     dense = 10_240_000, 1_600_000
-    sparse, more = study.counted(study.NETWORKS["Sparse CNN-2"], examples=16)
+    sparse, more = study.count_products(study.NETWORKS["Sparse CNN-2"], examples=16)
     assert (sparse["conv2"].dense, sparse["hidden"].dense) == dense
     assert dense[0] / sparse["conv2"].nonzero == pytest.approx(10.5, rel=0.02)
     assert dense[1] / sparse["hidden"].nonzero == pytest.approx(20, rel=0.01)
     assert dense[1] / more["hidden"].nonzero == pytest.approx(20 / 1.5, rel=0.01)
-    # Really counted, the last saves more than printed: 200 inputs with a tenth of 1,500 units each.
-    tenth, _ = study.counted(study.NETWORKS["Super-Sparse CNN-2"], examples=16)
+    # The true count of the last is a larger saving than printed: 200 inputs with a tenth of 1,500 units each.
+    tenth, _ = study.count_products(study.NETWORKS["Super-Sparse CNN-2"], examples=16)
     assert dense[1] / tenth["hidden"].nonzero == pytest.approx(1_600_000 / (200 * 150), rel=0.01)
 
 

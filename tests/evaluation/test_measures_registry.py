@@ -1,4 +1,4 @@
-"""Measures by name: one's own in results, report and history; in one compiled pass; left out of old runs."""
+"""Measures by name: users' own in results, report and history; in one compiled pass; omitted for old runs."""
 
 import json
 import runpy
@@ -13,8 +13,8 @@ import pytest
 import sparsejax as sj
 from sparsejax import configs, data
 from sparsejax.commands import cli
-from sparsejax.configuration import as_arrays, replaced, stack
-from sparsejax.data.resident import resident
+from sparsejax.configuration import as_arrays, replace, stack
+from sparsejax.data.resident import make_resident
 from sparsejax.errors import ConfigError
 from sparsejax.evaluation.measure import MEASURES, as_measure, chosen_measures, measures_of, setting_of
 from sparsejax.evaluation.measures.noise_score import NOISE_LEVELS
@@ -23,7 +23,7 @@ from sparsejax.experiment import Experiment, run
 from sparsejax.figures.drawing import Drawing, Row
 from sparsejax.figures.histograms import Histogram, histograms
 from sparsejax.training.config import CLEAN_MEASURES, DEFAULT_MEASURES, DevicesConfig
-from sparsejax.training.devices import gathered_members, place, put_members, put_shared, transform
+from sparsejax.training.devices import gather_members, place, put_members, put_shared, transform
 from sparsejax.training.run_folder import RunFolder
 from sparsejax.training.schema import from_json, to_json
 from tests.command import ROOT
@@ -33,13 +33,11 @@ FEW = {"data.train_examples": 60, "data.test_examples": 45, "training.epochs": 1
 
 
 def small(**changes):
-    return replaced(
-        configs.get("digits_mlp"), FEW | {name.replace("__", "."): value for name, value in changes.items()}
-    )
+    return replace(configs.get("digits_mlp"), FEW | {name.replace("__", "."): value for name, value in changes.items()})
 
 
 class Lead:
-    """A measure that derives from nothing: how far the greatest logit is ahead, with a row, a figure and an array."""
+    """A measure without a base class: the margin of the largest logit, with a row, a figure and an array."""
 
     def __init__(self):
         self.traced = 0
@@ -71,7 +69,7 @@ class Lead:
 def grid(tmp_path_factory):
     """Returns the folder of two networks that are measured by an object of the user's, and that object."""
     config, lead = small(evaluation__measures=("accuracy", "activity"), evaluation__track=("lead",)), Lead()
-    pair = tuple(replaced(config, {"training.seed": seed}) for seed in (1, 2))
+    pair = tuple(replace(config, {"training.seed": seed}) for seed in (1, 2))
     folder = RunFolder(tmp_path_factory.mktemp("runs") / "grid")
     run(Experiment("grid", pair, ({}, {}), (lead,)), folder)
     return folder, lead
@@ -152,17 +150,17 @@ def test_a_measure_from_a_users_file(tmp_path: Path):
     assert result["layers"]["hidden1"]["half"] == result["bright"][1] and result["layers"]["hidden1"]["units"] == 256
     assert "Half &lt;bright&gt;" in page and "Half is half as bright." in page
     runpy.run_path(str(tmp_path / "mine.py"), run_name="mine")  # the same file again replaces it
-    with pytest.raises(ConfigError, match=r"'half_bright' of other has the name of one from mine"):
+    with pytest.raises(ConfigError, match=r"'half_bright' of other has the same name as one of mine"):
         runpy.run_path(str(tmp_path / "mine.py"), run_name="other")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["shard_map", "pmap"])
 def test_a_pass_over_several_devices_counts_the_same(kind):
-    dataset, config = data.load("digits").limited(None, 45), small()
+    dataset, config = data.load("digits").limit(None, 45), small()
     measures = [measure.bind(setting_of(config, dataset)) for measure in chosen_measures(config, dataset)]
     members = 1 if kind == "pmap" else 2
-    configs_of = [replaced(config, {"training.seed": seed}) for seed in range(members)]
+    configs_of = [replace(config, {"training.seed": seed}) for seed in range(members)]
     keys = jax.random.split(jax.random.key(1), members)
     variables = jax.vmap(lambda key: config.model.init(key, jnp.zeros((1, 28, 28, 1))))(keys)
 
@@ -171,7 +169,7 @@ def test_a_pass_over_several_devices_counts_the_same(kind):
         spread = {"axis_name": placement.axis_name, "shards": placement.shards}
         evaluate = transform(make_evaluation(measures, examples=45, batch_size=20, **spread), placement)
         networks = put_members((variables, stack(configs_of), jnp.zeros(members)), placement)
-        return gathered_members(evaluate(*networks, put_shared(resident(dataset, dataset.test), placement)), members)
+        return gather_members(evaluate(*networks, put_shared(make_resident(dataset, dataset.test), placement)), members)
 
     one = sums(DevicesConfig("jit"))
     several = sums(DevicesConfig(kind, data=4))
@@ -180,14 +178,14 @@ def test_a_pass_over_several_devices_counts_the_same(kind):
 
 
 def test_activity_is_measured_as_evaluated_without_own_noise_and_on_noisy_images():
-    dataset = data.load("digits").limited(None, 45)
-    config = replaced(configs.get("mnist_noise"), {"data.name": "digits", "model.hidden": 20, "model.sigma": 0.5,
+    dataset = data.load("digits").limit(None, 45)
+    config = replace(configs.get("mnist_noise"), {"data.name": "digits", "model.hidden": 20, "model.sigma": 0.5,
                                                    "evaluation.batch_size": 20})  # fmt: skip
     names = ("activity", "clean_activity", "noisy_activity")
     setting = setting_of(config, dataset)
     variables = config.model.init(jax.random.key(1), jnp.zeros((1, 28, 28, 1)))
     measures = [MEASURES[name].bind(setting) for name in names]
-    test = resident(dataset, dataset.test, normalise=False)
+    test = make_resident(dataset, dataset.test, normalise=False)
     evaluate = jax.jit(make_evaluation(measures, examples=45, batch_size=20))
     sums = evaluate(variables, as_arrays(config), jnp.float32(0), test)
     said = {m.name: m.report(jax.tree.map(np.asarray, sums[m.name]))["layers"]["hidden"] for m in measures}
@@ -200,13 +198,13 @@ def test_activity_is_measured_as_evaluated_without_own_noise_and_on_noisy_images
 
 
 def test_defaults_that_do_not_fit_are_left_out_and_others_refused():
-    dataset = data.load("digits").limited(60, 45)
+    dataset = data.load("digits").limit(60, 45)
     assert [m.name for m in chosen_measures(small(), dataset)] == [n for n in MEASURES if n in DEFAULT_MEASURES]
-    autoencoder = replaced(configs.get("mnist_noise"), {"data.name": "digits", "evaluation.measures": DEFAULT_MEASURES})
+    autoencoder = replace(configs.get("mnist_noise"), {"data.name": "digits", "evaluation.measures": DEFAULT_MEASURES})
     assert {m.name for m in chosen_measures(autoencoder, dataset)} == set(CLEAN_MEASURES)
-    with pytest.raises(ConfigError, match="names implicit_terms, but the implicit terms are known in closed form"):
+    with pytest.raises(ConfigError, match="has implicit_terms, but the implicit terms are known in closed form"):
         chosen_measures(small(evaluation__track=("implicit_terms",)), dataset)
-    with pytest.raises(ConfigError, match="no measure 'acuracy'; did you mean accuracy.*noise_score.*imported"):
+    with pytest.raises(ConfigError, match="no measure 'acuracy'; did you mean accuracy.*noise_score.*import the file"):
         chosen_measures(small(evaluation__measures=("acuracy",)), dataset)
     with pytest.raises(ConfigError, match="has no report, which a measure needs"):
         as_measure(type("Half", (), {"of_batch": lambda *_: None})())

@@ -1,4 +1,4 @@
-"""The robustness report: what it says of a linear network, on noisy ones, and of networks that are not ours."""
+"""The robustness report of a linear network, of stochastic ones, and of networks that are not ours."""
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,7 @@ def test_a_report_of_a_linear_network():
     assert report["minimal"]["l2"] == pytest.approx(float(np.median(truth)), rel=0.05)
 
 
-def test_few_images_are_attacked_and_all_are_shown_noise():
+def test_few_images_are_attacked_and_all_are_used_for_noise():
     logits, x, labels, nearest = linear()
     epsilon = float(np.median(nearest["l2"]))
     common = {"key": KEY, "balls": {"l2": epsilon}, "attacks": ("apgd_ce",), "minimal": ("l2",), "batch_size": 16}
@@ -52,7 +52,7 @@ def test_few_images_are_attacked_and_all_are_shown_noise():
 
 
 @pytest.mark.slow
-def test_the_ensemble_finds_what_can_be_found_and_spares_what_is_found():
+def test_the_ensemble_combines_attacks_and_skips_misclassified_images():
     logits, x, labels, nearest = linear()
     epsilon = float(np.median(nearest["linf"]))
     found = auto_attack(logits, x.reshape(40, -1), labels, epsilon=epsilon, key=KEY, batch_size=20)
@@ -67,7 +67,7 @@ def test_the_ensemble_takes_networks_that_draw_noise():
     network, draws = (lambda x, key: logits(x + 0.01 * jax.random.normal(key, x.shape))), 2
     for attack in set(ensemble(network, classes=5, epsilon=0.1, draws=draws)):
         assert jax.eval_shape(attack, x[:4], labels[:4], KEY).images.shape == x[:4].shape
-    wrong = (labels[:4] + 1) % 5  # mistaken as they are, so that one attack is enough
+    wrong = (labels[:4] + 1) % 5  # misclassified clean, so that one attack is enough
     found = auto_attack(network, x[:4], wrong, epsilon=0.1, key=KEY, draws=draws)
     assert found.images.shape == x[:4].shape and found.success.all()
 
@@ -82,7 +82,7 @@ def test_the_ensemble_in_l1_has_no_square():
     assert success[nearest["l1"] < 0.94 * epsilon].all() and not success[nearest["l1"] > epsilon].any()
 
 
-def test_examples_that_are_done_are_attacked_no_more():
+def test_misclassified_examples_are_not_attacked_again():
     logits, x, labels, nearest = linear()
     run, seen = jax.jit(lambda x, labels, key, epsilon: pgd(logits, x, labels, epsilon=epsilon, key=key)), []
 
@@ -99,7 +99,7 @@ def test_examples_that_are_done_are_attacked_no_more():
     assert not left[1].any() and (answers(logits, images) != labels).all()
 
 
-def test_any_function_of_images_will_do_and_errors_say_what_was_expected():
+def test_any_function_of_images_is_accepted_and_errors_say_what_was_expected():
     report = robustness_report(
         lambda x: jnp.stack([x.sum((1, 2)), 3 - x.sum((1, 2))], 1), jnp.full((5, 2, 2), 0.5), jnp.zeros(5, jnp.int32),
         key=KEY, balls={"linf": 0.01}, attacks={"linf": ("fgsm",)}, noise={},

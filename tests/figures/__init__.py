@@ -1,1 +1,1 @@
-"""Tests of the figures and the page."""
+"""Tests of the figures and the report."""

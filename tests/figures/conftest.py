@@ -1,4 +1,4 @@
-"""A run with everything that the figures and the page can show."""
+"""A run with everything that the figures and the report can show."""
 
 import numpy as np
 import pytest

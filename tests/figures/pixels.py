@@ -1,4 +1,4 @@
-"""What a figure looks like, as an array."""
+"""Figures rendered to arrays."""
 
 import io
 
@@ -21,7 +21,7 @@ def share(image: np.ndarray, colour: str, tolerance: int = 6) -> float:
 
 
 def clear_of_edges(image: np.ndarray) -> bool:
-    """Tells whether nothing is cut off at the border of the picture."""
+    """Returns whether nothing is cut off at the border of the figure."""
     border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
     return bool((border == 255).all())
 

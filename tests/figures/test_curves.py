@@ -82,7 +82,7 @@ def test_a_single_point_is_seen():
     assert share(pixels(training_curves({"test_accuracy": Curve([1.0], [[0.9]])})), style.BLUE) > 0
 
 
-def test_nothing_to_draw_is_said():
+def test_nothing_to_draw_is_reported():
     with pytest.raises(ValueError, match="grad_norm.*expected loss"):
         training_curves({"grad_norm": Curve([1.0], [[1.0]])})
     with pytest.raises(ValueError, match=r"loss has epochs of shape \(2,\)"):

@@ -63,7 +63,7 @@ def test_the_scale_is_shared_and_symmetric():
     np.testing.assert_allclose(ends_and_middle, [pixel(LOWEST), pixel(ZERO), pixel(HIGHEST)], atol=12)
 
 
-def test_a_few_stray_weights_do_not_hide_the_rest():
+def test_outliers_do_not_hide_other_weights():
     kernels = 0.1 * half_and_half(64)
     kernels[0, 0, 0, 0] = 10.0
     figure = filter_grid(kernels)

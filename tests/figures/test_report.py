@@ -64,7 +64,7 @@ def picture():
 @pytest.mark.parametrize("networks", [1, 3])
 @pytest.mark.parametrize("sweep", [(), (0.0, 1.5)])
 @pytest.mark.parametrize("winners", [False, True])
-def test_the_page_is_whole_and_alone(make_result, picture, networks, sweep, winners):
+def test_the_page_is_complete_and_self_contained(make_result, picture, networks, sweep, winners):
     text = report(make_result(networks, sweep=sweep, winners=winners), [picture])
     page = Page(text)
     assert text.startswith("<!DOCTYPE html>") and ("html", {"lang": "en"}) in page.tags
@@ -136,7 +136,7 @@ def test_products_are_shown_where_they_are_known(make_result, picture):
     assert "non-zero products" in page.words and "19.0× fewer than all" in page.words
 
 
-def test_many_networks_are_folded_up(make_result, picture):
+def test_many_networks_are_collapsed(make_result, picture):
     assert "All 21 networks" in report(make_result(21), [picture])
     assert "All 3 networks" not in report(make_result(3), [picture])
 
@@ -166,7 +166,7 @@ def test_everything_is_escaped(make_result, picture):
     assert evil in page.words and page.images[0]["alt"] == evil
 
 
-def test_pictures_are_embedded_whole(make_result, picture):
+def test_pictures_are_embedded_completely(make_result, picture):
     page = Page(report(make_result(), [picture]))
     (image,) = page.images
     assert base64.b64decode(image["src"].partition(",")[2]) == picture.wide

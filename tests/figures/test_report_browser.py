@@ -1,4 +1,4 @@
-"""The report as a browser shows it: whole, without complaints, on a phone, by day and by night."""
+"""The report in a browser: complete, without errors, on a phone, in light and dark mode."""
 
 import re
 import shutil
@@ -12,17 +12,17 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="the
 
 
 def shown(page, *options):
-    """Opens a page that may load nothing else, and returns what is on it and what the browser said."""
+    """Opens a page that may load nothing else, and returns its contents and the browser's output."""
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--hide-scrollbars",
                "--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=2000", "--window-size=400,900",
                *options, page.as_uri()]  # fmt: skip
     return subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=120)
 
 
-def test_a_browser_has_nothing_to_complain_of(uninterrupted):
+def test_a_browser_reports_no_errors(uninterrupted):
     page = uninterrupted / "report.html"
     seen = shown(page, "--dump-dom")
-    assert "<h1" in seen.stdout and "How to repeat" in seen.stdout
+    assert "<h1" in seen.stdout and "How to reproduce" in seen.stdout
     pictures = re.findall(r'<img[^>]*src="([^"]{0,30})', seen.stdout)
     assert len(pictures) >= 3 and all(source.startswith("data:image/png;base64,") for source in pictures)
     assert "CONSOLE" not in seen.stderr

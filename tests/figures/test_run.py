@@ -68,7 +68,7 @@ def test_all_figures_are_written(folder, make_result, networks, sweep, dense):
         assert [path.read_bytes() for path in again] == first, "made again they are the same"
 
 
-def test_only_what_there_is(folder, make_result):
+def test_only_available_figures_are_drawn(folder, make_result):
     folder.path.mkdir()
     result = make_result(winners=False, noise=False)
     written = write_figures(folder, result, variables(1, winners=False, dense=True, inputs=785))
@@ -86,7 +86,7 @@ def test_a_network_that_diverged_has_its_page(folder, make_result):
     assert sorted(path.name for path in write_figures(folder, make_result(), trained)) == ALL
 
 
-def test_an_unwritable_folder_is_said(folder, make_result):
+def test_an_unwritable_folder_is_reported(folder, make_result):
     fill(folder, 1)
     folder.figures.write_text("in the way")
     with pytest.raises(RunFolderError, match="cannot be written"):

@@ -11,7 +11,7 @@ from tests.command import ROOT
 LEVELS = np.arange(11) / 20
 
 
-def test_the_callers_settings_neither_matter_nor_change():
+def test_the_callers_settings_have_no_effect_and_are_unchanged():
     usual = style.png(noise_curve(LEVELS, 1 - LEVELS))
     with matplotlib.rc_context(
         {"font.size": 20, "axes.facecolor": "black", "savefig.bbox": "tight", "axes.ymargin": 0.4}

@@ -48,7 +48,7 @@ def test_active_fractions():
     assert share(image, style.SKY) > 0.01 and share(image, style.VERMILION) > 0.0005 and clear_of_edges(image)
 
 
-def test_nothing_to_draw_is_said():
+def test_nothing_to_draw_is_reported():
     with pytest.raises(ValueError, match="layers is empty"):
         duty_cycle_histograms({})
     with pytest.raises(ValueError, match="fractions is empty"):

@@ -1,4 +1,4 @@
-"""Changes of amplitude, speed, length and place against NumPy, and white noise: keyed by example alone."""
+"""Changes of amplitude, speed, length and time against NumPy, and white noise: keyed only by example."""
 
 import jax
 import jax.numpy as jnp
@@ -116,7 +116,7 @@ def test_silence_stays_silence_and_gradients_pass():
         (lambda: augmentation.speed(KEYS, WAVES, scale=1.0), "scale is 1.0"),
         (lambda: augmentation.stretch(KEYS, POWER, scale=-0.1), "scale is -0.1"),
         (lambda: augmentation.shift(KEYS, POWER, frames=-1), "frames is -1"),
-        (lambda: augmentation.amplitude(KEYS, WAVES, low=2.0, high=1.0), "least amount is 2.0"),
+        (lambda: augmentation.amplitude(KEYS, WAVES, low=2.0, high=1.0), "smallest amount is 2.0"),
         (lambda: white_noise_blend(KEYS, WAVES, level=1.1), "level is 1.1"),
     ],
 )

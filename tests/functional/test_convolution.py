@@ -15,7 +15,7 @@ from sparsejax.functional.convolution import (
     _by_patches,
     _by_rows,
     _by_shifts,
-    _rows_pay,
+    _rows_are_faster,
 )
 from tests.functional.drawn import normal
 
@@ -76,9 +76,9 @@ def test_tangents_of_images_and_of_kernels_alone_equal_those_of_lax_conv(form):
 
 def test_many_large_patches_are_added_up_by_rows_and_equal_lax_conv():
     image, filters = (64, 12, 12, 30), (5, 5, 30, 30)
-    assert _rows_pay(image, filters)
-    assert not _rows_pay((4, *image[1:]), filters), "few patches fit the cache"
-    assert not _rows_pay((64, 28, 28, 1), (5, 5, 1, 30)), "the images are smaller than the output"
+    assert _rows_are_faster(image, filters)
+    assert not _rows_are_faster((4, *image[1:]), filters), "few patches fit the cache"
+    assert not _rows_are_faster((64, 28, 28, 1), (5, 5, 1, 30)), "the images are smaller than the output"
     x, kernel = normal(*image), jnp.asarray(np.float32(0.1) * normal(*filters, seed=1))
     np.testing.assert_allclose(jax.jit(conv2d)(x, kernel), reference(x, kernel), atol=5e-5)
 
@@ -199,7 +199,7 @@ def test_the_greatest_of_a_window_share_its_gradient():
 
 @pytest.mark.optimized
 def test_the_gradient_of_the_maximum_is_finite_however_it_is_compiled():
-    """What is compared in the backward pass may have been computed again, and rounded otherwise."""
+    """The values compared in the backward pass may have been recomputed, with different rounding."""
     x, kernel = normal(8, 12, 12, 3), normal(3, 3, 3, 10, seed=1)
 
     def loss(kernel):

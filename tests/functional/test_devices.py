@@ -1,4 +1,4 @@
-"""Selection and duty cycles over eight devices: the results of one, and nothing sent but the counts."""
+"""Selection and duty cycles over eight devices: the results of one, and no communication except counts."""
 
 import re
 
@@ -18,7 +18,7 @@ from sparsejax.functional import (
     update_boost_state,
 )
 
-pytestmark = pytest.mark.optimized  # compiled text is looked at
+pytestmark = pytest.mark.optimized  # inspects compiled text
 
 COLLECTIVE = re.compile(r"= (.*?) (all-gather|all-reduce|all-to-all|collective-permute)(?:-start)?\(")
 

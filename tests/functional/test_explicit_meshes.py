@@ -1,7 +1,7 @@
 """Values and gradients on meshes of 4 and 8 devices are those of one: Explicit axes, Auto axes, and `jax.shard_map`.
 
-A case is a function, its arguments with "rows" (spread over the devices) or "whole" (the same on all), and how results
-of devices are joined: "rows", "mean", "sum", or None where a device's part has no meaning of its own.
+A case is a function, its arguments with "rows" (sharded over the devices) or "whole" (the same on all), and how results
+of devices are joined: "rows", "mean", "sum", or None if a device's part alone is meaningless.
 """
 
 import functools
@@ -275,7 +275,7 @@ def test_units_may_be_spread_too(spec):
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_a_kernel_shared_by_shards_gets_the_sum_of_their_gradients(batch):
-    """The rule of decode's own gradient has to be alike with and without axes to sum over, on a mesh of two."""
+    """The rule of decode's gradient has to be the same with and without axes to sum over, on a mesh of two."""
     mesh = mesh_of(4, AxisType.Auto, ("data", "model"), (2, 2))
     x, encoder, decoder = normal(0, 2 * batch, 40), normal(1, 24, 40), normal(2, 24, 40)
 
@@ -298,7 +298,7 @@ def test_a_kernel_shared_by_shards_gets_the_sum_of_their_gradients(batch):
     ],
 )
 def test_a_tpu_runs_its_kernel_where_each_device_has_rows_of_its_own(kind, spec, kernel):
-    """Mosaic's compiler refuses to spread a kernel by itself."""
+    """Mosaic's compiler does not shard kernels."""
     x = jax.device_put(jnp.ones((8, 1024)), NamedSharding(mesh_of(8, kind), spec))
     text = jax.jit(lambda x: F.top_k(x, 3)).trace(x).lower(lowering_platforms=("tpu",)).as_text()
     assert ("tpu_custom_call" in text) == kernel

@@ -1,4 +1,4 @@
-"""crop_and_flip against numpy, and how often it does what."""
+"""crop_and_flip against numpy, and its frequencies."""
 
 import jax
 import jax.numpy as jnp
@@ -29,21 +29,21 @@ def test_each_image_is_one_of_its_moved_and_mirrored_ones():
     assert {place[2] for place in found} == {False, True} and len({place[:2] for place in found}) > 12
 
 
-def test_an_image_is_changed_by_its_own_key_whatever_is_beside_it():
+def test_an_image_is_changed_by_its_own_key_independently_of_the_batch():
     images = uniform(6, 8, 8, 3)
     whole = change(keys(6), images)
     np.testing.assert_array_equal(change(keys(6)[2:4], images[2:4]), whole[2:4])
     assert not np.array_equal(change(keys(6, seed=1), images), whole)
 
 
-def test_without_moves_half_are_mirrored():
+def test_without_shifts_half_are_mirrored():
     images = np.arange(4.0, dtype=np.float32).reshape(1, 1, 4, 1).repeat(2000, 0)
     mirrored = (np.asarray(change(keys(2000), images, pad=0))[:, 0, 0, 0] == 3).mean()
     assert abs(mirrored - 0.5) < 0.04
 
 
 @pytest.mark.wrong_types
-def test_what_is_no_image_is_refused():
+def test_inputs_that_are_not_images_are_refused():
     with pytest.raises(ValueError, match=r"\(2, 3\)"):
         crop_and_flip(keys(2), jnp.zeros((2, 3)))
     with pytest.raises(ValueError, match="pad is -1"):

@@ -1,4 +1,4 @@
-"""The sources' initialisation of weights and biases."""
+"""The papers' initialisation of weights and biases."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""k-winners with boosting: who wins, what is passed on, and how the duty cycles move."""
+"""k-winners with boosting: the winners, the outputs, and the duty cycles."""
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +59,7 @@ def test_without_boost_and_with_equal_duty_cycles_it_is_top_k(ties):
     np.testing.assert_array_equal(keep(x, level, k=3, boost_strength=4.0, ties=ties), expected)
 
 
-def test_boosting_works_backwards_on_negative_values():
+def test_boosting_is_reversed_on_negative_values():
     x = jnp.array([-1.0, -1.1])
     busy_second = BoostState(jnp.array([0.0, 1.0]), jnp.float32(1000))
     np.testing.assert_array_equal(keep(x, busy_second, k=1, boost_strength=1.0), jnp.array([0.0, -1.1]))
@@ -158,7 +158,7 @@ def test_images_with_equal_values_keep_the_first_in_row_major_order():
     np.testing.assert_array_equal(y.reshape(-1), [1, 1, 1, 0, 0, 0, 0, 0])
 
 
-def test_winners_kept_by_themselves_count_the_same():
+def test_a_sparse_code_gives_the_same_counts():
     x = np.asarray(normal(6, 20)) - np.float32(1.5)  # so that some winners are negative, and do not count
     state = BoostState(np.linspace(0, 1, 20, dtype=np.float32), jnp.float32(30))
 
@@ -183,7 +183,7 @@ def test_the_duty_cycle_is_the_mean_over_all_examples_until_the_period_is_full()
     assert state.samples == whole.samples == 40
 
 
-def test_with_a_full_period_the_old_average_fades():
+def test_with_a_full_period_the_old_average_decays():
     state = BoostState(jnp.array([0.5, 1.0]), jnp.float32(5000))
     new = update(state, jnp.array([[1.0, -1.0], [1.0, 0.0]]), period=10)
     np.testing.assert_allclose(new.duty_cycle, [(0.5 * 8 + 2) / 10, (1.0 * 8 + 0) / 10], rtol=1e-6)

@@ -1,4 +1,4 @@
-"""k-winners, sparse weights and noise against what nupic.torch and the paper's own code gave (see tests/golden.py)."""
+"""k-winners, sparse weights and noise against results of nupic.torch and the paper's code (see tests/golden.py)."""
 
 from functools import partial
 
@@ -69,7 +69,7 @@ def test_ties():
     every = np.asarray(keep(case["x"], seen(case["duty"]), k=2, ties="all"))
     first = np.asarray(keep(case["x"], seen(case["duty"]), k=2, ties="first"))
     np.testing.assert_array_equal(every, case["out_noties"])
-    # Which of the tied units the peer keeps is unspecified; how many, and their values, is not.
+    # The peer does not specify which tied units it keeps, but their number and values.
     np.testing.assert_array_equal(np.count_nonzero(first, axis=-1), case["nnz_breakties"])
     np.testing.assert_array_equal(np.sort(first, axis=-1), np.sort(case["out_breakties"], axis=-1))
 
@@ -126,7 +126,7 @@ def test_duty_cycles_over_two_epochs_with_partial_batches():
 
 
 def test_a_batch_larger_than_the_period_differs_by_design():
-    """The peer weighs the old average by (50 - 64) / 50 < 0, so its duty cycles are no fractions; ours are."""
+    """The peer weighs the old average by (50 - 64) / 50 < 0, so its duty cycles are not fractions; ours are."""
     case = golden.load("kwinners_09_duty_batch_gt_period")
     assert case["duty"][0].sum() > 3  # more winners than the three that every example has
     state = init_boost_state(12)
@@ -195,7 +195,7 @@ def test_duty_cycles_of_filters():
 
 
 def test_continuing_from_a_saved_state():
-    """The peer forgets how many examples it saw and overwrites the average; our state carries the count."""
+    """The peer loses the number of examples and overwrites the average; our state has the count."""
     case = golden.load("kwinners_26_checkpoint")
     state = init_boost_state(16)
     for x in np.split(case["x"], 20):
@@ -252,7 +252,7 @@ def masked_gradients(weights, bias, mask, x, y):
 
 @pytest.mark.parametrize("momentum", [False, True])
 def test_training_masked_weights_equals_zeroing_them_after_each_step(momentum):
-    """The peer zeroes after the step; ours masks in the forward pass. What the weights do is the same.
+    """The peer zeroes after the step; ours masks in the forward pass. The weights have the same effect.
 
     Weights that the peer keeps at zero stay at zero here, because no gradient reaches them.
     """

@@ -1,4 +1,4 @@
-"""Explaining away and the inhibitory interneuron, against a loop written out."""
+"""Explaining away and the inhibitory interneuron, against an explicit loop."""
 
 import jax
 import jax.numpy as jnp
@@ -91,7 +91,7 @@ def test_a_linear_interneuron_is_explaining_away_of_rank_one(steps, gamma):
     np.testing.assert_allclose(biased, np.maximum(drive - received, 0), rtol=1e-5, atol=1e-6)
 
 
-def test_a_silent_rectified_interneuron_inhibits_nobody():
+def test_an_inactive_rectified_interneuron_does_not_inhibit():
     drive, _ = example()
     gather, scatter = jnp.ones(UNITS), jnp.ones(UNITS)
     y = interneuron(drive, gather, scatter, jnp.float32(-1e3), rectified=True)

@@ -1,4 +1,4 @@
-"""A k that is learned through a sigmoid window or by sampling, a k that falls, and a subtracted threshold."""
+"""A k learned through a sigmoid window or by sampling, a decreasing k, and a subtracted threshold."""
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ drawn_keys = jax.jit(example_keys)
 
 
 def kept_weight(k, window, units=UNITS):
-    """Returns the weights by rank: what a row of ones, which only ties, is turned into."""
+    """Returns the weights by rank: the output for a row of ones, which are all tied."""
     return np.asarray(soft(np.ones(units, np.float32), np.float32(k), window=window))
 
 
@@ -133,7 +133,7 @@ def test_samples_are_log_normal_cut_to_the_units_and_belong_to_their_rows():
     np.testing.assert_allclose(density, log_p[100:110], rtol=1e-5)
     cut, density = sample(keys, 3.0, 3.0, 30)
     assert cut.min() == 1 and cut.max() == 30
-    assert len(np.unique(density)) > 3900  # the density is that of the draw before it was cut
+    assert len(np.unique(density)) > 3900  # the density is that of the draw before clipping
 
 
 def test_the_estimator_is_unbiased_and_a_baseline_lowers_its_variance():

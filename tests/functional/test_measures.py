@@ -71,7 +71,7 @@ def test_more_winners_than_units_are_refused(k):
 
 
 @pytest.mark.parametrize("measure", [gini, hoyer])
-def test_sparsity_indices_know_neither_scale_nor_order_nor_sign(measure):
+def test_sparsity_indices_are_invariant_to_scale_order_and_sign(measure):
     x, signs, of = np.asarray(normal(4, 50)), np.sign(normal(4, 50, seed=1)), jax.jit(measure)
     plain = measure(jnp.asarray(x))
     for same in (x, np.float32(1e30) * x, np.float32(1e-30) * x, x[:, ::-1], x * signs):
@@ -115,7 +115,7 @@ def test_confusion_precision_and_recall_are_those_of_scikit_learn():
     np.testing.assert_allclose(measures.recall(confusion), recall(labels, predictions), rtol=1e-6)
 
 
-def test_what_a_class_never_was_has_no_precision_or_recall():
+def test_unpredicted_and_missing_classes_have_no_precision_or_recall():
     confusion_matrix = jax.jit(measures.confusion_matrix, static_argnames="classes")
     precision, recall = jax.jit(measures.precision), jax.jit(measures.recall)
     confusion = confusion_matrix(LABELS, PREDICTIONS, classes=4)

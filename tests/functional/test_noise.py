@@ -1,4 +1,4 @@
-"""Noise: exact counts, and a result for every example that does not depend on the batch around it."""
+"""Noise: exact counts, and results that do not depend on the rest of the batch."""
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +39,7 @@ def test_pixels_are_hit_equally_often():
     [lambda keys, x: noisy(keys, x, level=0.3, value=2.0), lambda keys, x: dropped(keys, x, rate=0.4)],
     ids=["pixel_noise", "dropout"],
 )
-def test_an_example_is_spoilt_alike_in_any_batch_and_unlike_others(spoil):
+def test_the_noise_of_an_example_is_independent_of_the_batch(spoil):
     images = np.broadcast_to(uniform(1, 8, 8, 1), (BATCH, 8, 8, 1))
     whole = np.asarray(spoil(keys_of(range(BATCH)), images))
     np.testing.assert_array_equal(spoil(keys_of([2, 3]), images[2:]), whole[2:])

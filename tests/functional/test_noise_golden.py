@@ -1,4 +1,4 @@
-"""Learned k, explaining away and the implicit terms against what the code of Bricken et al. gave (see golden.py)."""
+"""Learned k, explaining away and the implicit terms against the code of Bricken et al. (see golden.py)."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Penalties on activations: their values, gradients and what they are averaged over."""
+"""Penalties on activations: their values, gradients and averages."""
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,7 @@ def test_values_and_gradients_are_those_of_the_formula(penalty, cost, slope):
 
 
 @ALL
-def test_units_that_are_off_are_not_pushed(penalty, cost, slope):
+def test_inactive_units_get_no_gradient(penalty, cost, slope):
     np.testing.assert_array_equal(both[penalty](np.zeros((2, 3), np.float32))[1], np.zeros((2, 3)))
 
 

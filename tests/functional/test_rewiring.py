@@ -1,4 +1,4 @@
-"""Rewiring moves as many connections of every unit as asked, the weakest, to where it should."""
+"""Rewiring moves the requested number of every unit's smallest connections to the right positions."""
 
 import jax
 import jax.numpy as jnp

@@ -67,7 +67,7 @@ def test_layers_and_their_gradients_are_those_of_dense_products(size):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-4), ours, dense)
 
 
-def test_the_way_that_accelerators_take_gives_the_same(monkeypatch):
+def test_the_path_of_accelerators_gives_the_same(monkeypatch):
     x, kernel, bias = drawn(*SIZES[0])
 
     def gradient():
@@ -77,7 +77,7 @@ def test_the_way_that_accelerators_take_gives_the_same(monkeypatch):
         return jax.jit(jax.value_and_grad(loss))(kernel)
 
     gathered = gradient()
-    monkeypatch.setattr(compact, "gathering_pays", lambda *_: False)
+    monkeypatch.setattr(compact, "gathering_is_faster", lambda *_: False)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4), gathered, gradient())
 
 
@@ -125,7 +125,7 @@ def test_half_precision_is_summed_in_single():
     assert gradient.dtype == jnp.bfloat16 and float(gradient[0, 0]) == 300
 
 
-def test_units_below_zero_stay_silent():
+def test_units_below_zero_stay_inactive():
     encode = jax.jit(encode_top_k, static_argnums=3)
     code = encode(np.ones((1, 2), np.float32), np.eye(64, 2, dtype=np.float32) - 1, np.zeros(64, np.float32), 3)
     np.testing.assert_array_equal(code.values, 0)
@@ -133,11 +133,11 @@ def test_units_below_zero_stay_silent():
 
 
 @pytest.mark.wrong_types
-def test_what_makes_no_sense_is_refused():
+def test_invalid_arguments_are_refused():
     x = jnp.ones((2, 8))
     with pytest.raises(ValueError, match="k is 9, but a row has 8 units"):
         sparse_top_k(x, 9)
-    with pytest.raises(ValueError, match="expected an int, for it is the size of the result"):
+    with pytest.raises(ValueError, match="expected an int because it is the size of the result"):
         sparse_top_k(x, jnp.int32(3))
     with pytest.raises(ValueError, match="k is 2.5; expected an int"):
         encode_top_k(x, x, jnp.ones(2), 2.5)

@@ -75,7 +75,7 @@ def test_features_agree_with_scipy_to_a_thousandth_of_a_decibel():
     assert ours.shape == (len(waves), 32, 32) and ours.dtype == np.float32
     expected = np.stack([reference_mel(x) for x in waves])
     np.testing.assert_allclose(ours, expected, atol=1e-3)
-    assert expected.std() > 10, "the clips are no silence"
+    assert expected.std() > 10, "the clips are not silent"
     np.testing.assert_array_equal(ours.max((1, 2)), 0)
     eager = np.asarray(mel_spectrogram(jnp.asarray(waves[0])))
     np.testing.assert_allclose(eager, expected[0], atol=1e-3)
@@ -98,7 +98,7 @@ def test_filters_are_slaneys():
     areas = mel_filters(n_fft=2**15).sum(1) * 16_000 / 2**15
     np.testing.assert_allclose(areas, 1, atol=1e-3)
     assert not ours.flags.writeable
-    with pytest.raises(ValueError, match="take fewer bands or a longer n_fft"):
+    with pytest.raises(ValueError, match="use fewer bands or a longer n_fft"):
         mel_filters(n_fft=64, bands=60)
 
 

@@ -33,13 +33,13 @@ def search(way, dtype, shape):
         mock.patch.object(module, "_MANY", 2**62 if way == "few" else 1),
         mock.patch.object(tpu_blocks, "by_blocks", interpreted),
     ):
-        # A function of its own: programs of one function are kept, whatever was patched.
+        # A new function, because compiled programs are cached despite patches.
         keys, ks = jax.ShapeDtypeStruct(shape, dtype), jax.ShapeDtypeStruct(shape[:1], np.int32)
         return jax.jit(lambda key, k: function(key, k)).lower(keys, ks).compile()
 
 
 def assert_is_the_kth(search, keys, k, ordered=None):
-    """Compares what lies at or above the threshold, and whether it is k, with a sort."""
+    """Compares the values at or above the threshold, and whether they are k, with a sort."""
     ordered = np.sort(keys, axis=-1) if ordered is None else ordered
     found, exactly = map(np.asarray, search(jnp.asarray(keys), jnp.asarray(np.full(len(keys), k, np.int32))))
     kth = ordered[:, ordered.shape[-1] - k]
@@ -106,7 +106,7 @@ def test_many_rows_are_searched_by_halves_and_few_whole(monkeypatch):
 
 
 @pytest.mark.parametrize("n", [5, 63, 64, 100, 511, 512, 1000, 10_007, 1_000_000])
-def test_slices_leave_little_over(n):
+def test_slices_have_small_remainders(n):
     parts, width = module._slices(n)
     assert parts * width <= n
     assert n - parts * width < max(16 * parts, n / 16)

@@ -1,4 +1,4 @@
-"""Networks for tests in which any weights will do: no program is compiled for their sake."""
+"""Networks with arbitrary weights for tests, without compiling an initialisation."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ _RANGES = {"scale": (0.5, 1.5), "var": (0.5, 2), "duty_cycle": (0, 1), "samples"
 
 
 def made_up(model: Model, shape: tuple[int, ...], seed: int = 0, dtype: Any = np.float32) -> Variables:
-    """Returns variables as a model has them for an example of that shape and type; all their numbers are anything.
+    """Returns variables of a model for an example of that shape and type, with arbitrary numbers.
 
     They are NumPy arrays; duty cycles are of 99 examples.
     """

@@ -1,4 +1,4 @@
-"""Networks compiled as users compile them: as they are op by op, and with their numbers as arguments or built in."""
+"""Compiled networks equal those op by op, with hyperparameters as arguments or as constants."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""Fully connected networks: what they compute, what their thresholds promise, and the gradients of their penalty."""
+"""Fully connected networks: their outputs, their thresholds, and the gradients of their penalty."""
 
 import functools
 
@@ -38,14 +38,14 @@ def test_layers_are_what_numpy_computes(activation):
     ]  # fmt: skip
 
 
-def test_an_autoencoder_gives_back_as_many_pixels_and_none_below_0():
+def test_an_autoencoder_returns_as_many_pixels_without_negative_ones():
     model = DenseNetwork(hidden=(9, 3, 9), classes=None, output="relu")
     prediction = np.asarray(applied(model)(made_up(model, SHAPE), X).prediction)
     assert prediction.shape == (5, 36)
     assert (prediction >= 0).all() and (prediction == 0).any() and (prediction > 0).any()
 
 
-def test_thresholds_are_positive_and_begin_at_the_size_of_the_bias():
+def test_thresholds_are_positive_and_start_at_the_magnitude_of_the_bias():
     model = DenseNetwork(hidden=(50, 20), bias="threshold", output_bias=False)
     free, own = (
         jax.tree.map(np.asarray, jax.jit(network.init)(jax.random.key(0), X).params)
@@ -56,7 +56,7 @@ def test_thresholds_are_positive_and_begin_at_the_size_of_the_bias():
         thresholds = np.log1p(np.exp(own[name]["threshold"]))
         np.testing.assert_allclose(thresholds, np.maximum(np.abs(free[name]["bias"]), 1e-4), rtol=1e-3)
     assert "bias" not in own["output"]
-    # However far training goes, no threshold is below 0, and silence says nothing.
+    # No amount of training makes a threshold negative, and inactive units carry no information.
     far = jax.tree.map(lambda leaf: leaf - np.float32(20), own)
     output = applied(model)(Variables(far, {}), np.zeros_like(X))
     assert all(not np.any(h) for h in (*output.activations.values(), output.prediction))

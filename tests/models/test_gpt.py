@@ -1,4 +1,4 @@
-"""GPT: what each position may see, where the noise is, and that it learns."""
+"""GPT: causality, the position of the noise, and learning."""
 
 import dataclasses
 import functools
@@ -137,7 +137,7 @@ def test_noise_of_an_example_does_not_depend_on_its_batch():
     np.testing.assert_allclose(moved[3], whole[2], rtol=1e-4, atol=1e-5)
 
 
-def test_noise_is_off_from_its_step_on():
+def test_noise_is_removed_at_its_step():
     model = dataclasses.replace(SMALL, noise_off_step=100)
 
     @jax.jit
@@ -266,7 +266,7 @@ def test_refused_inputs():
 
 
 @pytest.mark.parametrize("wrong", [-1, 11, 10**6])
-def test_an_unknown_token_shows(wrong):
+def test_an_unknown_token_gives_nan(wrong):
     tokens = TOKENS.copy()
     tokens[0, 4] = wrong
     got = np.asarray(answered(tokens).prediction)

@@ -18,9 +18,9 @@ from tests.models.made_up import made_up
 
 SMALL = HebbianVGG(widths=(12, 0, 14, 0, 10), hebbian=2, alphas=(0.1, 0.2), classes=5)
 WIDE = dataclasses.replace(SMALL, widths=(12, 14, 0, 10))
-"""Its first block passes on what it has, with no maximum."""
+"""Its first block has no pooling."""
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
-"""Of the recorded network, which normalises what it is given."""
+"""Moments of the recorded network, which normalises its inputs."""
 RECORDED = HebbianVGG(widths=(10, 12, 0, 14, 0, 16, 0), hebbian=2, alphas=(0.0, 0.0))
 
 
@@ -84,7 +84,7 @@ def applied(model):
 
 @functools.cache
 def graded(model):
-    """Returns a function that gives the kernels' gradients, and the costs, with so much weight on the task."""
+    """Returns a function that returns the kernels' gradients and the costs, given the weight of the task."""
 
     def loss(params, task, alphas):
         weighted = dataclasses.replace(model, alphas=alphas)
@@ -191,7 +191,7 @@ def test_fields_out_of_range_are_refused(fields, message):
 
 
 def test_images_that_do_not_fit_are_refused():
-    for shape, message in (((1, 2, 2, 3), "too small for the convolutions and the 2 maxima"), ((1, 64), r"\(64,\)")):
+    for shape, message in (((1, 2, 2, 3), "too small for the convolutions and the 2 pools"), ((1, 64), r"\(64,\)")):
         with pytest.raises(ConfigError, match=message):
             SMALL.init(jax.random.key(0), jnp.zeros(shape))
 

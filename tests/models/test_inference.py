@@ -1,4 +1,4 @@
-"""Frozen networks answer as those they are made of, whichever way a layer's products are taken."""
+"""Frozen networks have the outputs of the original ones, for all implementations of a layer's products."""
 
 import dataclasses
 import functools
@@ -53,12 +53,12 @@ def test_answers_are_those_of_the_network(way, monkeypatch):
     expected, network = applied(model)(variables, x).prediction, freeze(model, variables, (14, 14, 1))
     for rows in ways:
         for module in (compact, frozen):
-            monkeypatch.setattr(module, "gathering_pays", lambda *_, rows=rows: rows)
+            monkeypatch.setattr(module, "gathering_is_faster", lambda *_, rows=rows: rows)
         found = jax.jit(lambda network, x: predict(network, x))(network, x)  # compiled anew
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_numbers_in_force_are_kept():
+def test_current_values_are_kept():
     variables, x = made_up(MLP, (14, 14, 1)), examples(3, 14, 14, 1)
     later = dataclasses.replace(MLP, k_inference_factor=2.0).at(np.float32(12), np.int32(0))
     assert 0.2 < later.boost_strength < 0.22

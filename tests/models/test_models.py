@@ -52,7 +52,7 @@ def keys():
 
 
 def run(program, x=IMAGES, model=None, *, variables=None, key=None, train=False):
-    """Runs the program of one model, and its weights, with the numbers of another that differs in nothing else."""
+    """Runs the program and weights of one model with the hyperparameters of another."""
     assert model is None or jax.tree.structure(model) == jax.tree.structure(program)
     variables, key = variables or drawn(program), keys() if key is None else key
     return apply(as_arrays(model or program), variables, x, key, train)
@@ -240,14 +240,14 @@ def test_bfloat16_images_and_weights_give_bfloat16_and_as_many_winners():
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("linear", [40, 25, 10, 10]), ("exponential", [40, 20, 10, 10])])
-def test_k_comes_down_over_the_epochs_to_its_value(kind, expected):
+def test_k_decreases_over_the_epochs_to_its_value(kind, expected):
     model = dataclasses.replace(CNN, conv_k=(10,), hidden_k=10, k_schedule=kind, k_start=4.0, k_epochs=2.0)
     at = jax.jit(jax.vmap(lambda model, epoch: model.at(epoch, jnp.int32(0)), (None, 0)))
     models = jax.tree.map(np.asarray, at(as_arrays(model), np.arange(4, dtype=np.float32)))
     assert models.hidden_k.tolist() == models.conv_k[0].tolist() == expected
     for epoch, k in enumerate(expected):
         now = jax.tree.map(lambda leaf, epoch=epoch: np.asarray(leaf[epoch]), models)
-        now = dataclasses.replace(now, k_schedule="constant")  # which is all that makes it another program than CNN's
+        now = dataclasses.replace(now, k_schedule="constant")  # the only field that needs another program than CNN's
         active = winners(apply(now, drawn(CNN), IMAGES, keys(), True).activations["hidden"])
         np.testing.assert_array_equal(active, np.full(BATCH, min(k, 30)), "all units at most")
     constant = dataclasses.replace(model, k_schedule="constant")

@@ -70,7 +70,7 @@ def test_every_way_to_compete_learns(way):
         assert np.count_nonzero(output.activations["hidden"], -1).max() <= {"top_k": 5, "subtract": 4}[way]
 
 
-def test_noise_stays_or_goes_at_evaluation_and_training_needs_keys():
+def test_noise_is_optional_at_evaluation_and_training_needs_keys():
     model = NoisyNetwork(hidden=20, sigma=0.5)
     variables = made_up(model, IMAGES.shape[1:])
     silent = dataclasses.replace(model, noise_at_evaluation=False)

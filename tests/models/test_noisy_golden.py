@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from sparsejax.data.resident import Batch
-from sparsejax.functional import add_noise, annealed, example_keys
+from sparsejax.functional import add_noise, anneal, example_keys
 from sparsejax.models import NoisyNetwork
 from sparsejax.models.base import Variables
 from sparsejax.training.config import TrainingConfig
@@ -106,6 +106,6 @@ def test_noise_that_cannot_be_is_refused():
 
 def test_annealing_is_the_originals():
     after = golden.load("noise_anneal_sigma0p3")["sigma_after_epoch"]
-    ours = jax.jit(jax.vmap(lambda epoch: annealed(0.3, epoch, hold=800, duration=800)))
+    ours = jax.jit(jax.vmap(lambda epoch: anneal(0.3, epoch, hold=800, duration=800)))
     np.testing.assert_allclose(ours(np.arange(len(after), dtype=np.float32)), after, atol=1e-6)
-    assert annealed(0.3, 801, hold=800, duration=0) == 0
+    assert anneal(0.3, 801, hold=800, duration=0) == 0

@@ -1,4 +1,4 @@
-"""SpeechCNN: the features it sees, what changes in training, and its noise score."""
+"""SpeechCNN: its features, its augmentation, and its noise score."""
 
 import dataclasses
 import functools
@@ -11,7 +11,7 @@ import pytest
 from sparsejax import configs
 from sparsejax.configuration import as_arrays
 from sparsejax.data.dataset import Dataset, Split
-from sparsejax.data.resident import resident
+from sparsejax.data.resident import make_resident
 from sparsejax.errors import ConfigError
 from sparsejax.evaluation.measure import MEASURES, setting_of
 from sparsejax.evaluation.measures.noise_score import NOISE_LEVELS
@@ -82,7 +82,7 @@ def test_its_noise_score_counts_clips_blended_with_white_noise(variables):
     config = Config(MODEL, evaluation=EvaluationConfig(noise_seed=5))
     measure = MEASURES["noise_score"].bind(setting_of(config, dataset))
     evaluate = jax.jit(make_evaluation([measure], examples=6, batch_size=4))
-    correct = evaluate(variables, as_arrays(config), jnp.float32(0), resident(dataset, split))["noise_score"]
+    correct = evaluate(variables, as_arrays(config), jnp.float32(0), make_resident(dataset, split))["noise_score"]
 
     @jax.jit
     def predicted(level, index):

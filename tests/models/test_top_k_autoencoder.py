@@ -49,7 +49,7 @@ def test_it_is_the_dense_formula_and_so_are_its_gradients():
     chex.assert_trees_all_close(gradients, expected_gradients, rtol=1e-4, atol=1e-3)
 
 
-def test_boosted_units_that_never_won_come_in():
+def test_boosting_activates_units_that_never_won():
     variables = jax.jit(MODEL.init)(jax.random.key(0), X[:1])
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: leaf + rng.normal(size=leaf.shape).astype(np.float32), variables.params)
@@ -78,7 +78,7 @@ def test_impossible_sizes_are_refused():
 
 
 @pytest.mark.slow
-def test_it_learns_to_draw_digits_with_few_units(tmp_path):
+def test_it_learns_to_reconstruct_digits_with_few_units(tmp_path):
     small = ("--data.name", "digits", "--model.hidden", "200", "--model.k", "9", "--training.epochs", "8")
     with jax.numpy_dtype_promotion("standard"):
         assert launch.main(["--config", "mnist_top_k_autoencoder", *small, "--out", str(tmp_path)]) == 0

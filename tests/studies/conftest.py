@@ -1,4 +1,4 @@
-"""What the tests of the studies share: settings of a reader's program, and runs that draw no figures of their own."""
+"""Fixtures of the tests of studies: settings of users' programs, and runs without figures."""
 
 import jax
 import pytest
@@ -12,14 +12,14 @@ _FINISHED = {}
 
 @pytest.fixture(autouse=True)
 def as_in_a_program():
-    """Promotes types as users' programs do, for Optax's Adam relies on it; leaves out the figures of every run."""
+    """Promotes types as in users' programs, which Optax's Adam needs; omits the figures of every run."""
     with jax.numpy_dtype_promotion("standard"), without_figures():
         yield
 
 
 @pytest.fixture
 def opened_once(monkeypatch):
-    """Remembers every run that a study has trained, which it otherwise would open and measure again."""
+    """Caches every run of a study, which would otherwise be opened and measured again."""
 
     def run(of, folder):
         key = (folder.path, repr(of))

@@ -1,4 +1,4 @@
-"""Makes a study as its command does, and looks at what it leaves."""
+"""Runs a study as its command does, and checks its files."""
 
 import inspect
 import json
@@ -13,11 +13,11 @@ from sparsejax.commands.reproduce import main
 from sparsejax.evaluation.robustness import robustness_report
 
 DIGITS = {"data.name": "digits", "devices.transform": "jit"}
-"""Settings of a small network: bundled data, and one device, for which nothing is compiled eight times."""
+"""Settings of a small network: bundled data, and one device, to avoid compiling for eight."""
 
 
 def even_report(logits_fn, images, labels, **settings):
-    """Returns what `robustness_report` would, which has tests of its own, with the clean accuracy throughout."""
+    """Returns the form of `robustness_report`, which has its own tests, with the clean accuracy throughout."""
     inspect.signature(robustness_report).bind(logits_fn, images, labels, **settings)
     accuracy = float(np.mean(np.argmax(jax.jit(logits_fn)(images), -1) == labels))
     attacks, norms = settings["attacks"], settings.get("balls", ("linf", "l2"))
@@ -28,7 +28,7 @@ def even_report(logits_fn, images, labels, **settings):
 
 
 def made(name: str, out: Path, *options: str) -> dict[str, Any]:
-    """Makes a study; checks that it leaves a picture and its numbers, and returns these."""
+    """Runs a study; checks that it writes a figure and its numbers, and returns these."""
     assert main([name, "--out", str(out), *options]) == 0
     numbers = json.loads((out / f"{name}.json").read_text())
     assert numbers.keys() >= {"paper", "ours", "scale", "seeds", "device", "command", "versions", "source"}

@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from sparsejax import configs
-from sparsejax.configuration import replaced
+from sparsejax.configuration import replace
 from sparsejax.data import load
 from sparsejax.models import SparseCNN
 from sparsejax.studies.dense import grid as grid_study
@@ -21,7 +21,7 @@ def small(config: Config) -> Config:
     layers = len(model.channels)
     winners = {"model.conv_k": (20, 10)[:layers], "model.hidden_k": 10} if model.hidden_k else {}
     rate = {"training.batch_size": 25, "training.first_epoch_batch_size": None}
-    return replaced(config, {**DIGITS, **few, **rate, **winners, "model.channels": (2, 3)[:layers], "model.hidden": 40})
+    return replace(config, {**DIGITS, **few, **rate, **winners, "model.channels": (2, 3)[:layers], "model.hidden": 40})
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def tiny(monkeypatch):
     table = {name: dense_mnist.TABLE1[name] for name in ("Sparse CNN-2", "Dense CNN-1")}
     monkeypatch.setattr(dense_mnist, "TABLE1", table)
     monkeypatch.setattr(dense_mnist, "_FIG5", tuple(table))
-    monkeypatch.setattr(dense_mnist, "scaled", lambda config, scale: small(config))
+    monkeypatch.setattr(dense_mnist, "apply_scale", lambda config, scale: small(config))
     monkeypatch.setattr(dense_mnist, "load", lambda name: load("digits"))
     monkeypatch.setattr(grid_study, "base", lambda scale: small(configs.get("digits_kwinners")))
     for name, values in (("WINNERS", (5, 20)), ("DENSITIES", (0.1, 0.5)), ("BOOSTS", (0.0, 1.5))):
@@ -42,7 +42,7 @@ def tiny(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["dense/fig2", "dense/fig3", "dense/fig5a", "dense/grid"])
-def test_a_study_leaves_a_picture_and_numbers(tiny, out, capsys, name):
+def test_a_study_writes_a_figure_and_numbers(tiny, out, capsys, name):
     assert made(name, out)["source"] in capsys.readouterr().out
 
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from sparsejax.configuration import replaced
+from sparsejax.configuration import replace
 from sparsejax.data import load
 from sparsejax.evaluation.robustness import robustness_report
 from sparsejax.studies import attacked
@@ -29,7 +29,7 @@ def tiny(monkeypatch):
         config = whole(scale, label)
         hebbian = min(config.model.hebbian, 2)
         model = dataclasses.replace(config.model, widths=(6, 0, 8, 0, 6), hebbian=hebbian, alphas=(0.1,) * hebbian)
-        return replaced(config, {"model": model, **_FEW})
+        return replace(config, {"model": model, **_FEW})
 
     monkeypatch.setattr(hebbian_cifar, "base", base)
     monkeypatch.setattr(hebbian_cifar, "NORMS", {"l2": "ℓ2"})
@@ -41,7 +41,7 @@ def tiny(monkeypatch):
 
 
 @pytest.mark.slow
-def test_tables_and_figures_share_networks_and_what_was_measured_of_them(tiny, opened_once, tmp_path):
+def test_tables_and_figures_share_networks_and_reports(tiny, opened_once, tmp_path):
     numbers = {name: made(f"hah/{name}", tmp_path) for name in ("table1", "table2", "fig2", "fig3", "fig4", "fig5")}
     runs = {path.parts[-3] for path in tmp_path.glob("hah/cifar/small/runs/*/*/result.json")}
     assert runs == {"standard", "HaH", "no_HaH_cost", "batch_norm", "no_threshold"} and len(tiny) == 5

@@ -1,4 +1,4 @@
-"""Chance matches of sparse vectors: counted as whole numbers are, and drawn as whole vectors would be."""
+"""Chance matches of sparse vectors: exact counts, and simulations equivalent to whole vectors."""
 
 import functools
 import itertools

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sparsejax import configs, studies
-from sparsejax.configuration import replaced
+from sparsejax.configuration import replace
 from sparsejax.data import Split
 from sparsejax.data.latents import LATENTS_FILE, latents_bytes
 from sparsejax.studies.noise import activity as noise_activity
@@ -28,7 +28,7 @@ def tiny(monkeypatch):
     whole = noise_activity.base
 
     def base(scale, **settings):
-        return replaced(whole(scale, **settings | {"hidden": min(settings.get("hidden", 40), 40)}), _FEW)
+        return replace(whole(scale, **settings | {"hidden": min(settings.get("hidden", 40), 40)}), _FEW)
 
     for module in (noise_activity, noise_pictures, implicit_terms):
         monkeypatch.setattr(module, "base", base)
@@ -46,7 +46,7 @@ def tiny(monkeypatch):
 
 
 def quickly_annealed(whole):
-    """Returns `noise_activity.grid` with epochs that count for 20 or 60 where the noise is taken away."""
+    """Returns `noise_activity.grid` with epochs that count for 20 or 60 if the noise is annealed."""
 
     def grid(config, *given):
         if config.model.anneal_after is None:
@@ -55,7 +55,7 @@ def quickly_annealed(whole):
         names = ("training.epochs", "model.anneal_after", "model.anneal_epochs")
         times = (config.training.epochs, config.model.anneal_after, config.model.anneal_epochs)
         short = {name: type(time)(time // factor) for name, time in zip(names, times, strict=True)}
-        trained = whole(replaced(config, short), *given)
+        trained = whole(replace(config, short), *given)
         curves = {name: curve._replace(epochs=factor * curve.epochs) for name, curve in trained.curves.items()}
         return trained._replace(curves=curves)
 
@@ -69,19 +69,19 @@ _NAMES = [name for name in studies.STUDIES if name.startswith(("noise/", "emerge
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", _NAMES)
-def test_a_study_leaves_a_picture_and_numbers(tiny, opened_once, out, capsys, name):
+def test_a_study_writes_a_figure_and_numbers(tiny, opened_once, out, capsys, name):
     assert made(name, out)["source"] in capsys.readouterr().out
 
 
 @pytest.mark.slow
-def test_the_same_command_goes_on_and_gives_the_same_numbers(tiny, out, capsys):
+def test_the_same_command_resumes_and_gives_the_same_numbers(tiny, out, capsys):
     results = [made("noise/fig2", out)["ours"] for _ in range(2)]
     assert results[0] == results[1]
-    assert "going on from the checkpoint" in capsys.readouterr().out
+    assert "resuming from the checkpoint" in capsys.readouterr().out
 
 
 @pytest.mark.slow
-def test_the_language_model_is_told_before_and_after_its_noise_is_removed(monkeypatch, tmp_path):
+def test_the_language_model_is_reported_before_and_after_its_noise_is_removed(monkeypatch, tmp_path):
     folder = tmp_path / "library" / "wikitext-2"
     folder.mkdir(parents=True)
     for part, sentences in (("train", 400), ("valid", 60), ("test", 60)):
@@ -91,7 +91,7 @@ def test_the_language_model_is_told_before_and_after_its_noise_is_removed(monkey
              "model.vocabulary": 10, "model.context": 16, "model.width": 16, "training.epochs": 2,
              "model.noise_off_step": 10, "devices.transform": "jit"}  # fmt: skip
     whole = noise_language.base
-    monkeypatch.setattr(noise_language, "base", lambda scale: replaced(whole(scale), small))
+    monkeypatch.setattr(noise_language, "base", lambda scale: replace(whole(scale), small))
     monkeypatch.setattr(noise_language, "SIGMAS", (0.0, 3.0))
     monkeypatch.setattr(noise_language, "PAPER", (0.17, 0.059))
     ours = made("noise/gpt", tmp_path)["ours"]
@@ -112,8 +112,8 @@ def test_the_paper_scale_is_the_papers():
 
 
 def test_ablations_are_of_the_latents_at_the_papers_scale():
-    assert noise_activity.ablated("small", hidden=100) == noise_activity.base("small", hidden=100)
-    config = noise_activity.ablated("paper", name="mnist_noise_classifier", hidden=100)
+    assert noise_activity.ablation_base("small", hidden=100) == noise_activity.base("small", hidden=100)
+    config = noise_activity.ablation_base("paper", name="mnist_noise_classifier", hidden=100)
     assert (config.data.name, config.model.hidden, config.model.classes) == ("cifar10_latents", 100, 10)
     assert config.objective.kind == "classification"
 
@@ -128,7 +128,7 @@ def test_the_first_curves_are_of_the_latents_at_the_papers_scale(monkeypatch, tm
     monkeypatch.setattr(noise_activity, "grid", stopped)
     for name in ("noise/fig2", "noise/fig3"):
         with pytest.raises(InterruptedError):
-            noise_activity.STUDIES[name].make("paper", tmp_path)
+            studies.get(name).make("paper", tmp_path)
     assert asked == [configs.get("latent_noise")] * 2
 
 
@@ -142,7 +142,7 @@ def test_noise_is_annealed_on_the_latents_at_the_papers_scale(monkeypatch, tmp_p
     monkeypatch.setattr(noise_activity, "grid", stopped)
     for name in ("noise/fig6", "noise/fig6b", "noise/fig12", "noise/fig13"):
         with pytest.raises(InterruptedError):
-            noise_activity.STUDIES[name].make("paper", tmp_path)
+            studies.get(name).make("paper", tmp_path)
     for config in asked:
         assert (config.data.name, config.model.hidden) == ("cifar10_latents", 10_000)
         assert (config.model.anneal_after, config.model.anneal_epochs, config.training.epochs) == (800, 800, 2000)
@@ -151,7 +151,7 @@ def test_noise_is_annealed_on_the_latents_at_the_papers_scale(monkeypatch, tmp_p
 
 
 @pytest.mark.slow
-def test_what_gathers_is_shown_on_latents_where_there_are_some(tiny, monkeypatch, tmp_path):
+def test_distributions_are_shown_on_latents_if_available(tiny, monkeypatch, tmp_path):
     random = np.random.default_rng(0)
     vectors = (random.standard_normal((size, 8)).astype(np.float32) for size in (90, 60))
     splits = [Split(split, np.arange(len(split), dtype=np.int32) % 4) for split in vectors]
@@ -160,10 +160,10 @@ def test_what_gathers_is_shown_on_latents_where_there_are_some(tiny, monkeypatch
     path.write_bytes(latents_bytes(*splits, {"classes": 4, "data": {"name": "cifar10"}}))
     monkeypatch.setenv("SPARSEJAX_DATA", str(tmp_path / "library"))
     monkeypatch.setattr(noise_activity, "has_latents", has_latents)
-    whole = noise_activity.embedded
+    whole = noise_activity.latent_base
     assert (whole().data.name, whole().training.learning_rate) == ("cifar10_latents", 3e-4)
     few = {"data.train_examples": None, "data.test_examples": None}
-    monkeypatch.setattr(noise_activity, "embedded", lambda *some, **model: replaced(whole(*some, **model), few))
+    monkeypatch.setattr(noise_activity, "latent_base", lambda *some, **model: replace(whole(*some, **model), few))
     ours = made("noise/fig3", tmp_path)["ours"]
     assert ours["data"] == "cifar10_latents" and "left_out" not in ours
     assert ours["sigma"] == list(noise_activity.GATHERED)
@@ -180,17 +180,17 @@ def test_what_gathers_is_shown_on_latents_where_there_are_some(tiny, monkeypatch
 
 
 @pytest.mark.parametrize("scale", ["small", "paper"])
-def test_latents_are_compared_when_they_are_there_and_said_to_be_left_out_when_not(monkeypatch, tmp_path, scale):
+def test_latents_are_compared_if_available_and_otherwise_reported_as_omitted(monkeypatch, tmp_path, scale):
     asked = []
 
     def compared(variants, *_):
         asked.append(variants)
         return {}, Outcome(None, {"sigma": []}, {}, [])
 
-    monkeypatch.setattr(noise_activity, "_compared", compared)
+    monkeypatch.setattr(noise_activity, "_compare", compared)
     for found in (False, True):
         monkeypatch.setattr(noise_activity, "has_latents", lambda found=found: found)
-        ours = noise_activity.STUDIES["noise/fig7b"].make(scale, tmp_path).ours
+        ours = studies.get("noise/fig7b").make(scale, tmp_path).ours
         assert ("left_out" in ours) == (not found)
         if not found:
             assert "sparsejax embed --run" in ours["left_out"]["latents"]

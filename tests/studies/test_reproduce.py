@@ -1,4 +1,4 @@
-"""`python -m sparsejax.reproduce`: what it answers, and what studies have in common."""
+"""`python -m sparsejax.reproduce`: its messages, and shared parts of studies."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from sparsejax.commands.reproduce import main
 from sparsejax.studies.study import spearman
 
 
-def test_what_is_not_understood_is_answered_with_what_there_is(capsys):
+def test_invalid_arguments_list_the_available_studies(capsys):
     assert main(["noise/fig22"]) == 2
     assert "noise/fig2" in capsys.readouterr().err
     assert main([]) == 2
@@ -17,7 +17,14 @@ def test_what_is_not_understood_is_answered_with_what_there_is(capsys):
     assert main(["noise/fig2", "--scale", "huge"]) == 2
     capsys.readouterr()
     assert main(["dense/fig5", "--seeds", "11"]) == 2 and "from 1 to 10" in capsys.readouterr().err
-    assert main(["noise/fig2", "--seeds", "2"]) == 2 and "leave the option out" in capsys.readouterr().err
+    assert main(["noise/fig2", "--seeds", "2"]) == 2 and "omit the option" in capsys.readouterr().err
+
+
+def test_a_study_says_where_it_is_from_and_whether_it_takes_seeds():
+    for name, shows in studies.STUDIES.items():
+        assert bool(studies.get(name).seeds) == shows.endswith("; --seeds N"), name
+    for name, place in (("thesis/fig4_10", "Fig. 4.10"), ("dense/table1", "Table 1"), ("noise/fig6", "Fig. 6, left")):
+        assert studies.get(name).source.endswith(f", {place}")
 
 
 def test_spearman_is_the_correlation_of_ranks():

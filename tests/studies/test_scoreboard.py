@@ -1,4 +1,4 @@
-"""The scoreboard: from few digits, every network through every column; its numbers are those of its parts."""
+"""The scoreboard, with few digits: every network in every column; its numbers are those of its parts."""
 
 import inspect
 
@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from sparsejax.configs.scoreboard import networks
-from sparsejax.configuration import replaced
+from sparsejax.configuration import replace
 from sparsejax.data import load
 from sparsejax.evaluation.robustness import robustness_report
 from sparsejax.studies import attacked
@@ -46,7 +46,7 @@ def tiny(monkeypatch):
     def base(data, scale):
         small = networks("mnist", channels=(4, 6), hidden=10)
         few = small if data == "mnist" else {"ReLU": small["ReLU"]}
-        return {label: replaced(config, _FEW) for label, config in few.items()}
+        return {label: replace(config, _FEW) for label, config in few.items()}
 
     monkeypatch.setattr(study, "base", base)
     monkeypatch.setattr(attacked, "load", lambda name: load("digits"))
@@ -56,7 +56,7 @@ def tiny(monkeypatch):
 
 
 @pytest.mark.slow
-def test_one_command_takes_every_network_through_every_column(tiny, tmp_path):
+def test_one_command_evaluates_every_network_in_every_column(tiny, tmp_path):
     ours = made("scoreboard", tmp_path)["ours"]
     assert set(ours) == {"mnist", "cifar10"}
     rows = ours["mnist"]
@@ -71,7 +71,7 @@ def test_one_command_takes_every_network_through_every_column(tiny, tmp_path):
     assert picture.width == round(6.8 * 200) and len(picture.getcolors(picture.width * picture.height)) > 50
 
 
-def test_networks_are_of_one_shape_whatever_makes_them_sparse():
+def test_networks_have_one_architecture_for_all_methods():
     for data, shape in (("mnist", (28, 28, 1)), ("cifar10", (32, 32, 3))):
         for scale in ("small", "paper"):
             configs = study.base(data, scale)
@@ -89,7 +89,7 @@ def test_networks_are_of_one_shape_whatever_makes_them_sparse():
         assert configs["k-winners"].model.hidden_k == 105 and configs["noise"].model.sigma == 0.5
 
 
-def test_a_row_is_made_of_its_parts():
+def test_a_row_combines_its_parts():
     layer = {"units": 10, "active_fraction": 0.5, "gini": 0.2, "hoyer": 0.1, "dead_units": 1}
     result = {
         "test_accuracy": 0.9, "noise_score": 55, "noise_score_max": 110, "training_seconds": 7.0,
@@ -98,7 +98,7 @@ def test_a_row_is_made_of_its_parts():
     attacks = {name: 0.01 * i for i, name in enumerate(study.ATTACKS)}
     report = {"noise": {"gaussian": {"0.1": 0.8}}, "linf": attacks | {"all": 0.0}, "l2": {"all": 0.3},
               "minimal": {"l2": 1.5}}  # fmt: skip
-    row = dict(zip(study.KEYS, study.measured(result, report, study.BENCHES["cifar10"]), strict=True))
+    row = dict(zip(study.KEYS, study.measure_row(result, report, study.BENCHES["cifar10"]), strict=True))
     assert row["clean"] == pytest.approx(90) and row["gaussian_noise"] == pytest.approx(80)
     assert row["pixel_noise"] == pytest.approx(50) and row["pgd"] == pytest.approx(1) and row["l2_mistake"] == 1.5
     assert row["active"] == pytest.approx(100 * (0.5 * 10 + 0.1 * 30) / 40) and row["dead"] == pytest.approx(5)

@@ -21,7 +21,7 @@ def test_sparsenet_leaves_its_functions_a_picture_and_the_fraction_of_good_fits(
     assert "china" in numbers["images"] and 0 < numbers["error_left"] < 1
 
 
-def test_images_mat_is_taken_where_it_is(monkeypatch, tmp_path):
+def test_images_mat_is_used_if_available(monkeypatch, tmp_path):
     from scipy.io import savemat
 
     pictures = np.random.default_rng(0).standard_normal((40, 40, 3)) * 0.3

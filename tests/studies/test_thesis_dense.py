@@ -26,7 +26,7 @@ def tiny(monkeypatch):
 
 
 @pytest.mark.slow
-def test_more_seeds_are_added_to_those_that_are_there(tiny, tmp_path, capsys):
+def test_more_seeds_are_added_to_existing_ones(tiny, tmp_path, capsys):
     outcomes = []
     for seeds in ("1", "2"):
         outcomes.append(made("thesis/fig3_1", tmp_path, "--seeds", seeds))
@@ -39,7 +39,7 @@ def test_more_seeds_are_added_to_those_that_are_there(tiny, tmp_path, capsys):
     assert outcomes[0]["paper"]["accuracy of a dead network (%)"] == 11.35
     capsys.readouterr()
     made("thesis/table3_1", tmp_path, "--seeds", "2")
-    assert "going on" not in capsys.readouterr().out, "the table takes what the figure has trained"
+    assert "resuming" not in capsys.readouterr().out, "the table uses the figure's networks"
 
 
 def invented(config, folder, name, penalties, seeds):
@@ -55,8 +55,8 @@ def invented(config, folder, name, penalties, seeds):
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in _AS_OTHERS])
-def test_every_figure_and_the_table_leave_a_picture_and_the_thesis_numbers(monkeypatch, tmp_path, name):
-    monkeypatch.setattr(thesis_grid, "penalised", invented)
+def test_every_figure_and_the_table_write_a_figure_and_the_thesis_numbers(monkeypatch, tmp_path, name):
+    monkeypatch.setattr(thesis_grid, "measure_penalized", invented)
     numbers = made(name, tmp_path)
     assert numbers["paper"].keys() <= numbers["ours"].keys()
     assert numbers["ours"]["penalty"][0] == 0 and numbers["seeds"] == [0, 1, 2]

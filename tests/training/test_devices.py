@@ -12,13 +12,13 @@ import pytest
 
 from sparsejax.configuration import stack
 from sparsejax.data.dataset import Dataset, Split
-from sparsejax.data.resident import example_of, resident
+from sparsejax.data.resident import example_of, make_resident
 from sparsejax.errors import ConfigError
 from sparsejax.evaluation.measure import chosen_measures, setting_of
 from sparsejax.evaluation.split import make_evaluation
 from sparsejax.models import ConvMixer, SparseCNN
 from sparsejax.training.config import Config, DevicesConfig, EvaluationConfig, TrainingConfig
-from sparsejax.training.devices import gathered_members, place, put_members, put_shared, share_of_cores, transform
+from sparsejax.training.devices import gather_members, place, put_members, put_shared, share_of_cores, transform
 from sparsejax.training.prepare import start
 from sparsejax.training.state import init_state
 from sparsejax.training.step import chunk
@@ -68,11 +68,11 @@ def trained(devices: DevicesConfig, member: int | None = None, configs=GRID):
     placement, run_chunk = program(devices, len(chosen), jax.tree.structure(chosen[0]))
     state = untrained(configs) if member is None else alone(untrained(configs), member)
     state, stacked = (put_members(tree, placement) for tree in (state, stack(chosen)))
-    data = put_shared(resident(dataset(), dataset().train), placement)
+    data = put_shared(make_resident(dataset(), dataset().train), placement)
     for _ in range(4):
         state, metrics = run_chunk(state, stacked, data)
     assert np.all(np.asarray(state.epoch) == 2) and np.all(np.asarray(state.position) == 0)
-    return gathered_members(((state.variables, state.opt_state), metrics), len(chosen))
+    return gather_members(((state.variables, state.opt_state), metrics), len(chosen))
 
 
 def alone(tree, member: int):
@@ -114,7 +114,7 @@ def test_one_program_serves_every_chunk_of_a_batch_shape():
     assert program(ONE, 1, jax.tree.structure(GRID[0]))[1]._cache_size() == 1
 
 
-def test_networks_are_spread_first_and_their_batches_over_the_rest():
+def test_networks_are_sharded_first_and_their_batches_over_the_rest():
     def shape(members, batches=frozenset({16}), **fields):
         placement = place(DevicesConfig(**fields), members, set(batches))
         return placement.transform, None if placement.mesh is None else tuple(placement.mesh.shape.values())
@@ -131,9 +131,9 @@ def test_networks_share_cores_evenly():
     assert [share_of_cores(*of) for of in ((10, 16), (17, 16), (24, 16), (300, 16))] == [10, 9, 12, 16]
 
 
-def test_what_is_asked_for_says_how_many_devices_are_wanted():
+def test_the_configuration_determines_the_number_of_devices():
     def wanted(**fields):
-        return DevicesConfig(**fields).wanted(3)
+        return DevicesConfig(**fields).devices_for(3)
 
     assert wanted() == wanted(data=1) == wanted(transform="shard_map") == wanted(members_at_once=1) == 3
     assert wanted(member=1) == wanted(transform="jit") == wanted(transform="pmap") == 1
@@ -155,11 +155,11 @@ def test_a_grid_trains_each_network_as_if_alone(devices):
 
 @functools.cache
 def counted(devices: DevicesConfig):
-    """Returns what the measures of an evaluation count of a network, also of it under noise."""
+    """Returns the sums of an evaluation's measures, also under noise."""
     placement = place(devices, 1, {BATCH})
     config = dataclasses.replace(GRID[0], evaluation=EvaluationConfig(noise_seed=3))
     measures = [measure.bind(setting_of(config, dataset())) for measure in chosen_measures(config, dataset())]
-    test = put_shared(resident(dataset(), dataset().test), placement)
+    test = put_shared(make_resident(dataset(), dataset().test), placement)
     spread = {"axis_name": placement.axis_name, "shards": placement.shards}
     evaluate = transform(make_evaluation(measures, examples=50, batch_size=20, **spread), placement)
     counts = evaluate(alone(untrained(GRID).variables, 0), stack([config]), jnp.ones(1), test)
@@ -180,7 +180,7 @@ def test_bad_placements_are_refused_before_anything_is_compiled():
         place(DevicesConfig("shard_map", data=5), 1, {16})
     with pytest.raises(ConfigError, match="there are 8"):
         place(DevicesConfig("shard_map", data=9), 1, {9})
-    with pytest.raises(ConfigError, match="pmap spreads batches only"):
+    with pytest.raises(ConfigError, match="pmap only shards batches"):
         DevicesConfig("pmap", member=2)
 
 
@@ -196,7 +196,7 @@ def test_leaves_of_a_model_are_its_traced_fields():
 @pytest.mark.optimized
 def test_sharded_step_has_one_all_reduce_and_no_all_gather():
     model = dataclasses.replace(MODEL, batch_norm=False, dropout=None)
-    config, data = stack([Config(model, training=TRAINING)]), resident(dataset(), dataset().train)
+    config, data = stack([Config(model, training=TRAINING)]), make_resident(dataset(), dataset().train)
     _, run_chunk = program(DevicesConfig("shard_map", data=8), 1, jax.tree.structure(config))
     state = jax.eval_shape(jax.vmap(lambda config: init_state(config, example_of(data))), config)
     text = run_chunk.lower(state, config, data).compile().as_text()

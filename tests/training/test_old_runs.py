@@ -26,7 +26,7 @@ def as_in_a_program():
 
 @pytest.mark.parametrize("name", [name for name in RUNS if name not in ("gpt", "speech")])
 def test_a_network_has_the_accuracy_or_loss_that_its_run_recorded(name):
-    run, digits = sj.load(OLD / name), load("digits").limited(40, 20)
+    run, digits = sj.load(OLD / name), load("digits").limit(40, 20)
     for member, recorded in enumerate(run.result["members"]):
         network = run.network(member)
         prediction = network.predict(digits.test.images)
@@ -73,7 +73,7 @@ def test_it_is_extended(tmp_path):
     ("change", "said"),
     [
         (lambda told: told["config"]["model"].update(hiden=3), "no network of sparsejax has the fields"),
-        (lambda told: told["config"]["training"].update(rate=3), "training.rate is no field of a TrainingConfig"),
+        (lambda told: told["config"]["training"].update(rate=3), "training.rate is not a field of TrainingConfig"),
         (lambda told: told["config"].update(more={}), "unknown parts more"),
         (lambda told: told.update(schema=99), "schema 99, and this version of sparsejax reads up to 2"),
     ],

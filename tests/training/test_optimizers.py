@@ -75,7 +75,7 @@ def test_learning_rate_over_the_epochs(schedule, epoch, expected):
         ({"batch_size": -1}, "training.batch_size is -1"),
         ({"learning_rate": 0.0}, r"training.learning_rate is 0.0"),
         ({"momentum": 1.5}, r"expected a number in \[0, 1\]"),
-        ({"optimizer": "adam", "momentum": 0.9}, "adam keeps its own averages"),
+        ({"optimizer": "adam", "momentum": 0.9}, "adam has its own averages"),
         ({"seed": -1}, "training.seed is -1"),
         ({"weight_decay": -0.1}, "training.weight_decay is -0.1"),
     ],

@@ -1,4 +1,4 @@
-"""Penalties on the activity: which, on which layers, and how they are scaled."""
+"""Activity penalties: which, on which layers, and their scale."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sparsejax import configs
-from sparsejax.configuration import differing_fields, replaced
+from sparsejax.configuration import find_differing_fields, replace
 from sparsejax.data.resident import Batch
 from sparsejax.errors import ConfigError
 from sparsejax.models.base import Output
@@ -57,8 +57,8 @@ def test_several_penalties_add_up_and_none_costs_nothing():
 def test_weights_are_traced_and_layers_are_not():
     config = ObjectiveConfig(l1=0.1)
     assert jax.tree.leaves(config) == [0.1]
-    assert differing_fields(config, ObjectiveConfig(l1=0.2)) == []
-    assert differing_fields(config, ObjectiveConfig(l1=0.1, per_unit=True)) == ["per_unit"]
+    assert find_differing_fields(config, ObjectiveConfig(l1=0.2)) == []
+    assert find_differing_fields(config, ObjectiveConfig(l1=0.1, per_unit=True)) == ["per_unit"]
 
 
 @pytest.mark.parametrize("fields", [{"l2": -0.1}, {"cauchy": float("nan")}, {"penalised": ()}])
@@ -69,6 +69,6 @@ def test_a_weight_or_layers_out_of_range_are_refused(fields):
 
 def test_an_unknown_layer_is_named_with_those_there_are():
     digits = {"data.name": "digits", "data.train_examples": 200}
-    config = replaced(configs.get("mnist_l1_deep"), {"objective.penalised": ("hidden2", "hidden9"), **digits})
+    config = replace(configs.get("mnist_l1_deep"), {"objective.penalised": ("hidden2", "hidden9"), **digits})
     with pytest.raises(ConfigError, match=r"hidden9, but .* hidden1, hidden2, hidden3"):
         check_data(config, load_data(config))

@@ -1,4 +1,4 @@
-"""A configuration comes back from config.json as it was, whatever the network."""
+"""A configuration is restored exactly from config.json, for every network."""
 
 import dataclasses
 
@@ -6,16 +6,16 @@ import pytest
 
 from sparsejax import configs
 from sparsejax.errors import RunFolderError
-from sparsejax.training.restore import recorded
+from sparsejax.training.restore import read_record
 from sparsejax.training.run_folder import RunFolder, describe
 
 
 @pytest.mark.parametrize("name", configs.CONFIGS)
-def test_every_named_configuration_comes_back(tmp_path, name):
+def test_every_named_configuration_is_restored(tmp_path, name):
     config, folder = configs.get(name), RunFolder(tmp_path / "run")
     points = [{"training.learning_rate": 0.5}, {"training.learning_rate": 0.25}]
     folder.claim(describe(config, name=name, seeds=[3, 4], points=points, data={"name": "none"}))
-    description, networks = recorded(folder)
+    description, networks = read_record(folder)
     assert description["name"] == name
     assert networks == tuple(
         dataclasses.replace(config, training=dataclasses.replace(config.training, seed=seed, learning_rate=rate))
@@ -25,7 +25,7 @@ def test_every_named_configuration_comes_back(tmp_path, name):
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"seeds": [1], "points": [{}], "config": {"model": {}}}'])
-def test_what_is_no_configuration_is_refused(tmp_path, content):
+def test_invalid_configurations_are_refused(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(RunFolderError, match=r"config\.json cannot be read"):
-        recorded(RunFolder(tmp_path))
+        read_record(RunFolder(tmp_path))

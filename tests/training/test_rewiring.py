@@ -1,4 +1,4 @@
-"""Training that rewires: when it is due, by as much as asked, the same on every number of devices."""
+"""Training with rewiring: on schedule, by the configured fraction, the same on any number of devices."""
 
 import dataclasses
 import functools
@@ -60,7 +60,7 @@ def mask(state):
 
 
 @both
-def test_masks_move_when_it_is_due_and_keep_their_counts(config):
+def test_masks_are_rewired_on_schedule_and_keep_their_counts(config):
     before, first, second = states(config)
     np.testing.assert_array_equal(mask(first), mask(before))
     moved = (mask(second) & ~mask(before)).sum(0)
@@ -73,7 +73,7 @@ def test_masks_move_when_it_is_due_and_keep_their_counts(config):
     assert (kernel[~mask(second)] == 0).all() and (momentum[~mask(second)] == 0).all()
     assert (np.count_nonzero(kernel, axis=0) == CONNECTIONS // 2).all()
     kept = np.asarray(second.opt_state[0].trace["output"]["kernel"])
-    assert np.count_nonzero(kept) > kept.size / 2, "dense layers forget nothing"
+    assert np.count_nonzero(kept) > kept.size / 2, "dense layers keep their state"
     assert set(second.variables.state["hidden1"]) == set(before.variables.state["hidden1"])
 
 
@@ -100,7 +100,7 @@ def test_convolutions_are_rewired_by_gradients_in_bfloat16():
         assert (new & ~old).any() and after.params[name]["kernel"].dtype == jnp.float32
 
 
-def test_rigl_grows_where_a_finite_difference_says():
+def test_rigl_grows_where_finite_differences_are_largest():
     """The gradient to a masked weight is that of connecting it, which the masked forward pass itself cannot see."""
     variables = jax.tree.map(lambda leaf: leaf[0], untrained(MODEL).variables)
     x = IMAGES.reshape(8, 64)

@@ -1,4 +1,4 @@
-"""Which class the network of a `config.json` is of, and what is said of one that cannot be found."""
+"""The class of the network of a `config.json`, and errors for missing classes."""
 
 import sys
 
@@ -19,7 +19,7 @@ def read(fields, module):
     return from_json({"config": fields, "schema": 2, "module": module})
 
 
-def test_of_classes_of_one_name_that_of_the_recorded_module_is_taken_then_one_with_the_fields():
+def test_among_classes_of_one_name_the_recorded_module_then_the_fields_decide():
     first, other = net("first", units=3), net("other", units=4, k=2)
     fields = to_json(Config(first(units=7)))
     assert type(read(fields, "first").model) is first
@@ -40,7 +40,7 @@ def test_a_module_of_sparsejax_is_imported_and_no_other(tmp_path, monkeypatch):
     assert read(fields, "sparsejax.no.such").model == SparseMLP()
 
 
-def test_a_class_that_is_nowhere_is_named_with_its_module():
+def test_an_undefined_class_is_named_with_its_module():
     fields = to_json(Config(SparseMLP()))
     fields["model"]["class"] = "Unheard"
     with pytest.raises(ConfigError, match=r"a Unheard of mine, which is not imported; .*--import FILE\.py"):

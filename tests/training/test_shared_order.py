@@ -1,4 +1,4 @@
-"""Networks that see the same batches: each is as it would be alone, and their first layers are one product."""
+"""Networks with shared batches: each equals the network alone, and their first layers are one product."""
 
 import functools
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sparsejax.configuration import replaced, stack
+from sparsejax.configuration import replace, stack
 from sparsejax.data.resident import Resident, epoch_order
 from sparsejax.errors import ConfigError
 from sparsejax.models import DenseNetwork
@@ -46,7 +46,7 @@ def untrained(config):
 
 def grid(points):
     """Returns states and configurations of networks, one for each (weight, seed)."""
-    config = stack([replaced(BASE, {"objective.l1": weight, "training.seed": seed}) for weight, seed in points])
+    config = stack([replace(BASE, {"objective.l1": weight, "training.seed": seed}) for weight, seed in points])
     return untrained(config), config
 
 
@@ -105,6 +105,6 @@ def test_small_networks_that_share_batches_are_computed_side_by_side():
     assert place(DevicesConfig(transform="jit", members_at_once=7), 60, {BATCH}, sharing=10).members_at_once == 7
 
 
-def test_an_order_needs_a_seed_that_there_can_be():
+def test_an_order_needs_a_valid_seed():
     with pytest.raises(ConfigError, match=r"order_seed is -1"):
         TrainingConfig(order_seed=-1)

@@ -1,10 +1,10 @@
-"""The training step: what it hands to a network."""
+"""The training step: its inputs to a network."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sparsejax.configuration import configuration, replaced
+from sparsejax.configuration import configuration, replace
 from sparsejax.data.resident import Batch
 from sparsejax.models.base import Model, Output, Variables
 from sparsejax.training.config import Config, TrainingConfig
@@ -31,8 +31,8 @@ CONFIG = Config(Listener(), training=TrainingConfig(epochs=2, batch_size=EXAMPLE
 
 @jax.jit
 def drawn(seed, rows):
-    """Returns what each example drew in each of three steps."""
-    config = replaced(CONFIG, {"training.seed": seed})
+    """Returns the random number of each example in each of three steps."""
+    config = replace(CONFIG, {"training.seed": seed})
     batch = Batch(np.ones((EXAMPLES, 4), np.float32), np.zeros(EXAMPLES, np.int32), rows)
 
     def stepped(state, _):

@@ -1,4 +1,4 @@
-"""APGD: projected gradient ascent with momentum, which halves its steps by itself; on three losses."""
+"""APGD: projected gradient ascent with momentum and adaptive step sizes, on three losses."""
 
 from typing import NamedTuple
 
@@ -8,16 +8,16 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from sparsejax.evaluation.attacks.apgd_l1 import climb_l1
-from sparsejax.evaluation.attacks.geometry import Bounds, Norm, inside, length, spread, steepest
+from sparsejax.evaluation.attacks.geometry import Bounds, Norm, expand, inside, length, steepest
 from sparsejax.evaluation.attacks.losses import LogitsFn, Loss, Network, cross_entropy, dlr, runner_up, targeted_dlr
-from sparsejax.evaluation.attacks.pgd import Adversarial, prepared
+from sparsejax.evaluation.attacks.pgd import Adversarial, prepare
 from sparsejax.evaluation.attacks.registry import register_attack
 
 _MOMENTUM, _RISES = 0.75, 0.75
 
 
 class _Climb(NamedTuple):
-    """Of every example: where it is and was, the best point with loss and gradient, its step, and the last check."""
+    """Per example: current and previous point, best point with loss and gradient, step size, and the last check."""
 
     now: Array
     before: Array
@@ -47,12 +47,12 @@ def apgd(
     draws: int | None = None,
     key: PRNGKeyArray,
 ) -> Adversarial:
-    """Climbs a loss within a ball, from a random start, until the examples are mistaken.
+    """Maximises a loss within a ball, from a random start, until the examples are misclassified.
 
-    In linf and l2 steps begin with twice epsilon. At checkpoints, which come ever closer, an example whose loss rose
-    in no more than three quarters of the steps, or whose best loss and step are as at the last checkpoint, goes back to
-    its best point and halves its step. In l1 they go along the entries with the greatest gradient, about as many as the
-    best point has changed, within balls of three times epsilon, two times and one.
+    In linf and l2 the step size starts at twice epsilon. At increasingly frequent checkpoints, an example whose loss
+    rose in at most three quarters of the steps, or whose best loss and step size have not changed since the last
+    checkpoint, returns to its best point and halves its step size. In l1 steps change the entries with the largest
+    gradients, about as many as differ in the best point, within balls of three, two and one times epsilon.
 
     Args:
       logits_fn: `logits_fn(x) -> [batch, classes]`, or `logits_fn(x, key)` with `draws`; examples are independent.
@@ -60,44 +60,45 @@ def apgd(
       labels: their classes `[batch]`.
       epsilon: radius of the ball, in the norm and the unit of a pixel; may be traced.
       norm: "linf", "l2" or "l1".
-      loss: what is raised, `loss(logits, labels) -> [batch]`; `apgd_targeted` has another.
-      iterations: steps, and as many gradients, at most.
-      bounds: least and greatest value of a pixel.
-      draws: of a noisy network's answer, over which gradients are averaged; None for a network without noise.
+      loss: to maximise, `loss(logits, labels) -> [batch]`; `apgd_targeted` uses another.
+      iterations: largest number of steps, each with one gradient.
+      bounds: smallest and largest value of a pixel.
+      draws: samples of a stochastic network over which gradients are averaged; None for a deterministic network.
       key: for the random start and the noise.
 
     Returns:
-      Adversarial, with `images` `[batch, ...]` in the ball and the bounds, mistaken ones or else those of the greatest
-        loss, and `success` `[batch]`.
+      Adversarial, with `images` `[batch, ...]` in the ball and the bounds, misclassified if found, else those with the
+        largest loss, and `success` `[batch]`.
 
     Raises:
-      ValueError: epsilon is a negative Python number, the norm is none of the three, or the key is None.
+      ValueError: epsilon is a negative Python number, the norm is unknown, or the key is None.
 
     References:
       Croce & Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks,
       2020, algorithm 1; Mind the box: l1-APGD for sparse adversarial attacks on image classifiers, 2021.
     """
-    network, key = prepared(logits_fn, epsilon, norm, draws, key, random=True)
+    network, key = prepare(logits_fn, epsilon, norm, draws, key, random=True)
     return _climb(network, x, labels, epsilon, norm, loss, iterations, bounds, key)
 
 
 @register_attack("apgd_dlr", place=3)
 def apgd_dlr(logits_fn: LogitsFn, x: Array, labels: Array, **settings) -> Adversarial:
-    """Runs APGD on the difference of logits ratio, which a network cannot hide by large logits.
+    """Runs APGD on the difference of logits ratio, which is invariant to the scale of the logits.
 
     Args:
       logits_fn: `logits_fn(x) -> [batch, classes]`, or `logits_fn(x, key)` with `draws`; examples are independent.
       x: images `[batch, ...]` within the bounds.
       labels: their classes `[batch]`.
-      **settings: the others of `apgd`, by name: `epsilon`, radius of the ball; `norm`, "linf", "l2" or "l1";
-        `iterations`, at most; `bounds` of a pixel; `draws` of a noisy network; `key` for the random start and noise.
+      **settings: other arguments of `apgd`: `epsilon`, radius of the ball; `norm`, "linf", "l2" or "l1";
+        `iterations`, the largest number; `bounds` of a pixel; `draws` of a stochastic network; `key` for the random
+        start and noise.
 
     Returns:
-      Adversarial, with `images` `[batch, ...]` in the ball and the bounds, mistaken ones or else those of the greatest
-        loss, and `success` `[batch]`.
+      Adversarial, with `images` `[batch, ...]` in the ball and the bounds, misclassified if found, else those with the
+        largest loss, and `success` `[batch]`.
 
     Raises:
-      ValueError: epsilon is a negative Python number, the norm is none of the three, the key is None, or there are
+      ValueError: epsilon is a negative Python number, the norm is unknown, the key is None, or there are
         fewer than three classes.
 
     References:
@@ -121,9 +122,9 @@ def apgd_targeted(
     draws: int | None = None,
     key: PRNGKeyArray,
 ) -> Adversarial:
-    """Runs APGD towards one class after another, the likeliest first, each time on what is not yet mistaken.
+    """Runs APGD towards one class after another, the most likely first, each on the examples not yet misclassified.
 
-    What is mistaken as it is stays as it is.
+    Misclassified clean images are returned unchanged.
 
     Args:
       logits_fn: `logits_fn(x) -> [batch, classes]`, or `logits_fn(x, key)` with `draws`; examples are independent.
@@ -131,36 +132,35 @@ def apgd_targeted(
       labels: their classes `[batch]`.
       epsilon: radius of the ball, in the norm and the unit of a pixel; may be traced.
       norm: "linf", "l2" or "l1".
-      ranks: which classes to try `[targets]`, from 1 for the likeliest but the label; None for nine or as many as there
-        are.
-      iterations: steps for each class, at most.
-      bounds: least and greatest value of a pixel.
-      draws: of a noisy network's answer, over which gradients are averaged; None for a network without noise.
+      ranks: which classes to try `[targets]`, from 1 for the most likely class except the label; None for up to nine.
+      iterations: largest number of steps per class.
+      bounds: smallest and largest value of a pixel.
+      draws: samples of a stochastic network over which gradients are averaged; None for a deterministic network.
       key: for the random start and the noise.
 
     Returns:
-      Adversarial, with `images` `[batch, ...]` in the ball and the bounds, mistaken ones or else the last class's, and
-        `success` `[batch]`.
+      Adversarial, with `images` `[batch, ...]` in the ball and the bounds, misclassified if found, else the last
+        class's, and `success` `[batch]`.
 
     Raises:
-      ValueError: epsilon is a negative Python number, the norm is none of the three, the key is None, or there are
+      ValueError: epsilon is a negative Python number, the norm is unknown, the key is None, or there are
         fewer than four classes.
 
     References:
       Croce & Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks,
       2020, section 4.2.
     """
-    network, key = prepared(logits_fn, epsilon, norm, draws, key, random=True)
+    network, key = prepare(logits_fn, epsilon, norm, draws, key, random=True)
     logits = network(x, key)
     classes = logits.shape[-1]
     if classes < 4:
-        raise ValueError(f"There are {classes} classes; the targeted loss needs four. Take `apgd`.")
+        raise ValueError(f"There are {classes} classes; the targeted loss needs four. Use `apgd`.")
 
     def attack(found: Adversarial, rank: Array) -> tuple[Adversarial, None]:
         target = runner_up(logits, labels, rank)
         own = jax.random.fold_in(key, rank)
         again = _climb(network, x, labels, epsilon, norm, targeted_dlr(target), iterations, bounds, own, found.success)
-        images = jnp.where(spread(found.success, x), found.images, again.images)
+        images = jnp.where(expand(found.success, x), found.images, again.images)
         return Adversarial(images, found.success | again.success), None
 
     ranks = jnp.arange(1, min(10, classes)) if ranks is None else ranks
@@ -185,7 +185,7 @@ def _climb(
     radius = jnp.broadcast_to(jnp.asarray(epsilon, x.dtype), x.shape[:1])
     start_key, key = jax.random.split(key)
     start = _on_the_sphere(start_key, x, radius, norm, bounds)
-    losses, gradient, wrong = network.rising(loss, start, labels, jax.random.fold_in(key, iterations))
+    losses, gradient, wrong = network.loss_and_gradient(loss, start, labels, jax.random.fold_in(key, iterations))
     done = wrong if done is None else wrong | done
     nothing = jnp.zeros_like(losses)
     state = _Climb(
@@ -199,41 +199,41 @@ def _climb(
     def step(carry):
         i, state, since, period = carry
         share = jnp.where(i > 0, _MOMENTUM, 1.0).astype(x.dtype)
-        there = state.now + spread(state.step, x) * steepest(state.gradient, norm)
+        there = state.now + expand(state.step, x) * steepest(state.gradient, norm)
         there = inside(x, there, radius, norm, bounds)
         moved = state.now + share * (there - state.now) + (1 - share) * (state.now - state.before)
         now = inside(x, moved, radius, norm, bounds)
-        losses, gradient, wrong = network.rising(loss, now, labels, jax.random.fold_in(key, i))
+        losses, gradient, wrong = network.loss_and_gradient(loss, now, labels, jax.random.fold_in(key, i))
         better = losses > state.best_loss
         after = state._replace(
             now=now,
             before=state.now,
             gradient=gradient,
             loss=losses,
-            best=jnp.where(spread(better, x), now, state.best),
-            best_gradient=jnp.where(spread(better, x), gradient, state.best_gradient),
+            best=jnp.where(expand(better, x), now, state.best),
+            best_gradient=jnp.where(expand(better, x), gradient, state.best_gradient),
             best_loss=jnp.maximum(losses, state.best_loss),
             rises=state.rises + (losses > state.loss).astype(x.dtype),
             done=wrong,
         )
         due = since + 1 >= period
-        after = jax.tree.map(lambda a, b: jnp.where(due, a, b), _checked(after, period), after)
-        # What is mistaken stays as it is.
-        state = jax.tree.map(lambda a, b: jnp.where(spread(state.done, a), b, a), after, state)
+        after = jax.tree.map(lambda a, b: jnp.where(due, a, b), _apply_checkpoint(after, period), after)
+        # Misclassified examples stay unchanged.
+        state = jax.tree.map(lambda a, b: jnp.where(expand(state.done, a), b, a), after, state)
         shrunk = jnp.maximum(period - max(int(0.03 * iterations), 1), max(int(0.06 * iterations), 1))
         return i + 1, state, jnp.where(due, 0, since + 1), jnp.where(due, shrunk, period)
 
     first = jnp.int32(max(int(0.22 * iterations), 1))
     _, state, *_ = lax.while_loop(unfinished, step, (jnp.int32(0), state, jnp.int32(0), first))
-    return Adversarial(jnp.where(spread(state.done, x), state.now, state.best), state.done)
+    return Adversarial(jnp.where(expand(state.done, x), state.now, state.best), state.done)
 
 
-def _checked(state: _Climb, period: Array) -> _Climb:
-    """Sends the examples that no longer get on back to their best points, with half the step."""
+def _apply_checkpoint(state: _Climb, period: Array) -> _Climb:
+    """Returns examples without progress to their best points, with half the step size."""
     seldom = state.rises <= _RISES * period.astype(state.rises.dtype)
     stuck = ~state.halved & (state.checked_loss >= state.best_loss)
     halve = seldom | stuck
-    back = spread(halve, state.now)
+    back = expand(halve, state.now)
     return state._replace(
         now=jnp.where(back, state.best, state.now),
         gradient=jnp.where(back, state.best_gradient, state.gradient),
@@ -245,6 +245,6 @@ def _checked(state: _Climb, period: Array) -> _Climb:
 
 
 def _on_the_sphere(key: PRNGKeyArray, x: Array, radius: Array, norm: Norm, bounds: Bounds) -> Array:
-    """Draws a start at the full distance, as the authors' code does."""
+    """Draws a start at distance epsilon, as in the authors' code."""
     draw = jax.random.uniform(key, x.shape, x.dtype, -1, 1) if norm == "linf" else jax.random.normal(key, x.shape)
-    return jnp.clip(x + spread(radius / length(draw, norm), x) * draw, *bounds)
+    return jnp.clip(x + expand(radius / length(draw, norm), x) * draw, *bounds)

@@ -1,4 +1,4 @@
-"""APGD within balls of l1: steps as sparse as the best point found, in balls that shrink to the one asked for."""
+"""APGD within balls of l1: steps as sparse as the best point found, in balls that shrink to epsilon."""
 
 from typing import NamedTuple
 
@@ -7,19 +7,19 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, PRNGKeyArray
 
-from sparsejax.evaluation.attacks.geometry import Bounds, inside, length, spread
+from sparsejax.evaluation.attacks.geometry import Bounds, expand, inside, length
 from sparsejax.evaluation.attacks.losses import Loss, Network
 from sparsejax.evaluation.attacks.pgd import Adversarial
 from sparsejax.functional import kth_largest
 
 _STAGES = ((3, 0.3), (2, 0.3), (1, 0.4))
-"""Radius of each stage, in epsilon, and its part of the steps."""
+"""Radius of each stage, in epsilon, and its fraction of the steps."""
 _SPARSER, _SETTLED = 1.5, 0.95
 _LEAST_STEP = 0.1
 
 
 class _Climb(NamedTuple):
-    """Of every example: where it is, the best point with loss and gradient, and the length and density of its step."""
+    """Per example: current point, best point with loss and gradient, and the length and density of its step."""
 
     now: Array
     gradient: Array
@@ -43,7 +43,7 @@ def climb_l1(
     key: PRNGKeyArray,
     done: Array | None = None,
 ) -> Adversarial:
-    """Climbs a loss in three stages, from a random start; examples that are done at the start are left alone.
+    """Maximises a loss in three stages, from a random start; examples misclassified at the start are unchanged.
 
     References:
       Croce & Hein, Mind the box: l1-APGD for sparse adversarial attacks on image classifiers, 2021, algorithm 1 and
@@ -66,7 +66,7 @@ def climb_l1(
 
 
 def _stage(network, x, start, labels, radius, density, loss, iterations, bounds, key, spared) -> Adversarial:
-    losses, gradient, wrong = network.rising(loss, start, labels, jax.random.fold_in(key, iterations))
+    losses, gradient, wrong = network.loss_and_gradient(loss, start, labels, jax.random.fold_in(key, iterations))
     entries = length(start - x, "l0")
     first = _Climb(start, gradient, start, gradient, losses, radius, density, entries, wrong | spared)
     period = max(1, round(0.04 * iterations))
@@ -77,33 +77,33 @@ def _stage(network, x, start, labels, radius, density, loss, iterations, bounds,
 
     def step(carry):
         i, state = carry
-        there = state.now + spread(state.step, x) * _sparse(state.gradient, state.density)
+        there = state.now + expand(state.step, x) * _sparse(state.gradient, state.density)
         now = inside(x, there, radius, "l1", bounds)
-        losses, gradient, wrong = network.rising(loss, now, labels, jax.random.fold_in(key, i))
+        losses, gradient, wrong = network.loss_and_gradient(loss, now, labels, jax.random.fold_in(key, i))
         better = losses > state.best_loss
         after = state._replace(
             now=now,
             gradient=gradient,
-            best=jnp.where(spread(better, x), now, state.best),
-            best_gradient=jnp.where(spread(better, x), gradient, state.best_gradient),
+            best=jnp.where(expand(better, x), now, state.best),
+            best_gradient=jnp.where(expand(better, x), gradient, state.best_gradient),
             best_loss=jnp.maximum(losses, state.best_loss),
             done=wrong,
         )
         due = (i + 1) % period == 0
-        after = jax.tree.map(lambda a, b: jnp.where(due, a, b), _checked(after, x, radius), after)
-        # What is mistaken stays as it is.
-        return i + 1, jax.tree.map(lambda a, b: jnp.where(spread(state.done, a), b, a), after, state)
+        after = jax.tree.map(lambda a, b: jnp.where(due, a, b), _apply_checkpoint(after, x, radius), after)
+        # Misclassified examples stay unchanged.
+        return i + 1, jax.tree.map(lambda a, b: jnp.where(expand(state.done, a), b, a), after, state)
 
     _, state = lax.while_loop(unfinished, step, (jnp.int32(0), first))
     success = state.done & ~spared
-    return Adversarial(jnp.where(spread(success, x), state.now, state.best), success)
+    return Adversarial(jnp.where(expand(success, x), state.now, state.best), success)
 
 
-def _checked(state: _Climb, x: Array, radius: Array) -> _Climb:
-    """Fits the density of the steps to the best point; where that grows sparser it is gone on with, by whole steps."""
+def _apply_checkpoint(state: _Climb, x: Array, radius: Array) -> _Climb:
+    """Adapts the density of the steps to the best point; restarts from it with full steps where it became sparser."""
     entries = length(state.best - x, "l0")
     sparser = entries < _SETTLED * state.entries
-    back = spread(sparser, x)
+    back = expand(sparser, x)
     return state._replace(
         now=jnp.where(back, state.best, state.now),
         gradient=jnp.where(back, state.best_gradient, state.gradient),
@@ -114,9 +114,9 @@ def _checked(state: _Climb, x: Array, radius: Array) -> _Climb:
 
 
 def _sparse(gradient: Array, density: Array) -> Array:
-    """Returns the signs of that part of the entries with the greatest gradient, in equal parts of a length of 1."""
+    """Returns the signs of that fraction of the entries with the largest gradients, scaled equally to norm 1."""
     flat = jnp.abs(gradient.reshape(gradient.shape[0], -1))
     count = jnp.clip(jnp.ceil(density * flat.shape[-1]).astype(jnp.int32), 1, flat.shape[-1])
     least = jax.vmap(kth_largest)(flat, count)
-    signs = jnp.where(jnp.abs(gradient) >= spread(least, gradient), jnp.sign(gradient), 0)
-    return signs / spread(jnp.maximum(length(signs, "l1"), 1), gradient)
+    signs = jnp.where(jnp.abs(gradient) >= expand(least, gradient), jnp.sign(gradient), 0)
+    return signs / expand(jnp.maximum(length(signs, "l1"), 1), gradient)

@@ -1,4 +1,4 @@
-"""AutoAttack: several attacks one after another, each on what those before have left."""
+"""AutoAttack: several attacks in sequence, each on the examples that the previous ones left."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -25,20 +25,20 @@ _FEW = 16
 def survivors_of(
     attacks: Sequence[Attack], images: np.ndarray, labels: np.ndarray, *, key: PRNGKeyArray, batch_size: int = 250
 ) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Attacks what no attack before has found a mistake for.
+    """Runs each attack on the examples that no previous attack has changed to a misclassified one.
 
-    Examples that are done leave the batch: the rest are gathered in batches of half the size and half again, so that no
-    more than a few programs are compiled.
+    Misclassified examples leave the batch: the rest are gathered in batches of half the size, and half again, so that
+    only a few programs are compiled.
 
     Args:
-      attacks: compiled functions `attack(images, labels, key)`, in order, from the cheapest on.
+      attacks: compiled functions `attack(images, labels, key)`, in order, the cheapest first.
       images: `[n, ...]`.
       labels: `[n]`.
-      key: for all of them.
-      batch_size: images at a time.
+      key: for all attacks.
+      batch_size: images per batch.
 
     Returns:
-      The images `[n, ...]`, mistaken ones or else the clean ones, and for each attack which are left after it `[n]`.
+      The images `[n, ...]`, misclassified if found, else clean, and for each attack which are left after it `[n]`.
 
     References:
       Croce & Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks,
@@ -74,44 +74,48 @@ def ensemble(
 ) -> list[Attack]:
     """Returns AutoAttack's standard ensemble, compiled when first called: APGD-CE, APGD-T, FAB-T and Square.
 
-    A targeted attack goes for one class at a time, the likeliest first, so that examples leave after each.
+    A targeted attack aims at one class at a time, the most likely first, so that examples leave after each.
 
     Args:
       logits_fn: `logits_fn(x) -> [batch, classes]`, or `logits_fn(x, key)` with `draws`; examples are independent.
       classes: of the network; with fewer than four there is no APGD-T.
       epsilon: radius of the ball, in the norm and the unit of a pixel.
       norm: "linf", "l2" or "l1"; for l1 there is no Square.
-      bounds: least and greatest value of a pixel.
-      draws: of a noisy network's answer, over which gradients are averaged; None for a network without noise.
-      square_too: whether Square, which needs images, is one of them.
+      bounds: smallest and largest value of a pixel.
+      draws: samples of a stochastic network over which gradients are averaged; None for a deterministic network.
+      square_too: whether to include Square, which needs images.
 
     Returns:
       Functions `attack(images, labels, key) -> Adversarial` of images `[batch, ...]` and labels `[batch]`, in order.
-        Each raises what its attack does.
+        Each raises the errors of its attack.
 
     References:
       Croce & Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks,
       2020: the version "standard".
     """
     settings: dict[str, Any] = {"epsilon": epsilon, "norm": norm, "bounds": bounds, "draws": draws}
+    cheapest, apgd_t, fab_t, last = (
+        compile_attack(attack, logits_fn, settings) for attack in (apgd, apgd_targeted, fab_targeted, square)
+    )
+    targeted = [apgd_t] * (classes >= 4) + [fab_t]
+    attacks = [cheapest, *(one for attack in targeted for one in by_target(attack, classes))]
+    return attacks + [last] * (square_too and norm != "l1")
 
-    def compiled(attack: Callable[..., Adversarial]) -> Callable[..., Adversarial]:
-        return jax.jit(lambda x, y, key, **own: attack(logits_fn, x, y, key=key, **settings, **own))
 
-    targeted = [compiled(apgd_targeted)] * (classes >= 4) + [compiled(fab_targeted)]
-    attacks = [compiled(apgd), *(one for attack in targeted for one in by_target(attack, classes))]
-    return attacks + [compiled(square)] * (square_too and norm != "l1")
+def compile_attack(attack: Callable[..., Adversarial], logits_fn: LogitsFn, settings: dict[str, Any]) -> Attack:
+    """Compiles an attack on a network; a targeted one also takes `ranks`."""
+    return jax.jit(lambda x, y, key, **own: attack(logits_fn, x, y, key=key, **settings, **own))
 
 
 def by_target(attack: Callable[..., Adversarial], classes: int) -> list[Attack]:
-    """Cuts a targeted attack into one for each class, so that examples leave after each.
+    """Splits a targeted attack into one per class, so that examples leave after each.
 
     Args:
       attack: compiled, `attack(images, labels, key, ranks=ranks)` of images `[batch, ...]` and ranks `[classes]`.
       classes: of the network.
 
     Returns:
-      Attacks on the likeliest class but the true one, on the next, and so on, nine at most.
+      Attacks towards the most likely class except the true one, the next, and so on, up to nine.
 
     References:
       Croce & Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks,
@@ -132,27 +136,27 @@ def auto_attack(
     draws: int | None = None,
     batch_size: int = 250,
 ) -> Adversarial:
-    """Runs the standard `ensemble`, each attack on what those before left.
+    """Runs the standard `ensemble`, each attack on the examples that the previous ones left.
 
-    It compiles and runs several programs, and so is not itself to be compiled.
+    It compiles and runs several programs, so do not call it under jit.
 
     Args:
       logits_fn: `logits_fn(x) -> [batch, classes]`, or `logits_fn(x, key)` with `draws`; examples are independent.
-      images: `[n, ...]` within the bounds, as many as there are; Square is run on `[n, H, W, C]` only.
+      images: `[n, ...]` within the bounds; Square runs only on `[n, H, W, C]`.
       labels: their classes `[n]`.
       epsilon: radius of the ball, in the norm and the unit of a pixel.
       norm: "linf", "l2" or "l1"; for l1 there is no Square.
-      key: for all that is random.
-      bounds: least and greatest value of a pixel.
-      draws: of a noisy network's answer, over which gradients are averaged; None for a network without noise.
-      batch_size: images at a time.
+      key: for all random numbers.
+      bounds: smallest and largest value of a pixel.
+      draws: samples of a stochastic network over which gradients are averaged; None for a deterministic network.
+      batch_size: images per batch.
 
     Returns:
-      Adversarial, with `images` `[n, ...]` in the ball and the bounds, mistaken ones or else the clean ones, and
+      Adversarial, with `images` `[n, ...]` in the ball and the bounds, misclassified if found, else clean, and
         `success` `[n]`.
 
     Raises:
-      ValueError: epsilon is negative, or the norm is none of the three.
+      ValueError: epsilon is negative, or the norm is unknown.
 
     References:
       Croce & Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks,
@@ -167,5 +171,5 @@ def auto_attack(
 
 
 def classes_of(network: Network, images: Any, key: PRNGKeyArray) -> int:
-    """Returns how many classes a network tells apart."""
+    """Returns the number of classes of a network."""
     return jax.eval_shape(functools.partial(network), jnp.asarray(images[:1]), key).shape[-1]

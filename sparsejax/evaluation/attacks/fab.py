@@ -1,13 +1,13 @@
-"""FAB: goes to the decision boundary, linearised, and stays close to where it came from."""
+"""FAB: steps to the linearised decision boundary while staying close to the clean image."""
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from sparsejax.evaluation.attacks.geometry import Bounds, Norm, length, spread, to_hyperplane
-from sparsejax.evaluation.attacks.losses import LogitsFn, Network, mistaken, runner_up
-from sparsejax.evaluation.attacks.pgd import Adversarial, prepared
+from sparsejax.evaluation.attacks.geometry import Bounds, Norm, expand, length, to_hyperplane
+from sparsejax.evaluation.attacks.losses import LogitsFn, Network, is_misclassified, runner_up
+from sparsejax.evaluation.attacks.pgd import Adversarial, prepare
 from sparsejax.evaluation.attacks.registry import register_attack
 
 _MOST_BACK, _BEYOND, _CLOSER = 0.1, 1.05, 0.9
@@ -28,45 +28,44 @@ def fab_targeted(
     key: PRNGKeyArray | None = None,
     stop: bool = True,
 ) -> Adversarial:
-    """Seeks the nearest image that is mistaken, by way of one class after another, the likeliest first.
+    """Finds the nearest misclassified image, towards one class after another, the most likely first.
 
-    Each step goes to the plane on which, to first order, the target's logit equals the label's: from where it is and
-    from the clean image, and to a mean of both, weighted by how near they are; then a little beyond. From a mistaken
-    image it goes a tenth back towards the clean one.
+    Each step projects the current and the clean image onto the plane where, to first order, the target's logit equals
+    the label's, averages both, weighted by their distances, and overshoots slightly. From a misclassified image it
+    moves a tenth back towards the clean one.
 
     Args:
       logits_fn: `logits_fn(x) -> [batch, classes]`, or `logits_fn(x, key)` with `draws`; examples are independent.
       x: images `[batch, ...]` within the bounds.
       labels: their classes `[batch]`.
-      epsilon: success is a mistaken image within this distance, in the norm and the unit of a pixel; other images are
-        given back clean. May be traced.
+      epsilon: success is a misclassified image within this distance, in the norm and the unit of a pixel; other images
+        are returned clean. May be traced.
       norm: "linf", "l2" or "l1".
-      ranks: which classes to try `[targets]`, from 1 for the likeliest but the label; None for nine or as many as there
-        are.
-      iterations: steps for each class, at most.
-      bounds: least and greatest value of a pixel.
-      draws: of a noisy network's answer, over which gradients are averaged; None for a network without noise.
-      key: for the noise; it may be left out where there is none.
-      stop: leave an example alone once it is mistaken within epsilon; otherwise the nearest image is sought.
+      ranks: which classes to try `[targets]`, from 1 for the most likely class except the label; None for up to nine.
+      iterations: largest number of steps per class.
+      bounds: smallest and largest value of a pixel.
+      draws: samples of a stochastic network over which gradients are averaged; None for a deterministic network.
+      key: for the noise; optional without noise.
+      stop: stop for an example once it is misclassified within epsilon; otherwise find the nearest image.
 
     Returns:
-      Adversarial, with `images` `[batch, ...]` in the ball and the bounds, the nearest mistaken ones or else the clean
-        ones, and `success` `[batch]`.
+      Adversarial, with `images` `[batch, ...]` in the ball and the bounds, the nearest misclassified ones or else
+        clean, and `success` `[batch]`.
 
     Raises:
-      ValueError: epsilon is a negative Python number, the norm is none of the three, or a key is missing.
+      ValueError: epsilon is a negative Python number, the norm is unknown, or a key is missing.
 
     References:
       Croce & Hein, Minimally distorted Adversarial Examples with a Fast Adaptive Boundary Attack, 2020.
     """
-    network, stream = prepared(logits_fn, epsilon, norm, draws, key, random=False)
+    network, stream = prepare(logits_fn, epsilon, norm, draws, key, random=False)
     radius = jnp.broadcast_to(jnp.asarray(epsilon, x.dtype), x.shape[:1])
     logits = network(x, stream)
     classes = logits.shape[-1]
-    wrong = mistaken(logits, labels)
+    wrong = is_misclassified(logits, labels)
     nearest = jnp.where(wrong, 0.0, jnp.inf).astype(x.dtype)
 
-    def finished(distance: Array) -> Array:
+    def is_finished(distance: Array) -> Array:
         return (distance <= radius) if stop else (distance == 0)
 
     def towards(carry: tuple[Array, Array], rank: Array) -> tuple[tuple[Array, Array], None]:
@@ -74,16 +73,16 @@ def fab_targeted(
 
         def unfinished(state):
             i, _, _, distance = state
-            return (i < iterations) & ~jnp.all(finished(distance))
+            return (i < iterations) & ~jnp.all(is_finished(distance))
 
         def step(state):
             i, now, best, distance = state
             own = jax.random.fold_in(jax.random.fold_in(stream, rank), i)
             there, wrong = _boundary_step(network, x, now, labels, target, norm, bounds, own)
             far = length(there - x, norm)
-            nearer = wrong & (far < distance) & ~finished(distance)
-            best, distance = jnp.where(spread(nearer, x), there, best), jnp.where(nearer, far, distance)
-            return i + 1, jnp.where(spread(wrong, x), x + _CLOSER * (there - x), there), best, distance
+            nearer = wrong & (far < distance) & ~is_finished(distance)
+            best, distance = jnp.where(expand(nearer, x), there, best), jnp.where(nearer, far, distance)
+            return i + 1, jnp.where(expand(wrong, x), x + _CLOSER * (there - x), there), best, distance
 
         _, _, best, distance = lax.while_loop(unfinished, step, (0, x, *carry))
         return (best, distance), None
@@ -91,24 +90,24 @@ def fab_targeted(
     ranks = jnp.arange(1, min(10, classes)) if ranks is None else ranks
     (best, distance), _ = lax.scan(towards, (x, nearest), ranks)
     success = distance <= radius
-    return Adversarial(jnp.where(spread(success, x), best, x), success)
+    return Adversarial(jnp.where(expand(success, x), best, x), success)
 
 
 def _boundary_step(
     network: Network, x: Array, now: Array, labels: Array, target: Array, norm: Norm, bounds: Bounds, key: PRNGKeyArray
 ) -> tuple[Array, Array]:
-    """Returns the next image, and whether it is mistaken."""
+    """Returns the next image, and whether it is misclassified."""
 
     def lead(logits: Array, labels: Array) -> Array:
         chosen = jnp.stack([target, labels], 1)
         pair = jnp.take_along_axis(logits, chosen, 1)
         return pair[:, 0] - pair[:, 1]
 
-    behind, normal, _ = network.rising(lead, now, labels, key)
+    behind, normal, _ = network.loss_and_gradient(lead, now, labels, key)
     along = jnp.sum((normal * (x - now)).reshape(x.shape[0], -1), -1)
     here = to_hyperplane(now, normal, -behind, norm, bounds)
     home = to_hyperplane(x, normal, -behind - along, norm, bounds)
     near, far = (jnp.maximum(length(move, norm), 1e-8) for move in (here, home))
-    share = spread(jnp.clip(near / (near + far), 0, _MOST_BACK), x)
+    share = expand(jnp.clip(near / (near + far), 0, _MOST_BACK), x)
     there = jnp.clip((1 - share) * (now + _BEYOND * here) + share * (x + _BEYOND * home), *bounds)
-    return there, mistaken(network(there, key), labels)
+    return there, is_misclassified(network(there, key), labels)

@@ -1,4 +1,4 @@
-"""FMN: the nearest mistaken image in any norm, by a ball whose radius adapts while the attack goes on."""
+"""FMN: the nearest misclassified image in any norm, with a ball of adaptive radius."""
 
 from typing import NamedTuple
 
@@ -7,13 +7,13 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from sparsejax.evaluation.attacks.geometry import Bounds, Norm, dual_length, inside, length, spread
+from sparsejax.evaluation.attacks.geometry import Bounds, Norm, dual_length, expand, inside, length
 from sparsejax.evaluation.attacks.losses import LogitsFn, margin
-from sparsejax.evaluation.attacks.pgd import prepared
+from sparsejax.evaluation.attacks.pgd import prepare
 
 
 class Nearest(NamedTuple):
-    """The nearest mistaken images found, or the clean one; their distance, infinite where none was; where one was."""
+    """The nearest misclassified images, or clean ones; their distances, infinite if none was found; success."""
 
     images: Float[Array, "batch *shape"]
     distance: Float[Array, "batch"]
@@ -32,26 +32,26 @@ def fmn(
     draws: int | None = None,
     key: PRNGKeyArray | None = None,
 ) -> Nearest:
-    r"""Seeks the nearest mistaken image: descends along the gradient within a ball that shrinks when it is mistaken.
+    r"""Finds the nearest misclassified image by gradient steps within a ball that shrinks on misclassification.
 
-    The radius begins at the distance of the boundary to first order, for l0 at one entry. It falls by a factor
-    :math:`1 - \gamma` when the image is mistaken (never above the nearest one found) and grows by :math:`1 + \gamma`
-    when it is not, for l0 by at least one entry; the step and gamma fall along a cosine.
+    The radius starts at the first-order distance to the boundary, for l0 at one entry. It shrinks by a factor
+    :math:`1 - \gamma` when the image is misclassified (never above the nearest one found) and grows by :math:`1 +
+    \gamma` when it is not, for l0 by at least one entry; the step size and gamma follow a cosine schedule.
 
     Args:
       logits_fn: `logits_fn(x) -> [batch, classes]`, or `logits_fn(x, key)` with `draws`; examples are independent.
       x: images `[batch, ...]` within the bounds.
       labels: their classes `[batch]`.
       norm: "linf", "l2", "l1" or "l0" (the number of entries that differ).
-      iterations: steps, and as many gradients.
-      step: length (l2) of the first step; None for 1, for l0 10. (In linf, 10 ended half as far again.)
-      bounds: least and greatest value of a pixel.
-      draws: of a noisy network's answer, over which gradients are averaged; None for a network without noise.
-      key: for the noise; it may be left out where there is none.
+      iterations: number of steps, each with one gradient.
+      step: length (l2) of the first step; None for 1, for l0 10. (In linf, 10 gave distances larger by half.)
+      bounds: smallest and largest value of a pixel.
+      draws: samples of a stochastic network over which gradients are averaged; None for a deterministic network.
+      key: for the noise; optional without noise.
 
     Returns:
-      Nearest, with `images` `[batch, ...]`, mistaken ones or else the clean ones, their `distance` `[batch]` in the
-        norm and the unit of a pixel, infinite where none was mistaken, and `success` `[batch]`.
+      Nearest, with `images` `[batch, ...]`, misclassified if found, else clean, their `distance` `[batch]` in the norm
+        and the unit of a pixel, infinite if none was found, and `success` `[batch]`.
 
     Raises:
       ValueError: the norm is unknown, or a key is missing.
@@ -61,16 +61,16 @@ def fmn(
     """
     if norm not in ("linf", "l2", "l1", "l0"):
         raise ValueError(f"norm is {norm}; expected linf, l2, l1 or l0.")
-    network, stream = prepared(logits_fn, 0.0, "l2", draws, key, random=False)
+    network, stream = prepare(logits_fn, 0.0, "l2", draws, key, random=False)
     first_step = (10.0 if norm == "l0" else 1.0) if step is None else step
     batch = x.shape[0]
 
     def once(i: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
         now, radius, best, distance = carry
-        lead, gradient, wrong = network.rising(margin, now, labels, jax.random.fold_in(stream, i))
+        lead, gradient, wrong = network.loss_and_gradient(margin, now, labels, jax.random.fold_in(stream, i))
         far = length(now - x, norm)
         nearer = wrong & (far < distance)
-        best, distance = jnp.where(spread(nearer, x), now, best), jnp.where(nearer, far, distance)
+        best, distance = jnp.where(expand(nearer, x), now, best), jnp.where(nearer, far, distance)
         fall = 0.5 * (1 + jnp.cos(jnp.pi * i.astype(x.dtype) / iterations))
         gamma, size = 0.001 + (0.05 - 0.001) * fall, first_step * (0.01 + 0.99 * fall)
         found = jnp.isfinite(distance)
@@ -80,18 +80,18 @@ def fmn(
             grown = jnp.minimum(jnp.maximum(radius + 1, jnp.floor(radius * (1 + gamma))), x[0].size)
         else:
             shrunk = jnp.minimum(radius * (1 - gamma), distance)
-            # A little beyond the boundary: to it alone, rounding might never let an image cross.
+            # Slightly beyond the boundary; otherwise rounding might keep an image from crossing it.
             grown = jnp.where(found, radius * (1 + gamma), far + (1 + gamma) * to_boundary)
         radius = jnp.where(wrong, shrunk, grown)
-        direction = gradient / spread(jnp.maximum(length(gradient, "l2"), 1e-12), x)
+        direction = gradient / expand(jnp.maximum(length(gradient, "l2"), 1e-12), x)
         there = inside(x, now + size * direction, radius, norm, bounds)
         return there, radius, best, distance
 
     infinite = jnp.full(batch, jnp.inf, x.dtype)
-    start = (x, jnp.zeros_like(infinite), x, infinite)  # a radius of 0 grows at once, by the distance of the boundary
+    start = (x, jnp.zeros_like(infinite), x, infinite)  # a radius of 0 grows by the distance to the boundary
     now, _, best, distance = lax.fori_loop(0, iterations, once, start)
     wrong = margin(network(now, jax.random.fold_in(stream, iterations)), labels) > 0
     far = length(now - x, norm)
     nearer = wrong & (far < distance)
-    best, distance = jnp.where(spread(nearer, x), now, best), jnp.where(nearer, far, distance)
+    best, distance = jnp.where(expand(nearer, x), now, best), jnp.where(nearer, far, distance)
     return Nearest(best, distance, jnp.isfinite(distance))

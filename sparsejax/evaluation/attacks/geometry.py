@@ -1,4 +1,4 @@
-"""Balls, boxes and hyperplanes: where an attack may go, and the shortest way there.
+"""Balls, boxes and hyperplanes: the feasible set of an attack, and projections.
 
 Every function takes batches `[batch, ...]` and treats an example as one vector. Norms are "linf", "l2", "l1" and "l0"
 (the number of entries that differ from 0).
@@ -30,13 +30,13 @@ def length(delta: Float[Array, "batch *shape"], norm: Norm) -> Float[Array, "bat
 
 
 def dual_length(gradient: Float[Array, "batch *shape"], norm: Norm) -> Float[Array, "batch"]:
-    """Returns how fast a function rises along the best direction of length 1; for l0, along the best entry."""
+    """Returns the largest slope of a function along a direction of norm 1; for l0, along one entry."""
     dual: dict[Norm, Norm] = {"linf": "l1", "l2": "l2", "l1": "linf", "l0": "linf"}
     return length(gradient, dual[norm])
 
 
-def spread(scale: Float[Array, "batch"], like: Float[Array, "batch *shape"]) -> Float[Array, "batch *ones"]:
-    """Returns one number per example in a shape that multiplies the examples."""
+def expand(scale: Float[Array, "batch"], like: Float[Array, "batch *shape"]) -> Float[Array, "batch *ones"]:
+    """Returns one number per example, reshaped to broadcast against the examples."""
     return scale.reshape((-1,) + (1,) * (like.ndim - 1))
 
 
@@ -49,10 +49,10 @@ def onto_ball(
       Duchi et al., Efficient projections onto the l1-ball for learning in high dimensions, 2008.
     """
     if norm == "linf":
-        radius = spread(epsilon, delta)
+        radius = expand(epsilon, delta)
         return jnp.clip(delta, -radius, radius)
     if norm == "l2":
-        return delta * spread(jnp.minimum(1.0, epsilon / jnp.maximum(length(delta, "l2"), 1e-30)), delta)
+        return delta * expand(jnp.minimum(1.0, epsilon / jnp.maximum(length(delta, "l2"), 1e-30)), delta)
     flat = jnp.abs(delta.reshape(delta.shape[0], -1))
     if norm == "l0":
         return jnp.where(_first(jnp.abs(delta), epsilon), delta, 0)
@@ -60,7 +60,7 @@ def onto_ball(
     excess = (jnp.cumsum(ranked, -1) - epsilon[:, None]) / jnp.arange(1, flat.shape[-1] + 1, dtype=delta.dtype)[None, :]
     last = jnp.sum(ranked > excess, axis=-1) - 1
     threshold = jnp.maximum(jnp.take_along_axis(excess, jnp.maximum(last, 0)[:, None], 1)[:, 0], 0)
-    return jnp.sign(delta) * jnp.maximum(jnp.abs(delta) - spread(threshold, delta), 0)
+    return jnp.sign(delta) * jnp.maximum(jnp.abs(delta) - expand(threshold, delta), 0)
 
 
 def inside(
@@ -70,10 +70,10 @@ def inside(
     norm: Norm,
     bounds: Bounds,
 ) -> Float[Array, "batch *shape"]:
-    """Moves candidates into the balls around x and into the box, in which x lies.
+    """Projects candidates onto the intersection of the balls around x and the box, which contains x.
 
-    For l0 and l1 it is the nearest point (in l2) of both, so that none of epsilon is spent on a pixel at its edge; for
-    linf and l2 the nearest of the ball, cut to the box, which only shortens the way.
+    For l0 and l1 this is the nearest point (in l2) of both, so that no part of epsilon is wasted on a pixel at its
+    bound; for linf and l2 the nearest point of the ball, clipped to the box, which only shortens it.
 
     References:
       Croce & Hein, Mind the box: l1-APGD for sparse adversarial attacks on image classifiers, 2021, section 2.
@@ -88,7 +88,7 @@ def inside(
 
 
 def _first(gain: Array, entries: Array) -> Array:
-    """Marks the entries of greatest gain, as many as `entries` says."""
+    """Marks the `entries` entries of largest gain."""
     flat = gain.reshape(gain.shape[0], -1)
     return jax.vmap(partial(winners, ties="first"))(flat, jnp.floor(entries).astype(jnp.int32)).reshape(gain.shape)
 
@@ -97,7 +97,7 @@ def _onto_l1_ball_within(delta: Array, x: Array, epsilon: Array, bounds: Bounds)
     r"""Lowers a threshold t until :math:`\sum_i \min(\max(|d_i| - t, 0), room_i)` reaches epsilon."""
     flat, at = delta.reshape(delta.shape[0], -1), x.reshape(x.shape[0], -1)
     size, room = jnp.abs(flat), jnp.where(flat > 0, bounds[1] - at, at - bounds[0])
-    # Going down, entry i begins to grow at |d_i| and is full at |d_i| - room_i.
+    # As t decreases, entry i starts to grow at |d_i| and is full at |d_i| - room_i.
     turns = jnp.concatenate([size, jnp.maximum(size - room, 0)], axis=-1)
     order = jnp.argsort(-turns, axis=-1)
     turns = jnp.take_along_axis(turns, order, 1)
@@ -107,7 +107,7 @@ def _onto_l1_ball_within(delta: Array, x: Array, epsilon: Array, bounds: Bounds)
     beyond, rate, turn = (jnp.take_along_axis(a, i, 1) for a in (total - epsilon[:, None], rate, turns[:, 1:]))
     threshold = jnp.where(beyond > 0, turn + beyond / jnp.maximum(rate, 1), 0)
     move = jnp.minimum(jnp.maximum(size - threshold, 0), room)
-    # Sums are rounded, and so are images that have moved: a little less keeps them in the ball.
+    # Sums and images are rounded: a slightly smaller radius keeps them in the ball.
     move = move * jnp.minimum(1, epsilon * (1 - 1e-6) / jnp.maximum(jnp.sum(move, -1), 1e-30))[:, None]
     return (jnp.sign(flat) * move).reshape(delta.shape)
 
@@ -115,9 +115,10 @@ def _onto_l1_ball_within(delta: Array, x: Array, epsilon: Array, bounds: Bounds)
 def steepest(
     gradient: Float[Array, "batch *shape"], norm: Norm, *, share: float = 0.01
 ) -> Float[Array, "batch *shape"]:
-    """Returns the direction of length 1 along which a function rises fastest.
+    """Returns the direction of norm 1 of steepest ascent.
 
-    For l1 that would be one entry; the `share` of the entries of greatest gradient is taken, in equal parts.
+    For l1 that would be one entry; instead the `share` of the entries with the largest gradients is used, in equal
+    parts.
 
     References:
       Tramèr & Boneh, Adversarial Training and Robustness for Multiple Perturbations, 2019 (l1).
@@ -125,24 +126,24 @@ def steepest(
     if norm == "linf":
         return jnp.sign(gradient)
     if norm == "l2":
-        return gradient / spread(jnp.maximum(length(gradient, "l2"), 1e-30), gradient)
+        return gradient / expand(jnp.maximum(length(gradient, "l2"), 1e-30), gradient)
     flat = jnp.abs(gradient.reshape(gradient.shape[0], -1))
     count = max(1, round(share * flat.shape[-1]))
-    direction = jnp.where(jnp.abs(gradient) >= spread(kth_largest(flat, count), gradient), jnp.sign(gradient), 0)
-    return direction / spread(jnp.maximum(length(direction, "l1"), 1), gradient)
+    direction = jnp.where(jnp.abs(gradient) >= expand(kth_largest(flat, count), gradient), jnp.sign(gradient), 0)
+    return direction / expand(jnp.maximum(length(direction, "l1"), 1), gradient)
 
 
 def random_start(
     key: PRNGKeyArray, x: Float[Array, "batch *shape"], epsilon: Float[Array, "batch"], norm: Norm
 ) -> Float[Array, "batch *shape"]:
     """Draws a point in every ball: uniform in it for linf, of length epsilon times U(0, 1) for l2 and l1."""
-    radius, own = spread(epsilon, x), jax.random.split(key)
+    radius, own = expand(epsilon, x), jax.random.split(key)
     if norm == "linf":
         return x + radius * jax.random.uniform(own[0], x.shape, x.dtype, -1, 1)
     draw = jax.random.normal if norm == "l2" else jax.random.laplace
     direction = draw(own[0], x.shape, x.dtype)
     far = jax.random.uniform(own[1], (x.shape[0],), x.dtype)
-    return x + radius * spread(far / length(direction, norm), x) * direction
+    return x + radius * expand(far / length(direction, norm), x) * direction
 
 
 def to_hyperplane(
@@ -152,16 +153,16 @@ def to_hyperplane(
     norm: Norm,
     bounds: Bounds,
 ) -> Float[Array, "batch *shape"]:
-    r"""Returns the shortest d within the box with :math:`\langle w, d \rangle` = missing, or as near as the box allows.
+    r"""Returns the shortest d within the box with :math:`\langle w, d \rangle` = missing, or the closest possible.
 
-    Entry i may move by at most its room to the edge. With :math:`|w|` as a price per unit of length, l1 fills the
-    entries of greatest :math:`|w|` first; linf and l2 raise a level, :math:`|d_i| = \min(\mu, room_i)` and
+    Entry i may move by at most room_i, its distance to the bound. l1 fills the entries of largest :math:`|w|` first;
+    linf and l2 raise a level, :math:`|d_i| = \min(\mu, room_i)` and
     :math:`\min(\mu |w_i|, room_i)`, until the sum is reached.
 
     Args:
       x: points in the box.
       normal: w.
-      missing: what is to be reached `[batch]`.
+      missing: target of the inner product `[batch]`.
       norm: of d.
       bounds: of the box.
 
@@ -169,7 +170,7 @@ def to_hyperplane(
       Croce & Hein, Minimally distorted Adversarial Examples with a Fast Adaptive Boundary Attack, 2020, section 2.2.
     """
     batch = x.shape[0]
-    w = (normal * spread(jnp.sign(missing), normal)).reshape(batch, -1)
+    w = (normal * expand(jnp.sign(missing), normal)).reshape(batch, -1)
     flat, total, size = x.reshape(batch, -1), jnp.abs(missing), jnp.abs(w)
     room = jnp.where(w > 0, bounds[1] - flat, jnp.where(w < 0, flat - bounds[0], 0))
     gain = size * room
@@ -188,7 +189,7 @@ def to_hyperplane(
 
 
 def _level(rate: Array, most: Array, total: Array) -> Array:
-    """Returns the least mu with sum(min(mu rate, most)) >= total `[batch]`, or the one that fills all."""
+    """Returns the smallest mu with sum(min(mu rate, most)) >= total `[batch]`, or the one that fills all."""
     full_at = jnp.where(rate > 0, most / jnp.maximum(rate, 1e-30), 0)
     order = jnp.argsort(full_at, axis=-1)
     full_at, most, rate = (jnp.take_along_axis(a, order, 1) for a in (full_at, most, rate))

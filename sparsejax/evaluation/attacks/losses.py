@@ -1,4 +1,4 @@
-"""What attacks raise: functions of logits and labels, one number per example."""
+"""Losses that attacks maximise: functions of logits and labels, one number per example."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 LogitsFn = Callable[..., Float[Array, "batch classes"]]
-"""`logits(x)`, or with noise `logits(x, key)`."""
+"""`logits(x)`, or for a stochastic network `logits(x, key)`."""
 Loss = Callable[[Array, Array], Array]
 
 
@@ -18,13 +18,13 @@ def cross_entropy(logits: Float[Array, "batch classes"], labels: Int[Array, "bat
 
 
 def margin(logits: Float[Array, "batch classes"], labels: Int[Array, "batch"]) -> Float[Array, "batch"]:
-    """Returns the greatest other logit minus the label's: positive where the network is wrong."""
+    """Returns the largest other logit minus the label's: positive where the network is wrong."""
     other = jnp.where(jax.nn.one_hot(labels, logits.shape[-1], dtype=bool), -jnp.inf, logits)
     return jnp.max(other, axis=-1) - _at(logits, labels)
 
 
 def dlr(logits: Float[Array, "batch classes"], labels: Int[Array, "batch"]) -> Float[Array, "batch"]:
-    """Returns the margin over the distance of the greatest logit and the third: no scale of the logits changes it.
+    """Returns the margin divided by the difference of the largest and third logit, which is scale-invariant.
 
     Raises:
       ValueError: there are fewer than three classes.
@@ -34,13 +34,13 @@ def dlr(logits: Float[Array, "batch classes"], labels: Int[Array, "batch"]) -> F
       2020, Eq. 6.
     """
     if logits.shape[-1] < 3:
-        raise ValueError(f"There are {logits.shape[-1]} classes; this loss needs three. The margin needs two.")
+        raise ValueError(f"There are {logits.shape[-1]} classes; this loss needs three. The margin needs only two.")
     ranked = jnp.sort(logits, axis=-1)
     return margin(logits, labels) / (ranked[:, -1] - ranked[:, -3] + 1e-12)
 
 
 def targeted_dlr(target: Int[Array, "batch"]) -> Loss:
-    """Returns the loss that pulls towards a class; it needs four classes.
+    """Returns the targeted loss towards a class; it needs four classes.
 
     References:
       Croce & Hein, 2020, Eq. 7.
@@ -57,13 +57,13 @@ def targeted_dlr(target: Int[Array, "batch"]) -> Loss:
 def runner_up(
     logits: Float[Array, "batch classes"], labels: Int[Array, "batch"], rank: int | Int[Array, ""]
 ) -> Int[Array, "batch"]:
-    """Returns the class of the rank-th greatest logit (from 1) among those that are not the label."""
+    """Returns the class of the rank-th largest logit (from 1) except the label's."""
     other = jnp.where(jax.nn.one_hot(labels, logits.shape[-1], dtype=bool), -jnp.inf, logits)
     return jnp.take(jnp.argsort(-other, axis=-1), rank - 1, axis=1)
 
 
 class Network(NamedTuple):
-    """What is attacked: logits of images, drawn several times and averaged if they are noisy."""
+    """The attacked network: logits of images, averaged over draws if it is stochastic."""
 
     logits: LogitsFn
     draws: int | None = None
@@ -75,10 +75,10 @@ class Network(NamedTuple):
         keys = jax.random.split(key, self.draws)
         return jnp.mean(jax.vmap(lambda key: self.logits(x, key).astype(jnp.float32))(keys), 0)
 
-    def rising(self, loss: Loss, x: Array, labels: Array, key: PRNGKeyArray) -> tuple[Array, Array, Array]:
-        """Returns the loss `[batch]`, its gradient to x, and which examples are mistaken.
+    def loss_and_gradient(self, loss: Loss, x: Array, labels: Array, key: PRNGKeyArray) -> tuple[Array, Array, Array]:
+        """Returns the loss `[batch]`, its gradient with respect to x, and which examples are misclassified.
 
-        Of a noisy network the loss is the mean over the draws (expectation over transformation).
+        For a stochastic network the loss is the mean over the draws (expectation over transformation).
         """
 
         def one(x: Array, key: Any) -> tuple[Array, tuple[Array, Array]]:
@@ -91,11 +91,11 @@ class Network(NamedTuple):
         else:
             several = jax.vmap(jax.grad(one, has_aux=True), (None, 0))(x, jax.random.split(key, self.draws))
             gradient, (losses, logits) = jax.tree.map(lambda leaf: jnp.mean(leaf, 0), several)
-        return losses, gradient, mistaken(logits, labels)
+        return losses, gradient, is_misclassified(logits, labels)
 
 
-def mistaken(logits: Float[Array, "batch classes"], labels: Int[Array, "batch"]) -> Bool[Array, "batch"]:
-    """Returns where the network's answer is not the label."""
+def is_misclassified(logits: Float[Array, "batch classes"], labels: Int[Array, "batch"]) -> Bool[Array, "batch"]:
+    """Returns which examples the network misclassifies."""
     return jnp.argmax(logits, axis=-1) != labels
 
 

@@ -7,17 +7,17 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from sparsejax.evaluation.attacks.geometry import Bounds, Norm, inside, random_start, spread, steepest
-from sparsejax.evaluation.attacks.losses import LogitsFn, Loss, Network, cross_entropy, mistaken
+from sparsejax.evaluation.attacks.geometry import Bounds, Norm, expand, inside, random_start, steepest
+from sparsejax.evaluation.attacks.losses import LogitsFn, Loss, Network, cross_entropy, is_misclassified
 from sparsejax.evaluation.attacks.registry import register_attack
 
 
 class Adversarial(NamedTuple):
-    """What an attack returns.
+    """The result of an attack.
 
     Attributes:
-      images: `[batch, ...]`, mistaken ones where it succeeded, and else what raised the loss most or was tried last.
-      success: where the network mistakes them `[batch]`.
+      images: `[batch, ...]`, misclassified if the attack succeeded, else those with the largest loss or the last ones.
+      success: which of them the network misclassifies `[batch]`.
     """
 
     images: Float[Array, "batch *shape"]
@@ -38,7 +38,7 @@ def fgsm(
 ) -> Adversarial:
     """Takes one step of length epsilon along the gradient of the cross-entropy.
 
-    What is mistaken as it is stays as it is.
+    Misclassified clean images are returned unchanged.
 
     Args:
       logits_fn: `logits_fn(x) -> [batch, classes]`, or `logits_fn(x, key)` with `draws`; examples are independent.
@@ -46,17 +46,17 @@ def fgsm(
       labels: their classes `[batch]`.
       epsilon: radius of the ball, in the norm and the unit of a pixel; may be traced.
       norm: "linf", whose step is epsilon times the sign of the gradient, "l2" or "l1" (the 1 % of the entries with the
-        greatest gradient).
-      bounds: least and greatest value of a pixel.
-      draws: of a noisy network's answer, over which gradients are averaged; None for a network without noise.
-      key: for the noise; it may be left out where there is none.
+        largest gradients).
+      bounds: smallest and largest value of a pixel.
+      draws: samples of a stochastic network over which gradients are averaged; None for a deterministic network.
+      key: for the noise; optional without noise.
 
     Returns:
-      Adversarial, with `images` `[batch, ...]` in the ball and the bounds and `success` `[batch]`, where they are
-        mistaken.
+      Adversarial, with `images` `[batch, ...]` in the ball and the bounds and `success` `[batch]`, whether they are
+        misclassified.
 
     Raises:
-      ValueError: epsilon is a negative Python number, the norm is none of the three, or a key is missing.
+      ValueError: epsilon is a negative Python number, the norm is unknown, or a key is missing.
 
     References:
       Goodfellow, Shlens & Szegedy, Explaining and Harnessing Adversarial Examples, 2015.
@@ -84,7 +84,7 @@ def pgd(
     random: bool = True,
     stop: bool = True,
 ) -> Adversarial:
-    """Climbs the loss by steps of one length, each brought back into the ball and the box.
+    """Maximises the loss by steps of fixed length, each projected onto the ball and the box.
 
     Args:
       logits_fn: `logits_fn(x) -> [batch, classes]`, or `logits_fn(x, key)` with `draws`; examples are independent.
@@ -93,26 +93,26 @@ def pgd(
       epsilon: radius of the ball, in the norm and the unit of a pixel; may be traced.
       norm: "linf", "l2" or "l1".
       step: length of a step, in the norm; None for 2.5 epsilon / iterations. May be traced.
-      iterations: steps, at most.
-      loss: what is raised, `loss(logits, labels) -> [batch]`.
-      bounds: least and greatest value of a pixel.
-      draws: of a noisy network's answer, over which gradients are averaged; None for a network without noise.
-      key: for the random start and the noise; it may be left out where neither is wanted.
+      iterations: largest number of steps.
+      loss: to maximise, `loss(logits, labels) -> [batch]`.
+      bounds: smallest and largest value of a pixel.
+      draws: samples of a stochastic network over which gradients are averaged; None for a deterministic network.
+      key: for the random start and the noise; optional without both.
       random: start at a random point of the ball.
-      stop: leave an example alone once it is mistaken, and end when all are.
+      stop: stop for an example once it is misclassified, and end when all are.
 
     Returns:
-      Adversarial, with `images` `[batch, ...]` in the ball and the bounds, where each climb ended, and `success`
-        `[batch]`, where they are mistaken.
+      Adversarial, with `images` `[batch, ...]` in the ball and the bounds after the last step, and `success` `[batch]`,
+        whether they are misclassified.
 
     Raises:
-      ValueError: epsilon is a negative Python number, the norm is none of the three, or a key is missing.
+      ValueError: epsilon is a negative Python number, the norm is unknown, or a key is missing.
 
     References:
       Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, 2018; Athalye et al., Obfuscated
       Gradients Give a False Sense of Security, 2018 (averaging over draws).
     """
-    network, stream = prepared(logits_fn, epsilon, norm, draws, key, random=random)
+    network, stream = prepare(logits_fn, epsilon, norm, draws, key, random=random)
     radius = jnp.broadcast_to(jnp.asarray(epsilon, x.dtype), x.shape[:1])
     size = radius * (2.5 / iterations) if step is None else jnp.broadcast_to(jnp.asarray(step, x.dtype), x.shape[:1])
     start_key, stream = jax.random.split(stream)
@@ -124,19 +124,19 @@ def pgd(
 
     def climb(carry):
         i, now, done = carry
-        _, gradient, wrong = network.rising(loss, now, labels, jax.random.fold_in(stream, i))
+        _, gradient, wrong = network.loss_and_gradient(loss, now, labels, jax.random.fold_in(stream, i))
         done = wrong if stop else done
-        there = inside(x, now + spread(size, x) * steepest(gradient, norm), radius, norm, bounds)
-        return i + 1, jnp.where(spread(done, x), now, there), done
+        there = inside(x, now + expand(size, x) * steepest(gradient, norm), radius, norm, bounds)
+        return i + 1, jnp.where(expand(done, x), now, there), done
 
     _, images, _ = lax.while_loop(unfinished, climb, (0, start, jnp.zeros(x.shape[:1], bool)))
-    return Adversarial(images, mistaken(network(images, jax.random.fold_in(stream, iterations)), labels))
+    return Adversarial(images, is_misclassified(network(images, jax.random.fold_in(stream, iterations)), labels))
 
 
-def prepared(
+def prepare(
     logits_fn: LogitsFn, epsilon, norm: Norm, draws: int | None, key: PRNGKeyArray | None, *, random: bool
 ) -> tuple[Network, PRNGKeyArray]:
-    """Checks what all attacks within a ball take; returns the network and a key.
+    """Checks the arguments that all attacks within a ball share; returns the network and a key.
 
     Raises:
       ValueError: epsilon is negative, the norm is l0, or a key is missing.
@@ -144,7 +144,7 @@ def prepared(
     if isinstance(epsilon, (int, float)) and not epsilon >= 0:
         raise ValueError(f"epsilon is {epsilon}; expected a radius of 0 or more.")
     if norm not in ("linf", "l2", "l1"):
-        raise ValueError(f"norm is {norm}; expected linf, l2 or l1 (for l0 there is `fmn`).")
+        raise ValueError(f"norm is {norm}; expected linf, l2 or l1 (for l0 use `fmn`).")
     if key is None and (random or draws is not None):
-        raise ValueError("There is no key, but a random start or a noisy network needs one: key=jax.random.key(0).")
+        raise ValueError("key is None; a random start or a stochastic network needs one, such as jax.random.key(0).")
     return Network(logits_fn, draws), jax.random.key(0) if key is None else key

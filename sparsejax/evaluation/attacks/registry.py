@@ -1,4 +1,4 @@
-"""The attacks by name: those of this folder, and a user's own."""
+"""The attacks by name: those of this folder and the user's."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
@@ -9,7 +9,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Entry(NamedTuple):
-    """An attack; a targeted one takes `ranks [classes]`, for which of the likeliest wrong classes it goes."""
+    """An attack; a targeted one takes `ranks [classes]`, the ranks of the most likely wrong classes to target."""
 
     attack: Callable[..., Any]
     targeted: bool
@@ -26,9 +26,9 @@ def register_attack(name: str, *, targeted: bool = False, place: float = 100.0) 
     `Adversarial`; it compiles.
 
     Args:
-      name: what the report calls it.
-      targeted: it goes for one class, and also takes `ranks`: it is run on one rank after another.
-      place: attacks are listed by their place; those of sparsejax have less than 100.
+      name: its name in the report.
+      targeted: whether it targets a class given by `ranks`; it runs for one rank after another.
+      place: sorts the list of attacks; those of sparsejax have less than 100.
 
     Returns:
       A decorator that returns the attack.

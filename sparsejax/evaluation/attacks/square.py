@@ -1,4 +1,4 @@
-"""Square: random search by changing squares of pixels, with no gradient."""
+"""Square: random search over squares of pixels, without gradients."""
 
 import functools
 import math
@@ -9,9 +9,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from sparsejax.evaluation.attacks.geometry import Bounds, Norm, length, spread
+from sparsejax.evaluation.attacks.geometry import Bounds, Norm, expand, length
 from sparsejax.evaluation.attacks.losses import LogitsFn, margin
-from sparsejax.evaluation.attacks.pgd import Adversarial, prepared
+from sparsejax.evaluation.attacks.pgd import Adversarial, prepare
 from sparsejax.evaluation.attacks.registry import register_attack
 
 # Queries, of 10,000, after which the squares shrink to half their area.
@@ -32,10 +32,10 @@ def square(
     draws: int | None = None,
     key: PRNGKeyArray,
 ) -> Adversarial:
-    """Changes a square at a random place, and keeps the change where it lowers the label's lead over the others.
+    """Changes a random square, and keeps the change if it lowers the label's margin over the other classes.
 
-    For linf every channel of the square is set to one end of the ball; for l2 a peak and a trough are added in one
-    square and another is cleared, so that the distance stays epsilon.
+    For linf every channel of the square is set to a bound of the ball; for l2 a peak and a trough are added in one
+    square and another is reset, so that the distance stays epsilon.
 
     Args:
       logits_fn: `logits_fn(x) -> [batch, classes]`, or `logits_fn(x, key)` with `draws`; examples are independent.
@@ -43,18 +43,19 @@ def square(
       labels: their classes `[batch]`.
       epsilon: radius of the ball, in the norm and the unit of a pixel; may be traced.
       norm: "linf" or "l2".
-      queries: images that are tried, per example, at most.
+      queries: largest number of queries per example.
       area: fraction of the image that the first squares cover.
-      bounds: least and greatest value of a pixel.
-      draws: of a noisy network's answer, over which logits are averaged; None for a network without noise.
+      bounds: smallest and largest value of a pixel.
+      draws: samples of a stochastic network over which logits are averaged; None for a deterministic network.
       key: for the squares and the noise.
 
     Returns:
-      Adversarial, with `images` `[batch, height, width, channels]` in the ball and the bounds, mistaken ones or else
-        those of the least lead, and `success` `[batch]`.
+      Adversarial, with `images` `[batch, height, width, channels]` in the ball and the bounds, misclassified if found,
+        else those with the smallest margin, and `success` `[batch]`.
 
     Raises:
-      ValueError: epsilon is a negative Python number, the norm is neither, x is no batch of images, or the key is None.
+      ValueError: epsilon is a negative Python number, the norm is unknown, x is not a batch of images, or the key is
+        None.
 
     References:
       Andriushchenko, Croce, Flammarion & Hein, Square Attack: a query-efficient black-box adversarial attack via random
@@ -64,7 +65,7 @@ def square(
         raise ValueError(f"norm is {norm}; expected linf or l2.")
     if x.ndim != 4:
         raise ValueError(f"x has shape {x.shape}; expected [batch, height, width, channels].")
-    network, key = prepared(logits_fn, epsilon, norm, draws, key, random=True)
+    network, key = prepare(logits_fn, epsilon, norm, draws, key, random=True)
     batch, height, width, _ = x.shape
     radius = jnp.broadcast_to(jnp.asarray(epsilon, x.dtype), (batch,))
     sides = jnp.asarray(_sides(queries, area, height, width, least=1 if norm == "linf" else 3), jnp.int32)
@@ -84,17 +85,17 @@ def square(
         there = change(jax.random.fold_in(jax.random.fold_in(key, 0), i), now=now, side=sides[i])
         value = lead(there, i)
         better = (value < best) & (best >= 0)
-        return i + 1, jnp.where(spread(better, x), there, now), jnp.where(better, value, best)
+        return i + 1, jnp.where(expand(better, x), there, now), jnp.where(better, value, best)
 
-    # What is mistaken as it is stays so.
+    # Misclassified images stay unchanged.
     clean = lead(x, jnp.int32(0))
-    begun = jnp.where(spread(clean < 0, x), x, start)
+    begun = jnp.where(expand(clean < 0, x), x, start)
     _, images, best = lax.while_loop(unfinished, query, (jnp.int32(1), begun, lead(begun, jnp.int32(0))))
     return Adversarial(images, best < 0)
 
 
 def _sides(queries: int, area: float, height: int, width: int, *, least: int) -> np.ndarray:
-    """Returns the side of the square of every query; odd for l2, whose pattern has a middle."""
+    """Returns the side of the square of every query; odd for l2, whose pattern has a centre."""
     at = np.arange(queries) * 10_000 // queries
     halvings = np.searchsorted(_SHRINK_AFTER, at, side="left")
     side = np.maximum(np.round(np.sqrt(area * height * width / 2.0**halvings)), least).astype(int)
@@ -103,7 +104,7 @@ def _sides(queries: int, area: float, height: int, width: int, *, least: int) ->
 
 
 def _window(key: PRNGKeyArray, x: Array, side: Array) -> tuple[Array, Array, Array]:
-    """Draws a square in every image; returns its top, its left edge, and where it is `[batch, height, width, 1]`."""
+    """Draws a square in every image; returns its top, its left edge, and its mask `[batch, height, width, 1]`."""
     batch, height, width, _ = x.shape
     own = jax.random.split(key)
     top, left = (
@@ -120,19 +121,19 @@ def _signs(key: PRNGKeyArray, x: Array, shape: tuple[int, ...]) -> Array:
 
 def _stripes(key: PRNGKeyArray, x: Array, radius: Array) -> Array:
     batch, _, width, channels = x.shape
-    return jnp.broadcast_to(spread(radius, x) * _signs(key, x, (batch, 1, width, channels)), x.shape)
+    return jnp.broadcast_to(expand(radius, x) * _signs(key, x, (batch, 1, width, channels)), x.shape)
 
 
 def _linf_change(key, *, x, radius, bounds, now, side):
     own = jax.random.split(key)
     _, _, where = _window(own[0], x, side)
     signs = jnp.where(where, _signs(own[1], x, (x.shape[0], 1, 1, x.shape[-1])), 0)
-    moved = now + 2 * spread(radius, x) * signs
-    return jnp.clip(jnp.clip(moved, x - spread(radius, x), x + spread(radius, x)), *bounds)
+    moved = now + 2 * expand(radius, x) * signs
+    return jnp.clip(jnp.clip(moved, x - expand(radius, x), x + expand(radius, x)), *bounds)
 
 
 def _tiles(key: PRNGKeyArray, x: Array, radius: Array) -> Array:
-    """Covers images with five by five patterns, each of a sign of its own."""
+    """Covers images with five by five patterns of random signs."""
     batch, height, width, channels = x.shape
     side = max(min(height, width) // 5, 1)
     pattern = jnp.asarray(_pattern(side), x.dtype)
@@ -142,7 +143,7 @@ def _tiles(key: PRNGKeyArray, x: Array, radius: Array) -> Array:
     before = [(size - used) // 2 for size, used in zip((height, width), tiles.shape, strict=True)]
     after = [size - used - first for size, used, first in zip((height, width), tiles.shape, before, strict=True)]
     delta = jnp.pad(delta, ((0, 0), (before[0], after[0]), (before[1], after[1]), (0, 0)))
-    return spread(radius / jnp.maximum(length(delta, "l2"), 1e-12), x) * delta
+    return expand(radius / jnp.maximum(length(delta, "l2"), 1e-12), x) * delta
 
 
 def _l2_change(key, *, x, radius, bounds, now, side):
@@ -162,10 +163,10 @@ def _l2_change(key, *, x, radius, bounds, now, side):
     old = jnp.where(where, delta, 0)
     new = placed + old / (per_channel(old) + 1e-12)
     both = per_channel(jnp.where(where | cleared, delta, 0))
-    unused = jnp.maximum(spread(radius**2 - length(delta, "l2") ** 2, x), 0) / channels
+    unused = jnp.maximum(expand(radius**2 - length(delta, "l2") ** 2, x), 0) / channels
     new = new / (per_channel(new) + 1e-12) * jnp.sqrt(unused + both**2)
     delta = jnp.where(where, new, jnp.where(cleared, 0, delta))
-    return jnp.clip(x + delta * spread(radius / (length(delta, "l2") + 1e-12), x), *bounds)
+    return jnp.clip(x + delta * expand(radius / (length(delta, "l2") + 1e-12), x), *bounds)
 
 
 @functools.cache
@@ -179,14 +180,14 @@ def _bank(most: int, height: int, width: int) -> np.ndarray:
 
 
 def _pattern(side: int) -> np.ndarray:
-    """Returns a peak over a trough, of length 1."""
+    """Returns a peak above a trough, of norm 1."""
     half = side // 2
     pattern = np.concatenate([_peak(half, side), -_peak(side - half, side)])
     return pattern / math.sqrt((pattern**2).sum())
 
 
 def _peak(rows: int, columns: int) -> np.ndarray:
-    """Adds up rectangles that grow around the middle, each lower than the one before."""
+    """Sums rectangles that grow around the centre, each lower than the previous one."""
     peak = np.zeros((rows, columns))
     if not rows:
         return peak

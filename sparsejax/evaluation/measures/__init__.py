@@ -1,1 +1,1 @@
-"""The measures of sparsejax, one file each; a new file here is all that a new measure takes."""
+"""The measures of sparsejax, one file each; to add a measure, add a file."""

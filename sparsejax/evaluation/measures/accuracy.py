@@ -1,4 +1,4 @@
-"""Loss and accuracy: the score of a network's objective, on which the best network is chosen."""
+"""Loss and accuracy: the score of a network's objective, which selects the best network."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -22,7 +22,6 @@ class Accuracy(Measure):
     """Mean loss over the test set, with the accuracy of a classifier and the perplexity of a language model."""
 
     def of_batch(self, model: Model, variables: Variables, batch: EvaluationBatch) -> dict[str, Float[Array, ""]]:
-        """Sum the scores of the objective over the examples."""
         objective = OBJECTIVES[self.setting.config.objective.kind]
         scores = objective.score(batch.output, Batch(batch.images, batch.labels, batch.rows))
         return {name: batch.sum(values) for name, values in scores.items()}
@@ -34,19 +33,16 @@ class Accuracy(Measure):
             report["test_perplexity"] = math.exp(report["test_loss"])
         return report
 
-    def tracked(self, variables: Variables, sums: Mapping[str, Array]) -> dict[str, Float[Array, ""]]:
-        """Return loss and accuracy."""
-        # Behind a barrier: XLA would multiply by the reciprocal of a constant, which rounds twice.
+    def track(self, variables: Variables, sums: Mapping[str, Array]) -> dict[str, Float[Array, ""]]:
+        # The barrier keeps XLA from multiplying by the reciprocal of a constant, which rounds twice.
         examples = lax.optimization_barrier(jnp.float32(self.setting.examples))
         return {f"test_{name}": total / examples for name, total in sorted(sums.items())}
 
     def rows(self, result: Mapping[str, Any]) -> list[Row]:
-        """Return the number that networks are compared by, and the perplexity of language models."""
         if "test_accuracy" in result["members"][0]:
             return [Row("test_accuracy", "test accuracy", percent, at_best=True)]
         perplexity = [Row("test_perplexity", "perplexity")] * ("test_perplexity" in result["members"][0])
         return [Row("test_loss", "test loss", loss, at_best=True), *perplexity]
 
     def figures(self, run: Shown) -> Iterable[Drawing | None]:
-        """Draw loss and accuracy along training."""
         return [run_curves.training(run.folder, run.result, run.groups)]

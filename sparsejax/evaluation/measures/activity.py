@@ -1,4 +1,4 @@
-"""How the hidden layers use their units: as networks are evaluated, without their own noise, and on noisy examples."""
+"""Activity of the hidden units: in normal evaluation, without the network's own noise, and on noisy examples."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -17,10 +17,10 @@ from sparsejax.models.base import Layer, Model, Variables
 
 
 class Units(NamedTuple):
-    """How hidden layers were used, by name.
+    """Activity of hidden layers, by name.
 
-    `density` is the sum over the examples of the fraction of units active, and of its square; `active` how often each
-    unit was active; `k` for how many examples each number of units was.
+    `density` is the sum over the examples of the fraction of active units, and of its square; `active` how often each
+    unit was active; `k` the number of examples for each number of active units.
     """
 
     density: dict[str, Float[Array, "2"]]
@@ -30,12 +30,11 @@ class Units(NamedTuple):
 
 @register_measure("activity", place=20)
 class Activity(Measure):
-    """Which units are active on the test set, the network being evaluated as it is: it keeps noise of its own."""
+    """Which units are active on the test set in normal evaluation, including the network's own noise."""
 
     file = "units.npz"
 
     def of_batch(self, model: Model, variables: Variables, batch: EvaluationBatch) -> Units:
-        """Count active units."""
         density, active, k = {}, {}, {}
         for name, on in active_units(batch, self.setting).items():
             winners = jnp.sum(on.astype(jnp.int32), axis=-1)
@@ -68,7 +67,7 @@ class Activity(Measure):
             report[layer.name] = entry | _entropies(layer, state.get(layer.name, {}))
         return {"layers": report}
 
-    def tracked(self, variables: Variables, sums: Units) -> dict[str, Float[Array, ""]]:
+    def track(self, variables: Variables, sums: Units) -> dict[str, Float[Array, ""]]:
         """Return mean and spread of the active fraction, and the dead units, of each layer.
 
         References:
@@ -82,7 +81,7 @@ class Activity(Measure):
         return tracked
 
     def arrays(self, sums: Units) -> dict[str, np.ndarray]:
-        """Return how often each unit was active, for how many examples k units were, and the biases, per layer."""
+        """Return each unit's number of active examples, the histogram of active units, and the biases, per layer."""
         arrays, params = {}, self.setting.variables.params if self.setting.variables else {}
         for layer in sums.active:
             arrays |= {f"{layer}.active": sums.active[layer], f"{layer}.k": sums.k[layer]}
@@ -91,7 +90,6 @@ class Activity(Measure):
         return arrays
 
     def columns(self, result: Mapping[str, Any]) -> list[Column]:
-        """Return the active fraction, dead units and channels, and the entropy of the duty cycles."""
         layers = (result.get("layers") or {}).values()
         columns = [
             Column("Active", lambda layer: f"{100 * layer['active_fraction']:.1f} %",
@@ -103,29 +101,26 @@ class Activity(Measure):
             columns.append(Column("Dead channels", _dead_channels))
         if any(layer.get("k") is not None for layer in layers):
             said = (
-                "Entropy is that of the duty cycles in training, out of the most that k winners can have: 100 % if all "
+                "Entropy is that of the duty cycles in training, relative to the maximum for k winners: 100 % if all "
                 "units win equally often."
             )
             columns.append(Column("Entropy", _entropy, said))
         return columns
 
     def figures(self, run: Shown) -> Iterable[Drawing | None]:
-        """Draw the active fractions and the duty cycles of training."""
         return [run_layers.active(run.result), run_layers.duty_cycles(run.result, run.variables)]
 
 
 @register_measure("clean_activity", place=21)
 class CleanActivity(Measure):
-    """The active fraction without the noise that a network itself draws."""
+    """The active fraction without the network's own noise."""
 
     versions = 1
 
     def version(self, batch: EvaluationBatch, index: Int[Array, ""]) -> EvaluationBatch:
-        """Return the batch without keys."""
         return batch._replace(keys=None)
 
     def of_batch(self, model: Model, variables: Variables, batch: EvaluationBatch) -> dict[str, Float[Array, ""]]:
-        """Sum the fractions of active units."""
         return {name: _fraction(on) for name, on in active_units(batch, self.setting).items()}
 
     def report(self, sums: Mapping[str, Float[np.ndarray, "1"]]) -> dict[str, Any]:
@@ -134,8 +129,7 @@ class CleanActivity(Measure):
         return {"layers": {name: {"clean_active_fraction": mean} for name, mean in each.items()}}
 
     def columns(self, result: Mapping[str, Any]) -> list[Column]:
-        """Return the active fraction."""
-        said = "Active, clean is the same without the noise that the network itself draws."
+        said = "Active, clean is the same without the network's own noise."
         return [Column("Active, clean", lambda layer: f"{100 * layer['clean_active_fraction']:.1f} %", said)]
 
 
@@ -144,7 +138,6 @@ class NoisyActivity(UnderNoise):
     """The active fraction at each level of noise of the noise score."""
 
     def of_batch(self, model: Model, variables: Variables, batch: EvaluationBatch) -> dict[str, Float[Array, ""]]:
-        """Sum the fractions of active units."""
         return {name: _fraction(on) for name, on in active_units(batch, self.setting).items()}
 
     def report(self, sums: Mapping[str, Float[np.ndarray, "levels"]]) -> dict[str, Any]:
@@ -153,7 +146,6 @@ class NoisyActivity(UnderNoise):
         return {"layers": {name: {"noisy_active_fraction": means} for name, means in each.items()}}
 
     def columns(self, result: Mapping[str, Any]) -> list[Column]:
-        """Return the active fraction at the highest level."""
         said = f"Active, noisy is the same with {100 * NOISE_LEVELS[-1]:.0f} % of the pixels or the clip replaced."
         return [Column("Active, noisy", lambda layer: f"{100 * layer['noisy_active_fraction'][-1]:.1f} %", said)]
 

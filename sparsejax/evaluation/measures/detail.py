@@ -1,4 +1,4 @@
-"""What is measured of a network beyond the usual, when asked for: its mistakes by class, and how sparse its code is."""
+"""Optional measures of a network: misclassifications by class, and the sparsity of its code."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -24,18 +24,19 @@ from sparsejax.functional.measures import (
 from sparsejax.models.base import Model, Variables
 
 EDGES = (2.0 ** np.linspace(-20, 20, 81)).astype(np.float32)
-"""Between which the sizes of activations are counted: two to an octave, from 1e-6 to 1e6."""
+"""Edges of the histogram of activations: two per octave, from 1e-6 to 1e6."""
 
 NORMS = ("l0", "l1", "gini", "hoyer")
 _WEIGHT_BINS = 60
 
 
 class Detail(NamedTuple):
-    """Of a split: mistakes, and the codes of the hidden layers.
+    """Misclassifications and hidden codes of a split.
 
-    `examples` of every class, and how many of them were taken for which (None without classes). `norms` holds for each
-    layer the sum over the examples and that of squares of l0, l1, the Gini index and Hoyer's; `active` for how many
-    examples of every class each unit was active, `magnitudes` the counts of `magnitude_counts` between `EDGES`.
+    `examples` of every class, and the `confusion` between classes (None without classes). `norms` holds for each
+    layer the sum over the examples and that of squares of l0, l1, the Gini index and Hoyer's; `active` the number of
+    examples of every class for which each unit was active, `magnitudes` the counts of `magnitude_counts` between
+    `EDGES`.
     """
 
     examples: Int[Array, "classes"]
@@ -47,16 +48,14 @@ class Detail(NamedTuple):
 
 @register_measure("detail", place=50)
 class DetailMeasure(Measure):
-    """Mistakes by class, and for which classes and how sparsely the hidden layers are active."""
+    """Misclassifications by class, and the activity and sparsity of hidden layers by class."""
 
     file = "detail.npz"
 
-    def unfit(self, setting: Setting) -> str | None:
-        """Refuse texts."""
+    def misfit(self, setting: Setting) -> str | None:
         return "windows of a text have no classes" if setting.config.objective.kind == "next_token" else None
 
     def of_batch(self, model: Model, variables: Variables, batch: EvaluationBatch) -> Detail:
-        """Count mistakes and activations by class, and sum the norms of codes."""
         classes, labels, counted = self.setting.classes, batch.labels, batch.counted
         confusion = None
         if self.setting.config.objective.kind == "classification":
@@ -68,7 +67,7 @@ class DetailMeasure(Measure):
         for name, y in batch.output.activations.items():
             y, on = y.reshape(len(labels), -1).astype(jnp.float32), units[name]
             l0, l1 = jnp.sum(on.astype(jnp.float32), axis=-1), jnp.sum(jnp.abs(y), axis=-1)
-            alone = y.shape[-1] < 2  # Hoyer's index of a single unit says nothing
+            alone = y.shape[-1] < 2  # Hoyer's index is undefined for a single unit
             each = jnp.stack([l0, l1, gini(y), jnp.zeros_like(l1) if alone else hoyer(y)])
             each = jnp.where(counted[None], each, 0.0)
             norms[name] = jnp.stack([jnp.sum(each, axis=-1), jnp.sum(each**2, axis=-1)], axis=-1)
@@ -77,21 +76,48 @@ class DetailMeasure(Measure):
         return Detail(seen, confusion, norms, active, magnitudes)
 
     def report(self, sums: Detail) -> dict[str, Any]:
-        """Return what `detail_report` says of the classes, and of every layer."""
-        classes, layers = detail_report(sums)
-        return classes | {"layers": layers}
+        """Return the entries of one network in `result.json`: for its classes, and for each hidden layer.
+
+        For the classes `confusion` (rows are labels, columns predictions), `precision` and `recall`; none without
+        classes. For a layer the mean over the examples of `l0` (units active), `l1` (summed absolute activity), `gini`
+        and `hoyer`, and their standard deviations, such as `l0_spread`.
+        """
+        examples = int(sums.examples.sum())
+        layers = {}
+        for layer, norms in sums.norms.items():
+            mean, square = (np.asarray(norms, float) / examples).T
+            spread = np.sqrt(np.maximum(square - mean**2, 0.0))
+            layers[layer] = dict(zip(NORMS, mean.tolist(), strict=True))
+            layers[layer] |= {f"{name}_spread": value for name, value in zip(NORMS, spread.tolist(), strict=True)}
+        if sums.confusion is None:
+            return {"layers": layers}
+        confusion = jnp.asarray(sums.confusion)
+        classes = {"confusion": confusion, "precision": precision(confusion), "recall": recall(confusion)}
+        return {name: np.asarray(values).tolist() for name, values in classes.items()} | {"layers": layers}
 
     def arrays(self, sums: Detail) -> dict[str, np.ndarray]:
-        """Return the arrays of `detail_arrays`."""
-        return detail_arrays(sums, self.setting.variables or Variables({}, {}))
+        """Return the arrays of `detail.npz`, all except the edges with a leading axis of networks.
+
+        `examples [classes]`; per layer `LAYER.active [classes, units]`, the number of examples of every class for which
+        each unit was active; `LAYER.magnitudes [bins]`, the histogram of activations between `magnitudes.edges`; and
+        for a layer with a kernel, and the output, `LAYER.weights [bins]` between `LAYER.weights.edges`.
+        """
+        arrays = {"examples": np.asarray(sums.examples), "magnitudes.edges": EDGES}
+        for name in sums.active:
+            arrays[f"{name}.active"] = np.asarray(sums.active[name])
+            arrays[f"{name}.magnitudes"] = np.asarray(sums.magnitudes[name])
+        for name, params in self.setting.variables.params.items() if self.setting.variables else ():
+            if isinstance(params, dict) and "kernel" in params:
+                counts, edges = weight_histograms(np.asarray(params["kernel"]))
+                arrays |= {f"{name}.weights": counts, f"{name}.weights.edges": edges}
+        return arrays
 
     def columns(self, result: Mapping[str, Any]) -> list[Column]:
-        """Return the norms of the codes."""
         if not all("gini" in layer for layer in (result.get("layers") or {}).values()):
             return []
         said = (
-            "l0 and l1 are the units active and the summed activity for one example; the Gini and Hoyer indices go "
-            "from 0, all units equally active, to 1, one alone."
+            "l0 and l1 are the active units and the summed activity per example; the Gini and Hoyer indices range "
+            "from 0, all units equally active, to 1, only one."
         )
         titles = dict(zip(NORMS, ("l0", "l1", "Gini", "Hoyer"), strict=True))
         return [
@@ -100,7 +126,6 @@ class DetailMeasure(Measure):
         ]
 
     def tables(self, result: Mapping[str, Any]) -> list[Table]:
-        """Tabulate how well each class is told from the others."""
         if "confusion" not in result:
             return []
         rows = [
@@ -110,14 +135,13 @@ class DetailMeasure(Measure):
             )
         ]
         said = (
-            "Precision is the part of the examples taken for a class that are of it, recall the part of its examples "
+            "Precision is the fraction of correct predictions of a class, recall the fraction of its examples "
             "that are recognised."
         )
         head = ["Class", "Examples", "Precision", "Recall"]
         return [Table("Classes", "Precision and recall of each class", head, rows, said)]
 
     def figures(self, run: Shown) -> Iterable[Drawing | None]:
-        """Draw mistakes, sizes of activations and weights."""
         return [
             run_curves.confusion(run.result),
             run_layers.sizes(run.folder, run.result),
@@ -125,49 +149,10 @@ class DetailMeasure(Measure):
         ]
 
 
-def detail_report(detail: Detail) -> tuple[dict[str, Any], dict[str, dict[str, float]]]:
-    """Returns what `result.json` says of one network: of its classes, and of each hidden layer.
-
-    Of the classes `confusion` (rows are what the examples are, columns what they are taken for), `precision` and
-    `recall`; empty if it tells none apart. Of a layer the mean over the examples of `l0` (units active), `l1` (summed
-    absolute activity), `gini` and `hoyer`, and of each the standard deviation, such as `l0_spread`.
-    """
-    examples = int(detail.examples.sum())
-    layers = {}
-    for layer, sums in detail.norms.items():
-        mean, square = (np.asarray(sums, float) / examples).T
-        spread = np.sqrt(np.maximum(square - mean**2, 0.0))
-        layers[layer] = dict(zip(NORMS, mean.tolist(), strict=True))
-        layers[layer] |= {f"{name}_spread": value for name, value in zip(NORMS, spread.tolist(), strict=True)}
-    if detail.confusion is None:
-        return {}, layers
-    confusion = jnp.asarray(detail.confusion)
-    classes = {"confusion": confusion, "precision": precision(confusion), "recall": recall(confusion)}
-    return {name: np.asarray(values).tolist() for name, values in classes.items()}, layers
-
-
-def detail_arrays(detail: Detail, variables: Variables) -> dict[str, np.ndarray]:
-    """Returns the arrays of `detail.npz`, all but the edges with a leading axis of networks.
-
-    `examples [classes]`; per layer `LAYER.active [classes, units]`, for how many examples of every class each unit was
-    active; `LAYER.magnitudes [bins]`, how often activations were of which size, between `magnitudes.edges`; and for a
-    layer with a kernel, and the output, `LAYER.weights [bins]` between `LAYER.weights.edges`.
-    """
-    arrays = {"examples": np.asarray(detail.examples), "magnitudes.edges": EDGES}
-    for name in detail.active:
-        arrays[f"{name}.active"] = np.asarray(detail.active[name])
-        arrays[f"{name}.magnitudes"] = np.asarray(detail.magnitudes[name])
-    for name, params in variables.params.items():
-        if isinstance(params, dict) and "kernel" in params:
-            counts, edges = weight_histograms(np.asarray(params["kernel"]))
-            arrays |= {f"{name}.weights": counts, f"{name}.weights.edges": edges}
-    return arrays
-
-
 def weight_histograms(weights: np.ndarray, bins: int = _WEIGHT_BINS) -> tuple[np.ndarray, np.ndarray]:
     """Counts weights `[networks, ...]` in bins that all networks share: counts `[networks, bins]`, edges `[bins + 1]`.
 
-    The bins are of equal width and symmetric about 0; weights that are not finite are left out.
+    The bins are of equal width and symmetric about 0; weights that are not finite are ignored.
     """
     finite = np.abs(weights[np.isfinite(weights)])
     most = float(finite.max()) if finite.size and finite.max() > 0 else 1.0

@@ -13,10 +13,10 @@ from sparsejax.models.base import Model, Variables
 
 @register_measure("implicit_terms", place=60)
 class Implicit(Measure):
-    """What noise on the input adds to the mean squared error of a plain ReLU autoencoder, in its three parts.
+    """The three terms that input noise adds to the mean squared error of a plain ReLU autoencoder.
 
-    They are taken over the first `evaluation.implicit_examples` test examples and named `implicit/mean_shift`,
-    `implicit/second_moment` and `implicit/co_fluctuation`; their sum is the expected loss with noise less the loss
+    They are averaged over the first `evaluation.implicit_examples` test examples and named `implicit/mean_shift`,
+    `implicit/second_moment` and `implicit/co_fluctuation`; their sum is the expected loss with noise minus the loss
     without.
 
     References:
@@ -24,13 +24,11 @@ class Implicit(Measure):
     """
 
     def bind(self, setting: Setting) -> Measure:
-        """Look at the configured number of examples."""
         made = super().bind(setting)
         made.examples = min(setting.config.evaluation.implicit_examples, setting.examples)
         return made
 
-    def unfit(self, setting: Setting) -> str | None:
-        """Refuse networks for which no closed form is known."""
+    def misfit(self, setting: Setting) -> str | None:
         if getattr(setting.config.model, "has_implicit_terms", False):
             return None
         return (
@@ -39,23 +37,20 @@ class Implicit(Measure):
         )
 
     def of_batch(self, model: Model, variables: Variables, batch: EvaluationBatch) -> dict[str, Float[Array, ""]]:
-        """Sum the terms over the examples, divided by the number of inputs."""
         clean = batch.images.reshape(len(batch.rows), -1)
         terms = _terms_of(variables.params, getattr(model, "sigma"), clean)  # noqa: B009
         return {name: batch.sum(term) / clean.shape[-1] for name, term in terms._asdict().items()}
 
     def report(self, sums: dict[str, Any]) -> dict[str, Any]:
-        """Return the terms under `implicit`."""
         return {"implicit": {name: float(total) / (self.examples or 1) for name, total in sums.items()}}
 
-    def tracked(self, variables: Variables, sums: dict[str, Array]) -> dict[str, Float[Array, ""]]:
-        """Return the terms."""
+    def track(self, variables: Variables, sums: dict[str, Array]) -> dict[str, Float[Array, ""]]:
         return {f"implicit/{name}": total / (self.examples or 1) for name, total in sums.items()}
 
 
 @jax.custom_batching.sequential_vmap
 def _terms_of(params: dict[str, dict[str, Array]], sigma: Array, clean: Array) -> ImplicitTerms:
-    """Return the terms `[batch]`, of one network after another: they take a matrix over all pairs of units."""
+    """Return the terms `[batch]`, one network at a time: they need a matrix over all pairs of units."""
     hidden, output = params["hidden"], params["output"]
     bias = jnp.broadcast_to(hidden.get("bias", 0.0), hidden["kernel"].shape[-1:])
     return implicit_terms(clean, hidden["kernel"], bias, output["kernel"], output["bias"], sigma=sigma)

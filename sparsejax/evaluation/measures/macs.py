@@ -1,8 +1,7 @@
-"""How many products a network really has to form: those of a weight and an input that are both non-zero.
+"""The number of products that a network needs: those of a weight and an input that are both non-zero.
 
-By counting: an input unit that is active for so many examples takes part in as many products, each time, as it has
-non-zero weights. So the total over a test set follows from how often every unit was active, in whole numbers, without
-another pass over the examples.
+Each time an input unit is active, it contributes as many products as it has non-zero weights. So the integer total over
+a test set follows from how often every unit was active, without another pass over the examples.
 """
 
 import math
@@ -22,15 +21,14 @@ from sparsejax.models.base import Layer, Model, Variables, kernel_of
 
 @register_measure("macs", place=40)
 class Macs(Measure):
-    """Products of a weight and an input that are both non-zero, for one example, layer by layer."""
+    """Products of a weight and an input that are both non-zero, per example and layer."""
 
     def of_batch(self, model: Model, variables: Variables, batch: EvaluationBatch) -> dict[str, Int[Array, "units"]]:
-        """Count how often each unit is active."""
         units = active_units(batch, self.setting)
         return {name: jnp.sum(on.astype(jnp.int32), axis=0) for name, on in units.items()}
 
     def report(self, sums: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        """Return the numbers of `macs_report` for the network and every layer, where they can be counted."""
+        """Return the numbers of `macs_report` for the network and every layer, if they can be counted."""
         if self.setting.variables is None:
             return {}
         products = count_macs(self.setting.layers, self.setting.variables, sums, self.setting.examples)
@@ -38,24 +36,22 @@ class Macs(Measure):
         return macs_report(list(products.values())) | {"layers": layers}
 
     def rows(self, result: Mapping[str, Any]) -> list[Row]:
-        """Return the products of the whole network that are not zero."""
         if not all(member.get("products_ratio") for member in result["members"]):
             return []
         return [Row("products", "non-zero products", score, f"{result['products_ratio']:.1f}× fewer than all")]
 
     def columns(self, result: Mapping[str, Any]) -> list[Column]:
-        """Return the products that are not zero, and how many times fewer they are than all."""
         if not any(layer.get("products_ratio") for layer in (result.get("layers") or {}).values()):
             return []
         said = (
-            "Non-zero products are those of a weight and an input that are both not zero, for one image, and how many "
-            "times fewer they are than all; the output layer counts in the whole network's only."
+            "Non-zero products are those of a non-zero weight and a non-zero input, per image, and how many "
+            "times fewer they are than all products; the output layer is only counted for the whole network."
         )
         return [Column("Non-zero products", _products, said)]
 
 
 class Products(NamedTuple):
-    """Products of one layer for one example: `nonzero` of them on average, of `dense` in all."""
+    """Products of one layer per example: `nonzero` on average, out of `dense`."""
 
     nonzero: float
     dense: int
@@ -65,7 +61,7 @@ def nonzero_products(active: np.ndarray, connected: np.ndarray) -> int:
     """Counts products whose weight and input are both non-zero.
 
     Args:
-      active: for how many examples each input is non-zero, `[inputs]`, or `[height, width, channels]` for a
+      active: number of examples for which each input is non-zero, `[inputs]`, or `[height, width, channels]` for a
         convolution of stride 1 without padding.
       connected: which weights are non-zero, `[inputs, units]` or `[kernel height, kernel width, channels, filters]`.
 
@@ -81,7 +77,7 @@ def nonzero_products(active: np.ndarray, connected: np.ndarray) -> int:
         return int(active @ fan_out)
     kh, kw = connected.shape[:2]
     rows, columns = active.shape[0] - kh + 1, active.shape[1] - kw + 1
-    # Each weight meets the inputs of one window as large as the output.
+    # Each weight multiplies the inputs of one window of the output's size.
     return sum(
         int(active[i : i + rows, j : j + columns].sum((0, 1)) @ fan_out[i, j]) for i in range(kh) for j in range(kw)
     )
@@ -104,9 +100,9 @@ def dense_macs(inputs: tuple[int, ...], weights: tuple[int, ...]) -> int:
 def count_macs(
     layers: Sequence[Layer], variables: Variables, counts: Mapping[str, np.ndarray], examples: int
 ) -> dict[str, Products]:
-    """Counts the products of every layer over a test set, that of the output included.
+    """Counts the products of every layer over a test set, including the output.
 
-    The first layer sees the image, whose pixels all count as non-zero.
+    All pixels of the first layer's input count as non-zero.
 
     Args:
       layers: the hidden ones, as the model describes them.
@@ -115,7 +111,7 @@ def count_macs(
       examples: size of the test set.
 
     Returns:
-      Layer -> products; empty where the network is no plain chain of the layers, so that they cannot be counted.
+      Layer -> products; empty if the network is not a plain chain of layers.
     """
     if any(layer.inputs is None for layer in layers):
         return {}
@@ -134,7 +130,7 @@ def count_macs(
 
 
 def macs_report(products: Sequence[Products]) -> dict[str, Any]:
-    """Returns the products of layers together: `products`, `products_dense` and their ratio, how many times fewer."""
+    """Returns the products of layers together: `products`, `products_dense` and the reduction factor."""
     if not products:
         return {}
     nonzero, dense = (sum(numbers) for numbers in zip(*products, strict=True))
@@ -143,7 +139,7 @@ def macs_report(products: Sequence[Products]) -> dict[str, Any]:
 
 
 def _products(entry: Mapping[str, Any]) -> str:
-    """Write a number of products, and how many times fewer they are than in a dense layer."""
+    """Format a number of products and its reduction factor."""
     if not entry.get("products_ratio"):
         return "–"
     return f"{entry['products']:,.0f} ({entry['products_ratio']:.1f}× fewer)"

@@ -1,4 +1,4 @@
-"""The noise score: correct answers over eleven levels of noise in images or clips."""
+"""The noise score: correct classifications over eleven levels of noise in images or clips."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from sparsejax.data.resident import Resident, normalised
+from sparsejax.data.resident import Resident, normalize
 from sparsejax.evaluation.measure import EvaluationBatch, Measure, Setting, register_measure
 from sparsejax.figures import run_curves
 from sparsejax.figures.drawing import Drawing, Row, Shown
@@ -21,30 +21,27 @@ NOISE_LEVELS = tuple(level / 20 for level in range(11))
 
 
 class UnderNoise(Measure):
-    """The base of measures on test examples under each level of noise, a version of a batch for each level.
+    """Base class of measures under noise, with a version of a batch for each level.
 
-    The noise depends on `evaluation.noise_seed`, the level and the image alone. What the network itself would draw is
-    left out.
+    The noise depends only on `evaluation.noise_seed`, the level and the image. The network's own noise is off.
     """
 
     versions = len(NOISE_LEVELS)
 
-    def unfit(self, setting: Setting) -> str | None:
-        """Refuse inputs that are no images or clips."""
+    def misfit(self, setting: Setting) -> str | None:
         if setting.dtype in (np.uint8, np.int16):
             return None
         return f"noise replaces pixels or blends clips, and the data are {setting.kind}"
 
     def version(self, batch: EvaluationBatch, index: Int[Array, ""]) -> EvaluationBatch:
-        """Return the batch under one level of noise."""
         key = jax.random.fold_in(jax.random.key(self.setting.config.evaluation.noise_seed), index)
         level = jnp.asarray(NOISE_LEVELS, jnp.float32)[index]
-        return batch._replace(images=corrupted(example_keys(key, batch.rows), batch.data, batch.raw, level), keys=None)
+        return batch._replace(images=corrupt(example_keys(key, batch.rows), batch.data, batch.raw, level), keys=None)
 
 
 @register_measure("noise_score", place=10)
 class NoiseScore(UnderNoise):
-    """Correct answers over all levels of noise, and the accuracy at each; of a classifier.
+    """Correct classifications over all levels of noise, and the accuracy at each.
 
     References:
       Ahmad & Scheinkman, How Can We Be So Dense?, 2019, section 4.
@@ -52,19 +49,17 @@ class NoiseScore(UnderNoise):
 
     at_best = True
 
-    def unfit(self, setting: Setting) -> str | None:
-        """Refuse networks that are no classifiers, too."""
+    def misfit(self, setting: Setting) -> str | None:
         if setting.config.objective.kind != "classification":
-            return "the noise score counts correct classes, and the network is no classifier"
-        return super().unfit(setting)
+            return "the noise score counts correct classes, and the network is not a classifier"
+        return super().misfit(setting)
 
     def of_batch(self, model: Model, variables: Variables, batch: EvaluationBatch) -> Int[Array, ""]:
-        """Count correct answers."""
         hits = (jnp.argmax(batch.output.prediction, axis=-1) == batch.labels) & batch.counted
         return jnp.sum(hits.astype(jnp.int32))
 
     def report(self, sums: Int[np.ndarray, "levels"]) -> dict[str, Any]:
-        """Return the noise score, the greatest there is, the accuracy at each level, and the levels."""
+        """Return the noise score, its maximum, the accuracy at each level, and the levels."""
         return {
             "noise_score": int(sums.sum()),
             "noise_score_max": len(NOISE_LEVELS) * self.setting.examples,
@@ -72,27 +67,24 @@ class NoiseScore(UnderNoise):
             "noise_levels": list(NOISE_LEVELS),
         }
 
-    def tracked(self, variables: Variables, sums: Int[Array, "levels"]) -> dict[str, Float[Array, ""]]:
-        """Return the noise score."""
+    def track(self, variables: Variables, sums: Int[Array, "levels"]) -> dict[str, Float[Array, ""]]:
         return {"noise_score": jnp.sum(sums).astype(jnp.float32)}
 
     def rows(self, result: Mapping[str, Any]) -> list[Row]:
-        """Return the noise score."""
         return [Row("noise_score", "noise score", score, f"of {result['members'][0]['noise_score_max']:,}")]
 
     def figures(self, run: Shown) -> Iterable[Drawing | None]:
-        """Draw accuracy against noise."""
         return [run_curves.noise(run.result, run.groups)]
 
 
-def corrupted(
+def corrupt(
     keys: Key[Array, "batch"], data: Resident, examples: Array, level: float | Float[Array, ""]
 ) -> Float[Array, "batch ..."]:
-    """Return what a network is given of examples under noise: waveforms blended with white noise, or images with that
+    """Return network inputs under noise: waveforms blended with white noise, or images with that
     fraction of their pixels replaced by the mean plus two standard deviations, then normalised.
     """
     if examples.dtype == jnp.int16:
-        return white_noise_blend(keys, normalised(data, examples), level=level)
+        return white_noise_blend(keys, normalize(data, examples), level=level)
     white = data.mean + 2 * data.std
     noisy = pixel_noise(keys, examples.astype(jnp.float32) / 255, level=level, value=white)
     return (noisy - data.mean) / data.std

@@ -1,4 +1,4 @@
-"""How the weights and biases of the hidden layers are spread."""
+"""Distributions of the hidden layers' weights and biases."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -14,10 +14,9 @@ from sparsejax.models.base import Model, Variables
 
 @register_measure("weights", place=30)
 class Weights(Measure):
-    """Lengths of the units' weights, and biases; no example is needed for it."""
+    """Norms of the units' weights, and biases; needs no examples."""
 
     def of_batch(self, model: Model, variables: Variables, batch: EvaluationBatch) -> dict[str, Array]:
-        """Count nothing."""
         return {}
 
     def report(self, sums: Mapping[str, Any]) -> dict[str, Any]:
@@ -32,7 +31,7 @@ class Weights(Measure):
             }
         }
 
-    def tracked(self, variables: Variables, sums: Mapping[str, Array]) -> dict[str, Float[Array, ""]]:
+    def track(self, variables: Variables, sums: Mapping[str, Array]) -> dict[str, Float[Array, ""]]:
         """Return the numbers of `spread_of` for every layer.
 
         References:
@@ -45,14 +44,13 @@ class Weights(Measure):
         }
 
     def figures(self, run: Shown) -> Iterable[Drawing | None]:
-        """Draw the weights of the first layer."""
         return [run_layers.filters(run.result, run.variables)]
 
 
 def spread_of(params: Mapping[str, Any]) -> dict[str, Float[Array, ""]]:
-    """Return how the parameters of a layer are spread.
+    """Return statistics of a layer's parameters.
 
-    With a kernel `key_norm` and `key_norm_spread`, mean and standard deviation over the units of the length of their
+    With a kernel `key_norm` and `key_norm_spread`, mean and standard deviation over the units of the norm of their
     weights; with a bias for each unit also `bias`, `bias_spread` and `negative_bias`, the fraction of units whose bias
     is below 0.
     """

@@ -1,1 +1,1 @@
-"""Pallas kernels, imported only where they are used."""
+"""Pallas kernels, imported only on use."""

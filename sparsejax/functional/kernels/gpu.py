@@ -1,8 +1,8 @@
-"""The winners of a row on a GPU by one kernel, which boosts, chooses and writes them.
+"""k-winners of a row in one GPU kernel, which applies the boost, selects and writes the winners.
 
-128 threads keep the keys of a row in their registers and count there, so that a pass costs no memory and no row waits
-for another; values are read once more, while the cache has them, to be written. Mosaic compiles it, for NVIDIA's GPUs
-from Hopper on.
+128 threads keep the keys of a row in registers and count there, so that passes access no memory and rows are
+independent; values are read once more, from the cache, to be written. Mosaic compiles it, for NVIDIA GPUs from Hopper
+on.
 """
 
 import functools
@@ -19,23 +19,23 @@ from sparsejax.functional.threshold import bisect
 
 _THREADS = 128
 _LONGEST = 24_576
-"""Values of a row that the registers hold."""
+"""Longest row that fits the registers."""
 _OCTAVES = 4 << 23
-"""Keys of four powers of two: so far below the largest key the search begins."""
+"""Keys of four powers of two: the search starts this far below the largest key."""
 
 
-def usable(shape: tuple[int, ...], dtype: Any) -> bool:
-    """Says whether rows of an array `[..., n]` may be given to the kernel.
+def is_usable(shape: tuple[int, ...], dtype: Any) -> bool:
+    """Returns whether the kernel supports rows of an array `[..., n]`.
 
-    They may where the environment sets SPARSEJAX_GPU_KERNELS to 1: it has been compiled for GPUs and its instructions
-    have been followed, but no GPU was at hand to time it on. Without it a GPU searches by plain passes.
+    It is opt-in by SPARSEJAX_GPU_KERNELS=1 in the environment: it has been compiled for GPUs and its instructions
+    simulated, but it has not been timed on a GPU. Otherwise a GPU uses the plain search.
     """
     fits = _THREADS <= shape[-1] <= _LONGEST and 0 not in shape
     return fits and dtype in (jnp.float32, jnp.bfloat16) and os.environ.get("SPARSEJAX_GPU_KERNELS") == "1"
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4, 5))
-def kept(
+def keep_winners(
     x: Float[Array, "rows n"],
     gain: Float[Array, "n"] | None,
     k: Int[Array, "rows"],
@@ -48,32 +48,32 @@ def kept(
     The gradient is 1 on the winners, 0 elsewhere.
 
     Args:
-      x: values `[rows, n]` of a shape and type that `usable` accepts.
+      x: values `[rows, n]` of a shape and type that `is_usable` accepts.
       gain: factors of the ranking `[n]`, float32, or None; no gradient passes.
       k: winners of each row, 0 <= k <= n; not checked.
-      first: of units tied at the threshold keep the first only, k in all.
+      first: of tied units keep only the first, exactly k in total.
       relu: also zero the winners that are negative.
-      interpret: run it as a plain program, on any machine.
+      interpret: interpret the kernel, on any machine.
 
     Returns:
       Array like x.
     """
-    return _chosen(x, gain, k, first, relu, interpret)[0]
+    return _select(x, gain, k, first, relu, interpret)[0]
 
 
-@kept.defjvp
-def _kept_jvp(first, relu, interpret, primals, tangents):
+@keep_winners.defjvp
+def _keep_winners_jvp(first, relu, interpret, primals, tangents):
     x, gain, k = primals
-    # The same call twice is one to the compiler; this one's y would have no derivative of its own.
-    _, least, last = _chosen(lax.stop_gradient(x), gain, k, first, relu, interpret)
+    # The compiler merges the two identical calls; the y of this one would have no derivative.
+    _, least, last = _select(lax.stop_gradient(x), gain, k, first, relu, interpret)
     place = lax.broadcasted_iota(jnp.int32, x.shape, 1) if first else None
     key = _key(lax.stop_gradient(x), None if gain is None else gain[None])
-    won = _won(x, key, place, least[:, None], last[:, None], k[:, None], relu)
-    return kept(x, gain, k, first, relu, interpret), jnp.where(won, tangents[0], jnp.zeros_like(x))
+    won = _is_winner(x, key, place, least[:, None], last[:, None], k[:, None], relu)
+    return keep_winners(x, gain, k, first, relu, interpret), jnp.where(won, tangents[0], jnp.zeros_like(x))
 
 
-def _chosen(x, gain, k, first, relu, interpret):
-    """Returns what is kept, and of each row the least key kept and the place of the last kept of those tied there."""
+def _select(x, gain, k, first, relu, interpret):
+    """Returns the kept values, and for each row the smallest key kept and the index of the last unit kept at it."""
     from jax.experimental import pallas as pl  # takes almost as long to import as JAX
 
     rows, n = x.shape
@@ -84,9 +84,9 @@ def _chosen(x, gain, k, first, relu, interpret):
         return pl.pallas_call(lambda *refs: of_row(pl.program_id(0), *refs), results, grid=(rows,), interpret=True)(
             *operands
         )
-    from jax.experimental.pallas import mosaic_gpu  # needs absl, which JAX does not bring
+    from jax.experimental.pallas import mosaic_gpu  # needs absl, which JAX does not install
 
-    # Nothing that is written is read, so writing need not wait. With the other semantics long rows take minutes.
+    # Written values are not read again, so writes need not wait. With other semantics long rows take minutes.
     options = mosaic_gpu.CompilerParams(
         unsafe_no_auto_barriers=True, lowering_semantics=mosaic_gpu.LoweringSemantics.Lane
     )
@@ -94,7 +94,7 @@ def _chosen(x, gain, k, first, relu, interpret):
         lambda *refs: of_row(lax.axis_index("row"), *refs), out_type=results, grid=(rows,), grid_names=("row",),
         compiler_params=options,
     )(*operands)  # fmt: skip
-    # They vary over the mesh axes of x, of which the kernel keeps no track. XLA sees that this never chooses.
+    # The kernel drops the mesh axes its operands vary over. An always-false select on x restores them; XLA folds it.
     never = (x[0, 0] != x[0, 0]) & False
     return tuple(jnp.where(never, jnp.zeros_like(a), a) for a in found)
 
@@ -104,9 +104,9 @@ def _kernel(first, relu, row, x, k, places, *others):
 
     *gain, y, least, last = others
     n = x.shape[-1]
-    width = _THREADS * (2 if n % 2 == 0 and n >= 2 * _THREADS else 1)  # two values lie side by side, if rows are even
+    width = _THREADS * (2 if n % 2 == 0 and n >= 2 * _THREADS else 1)  # two adjacent values per thread for even n
     left = n % width
-    # The last part begins before what is left; only the rest of it counts.
+    # The last part overlaps the previous one; only the rest of it counts.
     parts = [pl.ds(start, width) for start in (*range(0, n - left, width), *([n - width] if left else []))]
 
     def keys_of(part):
@@ -123,12 +123,12 @@ def _kernel(first, relu, row, x, k, places, *others):
     least[row], last[row] = low, end
     for part in parts:
         values = x[row, part]
-        won = _won(values, keys_of(part), places[part] if first else None, low, end, wanted, relu)
+        won = _is_winner(values, keys_of(part), places[part] if first else None, low, end, wanted, relu)
         y[row, part] = jnp.where(won, values, jnp.zeros((), values.dtype))
 
 
 def _threshold(keys: list[Array], k: Int[Array, ""]) -> tuple[UInt[Array, ""], Bool[Array, ""]]:
-    """Returns a key with k at or above it, and whether it is exactly k; if not, it is the k-th itself."""
+    """Returns a key with k at or above it, and whether there are exactly k; if not, it is the k-th key."""
     largest = jnp.max(functools.reduce(jnp.maximum, keys))
     probe = jnp.maximum(largest, jnp.uint32(_OCTAVES + 1)) - jnp.uint32(_OCTAVES)
     none = largest * jnp.uint32(0)
@@ -137,9 +137,9 @@ def _threshold(keys: list[Array], k: Int[Array, ""]) -> tuple[UInt[Array, ""], B
 
 
 def _last_tied(places: Callable[[], list[Array]], keys: list[Array], low, exactly, k, n: int) -> Int[Array, ""]:
-    """Returns the place of the last key kept of those that are `low`; without ties nothing is searched."""
+    """Returns the index of the last kept key equal to `low`; without ties there is no search."""
 
-    def at_or_above(height):  # the first are highest
+    def at_or_above(height):  # earlier places rank higher
         height = height.astype(jnp.int32)
         return _total((key == low) & (n - place >= height) for key, place in zip(keys, places(), strict=True))
 
@@ -154,9 +154,9 @@ def _total(marked: Iterable[Bool[Array, "width"]]) -> Int[Array, ""]:
 
 
 def _key(x: Float[Array, "*shape"], gain: Float[Array, "*#shape"] | None) -> UInt[Array, "*shape"]:
-    """Returns unsigned integers in the order of the values that compete; all NaN highest, both zeros the same.
+    """Returns unsigned integers in the order of the competing values; NaN are highest, both zeros equal.
 
-    They are never 0. Unlike signed ones they need no care of how a compiler takes a comparison.
+    They are never 0. Unlike signed ones they are independent of how a compiler compares.
     """
     rank = x.astype(jnp.float32)
     rank = rank if gain is None else rank * gain
@@ -166,6 +166,6 @@ def _key(x: Float[Array, "*shape"], gain: Float[Array, "*#shape"] | None) -> UIn
     return jnp.where(rank != rank, highest, jnp.where(rank == 0, zero, key))
 
 
-def _won(x, key, place, least, last, k, relu):
+def _is_winner(x, key, place, least, last, k, relu):
     won = key >= least if place is None else (key > least) | ((key == least) & (place <= last))
     return won & (k > 0) & ((x > 0) | (x != x)) if relu else won & (k > 0)

@@ -1,4 +1,4 @@
-"""Functions of rows on a TPU, a block of rows at a time: however often they read it, it is fetched from memory once."""
+"""Functions of rows on a TPU, one block of rows at a time, which is loaded from memory only once."""
 
 import functools
 import os
@@ -8,16 +8,16 @@ import jax
 from jaxtyping import Array, Int
 
 _HELD = 2**18
-"""Values of a block: the fast memory holds two, one that is worked on and one on its way."""
+"""Values per block: VMEM holds two, one in use and one being loaded."""
 _LONGEST = 2**17
-"""Values of a row: eight rows, which lie side by side in a register, have to fit."""
+"""Longest row: eight rows, which share a register, have to fit."""
 
 
-def usable(shape: tuple[int, ...]) -> bool:
-    """Says whether rows of an array `[..., n]` may be worked on in blocks.
+def is_usable(shape: tuple[int, ...]) -> bool:
+    """Returns whether rows of an array `[..., n]` can be processed in blocks.
 
-    They may not where there is nothing in them or eight do not fit, and where the environment sets
-    SPARSEJAX_TPU_KERNELS to 0, for a TPU or version whose compiler refuses them.
+    They cannot if they are empty or eight do not fit, or if SPARSEJAX_TPU_KERNELS is 0 in the environment, for a TPU or
+    version whose compiler rejects the kernel.
     """
     return 0 < shape[-1] <= _LONGEST and 0 not in shape and os.environ.get("SPARSEJAX_TPU_KERNELS") != "0"
 
@@ -25,14 +25,14 @@ def usable(shape: tuple[int, ...]) -> bool:
 def by_blocks(
     function: Callable, values: Int[Array, "*rows n"], k: Int[Array, "*rows"], *, interpret: bool = False
 ) -> tuple[Int[Array, "*rows"], Int[Array, "*rows"]]:
-    """Applies a function of rows to a block of them at a time; what makes the values is fused into the reading.
+    """Applies a function of rows to one block of them at a time; the computation of the values is fused into the load.
 
     Args:
-      function: from a reference to the values of a block `[block, n]`, to be read as often as it likes, and the
-        block's k `[block, 1]` to two numbers a row, `[block, 1]` each.
-      values: `[..., n]`, int32; no row longer than `usable` says.
+      function: from a reference to the values of a block `[block, n]`, which it may read repeatedly, and the block's k
+        `[block, 1]` to two numbers per row, `[block, 1]` each.
+      values: `[..., n]`, int32; rows as accepted by `is_usable`.
       k: a number for each row, int32.
-      interpret: run it as a plain program, on any machine.
+      interpret: interpret the kernel, on any machine.
 
     Returns:
       The two numbers of each row, int32.
@@ -44,7 +44,7 @@ def by_blocks(
     block = min(rows, max(8, _HELD // n // 8 * 8))
     of_rows = pl.BlockSpec((block, 1), lambda i: (i, 0))
     values = values.reshape(rows, n)
-    k = k.reshape(rows, 1) + (values[:, :1] & 0)  # so that it varies over the same mesh axes, as do the results
+    k = k.reshape(rows, 1) + (values[:, :1] & 0)  # so that it varies over the same mesh axes as the values and results
     result = jax.eval_shape(lambda k: k, k)
     first, second = pl.pallas_call(
         functools.partial(_kernel, function),

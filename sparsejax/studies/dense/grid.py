@@ -1,14 +1,14 @@
-"""What winners, density and boosting each do: a grid over all three in one program (a study the paper did not have)."""
+"""Effects of winners, density and boosting: a grid over all three in one program (not in the paper)."""
 
 from pathlib import Path
 
 import numpy as np
 
 from sparsejax import configs
-from sparsejax.configuration import replaced
+from sparsejax.configuration import replace
 from sparsejax.figures.heat import heat_maps
 from sparsejax.studies.networks import train
-from sparsejax.studies.study import Outcome, Scale, Study
+from sparsejax.studies.study import Outcome, Scale, study
 from sparsejax.training.config import Config
 
 WINNERS = {"small": (20, 100, 300), "paper": (10, 30, 100, 300, 600)}
@@ -18,14 +18,15 @@ _SEEDS = {"small": (42,), "paper": (42, 43, 44)}
 
 
 def base(scale: Scale) -> Config:
-    """Returns the network that is varied: Sparse CNN-2, on part of MNIST for a few epochs or as published."""
+    """Returns the base network: Sparse CNN-2, on part of MNIST for a few epochs or as published."""
     config = configs.get("mnist_kwinners")
     if scale == "paper":
         return config
     short = {"training.epochs": 3, "training.first_epoch_batch_size": 16, "training.learning_rate": 0.04}
-    return replaced(config, short | {"data.train_examples": 6000, "data.test_examples": 1000})
+    return replace(config, short | {"data.train_examples": 6000, "data.test_examples": 1000})
 
 
+@study("dense/grid", "accuracy, noise score and entropy over k, density and boost strength", "section 3, varied")
 def _grid(scale: Scale, folder: Path) -> Outcome:
     boosts, winners, densities, seeds = BOOSTS[scale], WINNERS[scale], DENSITIES[scale], _SEEDS[scale]
     fields = {"model.boost_strength": boosts, "model.hidden_k": winners, "model.density": densities}
@@ -45,12 +46,3 @@ def _grid(scale: Scale, folder: Path) -> Outcome:
     ours |= {name: values.tolist() for name, values in means.items()}
     ours["products, times fewer"] = np.reshape([entry["products_ratio"] for entry in layer], shape).mean(-1).tolist()
     return Outcome(figure, ours, {}, list(seeds))
-
-
-SUMMARIES = {
-    "dense/grid": "accuracy, noise score and entropy over k, density and boost strength",
-}
-
-STUDIES: dict[str, Study] = {
-    "dense/grid": Study("Ahmad & Scheinkman, How Can We Be So Dense?, 2019, section 3, Sparse CNN-2 varied", _grid)
-}

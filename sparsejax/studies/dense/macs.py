@@ -1,9 +1,9 @@
-"""How many products sparse networks save: section 4.3 of "How Can We Be So Dense?".
+"""Products saved by sparse networks: section 4.3 of "How Can We Be So Dense?".
 
 The paper's numbers follow from its formula, (active inputs) x (non-zero weights) x (units), which multiplies each
-active input with every weight of the layer, and that once for every unit. Where sparse and dense layer are of one size,
-what is too much cancels in the ratio. For the hidden layer of the Super-Sparse CNN-2, whose 1,500 units are set against
-a dense layer of 1,000, it does not: 53 times fewer products become 35.
+active input with every weight of the layer, once for every unit. If sparse and dense layer have the same size, the
+excess cancels in the ratio. For the hidden layer of the Super-Sparse CNN-2, whose 1,500 units are compared with a dense
+layer of 1,000, it does not: 53 times fewer products become 35.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from sparsejax.evaluation.measures.macs import Products, count_macs, dense_macs
 from sparsejax.evaluation.split import make_evaluation
 from sparsejax.figures.table import table
 from sparsejax.models import SparseCNN
-from sparsejax.studies.study import Outcome, Scale, Study
+from sparsejax.studies.study import Outcome, Scale, study
 from sparsejax.training.config import Config
 
 _SEED = 42
@@ -42,8 +42,8 @@ PAPER = {("Sparse CNN-2", "conv2"): 10.5, ("Sparse CNN-2", "hidden"): 20.0, ("Su
 def paper_products(network: SparseCNN, layer: str) -> int:
     """Returns the products of a layer by the paper's formula.
 
-    A fully connected layer is said to take k * w |y'| |y| * |y|, with |y'| units before and |y| in it, and a
-    convolution k * K * K * C * |y|, with |y| its units before the pooling.
+    According to it a fully connected layer takes k * w |y'| |y| * |y|, with |y'| inputs and |y| units, and a
+    convolution k * K * K * C * |y|, with |y| its units before pooling.
     """
     stages = network.stages(IMAGE)
     index = [stage.name for stage in stages].index(layer)
@@ -58,12 +58,12 @@ def paper_products(network: SparseCNN, layer: str) -> int:
     return active * kh * kw * filters * outputs
 
 
-def counted(network: SparseCNN, *, examples: int) -> tuple[dict[str, Products], dict[str, Products]]:
-    """Counts the products of an untrained network on noise, by its masks and its activations.
+def count_products(network: SparseCNN, *, examples: int) -> tuple[dict[str, Products], dict[str, Products]]:
+    """Counts the products of an untrained network on noise, from its masks and activations.
 
     Args:
       network: the network.
-      examples: images of normal noise, 32 x 32, in the place of spectrograms.
+      examples: number of 32 x 32 images of normal noise, which replace spectrograms.
 
     Returns:
       Layer -> products, with the k winners of training and with the 1.5 k of inference.
@@ -85,6 +85,7 @@ def counted(network: SparseCNN, *, examples: int) -> tuple[dict[str, Products], 
     return with_factor(1.0), with_factor(network.k_inference_factor)
 
 
+@study("dense/products", "how many products sparse weights and activations save", "section 4.3")
 def _products(scale: Scale, folder: Path) -> Outcome:
     examples = EXAMPLES[scale]
     dense = NETWORKS["Dense CNN-2"]
@@ -92,7 +93,7 @@ def _products(scale: Scale, folder: Path) -> Outcome:
     full = {stage.name: dense_macs((*stage.image, stage.shape[-2]), stage.shape) for stage in dense.stages(IMAGE)}
     for name in list(NETWORKS)[1:]:
         network = NETWORKS[name]
-        training, inference = counted(network, examples=examples)
+        training, inference = count_products(network, examples=examples)
         full["output"] = dense.hidden * dense.classes
         for layer, products in training.items():
             said = PAPER.get((name, layer))
@@ -101,7 +102,7 @@ def _products(scale: Scale, folder: Path) -> Outcome:
                 by_formula = paper_products(dense, layer) / paper_products(network, layer)
             ratios = (full[layer] / products.nonzero, full[layer] / inference[layer].nonzero)
             rows.append([name if layer == "conv1" else "", layer, f"{full[layer]:,}", f"{products.nonzero:,.0f}",
-                         _times(ratios[0]), _times(ratios[1]), _times(by_formula), _times(said)])  # fmt: skip
+                         _ratio(ratios[0]), _ratio(ratios[1]), _ratio(by_formula), _ratio(said)])  # fmt: skip
             label = f"{name}, {layer}"
             ours |= {f"{label}: dense": full[layer], f"{label}: counted": products.nonzero,
                      f"{label}: times fewer": ratios[0], f"{label}: times fewer at inference": ratios[1]}  # fmt: skip
@@ -112,7 +113,7 @@ def _products(scale: Scale, folder: Path) -> Outcome:
         total = sum(products.nonzero for products in training.values())
         total_inference = sum(products.nonzero for products in inference.values())
         whole = sum(full.values())
-        rows.append(["", "all", f"{whole:,}", f"{total:,.0f}", _times(whole / total), _times(whole / total_inference),
+        rows.append(["", "all", f"{whole:,}", f"{total:,.0f}", _ratio(whole / total), _ratio(whole / total_inference),
                      "", ""])  # fmt: skip
         ours |= {f"{name}: times fewer": whole / total, f"{name}: times fewer at inference": whole / total_inference}
     ours["note"] = (
@@ -126,14 +127,5 @@ def _products(scale: Scale, folder: Path) -> Outcome:
     return Outcome(table(head, rows, names=2), ours, paper, [_SEED])
 
 
-def _times(ratio: float | None) -> str:
+def _ratio(ratio: float | None) -> str:
     return "" if ratio is None else f"{ratio:.1f}×"
-
-
-SUMMARIES = {
-    "dense/products": "how many products sparse weights and activations save",
-}
-
-STUDIES: dict[str, Study] = {
-    "dense/products": Study("Ahmad & Scheinkman, How Can We Be So Dense?, 2019, section 4.3", _products),
-}

@@ -1,4 +1,4 @@
-"""How often random vectors match: observed frequencies on predicted curves."""
+"""Match probabilities of random vectors: observed frequencies on predicted curves."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from sparsejax.figures import style
 class Curve(NamedTuple):
     """Match probabilities along x: `predicted` `[points]`, `observed` and the `paper`'s likewise or None.
 
-    Points that are NaN or 0 are left out; a `dashed` curve is that of dense vectors.
+    NaN and 0 are omitted; a `dashed` curve is that of dense vectors.
     """
 
     predicted: np.ndarray
@@ -65,6 +65,5 @@ def match_curves(panels: Sequence[Panel], *, width: style.Width = "page") -> Fig
 
 
 def _positive(values: np.ndarray) -> np.ndarray:
-    """Leaves out what has no logarithm."""
     values = np.asarray(values, float)
     return np.where(values > 0, values, np.nan)

@@ -1,7 +1,7 @@
-"""How often two sparse vectors match by chance: the count of Eq. 1 to 3, and the simulations behind Eq. 4 and 5.
+"""Probability that two sparse vectors match by chance: the counts of Eq. 1 to 3, and simulations for Eq. 4 and 5.
 
-The counts are taken in logarithms with numpy's float64, for they reach 10^1000 at ordinary sizes; the simulations are
-JAX programs in float32, which only compare sums of a few terms with a threshold.
+The counts are logarithms in numpy's float64, because they reach 10^1000 at ordinary sizes; the simulations are JAX
+programs in float32, which only compare sums of a few terms with a threshold.
 
 References:
   Ahmad & Scheinkman, How Can We Be So Dense? The Benefits of Using Highly Sparse Representations, 2019, section 2.
@@ -22,13 +22,13 @@ Values = Literal["binary", "scalar"]
 
 
 def log_matches(n: int, *, k: int, active: int, overlap: int) -> float:
-    """Returns the logarithm of the number of vectors with exactly so many bits in common with one vector, Eq. 1.
+    """Returns the logarithm of the number of vectors with exactly `overlap` bits in common with one vector, Eq. 1.
 
     Args:
       n: length of the vectors.
       k: non-zeros of the one vector.
       active: non-zeros of the vectors counted.
-      overlap: non-zeros in common; -inf is returned where no vector has so many.
+      overlap: non-zeros in common; -inf is returned if no vector has that many.
 
     Raises:
       ValueError: k or active is outside [0, n].
@@ -42,24 +42,24 @@ def match_probability(n: int, *, k: int, active: int, threshold: int, given_over
 
     .. math:: P = \sum_{b \geq \theta} p_b \binom{k}{b} \binom{n - k}{a - b} / \binom{n}{a}
 
-    Exact to a relative error of about 1e-16 n log n, whatever the size of the numbers that are divided.
+    Exact to a relative error of about 1e-16 n log n, for all sizes of the counts.
 
     Args:
       n: length of the vectors.
       k: non-zeros of the stored vector, |x_i| in the paper.
       active: non-zeros a of the random one.
-      threshold: theta, the least overlap that matches; 0 for Eq. 4, whose p_b is 0 where nothing can match.
-      given_overlap: p_b for b = 0 to k; None for 1, as of binary vectors.
+      threshold: theta, the smallest overlap that matches; 0 for Eq. 4, where p_b is 0 without a match.
+      given_overlap: p_b for b = 0 to k; None for 1, as for binary vectors.
 
     Raises:
-      ValueError: k or active is outside [0, n], or given_overlap is not of k + 1 entries.
+      ValueError: k or active is outside [0, n], or given_overlap does not have k + 1 entries.
     """
     p = np.ones(k + 1) if given_overlap is None else np.asarray(given_overlap, np.float64)
     if p.shape != (k + 1,):
         raise ValueError(f"given_overlap has shape {p.shape}; expected one probability for each overlap, {(k + 1,)}.")
     counts = np.array([log_matches(n, k=k, active=active, overlap=b) for b in range(k + 1)])
     shares = np.exp(counts - _log_choose(n, active))
-    # Small terms first, so that adding them loses nothing.
+    # Small terms first, to avoid rounding errors.
     return float(np.sum(np.sort((shares * p)[max(threshold, 0) :])))
 
 
@@ -85,9 +85,9 @@ def simulate_matches(
 ) -> Int[Array, ""]:
     """Draws pairs of random vectors and counts those whose dot product reaches the threshold.
 
-    Each pair is drawn as the paper describes, but only where it matters. All places being alike, the weight vector's
-    k non-zeros may lie first; each of them in turn meets a non-zero of the input with probability (non-zeros left) /
-    (places left). That draws a random subset exactly, at a cost of k and not of n, and without a sort.
+    Each pair is distributed as in the paper, but only the relevant entries are drawn. By symmetry the weight vector's k
+    non-zeros can be first; each of them in turn coincides with a non-zero of the input with probability (non-zeros
+    left) / (places left). This samples a random subset exactly, at a cost of k instead of n, and without a sort.
 
     Args:
       key: a PRNG key.
@@ -98,7 +98,7 @@ def simulate_matches(
       threshold: theta; `scalar_threshold(k)` for scalar vectors.
       trials: pairs of vectors; rounded up to whole chunks, so divide by `simulated_trials(trials, chunk)`.
       values: "scalar" for weights uniform in [-1/k, 1/k] and inputs in S * [0, 2/k], "binary" for ones.
-      chunk: pairs at a time, which is all that is held in memory.
+      chunk: pairs in memory at a time.
 
     Returns:
       The number of matches [].
@@ -108,7 +108,7 @@ def simulate_matches(
 
     References:
       Ahmad & Scheinkman, 2019, sections 2.2 and 2.3. Their code compares every 4 weight vectors with 1,000 inputs, so
-      its trials are not independent; these are.
+      its trials are not independent, unlike these.
     """
     if values not in ("binary", "scalar"):
         raise ValueError(f"values is {values!r}; expected 'binary' or 'scalar'.")
@@ -116,7 +116,7 @@ def simulate_matches(
         _check_sizes(n, k, active if isinstance(active, int) else 0)
     n, active = jnp.asarray(n, jnp.uint32), jnp.asarray(active, jnp.uint32)
 
-    def matched(key):
+    def match(key):
         place_key, value_key = jax.random.split(key)
         bits = jax.random.bits(place_key, (k, chunk), jnp.uint32)
         terms = jnp.ones((k, chunk)) if values == "binary" else scale * _products(value_key, k, chunk)
@@ -132,7 +132,7 @@ def simulate_matches(
         (_, dot), _ = lax.scan(meet, start, (left, bits, terms))
         return jnp.sum((dot >= threshold).astype(jnp.int32))
 
-    return _over_chunks(matched, key, trials, chunk)
+    return _over_chunks(match, key, trials, chunk)
 
 
 def simulate_given_overlap(
@@ -144,10 +144,10 @@ def simulate_given_overlap(
     trials: int,
     chunk: int = 2048,
 ) -> Int[Array, "overlaps"]:
-    """Counts how often scalar vectors match when they have exactly b non-zeros in common, for b = 0 to k, Eq. 5.
+    """Counts the matches of scalar vectors with exactly b non-zeros in common, for b = 0 to k, Eq. 5.
 
     One draw of k products serves every b: its first b are those of an overlap of b. Divided by the trials this is the
-    p_b of Eq. 4, which then gives matches far too rare to be met by drawing vectors.
+    p_b of Eq. 4, which also covers matches that are too rare to sample.
 
     Args:
       key, scale, k, threshold, trials, chunk: as in `simulate_matches`.
@@ -156,19 +156,19 @@ def simulate_given_overlap(
       Counts `[k + 1]`.
     """
 
-    def matched(key):
+    def match(key):
         dots = scale * jnp.cumsum(_products(key, k, chunk), axis=0)
         counts = jnp.sum((dots >= threshold).astype(jnp.int32), axis=1)
         return jnp.concatenate([jnp.full(1, chunk if threshold <= 0 else 0, jnp.int32), counts])
 
-    return _over_chunks(matched, key, trials, chunk)
+    return _over_chunks(match, key, trials, chunk)
 
 
 def simulated_trials(trials: int, chunk: int = 2048) -> int:
-    """Returns how many pairs a simulation draws when asked for so many: whole chunks.
+    """Returns the number of pairs that a simulation draws: rounded up to whole chunks.
 
     Raises:
-      ValueError: there are none, or more than 32 bits can count.
+      ValueError: trials is below 1, or more than 32 bits can count.
     """
     drawn = -(-trials // chunk) * chunk
     if not 1 <= trials <= drawn < 2**31:
@@ -184,7 +184,7 @@ def _products(key: PRNGKeyArray, k: int, chunk: int) -> Float[Array, "k chunk"]:
 
 
 def _over_chunks(counts_of: Callable[[PRNGKeyArray], Any], key: PRNGKeyArray, trials: int, chunk: int):
-    """Adds up `counts_of(key)` over as many chunks as hold the trials."""
+    """Sums `counts_of(key)` over enough chunks for the trials."""
 
     def add(total, index):
         return total + counts_of(jax.random.fold_in(key, index)), None

@@ -16,9 +16,8 @@ from sparsejax.studies.dense.match_probability import (
     simulate_matches,
     simulated_trials,
 )
-from sparsejax.studies.study import Outcome, Scale, Study
+from sparsejax.studies.study import Outcome, Scale, study
 
-_SOURCE = "Ahmad & Scheinkman, How Can We Be So Dense?, 2019, "
 _SEED = 42
 TRIALS = {"small": 1_000_000, "paper": 100_000_000}
 ACTIVE: dict[str, int | None] = {"a = 64": 64, "a = 128": 128, "a = 256": 256, "a = n/2": None}
@@ -51,6 +50,7 @@ PAPER_SCALED = {
 }
 
 
+@study("dense/fig2", "how often random binary vectors match, counted and drawn")
 def _fig2(scale: Scale, folder: Path) -> Outcome:
     trials = simulated_trials(TRIALS[scale])
     names, n = list(ACTIVE), np.asarray(BINARY_N)
@@ -60,8 +60,8 @@ def _fig2(scale: Scale, folder: Path) -> Outcome:
         lambda n, a: match_probability(int(n), k=BINARY_K, active=int(a), threshold=BINARY_THRESHOLD)
     )(size, active)
     setting = {"k": BINARY_K, "threshold": BINARY_THRESHOLD, "values": "binary"}
-    observed = _simulated(size, active, np.ones(size.shape), trials, 0, **setting)
-    ours = {"n": list(BINARY_N), "trials": trials, **_compared(names, predicted, observed, trials, 0.0)}
+    observed = _simulate(size, active, np.ones(size.shape), trials, 0, **setting)
+    ours = {"n": list(BINARY_N), "trials": trials, **_compare(names, predicted, observed, trials, 0.0)}
     dense = predicted[names.index("a = n/2")]
     ours["dense: greatest / least prediction"] = float(dense.max() / dense.min())
     ours["note"] = (
@@ -73,6 +73,7 @@ def _fig2(scale: Scale, folder: Path) -> Outcome:
     return Outcome(figure, ours, {f"{name}: observed": list(values) for name, values in PAPER_BINARY.items()}, [_SEED])
 
 
+@study("dense/fig3", "how often random scalar vectors match, counted and drawn")
 def _fig3(scale: Scale, folder: Path) -> Outcome:
     trials, theta = simulated_trials(TRIALS[scale]), scalar_threshold(SCALAR_K)
     many = simulated_trials(10 * TRIALS["small"])
@@ -87,16 +88,16 @@ def _fig3(scale: Scale, folder: Path) -> Outcome:
     active = np.stack([_active(name, n) for name in names])
     size, scales = np.broadcast_to(n, active.shape), np.ones(active.shape)
     predicted, error = _given_overlap(size, active, given[:1], many)
-    observed = _simulated(size, active, scales, trials, 2, **setting)
-    left = _compared(names, predicted, observed, trials, error)
+    observed = _simulate(size, active, scales, trials, 2, **setting)
+    left = _compare(names, predicted, observed, trials, error)
     panels = [Panel("dimensionality n", SCALAR_N, _curves(names, predicted, observed / trials, PAPER_SCALAR))]
 
     names = names[:-1]
     active = np.stack([np.full(len(SCALES), ACTIVE[name]) for name in names])
     size, scales = np.full(active.shape, SCALED_N), np.broadcast_to(SCALES, active.shape)
     predicted, error = _given_overlap(size, active, given, many)
-    observed = _simulated(size, active, scales, trials, 3, **setting)
-    right = _compared(names, predicted, observed, trials, error)
+    observed = _simulate(size, active, scales, trials, 3, **setting)
+    right = _compare(names, predicted, observed, trials, error)
     panels.append(Panel("scale S", SCALES, _curves(names, predicted, observed / trials, PAPER_SCALED)))
 
     ours = {"n": list(SCALAR_N), "S": list(SCALES), "trials": trials, "p_b at S = 1": given[0].tolist()}
@@ -108,7 +109,7 @@ def _fig3(scale: Scale, folder: Path) -> Outcome:
 
 
 def _active(name: str, n: np.ndarray) -> np.ndarray:
-    """Returns the non-zeros of a curve's vectors, for each n: all places where there are no more than `a` of them."""
+    """Returns the non-zeros of a curve's vectors, for each n: at most all places."""
     active = ACTIVE[name]
     return n // 2 if active is None else np.minimum(active, n)
 
@@ -117,8 +118,8 @@ def _key(stream: int):
     return jax.random.fold_in(jax.random.key(_SEED), stream)
 
 
-def _simulated(n: np.ndarray, active: np.ndarray, scales: np.ndarray, trials: int, stream: int, **setting: Any):
-    """Counts matches at every point of `[curves, points]`, all in one program."""
+def _simulate(n: np.ndarray, active: np.ndarray, scales: np.ndarray, trials: int, stream: int, **setting: Any):
+    """Counts matches at every point of `[curves, points]`, in one program."""
     count = jax.jit(jax.vmap(lambda *point: simulate_matches(*point, trials=trials, **setting)))
     keys = jax.random.split(_key(stream), n.size)
     arrays = (jnp.asarray(n.ravel()), jnp.asarray(active.ravel()), jnp.asarray(scales.ravel(), jnp.float32))
@@ -135,17 +136,17 @@ def _given_overlap(n: np.ndarray, active: np.ndarray, given: np.ndarray, trials:
         p = given[at[1] % len(given)]
         setting = {"k": len(p) - 1, "active": int(active[at]), "threshold": 0}
         predicted[at] = match_probability(int(n[at]), **setting, given_overlap=p)
-        # One draw serves every b: the errors of the p_b go together, so they are added as they are.
+        # One draw serves every b, so the errors of the p_b are correlated and added directly.
         error[at] = match_probability(int(n[at]), **setting, given_overlap=np.sqrt(p * (1 - p) / trials))
     return predicted, error
 
 
-def _compared(
+def _compare(
     names: Sequence[str], predicted: np.ndarray, observed: np.ndarray, trials: int, error: np.ndarray | float
 ) -> dict[str, Any]:
-    """Returns the curves, and how far counts of matches lie from what is predicted, in standard errors.
+    """Returns the curves, and the deviation of counts of matches from the prediction, in standard errors.
 
-    Where fewer than ten matches are expected a count is not nearly normal: those points are taken together.
+    Points with fewer than ten expected matches are pooled, because their counts are not close to normal.
     """
     expected = trials * predicted
     deviation = (observed - expected) / np.sqrt(expected * (1 - predicted) + (trials * error) ** 2)
@@ -170,14 +171,3 @@ def _curves(names: Sequence[str], predicted: np.ndarray, observed: np.ndarray, p
         published[: len(paper[name])] = paper[name][: len(line)]
         curves[name] = Curve(line, dots, published, dashed=ACTIVE[name] is None)
     return curves
-
-
-SUMMARIES = {
-    "dense/fig2": "how often random binary vectors match, counted and drawn",
-    "dense/fig3": "how often random scalar vectors match, counted and drawn",
-}
-
-STUDIES: dict[str, Study] = {
-    "dense/fig2": Study(_SOURCE + "Fig. 2", _fig2),
-    "dense/fig3": Study(_SOURCE + "Fig. 3", _fig3),
-}

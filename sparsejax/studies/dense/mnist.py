@@ -1,7 +1,7 @@
 """MNIST in "How Can We Be So Dense?": table 1, figure 5, and the same with dropout.
 
 Every number is given twice: after the last epoch, and after the epoch with the best test accuracy of each network,
-which is what the paper reports without saying so.
+which the paper reports, without stating it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,18 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsejax import configs
-from sparsejax.configuration import replaced
+from sparsejax.configuration import replace
 from sparsejax.data import load
 from sparsejax.evaluation.measures.noise_score import NOISE_LEVELS
 from sparsejax.figures.activity import image_grid
-from sparsejax.figures.comparison import beside_paper
+from sparsejax.figures.comparison import paper_comparison
 from sparsejax.figures.noise import noise_curve
 from sparsejax.functional import example_keys, pixel_noise
-from sparsejax.studies.networks import trained_members
-from sparsejax.studies.study import Outcome, Scale, Study, chosen_seeds
+from sparsejax.studies.networks import train_members
+from sparsejax.studies.study import Outcome, Scale, study
 from sparsejax.training.config import Config
 
-_SOURCE = "Ahmad & Scheinkman, How Can We Be So Dense? The Benefits of Using Highly Sparse Representations, 2019, "
 # Test accuracy in per cent and noise score, each with its standard deviation over ten seeds.
 TABLE1 = {
     "Dense CNN-1": ("mnist_dense_cnn1", (99.14, 0.03), (74_569, 3_200)),
@@ -41,24 +40,20 @@ _FIG5 = ("Dense CNN-1", "Dense CNN-2", "Sparse CNN-1", "Sparse CNN-2")
 _SHORT = {"training.epochs": 3, "data.train_examples": 12_000, "data.test_examples": 2_000}
 
 
-def scaled(config: Config, scale: Scale) -> Config:
+def apply_scale(config: Config, scale: Scale) -> Config:
     """Returns a configuration as published, or with a fifth of the images for three epochs."""
-    return replaced(config, _SHORT if scale == "small" else {})
+    return replace(config, _SHORT if scale == "small" else {})
 
 
-def _seeds(scale: Scale, seeds: int | None) -> tuple[int, ...]:
-    return chosen_seeds(SEEDS, scale, seeds, small=1)
-
-
-def _rows(networks: Mapping[str, Config], scale: Scale, folder: Path, seeds: int | None) -> dict[str, list[dict]]:
-    """Trains every kind of network with every seed: name -> what is said of each network.
+def _rows(networks: Mapping[str, Config], scale: Scale, folder: Path, seeds: Sequence[int]) -> dict[str, list[dict]]:
+    """Trains every kind of network with every seed: name -> the results of each network.
 
     The table and the figures share networks, and so their folder.
     """
-    shared, chosen, rows = folder.parents[1] / "mnist" / scale, _seeds(scale, seeds), {}
+    shared, rows = folder.parents[1] / "mnist" / scale, {}
     for name, config in networks.items():
         label = name.replace(", ", "_").replace(" ", "_")
-        (members,) = trained_members(scaled(config, scale), shared, label, seeds=chosen)
+        (members,) = train_members(apply_scale(config, scale), shared, label, seeds=seeds)
         rows[name] = [member.result for member in members]
     return rows
 
@@ -73,11 +68,13 @@ def both_rules(members: list[dict[str, Any]]) -> dict[str, Any]:
     return figures
 
 
-def _table1(scale: Scale, folder: Path, seeds: int | None = None, names: Sequence[str] | None = None) -> Outcome:
+@study("dense/table1", "MNIST: test accuracy and noise score of the eight networks", seeds=SEEDS)
+@study("dense/sparse_cnn2", "table 1's row of Sparse CNN-2, in minutes", "Table 1", seeds=SEEDS, names=["Sparse CNN-2"])
+def _table1(scale: Scale, folder: Path, seeds: Sequence[int], names: Sequence[str] | None = None) -> Outcome:
     table = {name: TABLE1[name] for name in names or TABLE1}
     rows = _rows({name: configs.get(config) for name, (config, *_) in table.items()}, scale, folder, seeds)
     best = {name: [member["best"] for member in row] for name, row in rows.items()}
-    # In per cent, as both count test images, of which a smaller scale has fewer.
+    # In per cent, because both count test images, of which a smaller scale has fewer.
     drawn = {
         "test accuracy (%)": [[100 * one["test_accuracy"] for one in row] for row in best.values()],
         "noise score (% of the greatest)": [
@@ -88,7 +85,7 @@ def _table1(scale: Scale, folder: Path, seeds: int | None = None, names: Sequenc
         "test accuracy (%)": [accuracy for _, accuracy, _ in table.values()],
         "noise score (% of the greatest)": [(mean / 1100, std / 1100) for _, _, (mean, std) in table.values()],
     }
-    figure = beside_paper(list(table), drawn, paper)
+    figure = paper_comparison(list(table), drawn, paper)
     ours: dict[str, Any] = {name: both_rules(row) for name, row in rows.items()}
     published = {
         name: {"test_accuracy_best": list(accuracy), "noise_score_best": list(noise)}
@@ -101,10 +98,10 @@ def _table1(scale: Scale, folder: Path, seeds: int | None = None, names: Sequenc
                 for name, entry in published.items()
                 if abs(ours[name][measure][0] - entry[measure][0]) <= 2 * entry[measure][1]
             ]
-    return Outcome(figure, ours, published, list(_seeds(scale, seeds)))
+    return Outcome(figure, ours, published, list(seeds))
 
 
-def _curves(networks: Mapping[str, Config], scale: Scale, folder: Path, seeds: int | None) -> Outcome:
+def _curves(networks: Mapping[str, Config], scale: Scale, folder: Path, seeds: Sequence[int]) -> Outcome:
     """Draws accuracy against noise at each network's best epoch."""
     rows = _rows(networks, scale, folder, seeds)
     accuracy = [member["best"]["noise_accuracy"] for row in rows.values() for member in row]
@@ -116,18 +113,15 @@ def _curves(networks: Mapping[str, Config], scale: Scale, folder: Path, seeds: i
         ours |= {f"{name}, accuracy": np.mean([member["best"]["noise_accuracy"] for member in row], axis=0).tolist()}
         ours |= {name: both_rules(row)}
     published = {name: {"noise_score_best": list(TABLE1[name][2])} for name in networks if name in TABLE1}
-    return Outcome(figure, ours, published, list(_seeds(scale, seeds)))
+    return Outcome(figure, ours, published, list(seeds))
 
 
-def _sparse_cnn2(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
-    """Makes the row of the paper's own network, which takes minutes with all seeds where the table takes hours."""
-    return _table1(scale, folder, seeds, ["Sparse CNN-2"])
-
-
-def _fig5(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
+@study("dense/fig5", "accuracy against noise, dense and sparse", "Fig. 5B", seeds=SEEDS)
+def _fig5(scale: Scale, folder: Path, seeds: Sequence[int]) -> Outcome:
     return _curves({name: configs.get(TABLE1[name][0]) for name in _FIG5}, scale, folder, seeds)
 
 
+@study("dense/fig5a", "digits at the eleven noise levels", "Fig. 5A")
 def _fig5a(scale: Scale, folder: Path) -> Outcome:
     """Shows test images at every noise level; it trains nothing."""
     dataset = load("mnist")
@@ -139,26 +133,10 @@ def _fig5a(scale: Scale, folder: Path) -> Outcome:
     return Outcome(figure, {"levels": list(NOISE_LEVELS), "pixels_changed": changed}, {}, [0])
 
 
-def _dropout(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
+@study("dense/dropout", "accuracy against noise, with and without dropout", "section 4.1 with dropout", seeds=SEEDS)
+def _dropout(scale: Scale, folder: Path, seeds: Sequence[int]) -> Outcome:
     networks = {}
     for name in ("Dense CNN-2", "Sparse CNN-2"):
         config = configs.get(TABLE1[name][0])
-        networks |= {name: config, f"{name}, dropout": replaced(config, {"model.dropout": 0.5})}
+        networks |= {name: config, f"{name}, dropout": replace(config, {"model.dropout": 0.5})}
     return _curves(networks, scale, folder, seeds)
-
-
-SUMMARIES = {
-    "dense/table1": "MNIST: test accuracy and noise score of the eight networks; --seeds N",
-    "dense/sparse_cnn2": "the table's row of Sparse CNN-2, which more seeds can be given; --seeds N",
-    "dense/fig5": "accuracy against noise, dense and sparse; --seeds N",
-    "dense/fig5a": "digits at the eleven noise levels",
-    "dense/dropout": "accuracy against noise, with and without dropout; --seeds N",
-}
-
-STUDIES: dict[str, Study] = {
-    "dense/table1": Study(_SOURCE + "Table 1", _table1, seeds=len(SEEDS)),
-    "dense/sparse_cnn2": Study(_SOURCE + "Table 1, Sparse CNN-2", _sparse_cnn2, seeds=len(SEEDS)),
-    "dense/fig5": Study(_SOURCE + "Fig. 5B", _fig5, seeds=len(SEEDS)),
-    "dense/fig5a": Study(_SOURCE + "Fig. 5A", _fig5a),
-    "dense/dropout": Study(_SOURCE + "section 4.1 with dropout", _dropout, seeds=len(SEEDS)),
-}

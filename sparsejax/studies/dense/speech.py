@@ -3,7 +3,7 @@
 As for MNIST, every number is given twice: after the last epoch, and after the one with the best test accuracy.
 """
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ from sparsejax import configs
 from sparsejax.evaluation.measures.noise_score import NOISE_LEVELS
 from sparsejax.figures.noise import noise_curve
 from sparsejax.studies.dense.mnist import SEEDS, both_rules
-from sparsejax.studies.networks import trained_members
-from sparsejax.studies.study import Outcome, Scale, Study, chosen_seeds
+from sparsejax.studies.networks import train_members
+from sparsejax.studies.study import Outcome, Scale, study
 from sparsejax.training.config import Config
 
 # Test accuracy in per cent and noise score of 28,072, each with its standard deviation over ten seeds.
@@ -28,16 +28,17 @@ GREATEST = 28_072
 
 
 def networks(scale: Scale) -> dict[str, Config]:
-    """Returns the networks as published, on the ten digits, or half as large, on whatever words there are."""
+    """Returns the networks as published, on the ten digits, or half as large, on the available words."""
     family = "gsc" if scale == "paper" else "speech"
     return {label: configs.get(f"{family}_{name}") for label, (name, *_) in TABLE2.items()}
 
 
-def _table2(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
-    chosen, rows = chosen_seeds(SEEDS, scale, seeds, small=3), {}
+@study("dense/table2", "spoken words: test accuracy and noise score of the four networks", seeds=SEEDS, small=3)
+def _table2(scale: Scale, folder: Path, seeds: Sequence[int]) -> Outcome:
+    rows, data = {}, {}
     for label, config in networks(scale).items():
-        (members,) = trained_members(config, folder, TABLE2[label][0], seeds=chosen)
-        rows[label] = [member.result for member in members]
+        (members,) = train_members(config, folder, TABLE2[label][0], seeds=seeds)
+        rows[label], data = [member.result for member in members], members[0].run.read_result()["data"]
     best = {label: [member["best"] for member in row] for label, row in rows.items()}
     figure = noise_curve(
         NOISE_LEVELS,
@@ -56,7 +57,7 @@ def _table2(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
         "levels": list(NOISE_LEVELS),
         "noise_score_max": best["Sparse CNN-2"][0]["noise_score_max"],
         "sparse has the higher noise score": scores["Sparse CNN-2"] > scores["Dense CNN-2"],
-        "data": _data(folder),
+        "data": {name: data[name] for name in ("name", "notice", "train", "test", "fingerprint")},
     }
     published: dict[str, Any] = {
         label: {
@@ -67,24 +68,4 @@ def _table2(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
         for label, (_, accuracy, noise) in TABLE2.items()
     }
     published["sparse has the higher noise score"] = True
-    return Outcome(figure, ours, published, list(chosen))
-
-
-def _data(folder: Path) -> dict[str, Any]:
-    """Returns what the runs say of their data."""
-    path = next(folder.glob("runs/*/*/result.json"))
-    result = json.loads(path.read_text(encoding="utf-8"))
-    return {name: result["data"][name] for name in ("name", "notice", "train", "test", "fingerprint")}
-
-
-SUMMARIES = {
-    "dense/table2": "spoken words: test accuracy and noise score of the four networks; --seeds N",
-}
-
-STUDIES: dict[str, Study] = {
-    "dense/table2": Study(
-        "Ahmad & Scheinkman, How Can We Be So Dense?, 2019, Table 2",
-        _table2,
-        seeds=len(SEEDS),
-    ),
-}
+    return Outcome(figure, ours, published, list(seeds))

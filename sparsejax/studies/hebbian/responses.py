@@ -1,4 +1,4 @@
-"""How the blocks of a network respond: how sparse their channels are, and how much noise reaches them."""
+"""Responses of the blocks of a network: sparsity of channels, and signal-to-noise ratios."""
 
 from collections.abc import Mapping
 
@@ -7,17 +7,17 @@ from jaxtyping import Array, Float
 
 
 def channel_ratio(y: Float[Array, "batch height width channels"]) -> Float[Array, ""]:
-    r"""Returns how evenly the channels of a position are active, in [0, 1]: 0 for one alone, 1 for all equally.
+    r"""Returns how evenly the channels of a position are active, in [0, 1]: 0 for only one, 1 for all equally.
 
     .. math:: \frac{\overline{\|y\|_1 / \|y\|_2} - 1}{\sqrt N - 1}
 
-    the mean being over images and positions but those at which nothing is active: 1 minus Hoyer's index.
+    with the mean over images and positions with any activity: 1 minus Hoyer's index.
 
     Raises:
-      ValueError: y is no batch of images, or has one channel.
+      ValueError: y is not a batch of images, or has one channel.
 
     References:
-      Cekic et al., 2022, Fig. 2; how it is scaled is not printed, this is the reading that reaches both ends.
+      Cekic et al., 2022, Fig. 2; the paper does not state the scaling; this one covers the whole interval.
     """
     if y.ndim != 4 or y.shape[-1] < 2:
         raise ValueError(f"y has shape {y.shape}; expected [batch, height, width, channels] with two channels or more.")
@@ -32,16 +32,16 @@ def channel_ratio(y: Float[Array, "batch height width channels"]) -> Float[Array
 def signal_to_noise(
     clean: Mapping[str, Float[Array, "batch *shape"]], noisy: Mapping[str, Float[Array, "batch *shape"]]
 ) -> dict[str, Float[Array, ""]]:
-    r"""Returns the ratio of signal to noise at each place, in dB.
+    r"""Returns the signal-to-noise ratio at each place, in dB.
 
     .. math:: 10 \log_{10} \mathbb{E} \left[ \|f(x)\|^2 / \|f(x + w) - f(x)\|^2 \right]
 
     Args:
-      clean: place -> what is seen there of clean images.
-      noisy: of the same images with noise.
+      clean: place -> responses there to clean images.
+      noisy: likewise for the same images with noise.
 
     References:
-      Cekic et al., 2022, Eq. 6; the 1e-9 that keeps a silent difference finite is the code's.
+      Cekic et al., 2022, Eq. 6; the 1e-9 that keeps a zero difference finite is that of the code.
     """
 
     def of(f: Array, g: Array) -> Array:

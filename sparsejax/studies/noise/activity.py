@@ -1,7 +1,6 @@
 """Activity against noise: figures 2, 3, 6, 7, 11 to 15 and table 1 of "Noise Transforms Feed-Forward Networks..."."""
 
 import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from sparsejax import configs, data
-from sparsejax.configuration import replaced
+from sparsejax.configuration import replace
 from sparsejax.data.latents import HOW_TO_MAKE
-from sparsejax.figures.activity import activity_against_noise, along_training, gathering
+from sparsejax.figures.activity import activity_against_noise, along_training, unit_distributions
 from sparsejax.figures.table import table
 from sparsejax.studies.networks import Trained, train
-from sparsejax.studies.study import Outcome, Scale, Study, spearman
+from sparsejax.studies.study import Outcome, Scale, spearman, study
 from sparsejax.training.config import Config
 
 SIGMAS = (0.0, 0.05, 0.1, 0.3, 0.8, 1.5, 3.0, 10.0)
@@ -42,64 +41,59 @@ TABLE1 = {
     "explaining away": (0.0018, 0.0041, 0.0110, 0.0206),
     "interneuron": (0.0017, 0.0041, 0.0109, 0.0204),
 }
-# What the paper says of its networks of 10,000 units once the noise is gone (Section 4, Appendix D).
+_CLASSIFIER = "mnist_noise_classifier"
+# The paper's results for networks of 10,000 units after the noise is removed (Section 4, Appendix D).
 ANNEALED: dict[str, dict[str, Any]] = {
     "mnist_noise": {"sigma_with_dead_units": "0.8 and above", "active_fraction_after": "largely that before"},
-    "mnist_noise_classifier": {
+    _CLASSIFIER: {
         "sigma_with_dead_units": "3 and above",
         "active_fraction_after": {"0": 0.66, "0.1": 0.55, "0.3": 0.45},
     },
 }
 _COUNTS = {"small": (100, 1000), "paper": (100, 1000, 10_000, 100_000)}
-_SOURCE = "Bricken et al., Noise Transforms Feed-Forward Networks into Sparse Coding Networks, 2022, "
 _SEEDS = {"small": (10,), "paper": (10, 55, 78)}
 _LEFT_OUT = {"left_out": {"latents": f"{HOW_TO_MAKE}."}}
 
 
 def has_latents() -> bool:
-    """Says whether CIFAR-10's latents are there."""
-    return data.entry("cifar10_latents").found() is not None
+    """Returns whether CIFAR-10's latents are available."""
+    return data.entry("cifar10_latents").find() is not None
 
 
-def base(scale: Scale, *, epochs: int = 40, name: str = "mnist_noise", **model: Any) -> Config:
-    """Returns the configuration that a study varies: MNIST and 1,000 units for minutes, or as published."""
-    if scale == "paper":
-        config = configs.get("cifar_noise")
-        if name == "mnist_noise_classifier":
-            config = dataclasses.replace(config, objective=configs.get(name).objective)
-            model = {"classes": 10, **model}
-        return dataclasses.replace(config, model=dataclasses.replace(config.model, **model))
-    short = {"training.epochs": epochs, "training.warmup_epochs": 10.0}
-    few = {"data.train_examples": 12_000, "data.test_examples": 2_000}
-    return replaced(configs.get(name), short | few | {f"model.{field}": value for field, value in model.items()})
-
-
-def ablated(scale: Scale, *, name: str = "mnist_noise", **model: Any) -> Config:
-    """Returns what figures 7a, c, d, 11 and table 1 vary: as published, 10,000 units on the latents of CIFAR-10."""
+def base(
+    scale: Scale, *, epochs: int = 40, name: str = "mnist_noise", published: str = "cifar_noise", **model: Any
+) -> Config:
+    """Returns the base configuration of a study: MNIST and 1,000 units for minutes, or as published."""
+    config, changes = configs.get(name if scale == "small" else published), {}
     if scale == "small":
-        return base(scale, name=name, **model)
-    config = configs.get("latent_noise")
-    if name == "mnist_noise_classifier":
+        changes = {"training.epochs": epochs, "training.warmup_epochs": 10.0}
+        changes |= {"data.train_examples": 12_000, "data.test_examples": 2_000}
+    elif name == _CLASSIFIER:
         config = dataclasses.replace(config, objective=configs.get(name).objective)
         model = {"classes": 10, **model}
-    return replaced(config, {f"model.{field}": value for field, value in model.items()})
+    return replace(config, changes | {f"model.{field}": value for field, value in model.items()})
 
 
-def embedded(epochs: int = 400, **model: Any) -> Config:
-    """Returns figures 3, 6 and 12 at small scale: 1,000 units on part of CIFAR-10's latents, at a rate that kills none.
+def ablation_base(scale: Scale, **given: Any) -> Config:
+    """Returns the base configuration of figures 7a, c, d, 11 and table 1: as published, 10,000 units on latents."""
+    return base(scale, published="latent_noise", **given)
 
-    That rate is slow: biases and lengths of keys still move when the fraction of active units hardly does.
+
+def latent_base(epochs: int = 400, **model: Any) -> Config:
+    """Returns figures 3, 6 and 12 at small scale: 1,000 units on part of CIFAR-10's latents, at a rate without deaths.
+
+    That rate is slow: biases and norms of keys still change when the fraction of active units hardly does.
     """
     slow = {"data.name": "cifar10_latents", "training.learning_rate": 3e-4}
-    return replaced(base("small", epochs=epochs, **model), slow)
+    return replace(base("small", epochs=epochs, **model), slow)
 
 
 def grid(config: Config, scale: Scale, folder: Path, label: str, sigmas: Sequence[float] | None = None) -> Trained:
     """Trains a network for each noise level (None for all) and seed.
 
-    The figures of a paper compare variants with the same plain networks, which are trained once for all of them.
+    The figures of a paper compare variants with the same plain networks, which are trained only once.
     """
-    known = (("plain", base(scale)), ("latents", ablated(scale)))
+    known = (("plain", base(scale)), ("latents", ablation_base(scale)))
     name = "".join(letter if letter.isalnum() else "_" for letter in label.lower())
     name = next((shared for shared, other in known if config == other and sigmas is None), name)
     shared = folder.parents[1] / "networks" / scale
@@ -111,7 +105,7 @@ def _activity(trained: Trained) -> np.ndarray:
 
 
 def _summary(trained: Trained, sigmas: Sequence[float]) -> dict[str, Any]:
-    """Returns the numbers of one curve; the correlation is over the noise up to 3, as beyond it nothing is learned."""
+    """Returns the numbers of one curve; the correlation is over noise up to 3, because more noise prevents learning."""
     activity = _activity(trained)
     low = np.asarray(sigmas) <= 3
     return {
@@ -122,7 +116,7 @@ def _summary(trained: Trained, sigmas: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def _compared(
+def _compare(
     variants: Mapping[str, Config], scale: Scale, folder: Path, paper: Mapping[str, Sequence[float]]
 ) -> tuple[dict[str, Trained], Outcome]:
     """Trains every variant over the noise levels and draws activity against noise."""
@@ -133,10 +127,11 @@ def _compared(
     return grids, Outcome(figure, ours, published, list(_SEEDS[scale]))
 
 
+@study("noise/fig2", "activity over training, for each noise level")
 def _fig2(scale: Scale, folder: Path) -> Outcome:
-    # Much noise is learned from slowly: at sigma 3 the units that match nothing take 80 epochs to fall silent.
+    # Learning is slow with strong noise: at sigma 3 unused units take 80 epochs to become inactive.
     small = scale == "small"
-    trained = grid(base(scale, epochs=100) if small else ablated(scale), scale, folder, "long")
+    trained = grid(base(scale, epochs=100) if small else ablation_base(scale), scale, folder, "long")
     epochs, activity = trained.along("active_fraction/hidden")
     figure = along_training(epochs, activity, SIGMAS, "active units (%)", percent=True)
     ours = {"sigma": list(SIGMAS), **_summary(trained, SIGMAS)}
@@ -144,12 +139,13 @@ def _fig2(scale: Scale, folder: Path) -> Outcome:
     return Outcome(figure, ours, {"active_fraction": list(paper)}, list(_SEEDS[scale]))
 
 
+@study("noise/fig3", "distributions of winners, biases and key norms under noise")
 def _fig3(scale: Scale, folder: Path) -> Outcome:
     on_latents = scale == "paper" or has_latents()
     if on_latents and scale == "small":
-        sigmas, trained = GATHERED, grid(embedded(), scale, folder, "embedded", GATHERED)
+        sigmas, trained = GATHERED, grid(latent_base(), scale, folder, "embedded", GATHERED)
     else:
-        sigmas, trained = SIGMAS, grid(ablated(scale), scale, folder, "plain")
+        sigmas, trained = SIGMAS, grid(ablation_base(scale), scale, folder, "plain")
     levels = [level for level, sigma in enumerate(sigmas) if sigma in GATHERED]
     shown = [sigmas[level] for level in levels]
     names = ("active_fraction", "active_spread", "bias", "bias_spread", "key_norm", "key_norm_spread")
@@ -159,7 +155,7 @@ def _fig3(scale: Scale, folder: Path) -> Outcome:
         series[name] = epochs, values[:, levels]
     bias = trained.parameter("hidden", "bias")[levels]
     norms = np.linalg.norm(trained.parameter("hidden", "kernel")[levels], axis=-2)
-    figure = gathering(series, trained.unit("hidden.k")[levels], bias, norms, shown)
+    figure = unit_distributions(series, trained.unit("hidden.k")[levels], bias, norms, shown)
     ours = {
         "data": "cifar10_latents" if on_latents else "mnist",
         "sigma": shown,
@@ -180,17 +176,22 @@ def _relative_spread(values: np.ndarray) -> list[float]:
     return (values.std(-1) / np.abs(values.mean(-1))).mean(1).tolist()
 
 
-def _annealed(scale: Scale, folder: Path, name: str, task: str, what: str) -> Outcome:
-    """Trains networks whose noise is held for a while and taken away over as long."""
+@study("noise/fig6", "activity while the noise is annealed, reconstruction", "Fig. 6, left")
+@study("noise/fig6b", "activity while the noise is annealed, classification", "Fig. 6, right", task=_CLASSIFIER)
+@study("noise/fig12", "dead units while the noise is annealed, reconstruction", what="dead_units")
+@study("noise/fig13", "dead units while the noise is annealed, classification", task=_CLASSIFIER, what="dead_units")
+def _anneal(scale: Scale, folder: Path, task: str = "mnist_noise", what: str = "active_fraction") -> Outcome:
+    """Trains networks with constant noise, which is then annealed over the same number of epochs."""
     sigmas = (0.0, 0.1, 0.3, 0.8, 1.5, 3.0)
+    name = "annealed classifier" if task == _CLASSIFIER else "annealed"
     on_latents = scale == "paper" or (task == "mnist_noise" and has_latents())
     if on_latents and scale == "small":
         epochs, hold = 300, 120.0
-        config, name = embedded(epochs, anneal_after=hold, anneal_epochs=hold), f"{name} embedded"
+        config, name = latent_base(epochs, anneal_after=hold, anneal_epochs=hold), f"{name} embedded"
     else:
         epochs, hold = (60, 20.0) if scale == "small" else (2000, 800.0)
-        config = ablated(scale, name=task, anneal_after=hold, anneal_epochs=hold)
-    trained = grid(replaced(config, {"training.epochs": epochs}), scale, folder, name, sigmas)
+        config = ablation_base(scale, name=task, anneal_after=hold, anneal_epochs=hold)
+    trained = grid(replace(config, {"training.epochs": epochs}), scale, folder, name, sigmas)
     times, values = trained.along(f"{what}/hidden")
     percent = what == "active_fraction"
     label = "active units (%)" if percent else "units never active"
@@ -211,59 +212,67 @@ def _annealed(scale: Scale, folder: Path, name: str, task: str, what: str) -> Ou
     return Outcome(figure, ours, ANNEALED[task], list(_SEEDS[scale]))
 
 
+@study("noise/fig7a", "activity against noise, for several numbers of units")
 def _fig7a(scale: Scale, folder: Path) -> Outcome:
-    variants = {f"{count:,} units": ablated(scale, hidden=count) for count in _COUNTS[scale]}
-    return _compared(variants, scale, folder, {**PAPER, "10,000 units": PAPER["latents"]})[1]
+    variants = {f"{count:,} units": ablation_base(scale, hidden=count) for count in _COUNTS[scale]}
+    return _compare(variants, scale, folder, {**PAPER, "10,000 units": PAPER["latents"]})[1]
 
 
+@study("noise/fig7b", "activity against noise, on several data sets")
 def _fig7b(scale: Scale, folder: Path) -> Outcome:
     variants = {
-        "MNIST": replaced(base(scale), {"data.name": "mnist"}),
-        "CIFAR-10": replaced(base(scale), {"data.name": "cifar10"}),
+        "MNIST": replace(base(scale), {"data.name": "mnist"}),
+        "CIFAR-10": replace(base(scale), {"data.name": "cifar10"}),
     }
     said = {} if has_latents() else _LEFT_OUT
     if not said:
-        latents = replaced(base(scale), {"data.name": "cifar10_latents"})
-        variants["latents"] = ablated(scale) if scale == "paper" else latents
-    outcome = _compared(variants, scale, folder, PAPER)[1]
+        latents = replace(base(scale), {"data.name": "cifar10_latents"})
+        variants["latents"] = ablation_base(scale) if scale == "paper" else latents
+    outcome = _compare(variants, scale, folder, PAPER)[1]
     return outcome._replace(ours=outcome.ours | said)
 
 
+@study("noise/fig7c", "activity against Gaussian and Laplace noise")
 def _fig7c(scale: Scale, folder: Path) -> Outcome:
-    variants = {"Gaussian": ablated(scale), "Laplace": ablated(scale, noise="laplace")}
-    return _compared(variants, scale, folder, {**PAPER, "Gaussian": PAPER["latents"]})[1]
+    variants = {"Gaussian": ablation_base(scale), "Laplace": ablation_base(scale, noise="laplace")}
+    return _compare(variants, scale, folder, {**PAPER, "Gaussian": PAPER["latents"]})[1]
 
 
+@study("noise/fig7d", "activity against noise, reconstruction and classification")
 def _fig7d(scale: Scale, folder: Path) -> Outcome:
-    variants = {"reconstruction": ablated(scale), "classification": ablated(scale, name="mnist_noise_classifier")}
-    return _compared(variants, scale, folder, {**PAPER, "reconstruction": PAPER["latents"]})[1]
+    variants = {"reconstruction": ablation_base(scale), "classification": ablation_base(scale, name=_CLASSIFIER)}
+    return _compare(variants, scale, folder, {**PAPER, "reconstruction": PAPER["latents"]})[1]
 
 
+@study("noise/fig11", "explaining away is sparser than plain ReLU")
 def _fig11(scale: Scale, folder: Path) -> Outcome:
-    variants = {"ReLU": ablated(scale), "explaining away": ablated(scale, competition="explain_away")}
-    grids, outcome = _compared(variants, scale, folder, {})
+    variants = {"ReLU": ablation_base(scale), "explaining away": ablation_base(scale, competition="explain_away")}
+    grids, outcome = _compare(variants, scale, folder, {})
     relu, away = (_activity(trained).mean(1) for trained in grids.values())
     return outcome._replace(ours={**outcome.ours, "sparser_at_every_sigma": bool(np.all(away < relu))})
 
 
-def _smooth(activation: str, label: str, scale: Scale, folder: Path) -> Outcome:
+@study("noise/fig14", "GELU units become sparse, too", activation="gelu", label="GELU")
+@study("noise/fig15", "sigmoid units become sparse, too", activation="sigmoid", label="sigmoid")
+def _smooth(scale: Scale, folder: Path, activation: str, label: str) -> Outcome:
     plain = base(scale)
-    # Units of this size and so few epochs are pushed less far below zero than the published 10,000 in 3,000 epochs: the
-    # greater of the paper's two thresholds is the one that tells them apart.
+    # With so few units and epochs, units are less far below zero than the published 10,000 after 3,000 epochs, so the
+    # larger of the paper's two thresholds separates them.
     smooth = dataclasses.replace(plain.model, activation=activation, threshold=0.01 if scale == "small" else 1e-4)
     variants = {"ReLU": plain, label: dataclasses.replace(plain, model=smooth)}
-    return _compared(variants, scale, folder, {"GELU": PAPER["GELU"]})[1]
+    return _compare(variants, scale, folder, {"GELU": PAPER["GELU"]})[1]
 
 
+@study("noise/table1", "reconstruction error by kind of competition")
 def _table1(scale: Scale, folder: Path) -> Outcome:
-    """Compares ways to compete by the error of denoising, with noise, as printed."""
+    """Compares kinds of competition by their denoising error, with noise, as in the paper."""
     sigmas = [sigma for sigma in _PRINTED if sigma in SIGMAS]
     levels = [SIGMAS.index(sigma) for sigma in sigmas]
-    variants = {f"ReLU, {count:,} units": ablated(scale, hidden=count) for count in _COUNTS[scale]}
+    variants = {f"ReLU, {count:,} units": ablation_base(scale, hidden=count) for count in _COUNTS[scale]}
     variants |= {
-        "shared bias": ablated(scale, bias="shared"),
-        "explaining away": ablated(scale, competition="explain_away"),
-        "interneuron": ablated(scale, competition="interneuron", bias="none"),
+        "shared bias": ablation_base(scale, bias="shared"),
+        "explaining away": ablation_base(scale, competition="explain_away"),
+        "interneuron": ablation_base(scale, competition="interneuron", bias="none"),
     }
     # The networks of ReLU units are those of figure 7a.
     grids = {label: grid(config, scale, folder, label.removeprefix("ReLU, ")) for label, config in variants.items()}
@@ -276,45 +285,3 @@ def _table1(scale: Scale, folder: Path) -> Outcome:
         f"{label}, active fraction": _activity(trained)[levels].mean(1).tolist() for label, trained in grids.items()
     }
     return Outcome(table(head, rows), ours, paper, list(_SEEDS[scale]))
-
-
-SUMMARIES = {
-    "noise/fig2": "activity along training, for each noise level",
-    "noise/fig3": "winners, biases and key norms gather under noise",
-    "noise/fig6": "activity while the noise is taken away, reconstruction",
-    "noise/fig6b": "activity while the noise is taken away, classification",
-    "noise/fig7a": "activity against noise, for several numbers of units",
-    "noise/fig7b": "activity against noise, on several data sets",
-    "noise/fig7c": "activity against Gaussian and Laplace noise",
-    "noise/fig7d": "activity against noise, reconstruction and classification",
-    "noise/fig11": "explaining away is sparser than plain ReLU",
-    "noise/fig12": "dead units while the noise is taken away, reconstruction",
-    "noise/fig13": "dead units while the noise is taken away, classification",
-    "noise/fig14": "GELU units become sparse, too",
-    "noise/fig15": "sigmoid units become sparse, too",
-    "noise/table1": "reconstruction error of the ways to compete",
-}
-
-STUDIES: dict[str, Study] = {
-    "noise/fig2": Study(_SOURCE + "Fig. 2", _fig2),
-    "noise/fig3": Study(_SOURCE + "Fig. 3", _fig3),
-    "noise/fig6": Study(
-        _SOURCE + "Fig. 6, left", lambda s, f: _annealed(s, f, "annealed", "mnist_noise", "active_fraction")
-    ),
-    "noise/fig6b": Study(
-        _SOURCE + "Fig. 6, right",
-        lambda s, f: _annealed(s, f, "annealed classifier", "mnist_noise_classifier", "active_fraction"),
-    ),
-    "noise/fig7a": Study(_SOURCE + "Fig. 7a", _fig7a),
-    "noise/fig7b": Study(_SOURCE + "Fig. 7b", _fig7b),
-    "noise/fig7c": Study(_SOURCE + "Fig. 7c", _fig7c),
-    "noise/fig7d": Study(_SOURCE + "Fig. 7d", _fig7d),
-    "noise/fig11": Study(_SOURCE + "Fig. 11", _fig11),
-    "noise/fig12": Study(_SOURCE + "Fig. 12", lambda s, f: _annealed(s, f, "annealed", "mnist_noise", "dead_units")),
-    "noise/fig13": Study(
-        _SOURCE + "Fig. 13", lambda s, f: _annealed(s, f, "annealed classifier", "mnist_noise_classifier", "dead_units")
-    ),
-    "noise/fig14": Study(_SOURCE + "Fig. 14", functools.partial(_smooth, "gelu", "GELU")),
-    "noise/fig15": Study(_SOURCE + "Fig. 15", functools.partial(_smooth, "sigmoid", "sigmoid")),
-    "noise/table1": Study(_SOURCE + "Table 1", _table1),
-}

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 
 from sparsejax import configs
-from sparsejax.configuration import replaced
+from sparsejax.configuration import replace
 from sparsejax.figures.activity import activity_against_noise
 from sparsejax.models import GPT
 from sparsejax.studies.networks import train
-from sparsejax.studies.study import Outcome, Scale, Study, spearman
+from sparsejax.studies.study import Outcome, Scale, spearman, study
 from sparsejax.training.config import Config
 
 SIGMAS = (0.0, 0.1, 0.3, 0.8, 1.5, 3.0)
@@ -22,11 +22,12 @@ def base(scale: Scale) -> Config:
     """Returns the configuration whose noise is swept."""
     if scale == "paper":
         return configs.get("wikitext_gpt")
-    # As published, the noise goes before training ends: what it made of the MLPs is to stay.
+    # As published, the noise is removed before training ends; its effect on the MLPs should persist.
     short = {"data.train_examples": 4_000, "training.epochs": 6, "model.noise_off_step": 1_000}
-    return replaced(configs.get("wikitext_gpt_small"), short)
+    return replace(configs.get("wikitext_gpt_small"), short)
 
 
+@study("noise/gpt", "activity and perplexity of a small GPT", "Fig. 7d")
 def _language(scale: Scale, folder: Path) -> Outcome:
     config = base(scale)
     trained = train(config, folder, "sigma", fields={"model.sigma": SIGMAS}, seeds=SEEDS[scale])
@@ -50,15 +51,3 @@ def _language(scale: Scale, folder: Path) -> Outcome:
         "spearman_while_noisy": spearman(sigmas, before),
     }
     return Outcome(figure, ours, {"active_fraction": list(PAPER)}, list(SEEDS[scale]))
-
-
-SUMMARIES = {
-    "noise/gpt": "activity and perplexity of a small GPT",
-}
-
-STUDIES: dict[str, Study] = {
-    "noise/gpt": Study(
-        "Bricken et al., Noise Transforms Feed-Forward Networks into Sparse Coding Networks, 2022, Fig. 7d",
-        _language,
-    )
-}

@@ -1,4 +1,4 @@
-"""The loss terms that noise adds, in closed form: watched along training, and trained on in its stead (seed 001)."""
+"""The loss terms that noise adds, in closed form: tracked over training, and used as a loss (seed 001)."""
 
 from pathlib import Path
 
@@ -6,26 +6,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sparsejax.configuration import replaced
+from sparsejax.configuration import replace
 from sparsejax.data import load
 from sparsejax.figures.activity import activity_against_noise, implicit_bars, terms_along_training
 from sparsejax.functional import implicit_terms
 from sparsejax.studies.networks import Trained, train
 from sparsejax.studies.noise.activity import base, grid
-from sparsejax.studies.study import Outcome, Scale, Study
+from sparsejax.studies.study import Outcome, Scale, study
 
-_SOURCE = "Bricken et al., Emergence of Sparse Representations from Noise, ICML 2023, "
 _SIGMAS = (0.05, 0.1, 0.3, 0.8)
 _UNITS = 256
 
 
 def _noisy(scale: Scale, folder: Path) -> Trained:
-    """Trains under noise, its terms watched: networks that all studies here look at."""
+    """Trains with noise while tracking its terms: networks that all studies here share."""
     config = base(scale, hidden=_UNITS)
-    config = replaced(config, {"evaluation.track": (*config.evaluation.track, "implicit_terms")})
+    config = replace(config, {"evaluation.track": (*config.evaluation.track, "implicit_terms")})
     return grid(config, scale, folder, "noise", _SIGMAS)
 
 
+@study("emergence/terms", "the three loss terms that noise adds, before and after training", "the three terms")
 def _terms(scale: Scale, folder: Path) -> Outcome:
     """Evaluates the terms at each noise level before and after training under that noise, against Monte-Carlo."""
     trained = _noisy(scale, folder)
@@ -53,7 +53,7 @@ def _terms(scale: Scale, folder: Path) -> Outcome:
 
 
 def _monte_carlo(x, weights, sigma: float, draws: int = 200) -> float:
-    """Returns the mean summed squared error that noise adds, by drawing it, each draw with its mirror image."""
+    """Estimates the increase of the summed squared error by sampling noise, with antithetic pairs."""
     encoder, encoder_bias, decoder, decoder_bias = weights
 
     def loss(inputs):
@@ -67,7 +67,8 @@ def _monte_carlo(x, weights, sigma: float, draws: int = 200) -> float:
     return float(jnp.mean(jax.lax.map(of_draw, jax.random.split(jax.random.key(1), draws))) - loss(x))
 
 
-def _trained(scale: Scale, folder: Path) -> Outcome:
+@study("emergence/trained", "trained on the terms instead of the noise", "the three terms as a loss")
+def _train_on_terms(scale: Scale, folder: Path) -> Outcome:
     """Trains on noise, on its terms instead of it, and on neither."""
     seeds = (10,)
     noisy = _noisy(scale, folder)
@@ -83,8 +84,9 @@ def _trained(scale: Scale, folder: Path) -> Outcome:
     return Outcome(figure, ours, {}, list(seeds))
 
 
+@study("emergence/along", "the three loss terms that noise adds, over training", "the three terms along training")
 def _along(scale: Scale, folder: Path) -> Outcome:
-    """Follows the terms of the noise in force while networks train under it."""
+    """Tracks the terms of the noise while networks train with it."""
     trained = _noisy(scale, folder)
     names = ("mean shift", "second moment", "co-fluctuation")
     series = {name: trained.along("implicit/" + name.replace(" ", "_").replace("-", "_")) for name in names}
@@ -97,16 +99,3 @@ def _along(scale: Scale, folder: Path) -> Outcome:
             f"{name} at the end": values[-1].mean(1).tolist(),
         }
     return Outcome(figure, ours, {}, [base(scale).training.seed])
-
-
-SUMMARIES = {
-    "emergence/terms": "the three loss terms that noise adds, before and after training",
-    "emergence/along": "the three loss terms that noise adds, along training",
-    "emergence/trained": "trained on the terms instead of the noise",
-}
-
-STUDIES: dict[str, Study] = {
-    "emergence/terms": Study(_SOURCE + "the three terms", _terms),
-    "emergence/along": Study(_SOURCE + "the three terms along training", _along),
-    "emergence/trained": Study(_SOURCE + "the three terms as a loss", _trained),
-}

@@ -13,14 +13,14 @@ from sparsejax.figures import style
 
 _SHADES = LinearSegmentedColormap.from_list("shades", ["#FFFFFF", "#8FC1E3"])
 _ROW, _HEAD, _TITLE = 0.2, 0.52, 0.3
-"""Inches: a row, the two lines of heads with the group above them, the name of a board."""
+"""Heights in inches: a row, two header lines with the group above them, the name of a board."""
 _NAMES = 0.85
-"""Inches of the names of the rows."""
+"""Width in inches of the row names."""
 
 
 class Column(NamedTuple):
-    """A measure: the group that it is one of, its name (a line break makes two lines), how its numbers are written, and
-    whether more or less is better (None where neither is: such a column is not shaded).
+    """A measure: its group, its name (which may contain a line break), its number format, and whether more or less is
+    better (None for neither: the column is not shaded).
     """
 
     group: str
@@ -33,10 +33,10 @@ class Column(NamedTuple):
 def scoreboard(
     boards: Mapping[str, Mapping[str, Sequence[float]]], columns: Sequence[Column], *, width: style.Width = "page"
 ) -> Figure:
-    """Draws a board below the other; in each column the best is bold and shaded most.
+    """Draws boards below each other; in each column the best is bold and has the darkest shade.
 
     Args:
-      boards: title, with a remark after a line break -> row -> a number for each column, NaN where there is none.
+      boards: title, with a remark after a line break -> row -> a number for each column, NaN for missing ones.
       columns: the measures.
       width: of the figure.
 
@@ -55,7 +55,7 @@ def scoreboard(
     left = [_NAMES + i * step for i in range(len(columns))]
     top = 0.0
     for (title, rows), height in zip(boards.items(), heights, strict=True):
-        values = np.asarray([_checked(name, row, columns) for name, row in rows.items()], float)
+        values = np.asarray([_check_row(name, row, columns) for name, row in rows.items()], float)
         ranks = np.stack([_rank(values[:, i], column.better) for i, column in enumerate(columns)], axis=1)
         title, _, remark = title.partition("\n")
         axes.text(0.06, top + _TITLE - 0.08, title, fontweight="bold", fontsize=8)
@@ -87,14 +87,14 @@ def scoreboard(
     return figure
 
 
-def _checked(name: str, row: Sequence[float], columns: Sequence[Column]) -> Sequence[float]:
+def _check_row(name: str, row: Sequence[float], columns: Sequence[Column]) -> Sequence[float]:
     if len(row) != len(columns):
         raise ValueError(f"{name} has {len(row)} numbers, but there are {len(columns)} columns.")
     return row
 
 
 def _rank(values: np.ndarray, better: str | None) -> np.ndarray:
-    """Returns where each lies between the worst, 0, and the best, 1; NaN where that says nothing."""
+    """Returns the position of each between the worst, 0, and the best, 1; NaN if undefined."""
     if better is None or np.isfinite(values).sum() < 2 or np.nanmin(values) == np.nanmax(values):
         return np.full(values.shape, np.nan)
     low, high = np.nanmin(values), np.nanmax(values)

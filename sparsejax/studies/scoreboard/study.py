@@ -1,7 +1,7 @@
-"""The scoreboard: networks of one shape, each made sparse in another way, through one bench, on MNIST and CIFAR-10.
+"""The scoreboard: networks of one architecture with different sparse methods on one benchmark, MNIST and CIFAR-10.
 
-It is in none of the papers. Of every network: accuracy on clean, noisy and attacked images, how far the nearest
-mistake is, how sparse it is, how many products it saves, and what its training took.
+It is in none of the papers. It measures for every network: accuracy on clean, noisy and attacked images, the distance
+to misclassified images, sparsity, saved products, and training time.
 """
 
 import math
@@ -12,22 +12,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sparsejax.configs.scoreboard import DataName, networks
-from sparsejax.configuration import replaced
+from sparsejax.configuration import replace
 from sparsejax.evaluation.attacks.geometry import Norm
-from sparsejax.studies.attacked import kept_report, test_pixels
+from sparsejax.studies.attacked import cached_report, test_pixels
 from sparsejax.studies.networks import train
 from sparsejax.studies.scoreboard.figure import Column, scoreboard
-from sparsejax.studies.study import Outcome, Scale, Study, chosen_seeds
+from sparsejax.studies.study import Outcome, Scale, study
 from sparsejax.training.config import Config
 
 SEEDS = tuple(range(5))
 ATTACKS = {"fgsm": "FGSM", "pgd": "PGD", "apgd_ce": "APGD\nCE", "apgd_t": "APGD\nT", "fab_t": "FAB\nT",
            "square": "Square"}  # fmt: skip
-"""All are run on their own; the last four are AutoAttack's."""
+"""All run separately; the last four are AutoAttack's."""
 
 
 class Bench(NamedTuple):
-    """What networks of a data set go through: noise, a ball for each norm, and the images that are attacked."""
+    """The benchmark of a data set: noise, a ball for each norm, and the attacked images."""
 
     title: str
     sigma: float
@@ -60,24 +60,24 @@ COLUMNS = (
 )
 KEYS = ("clean", "gaussian_noise", "pixel_noise", *ATTACKS, "linf_all", "l2_all", "l2_mistake", "active", "gini",
         "hoyer", "dead", "products_saved", "training_seconds")  # fmt: skip
-"""What the columns are called in the numbers."""
+"""Names of the columns in the numbers."""
 
 
 def base(data: DataName, scale: Scale) -> dict[str, Config]:
-    """Returns the networks: of the published width and all images, or half as wide on a part of them."""
+    """Returns the networks: with the published width and all images, or half as wide on a part of them."""
     if scale == "paper":
         return networks(data)
     small = networks(data, channels=(16, 32), hidden=128, epochs=10)
-    return {label: replaced(config, _SMALL[data]) for label, config in small.items()}
+    return {label: replace(config, _SMALL[data]) for label, config in small.items()}
 
 
-def measured(result: Mapping[str, Any], report: Mapping[str, Any], bench: Bench) -> list[float]:
-    """Returns a row: what a run's `result.json` and its network's report say, in the order of the columns."""
+def measure_row(result: Mapping[str, Any], report: Mapping[str, Any], bench: Bench) -> list[float]:
+    """Returns a row from a run's `result.json` and its network's report, in the order of the columns."""
     layers = list(result["layers"].values())
     units = sum(layer["units"] for layer in layers)
 
     def overall(name: str) -> float:
-        """Returns the mean over the layers, each counting as many times as it has units."""
+        """Returns the mean over the layers, weighted by their units."""
         return sum(layer[name] * layer["units"] for layer in layers) / units
 
     return [
@@ -104,35 +104,27 @@ def _rows(data: DataName, scale: Scale, folder: Path, seeds: Sequence[int]) -> d
         of_seeds = []
         for seed in seeds:
             trained = train(config, folder / data, f"{label}/{seed}", fields={}, seeds=[seed])
-            report = kept_report(
+            report = cached_report(
                 folder / data / f"{label}_{seed}.json", config.model, trained.network(0), pixels, seed=seed,
                 noise={"gaussian": (bench.sigma,)}, balls=bench.balls, minimal=("l2",),
                 attacks={"linf": tuple(ATTACKS), "l2": ("apgd_ce", "apgd_t")}, batch_size=min(250, len(pixels.labels)),
             )  # fmt: skip
-            of_seeds.append(measured(trained.finished.result, report, bench))
+            of_seeds.append(measure_row(trained.finished.result, report, bench))
         rows[label] = np.mean(of_seeds, axis=0).tolist()
     return rows
 
 
-def _scoreboard(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
-    chosen, boards, ours = chosen_seeds(SEEDS, scale, seeds, small=1), {}, {}
+@study("scoreboard", "every way to be sparse, one shape, noise and attacks: one table", seeds=SEEDS)
+def _scoreboard(scale: Scale, folder: Path, seeds: Sequence[int]) -> Outcome:
+    boards, ours = {}, {}
     for data, bench in BENCHES.items():
-        rows = _rows(data, scale, folder, chosen)
-        radii = f"ℓ∞ {_said(bench.balls['linf'])}, ℓ2 {bench.balls['l2']:g}"
+        rows = _rows(data, scale, folder, seeds)
+        radii = f"ℓ∞ {_format_radius(bench.balls['linf'])}, ℓ2 {bench.balls['l2']:g}"
         boards[f"{bench.title}\nGaussian noise {bench.sigma:g}; attacks within {radii}"] = rows
         ours[data] = {label: dict(zip(KEYS, (round(value, 4) for value in row), strict=True))
                       for label, row in rows.items()}  # fmt: skip
-    return Outcome(scoreboard(boards, COLUMNS), ours, {}, list(chosen))
+    return Outcome(scoreboard(boards, COLUMNS), ours, {}, list(seeds))
 
 
-def _said(radius: float) -> str:
+def _format_radius(radius: float) -> str:
     return f"{radius:g}" if radius >= 0.05 else f"{round(255 * radius)}/255"
-
-
-SUMMARIES = {
-    "scoreboard": "every way to be sparse, one shape, noise and attacks: one table; --seeds N",
-}
-
-STUDIES: dict[str, Study] = {
-    "scoreboard": Study("None of the papers: their networks, of one shape, in one table", _scoreboard, len(SEEDS)),
-}

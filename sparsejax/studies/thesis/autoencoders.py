@@ -1,6 +1,6 @@
 """Autoencoders of three hidden layers with penalised activity: figures 4.14 to 4.17 of the thesis.
 
-The error is the mean over the pixels, as its code has it; Eq. 1.42 is a sum. All figures share their networks.
+The error is the mean over the pixels, as in its code; Eq. 1.42 is a sum. All figures share their networks.
 """
 
 from collections.abc import Sequence
@@ -11,17 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsejax import configs
-from sparsejax.configuration import replaced
+from sparsejax.configuration import replace
 from sparsejax.data import load
 from sparsejax.figures.activity import image_grid
-from sparsejax.studies.networks import train, trained_members
-from sparsejax.studies.study import Outcome, Scale, Study, chosen_seeds
+from sparsejax.studies.networks import train, train_members
+from sparsejax.studies.study import Outcome, Scale, study
 from sparsejax.studies.thesis.grid import SEEDS
 from sparsejax.studies.thesis.penalty_figure import against_penalty, against_sparsity
 from sparsejax.training.config import Config
 
-_SOURCE = "Sparse Coding in Deep Neural Networks and the Visual System (thesis), "
-_SMALL_SEEDS = 2
 SIZES = {64: (400, 64, 400), 784: (784, 784, 784), 1024: (900, 1024, 900)}
 """Units of the code -> of the hidden layers."""
 
@@ -39,21 +37,16 @@ _LAYERS = ("encoding", "code", "decoding")
 
 
 def base(scale: Scale, code: int) -> Config:
-    """Returns the autoencoder with so many units in its code, as published or for a few steps on a few images."""
+    """Returns the autoencoder with a code of that many units, as published or for a few steps on a few images."""
     short = _SHORT if scale == "small" else {}
-    return replaced(configs.get("mnist_l1_autoencoder"), {"model.hidden": SIZES[code], **short})
+    return replace(configs.get("mnist_l1_autoencoder"), {"model.hidden": SIZES[code], **short})
 
 
-def _shared(folder: Path, scale: Scale) -> Path:
-    return folder.parent.parent / "autoencoders" / scale
-
-
-def _measured(scale: Scale, folder: Path, seeds: Sequence[int]) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """Returns of each size the error `[weights, seeds]` and the units active for an image `[weights, seeds, 3]`."""
-    measured = {}
+def _measure(scale: Scale, folder: Path, seeds: Sequence[int]) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """Returns for each size the error `[weights, seeds]` and the active units per image `[weights, seeds, 3]`."""
+    shared, fields, measured = folder.parents[1] / "autoencoders" / scale, {"objective.l1": PENALTIES[scale]}, {}
     for code in SIZES:
-        members = trained_members(base(scale, code), _shared(folder, scale), str(code), seeds=seeds, together=1,
-                                  fields={"objective.l1": PENALTIES[scale]})  # fmt: skip
+        members = train_members(base(scale, code), shared, str(code), seeds=seeds, together=1, fields=fields)
         error = np.array([[member.result["test_loss"] for member in row] for row in members])
         active = [[[layer["active_fraction"] * layer["units"] for layer in member.result["layers"].values()]
                    for member in row] for row in members]  # fmt: skip
@@ -65,9 +58,10 @@ def _name(code: int) -> str:
     return f"code of {code:,} units"
 
 
-def _fig4_14(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
-    chosen, weights = chosen_seeds(SEEDS, scale, seeds, small=_SMALL_SEEDS), PENALTIES[scale]
-    errors = {_name(code): error for code, (error, _) in _measured(scale, folder, chosen).items()}
+@study("thesis/fig4_14", "error of autoencoders against the activity penalty", seeds=SEEDS, small=2)
+def _fig4_14(scale: Scale, folder: Path, seeds: Sequence[int]) -> Outcome:
+    weights = PENALTIES[scale]
+    errors = {_name(code): error for code, (error, _) in _measure(scale, folder, seeds).items()}
     medians = {name: np.median(error, axis=1) for name, error in errors.items()}
     rise = {name: float(median[-1] / median[0]) for name, median in medians.items()}
     ours: dict[str, Any] = {"lambda": list(weights)}
@@ -79,15 +73,16 @@ def _fig4_14(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
     }
     paper = {"error falls at 0.00005": dict.fromkeys(medians, True), "the smallest code suffers most": True}
     figure = against_penalty(weights, {"": errors}, label="squared error per pixel", width="column", columns=1)
-    return Outcome(figure, ours, paper, list(chosen))
+    return Outcome(figure, ours, paper, list(seeds))
 
 
-def _fig4_15(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
-    chosen, weights = chosen_seeds(SEEDS, scale, seeds, small=_SMALL_SEEDS), PENALTIES[scale]
+@study("thesis/fig4_15", "active units of autoencoders, layer by layer", seeds=SEEDS, small=2)
+def _fig4_15(scale: Scale, folder: Path, seeds: Sequence[int]) -> Outcome:
+    weights = PENALTIES[scale]
     panels: dict[str, dict[str, np.ndarray]] = {}
     ours: dict[str, Any] = {"lambda": list(weights)}
     falls = []
-    for code, (_, active) in _measured(scale, folder, chosen).items():
+    for code, (_, active) in _measure(scale, folder, seeds).items():
         panels[_name(code)] = {layer: active[..., i] for i, layer in enumerate(_LAYERS)}
         means = active.mean(1)
         ours[_name(code)] = {layer: means[:, i].tolist() for i, layer in enumerate(_LAYERS)}
@@ -96,14 +91,14 @@ def _fig4_15(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
         falls.append(bool(means[-1].sum() < means[0].sum()))
     ours["active units fall with lambda"] = all(falls)
     figure = against_penalty(weights, panels, label="active units per image", spread="deviation", compressed=True)
-    return Outcome(figure, ours, {"active units fall with lambda": True}, list(chosen))
+    return Outcome(figure, ours, {"active units fall with lambda": True}, list(seeds))
 
 
-def _fig4_16(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
-    chosen = chosen_seeds(SEEDS, scale, seeds, small=_SMALL_SEEDS)
+@study("thesis/fig4_16", "error of autoencoders against their sparsity", seeds=SEEDS, small=2)
+def _fig4_16(scale: Scale, folder: Path, seeds: Sequence[int]) -> Outcome:
     lines: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     ours, paper = {}, {}
-    for code, (error, active) in _measured(scale, folder, chosen).items():
+    for code, (error, active) in _measure(scale, folder, seeds).items():
         inactive = 1 - active.sum(-1) / sum(SIZES[code])
         lines[_name(code)] = (inactive, error)
         median, sparsity = np.median(error, axis=1), inactive.mean(1)
@@ -114,20 +109,22 @@ def _fig4_16(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
             "inactive up to 1.5 times the least error": float(tolerated.max()),
         }
         paper[_name(code)] = {"inactive up to 1.5 times the least error": "about 0.85 before the error rises"}
-    return Outcome(against_sparsity(lines, label="squared error per pixel"), ours, paper, list(chosen))
+    return Outcome(against_sparsity(lines, label="squared error per pixel"), ours, paper, list(seeds))
 
 
+@study("thesis/fig4_17", "a digit reconstructed by autoencoders with increasing penalties")
 def _fig4_17(scale: Scale, folder: Path) -> Outcome:
-    """Shows the first "6" of the test set as the networks of the first seed reconstruct it."""
+    """Shows the reconstructions of the first "6" of the test set by the networks of the first seed."""
     test, weights = load("mnist").test, PENALTIES[scale]
     image = test.images[np.flatnonzero(test.labels == 6)[0]].astype(np.float32) / 255
+    shared = folder.parents[1] / "autoencoders" / scale
     shown = range(0, len(weights), -(-len(weights) // 7))
     rows: list[np.ndarray] = []
     ours: dict[str, Any] = {"lambda": [weights[i] for i in shown]}
     for code in SIZES:
         config = base(scale, code)
-        trained = train(config, _shared(folder, scale), f"{code}/{SEEDS[0]}", fields={"objective.l1": weights},
-                        seeds=SEEDS[:1])  # fmt: skip
+        name = f"{code}/{SEEDS[0]}"
+        trained = train(config, shared, name, fields={"objective.l1": weights}, seeds=SEEDS[:1])
         made = [
             config.model.apply(trained.network(i), jnp.asarray(image)[None]).prediction.reshape(image.shape)
             for i in shown
@@ -140,18 +137,3 @@ def _fig4_17(scale: Scale, folder: Path) -> Outcome:
     over = ["input", *(f"λ = {weights[i]:g}" for i in shown)]
     figure = image_grid(np.stack(rows), [f"{code:,} units" for code in SIZES], headings=over)
     return Outcome(figure, ours, paper, [SEEDS[0]])
-
-
-SUMMARIES = {
-    "thesis/fig4_14": "error of autoencoders against the activity penalty; --seeds N",
-    "thesis/fig4_15": "active units of autoencoders, layer by layer; --seeds N",
-    "thesis/fig4_16": "error of autoencoders against their sparsity; --seeds N",
-    "thesis/fig4_17": "a digit reconstructed by autoencoders with more and more penalty",
-}
-
-STUDIES: dict[str, Study] = {
-    "thesis/fig4_14": Study(_SOURCE + "Fig. 4.14", _fig4_14, len(SEEDS)),
-    "thesis/fig4_15": Study(_SOURCE + "Fig. 4.15", _fig4_15, len(SEEDS)),
-    "thesis/fig4_16": Study(_SOURCE + "Fig. 4.16", _fig4_16, len(SEEDS)),
-    "thesis/fig4_17": Study(_SOURCE + "Fig. 4.17", _fig4_17),
-}

@@ -1,15 +1,14 @@
 """Convolutional networks with penalised activity: figures 4.1 to 4.13 of the thesis.
 
 Every figure takes its networks from the same folder: a grid over the penalty's weight and the seeds for each number of
-convolutions, size of their kernels and data set. The thesis prints no weights for these networks but 0.002; the ranges
-are chosen so that the accuracy breaks down within them. Its Table 4.1 leaves out three layers of 3 x 3 kernels on
-MNIST, but Fig. 4.3 shows them and not those of 11 x 11, for which nothing is left of an image after two layers: so do
-we.
+convolutions, size of their kernels and data set. The only weight that the thesis prints for these networks is 0.002;
+the ranges are chosen so that the accuracy collapses within them. Its Table 4.1 omits three layers of 3 x 3 kernels on
+MNIST, but Fig. 4.3 shows them and not those of 11 x 11, which leave nothing of an image after two layers; we follow the
+figure.
 """
 
-import functools
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -17,19 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsejax.configs.convnets import KERNELS, convnet
-from sparsejax.configuration import replaced
+from sparsejax.configuration import replace
 from sparsejax.data import load
 from sparsejax.figures.activity import image_grid
 from sparsejax.figures.filters import tile_panels
 from sparsejax.figures.histograms import Histogram, histograms
-from sparsejax.studies.networks import Trained, train, trained_members
-from sparsejax.studies.study import Outcome, Scale, Study, chosen_seeds
+from sparsejax.studies.networks import Trained, train, train_members
+from sparsejax.studies.study import Outcome, Scale, study
 from sparsejax.studies.thesis.grid import SEEDS, critical
 from sparsejax.studies.thesis.penalty_figure import against_penalty
 from sparsejax.training.config import Config
 
-_SOURCE = "Sparse Coding in Deep Neural Networks and the Visual System (thesis), "
-_SMALL_SEEDS = 2
 PENALTIES: dict[str, dict[int, tuple[float, ...]]] = {
     "small": {
         3: (0.0, 0.002, 0.004, 0.008, 0.016, 0.024),
@@ -66,29 +63,25 @@ class Kind(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Names the folder of its networks."""
+        """Name of the folder of its networks."""
         return f"{self.data}_{self.layers}_layers_{self.kernel}x{self.kernel}"
 
     @property
     def fits(self) -> bool:
-        """Says whether anything is left of an image after the convolutions."""
+        """Whether anything is left of an image after the convolutions."""
         return _SHAPES[self.data][0] > self.layers * (self.kernel - 1)
 
 
 def base(scale: Scale, kind: Kind) -> Config:
     """Returns the network as published, or for a few steps on a few images."""
     config = convnet(kind.data, kind.layers, kind.kernel)
-    return replaced(config, _SHORT if scale == "small" else {})
+    return replace(config, _SHORT if scale == "small" else {})
 
 
-def _shared(folder: Path, scale: Scale) -> Path:
-    return folder.parent.parent / "convnets" / scale
-
-
-def _measured(kind: Kind, scale: Scale, folder: Path, seeds: Sequence[int]) -> dict[str, np.ndarray]:
-    """Returns test accuracy in per cent, and for each layer the units active for an image, `[weights, seeds]`."""
-    members = trained_members(base(scale, kind), _shared(folder, scale), kind.name, seeds=seeds, together=1,
-                              fields={"objective.l1": PENALTIES[scale][kind.kernel]})  # fmt: skip
+def _measure(kind: Kind, scale: Scale, folder: Path, seeds: Sequence[int]) -> dict[str, np.ndarray]:
+    """Returns test accuracy in per cent, and for each layer the active units per image, `[weights, seeds]`."""
+    shared, fields = folder.parents[1] / "convnets" / scale, {"objective.l1": PENALTIES[scale][kind.kernel]}
+    members = train_members(base(scale, kind), shared, kind.name, seeds=seeds, together=1, fields=fields)
 
     def of(quantity: Callable[[dict[str, Any]], float]) -> np.ndarray:
         return np.array([[quantity(member.result) for member in row] for row in members], float)
@@ -100,15 +93,17 @@ def _measured(kind: Kind, scale: Scale, folder: Path, seeds: Sequence[int]) -> d
     return {"accuracy": accuracy, **{layer: active(layer) for layer in members[0][0].result["layers"]}}
 
 
-def _accuracy(data: Images, scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
-    chosen, weights = chosen_seeds(SEEDS, scale, seeds, small=_SMALL_SEEDS), PENALTIES[scale]
+@study("thesis/fig4_1", "accuracy of convnets against the penalty, MNIST", seeds=SEEDS, small=2, data="mnist")
+@study("thesis/fig4_8", "accuracy of convnets against the penalty, CIFAR-10", seeds=SEEDS, small=2, data="cifar10")
+def _accuracy(scale: Scale, folder: Path, seeds: Sequence[int], data: Images) -> Outcome:
+    weights = PENALTIES[scale]
     panels: dict[str, dict[str, np.ndarray]] = {}
     ours: dict[str, Any] = {}
     for kernel in KERNELS:
         lines = {}
         for layers in (1, 2, 3):
             if (kind := Kind(data, layers, kernel)).fits:
-                lines[_layers(layers)] = _measured(kind, scale, folder, chosen)["accuracy"]
+                lines[f"{layers} layer{'s' * (layers > 1)}"] = _measure(kind, scale, folder, seeds)["accuracy"]
         title = f"{kernel} × {kernel} kernels"
         panels[title] = lines
         ours[title] = {"lambda": list(weights[kernel])}
@@ -132,22 +127,20 @@ def _accuracy(data: Images, scale: Scale, folder: Path, seeds: int | None = None
         "larger kernels break down at smaller lambda": True,
         "7 × 7 kernels": {"points lost at 0.002": {"2 layers": "largely unaffected"}},
     }
-    return Outcome(figure, ours, paper if data == "mnist" else {}, list(chosen))
+    return Outcome(figure, ours, paper if data == "mnist" else {}, list(seeds))
 
 
-def _layers(count: int) -> str:
-    return f"{count} layer{'s' if count > 1 else ''}"
-
-
-def _active(data: Images, layers: int, scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
-    """Draws how many units of each convolution are active for an image."""
-    chosen, weights, panels, ours = chosen_seeds(SEEDS, scale, seeds, small=_SMALL_SEEDS), {}, {}, {}
-    later = []
+@study("thesis/fig4_2", "active units of two convolutions, MNIST", seeds=SEEDS, small=2, data="mnist", layers=2)
+@study("thesis/fig4_3", "active units of three convolutions, MNIST", seeds=SEEDS, small=2, data="mnist", layers=3)
+@study("thesis/fig4_9", "active units of two convolutions, CIFAR-10", seeds=SEEDS, small=2, data="cifar10", layers=2)
+@study("thesis/fig4_10", "active units of three convolutions, CIFAR-10", seeds=SEEDS, small=2, data="cifar10", layers=3)
+def _active(scale: Scale, folder: Path, seeds: Sequence[int], data: Images, layers: int) -> Outcome:
+    weights, panels, ours, later = {}, {}, {}, []
     for kernel in KERNELS:
         kind = Kind(data, layers, kernel)
         if not kind.fits:
             continue
-        title, measured = f"{kernel} × {kernel} kernels", _measured(kind, scale, folder, chosen)
+        title, measured = f"{kernel} × {kernel} kernels", _measure(kind, scale, folder, seeds)
         convolutions = {name: values for name, values in measured.items() if name.startswith("conv")}
         weights[title], panels[title] = PENALTIES[scale][kernel], convolutions
         units = {layer.name: layer.units for layer in base(scale, kind).model.layers(_SHAPES[data])}
@@ -163,7 +156,7 @@ def _active(data: Images, layers: int, scale: Scale, folder: Path, seeds: int | 
     grows = np.concatenate(later)
     ours["a later layer is the more active, of lambda > 0"] = float(grows.mean()) if grows.size else None
     paper = {"a later layer is the more active, of lambda > 0": "mostly"}
-    return Outcome(figure, ours, paper, list(chosen))
+    return Outcome(figure, ours, paper, list(seeds))
 
 
 def _image(data: Images) -> np.ndarray:
@@ -173,23 +166,25 @@ def _image(data: Images) -> np.ndarray:
     return train.images[np.flatnonzero(train.labels == wanted)[0]].astype(np.float32) / 255
 
 
-def _example(data: Images, scale: Scale, folder: Path) -> Outcome:
-    """Shows the image whose feature maps are shown; it trains nothing."""
+@study("thesis/fig4_5", "the digit of these feature maps", data="mnist")
+@study("thesis/fig4_12", "the truck of these feature maps", data="cifar10")
+def _example(scale: Scale, folder: Path, data: Images) -> Outcome:
     image = _image(data)
     ours = {"label": {"mnist": "5", "cifar10": "truck"}[data], "mean of the pixels": float(image.mean())}
     return Outcome(image_grid(image[None, None], None, width="column"), ours, {"label": ours["label"]}, [0])
 
 
 def _pair(kind: Kind, scale: Scale, folder: Path) -> tuple[Trained, dict[str, int]]:
-    """Returns the networks of the first seed, and where those with no penalty and with 0.002 are."""
+    """Returns the networks of the first seed, and the indices of those with no penalty and with 0.002."""
     weights = PENALTIES[scale][kind.kernel]
-    trained = train(base(scale, kind), _shared(folder, scale), f"{kind.name}/{SEEDS[0]}",
+    trained = train(base(scale, kind), folder.parents[1] / "convnets" / scale, f"{kind.name}/{SEEDS[0]}",
                     fields={"objective.l1": weights}, seeds=SEEDS[:1])  # fmt: skip
     return trained, {f"λ = {weight:g}": weights.index(weight) for weight in (0.0, SHOWN)}
 
 
-def _maps(data: Images, scale: Scale, folder: Path) -> Outcome:
-    """Shows the feature maps of both convolutions for one image."""
+@study("thesis/fig4_4", "feature maps of a digit, without and with the penalty", data="mnist")
+@study("thesis/fig4_11", "feature maps of a truck, without and with the penalty", data="cifar10")
+def _maps(scale: Scale, folder: Path, data: Images) -> Outcome:
     kind, image = Kind(data, 2, 7), _image(data)
     trained, places = _pair(kind, scale, folder)
     model, rows = base(scale, kind).model, {"conv1": {}, "conv2": {}}
@@ -205,8 +200,10 @@ def _maps(data: Images, scale: Scale, folder: Path) -> Outcome:
     return Outcome(tile_panels(list(rows.values())), ours, paper, [SEEDS[0]])
 
 
-def _kernels(data: Images, scale: Scale, folder: Path) -> Outcome:
-    """Shows the kernels of both convolutions; of the second, whose kernels have six channels, their mean."""
+@study("thesis/fig4_6", "kernels on MNIST, without and with the penalty", data="mnist")
+@study("thesis/fig4_13", "kernels on CIFAR-10, without and with the penalty", data="cifar10")
+def _kernels(scale: Scale, folder: Path, data: Images) -> Outcome:
+    """Shows the kernels of both convolutions; for the second the mean over its six channels."""
     trained, places = _pair(Kind(data, 2, 11), scale, folder)
     rows, ours = [], {}
     for layer in ("conv1", "conv2"):
@@ -218,8 +215,8 @@ def _kernels(data: Images, scale: Scale, folder: Path) -> Outcome:
     return Outcome(tile_panels(rows), ours, {}, [SEEDS[0]])
 
 
+@study("thesis/fig4_7", "distribution of the first kernels' weights, without and with the penalty")
 def _weights(scale: Scale, folder: Path) -> Outcome:
-    """Shows how the weights of the first convolution are spread, in the networks of figure 4.6."""
     trained, places = _pair(Kind("mnist", 2, 11), scale, folder)
     kernels = trained.parameter("conv1", "kernel")[:, 0]
     edges = np.linspace(-1, 1, 51) * float(np.abs(kernels[list(places.values())]).max())
@@ -235,43 +232,3 @@ def _weights(scale: Scale, folder: Path) -> Outcome:
     ours["penalised weights are shifted below 0"] = bool(ours[f"λ = {SHOWN:g}"]["mean"] < min(0, ours["λ = 0"]["mean"]))
     figure = histograms(panels, columns=2, height=2.0, shared=True)
     return Outcome(figure, ours, {"penalised weights are shifted below 0": True}, [SEEDS[0]])
-
-
-def _studies() -> Mapping[str, Study]:
-    both, many = functools.partial, len(SEEDS)
-    return {
-        "4_1": Study("Fig. 4.1", both(_accuracy, "mnist"), many),
-        "4_2": Study("Fig. 4.2", both(_active, "mnist", 2), many),
-        "4_3": Study("Fig. 4.3", both(_active, "mnist", 3), many),
-        "4_4": Study("Fig. 4.4", both(_maps, "mnist")),
-        "4_5": Study("Fig. 4.5", both(_example, "mnist")),
-        "4_6": Study("Fig. 4.6", both(_kernels, "mnist")),
-        "4_7": Study("Fig. 4.7", _weights),
-        "4_8": Study("Fig. 4.8", both(_accuracy, "cifar10"), many),
-        "4_9": Study("Fig. 4.9", both(_active, "cifar10", 2), many),
-        "4_10": Study("Fig. 4.10", both(_active, "cifar10", 3), many),
-        "4_11": Study("Fig. 4.11", both(_maps, "cifar10")),
-        "4_12": Study("Fig. 4.12", both(_example, "cifar10")),
-        "4_13": Study("Fig. 4.13", both(_kernels, "cifar10")),
-    }
-
-
-SUMMARIES = {
-    "thesis/fig4_1": "accuracy of convnets on MNIST against the activity penalty; --seeds N",
-    "thesis/fig4_2": "active units of two convolutions, MNIST; --seeds N",
-    "thesis/fig4_3": "active units of three convolutions, MNIST; --seeds N",
-    "thesis/fig4_4": "feature maps of a digit, without and with the penalty",
-    "thesis/fig4_5": "the digit of these feature maps",
-    "thesis/fig4_6": "kernels on MNIST, without and with the penalty",
-    "thesis/fig4_7": "how the first kernels' weights are spread, without and with the penalty",
-    "thesis/fig4_8": "accuracy of convnets on CIFAR-10 against the activity penalty; --seeds N",
-    "thesis/fig4_9": "active units of two convolutions, CIFAR-10; --seeds N",
-    "thesis/fig4_10": "active units of three convolutions, CIFAR-10; --seeds N",
-    "thesis/fig4_11": "feature maps of a truck, without and with the penalty",
-    "thesis/fig4_12": "the truck of these feature maps",
-    "thesis/fig4_13": "kernels on CIFAR-10, without and with the penalty",
-}
-
-STUDIES: dict[str, Study] = {
-    f"thesis/fig{number}": study._replace(source=_SOURCE + study.source) for number, study in _studies().items()
-}

@@ -4,21 +4,19 @@ At the paper's scale a figure of one hidden layer is 5 sizes x 15 penalties x 20
 share their networks: those of figure 3.1 are also those of 3.2 to 3.7.
 """
 
-import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from sparsejax.figures.table import table
 from sparsejax.functional.measures import gini_weighted_accuracy
-from sparsejax.studies.study import Outcome, Scale, Study, spearman
-from sparsejax.studies.thesis.grid import KINDS, SEEDS, SIZES, Grid, Measures, critical, over_seeds, trained_grid
+from sparsejax.studies.study import Outcome, Scale, spearman, study
+from sparsejax.studies.thesis.grid import KINDS, SEEDS, SIZES, Grid, critical, seed_statistics, train_grid
 from sparsejax.studies.thesis.penalty_figure import against_penalty, along_epochs, firing, firing_by_class
 
-_SOURCE = "Sparse Coding in Deep Neural Networks and the Visual System (thesis), "
 # L1 activity of unregularised networks, mean and standard deviation over 20.
 TABLE3_1 = {8: (46.08, 3.53), 32: (78.23, 3.71), 64: (113.49, 5.75), 128: (157.77, 7.54), 256: (220.54, 9.69)}
 BEST_WEIGHTED = {8: 0.032, 32: 0.032, 64: 0.024, 128: 0.016, 256: 0.008}
@@ -28,8 +26,12 @@ def _outcome(figure: Any, grid: Grid, ours: dict[str, Any], paper: dict[str, Any
     return Outcome(figure, {"penalty": list(grid.penalties), **ours}, paper, list(grid.seeds))
 
 
-def _accuracy(name: str, scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
-    grid = trained_grid(name, scale, folder, seeds)
+@study("thesis/fig3_1", "accuracy against the penalty on the activity, five sizes", seeds=SEEDS, small=3, name="relu1")
+@study("thesis/fig3_8", "accuracy against the penalty, sigmoid units", seeds=SEEDS, small=3, name="sigmoid1")
+@study("thesis/fig3_10", "accuracy against the penalty, two hidden layers", seeds=SEEDS, small=3, name="relu2")
+@study("thesis/fig3_12", "accuracy against the penalty, three hidden layers", seeds=SEEDS, small=3, name="relu3")
+def _accuracy(scale: Scale, folder: Path, seeds: Sequence[int], name: str) -> Outcome:
+    grid = train_grid(name, scale, folder, seeds)
     accuracy = grid.each(lambda measures: measures["accuracy"])
     figure = against_penalty(grid.penalties, {"": accuracy}, label="test accuracy (%)")
     criticals = {size: critical(grid.penalties, values) for size, values in accuracy.items()}
@@ -39,7 +41,7 @@ def _accuracy(name: str, scale: Scale, folder: Path, seeds: int | None = None) -
         "median accuracy (%), no penalty": {size: float(np.median(v[0])) for size, v in accuracy.items()},
         "critical penalty (median 10 points down)": criticals,
         "critical penalty falls with size": bool(order == sorted(order, reverse=True) and order[0] > order[-1]),
-        "accuracy (%)": {size: over_seeds(values) for size, values in accuracy.items()},
+        "accuracy (%)": {size: seed_statistics(values) for size, values in accuracy.items()},
     }
     paper: dict[str, Any] = {"critical penalty falls with size": KINDS[name].activation == "relu"}
     if KINDS[name].activation == "relu":
@@ -56,8 +58,9 @@ def _accuracy(name: str, scale: Scale, folder: Path, seeds: int | None = None) -
     return _outcome(figure, grid, ours, paper)
 
 
-def _fig3_2(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
-    grid = trained_grid("relu1", scale, folder, seeds)
+@study("thesis/fig3_2", "active units of an image against the penalty", seeds=SEEDS, small=3)
+def _fig3_2(scale: Scale, folder: Path, seeds: Sequence[int]) -> Outcome:
+    grid = train_grid("relu1", scale, folder, seeds)
     active = grid.each(lambda measures: measures["l0"][..., 0])
     figure = against_penalty(
         grid.penalties, {"": active}, label="active units per image", spread="deviation", compressed=True
@@ -69,7 +72,7 @@ def _fig3_2(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
         "below 8 at 0.008 at every size": bool(all(v[at].mean() < 8 for v in active.values())),
         f"inactive without a penalty, {SIZES[0]} units (%)": round(100 * float(first), 1),
         f"inactive without a penalty, {SIZES[-1]} units (%)": round(100 * float(last), 1),
-        "active units": {size: over_seeds(values) for size, values in active.items()},
+        "active units": {size: seed_statistics(values) for size, values in active.items()},
     }
     paper = {
         "below 8 at 0.008 at every size": True,
@@ -82,15 +85,16 @@ def _fig3_2(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
 _UNITS, _SHOWN = 64, (0.0, 0.008, 0.04, 0.08)
 
 
-def _fired(scale: Scale, folder: Path, seeds: int | None) -> tuple[Grid, dict[str, np.ndarray]]:
-    """Returns how often the units of the first network of 64 units fired, `[classes, units]`, for four penalties."""
-    grid = trained_grid("relu1", scale, folder, seeds, (_UNITS,))
+def _firing_counts(scale: Scale, folder: Path, seeds: Sequence[int]) -> tuple[Grid, dict[str, np.ndarray]]:
+    """Returns how often units of the first network of 64 units were active, `[classes, units]`, for four penalties."""
+    grid = train_grid("relu1", scale, folder, seeds, (_UNITS,))
     fired = grid.sizes[_UNITS]["fired"][:, 0, 0]
     return grid, {f"λ = {penalty:g}": fired[grid.at(penalty)] for penalty in _SHOWN}
 
 
-def _fig3_3(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
-    grid, fired = _fired(scale, folder, seeds)
+@study("thesis/fig3_3", "how often each of 64 units is active, for four penalties", seeds=SEEDS, small=3)
+def _fig3_3(scale: Scale, folder: Path, seeds: Sequence[int]) -> Outcome:
+    grid, fired = _firing_counts(scale, folder, seeds)
     counts = {name: 1000 * values.mean(0) for name, values in fired.items()}
     figure = firing(counts, images=1000)
     living = (grid.sizes[_UNITS]["fired"][:, :, 0] > 0).any(-2).sum(-1)
@@ -104,9 +108,10 @@ def _fig3_3(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
     return _outcome(figure, grid, ours, paper)
 
 
-def _fig3_4(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
-    grid, fired = _fired(scale, folder, seeds)
-    # The thesis shows 100 images of each digit; we all of them, and ask for as often as once in 100.
+@study("thesis/fig3_4", "how often each of 64 units is active for every digit", seeds=SEEDS, small=3)
+def _fig3_4(scale: Scale, folder: Path, seeds: Sequence[int]) -> Outcome:
+    grid, fired = _firing_counts(scale, folder, seeds)
+    # The thesis shows 100 images of each digit; we use all of them, with a threshold of once in 100.
     counts = {name: (values >= 0.01).sum(1) for name, values in fired.items()}
     ours = {"units active at least once for a digit, least and most": {
         name: [int(values.min()), int(values.max())] for name, values in counts.items()
@@ -115,8 +120,9 @@ def _fig3_4(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
     return _outcome(firing_by_class(fired), grid, ours, paper)
 
 
-def _fig3_5(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
-    grid = trained_grid("relu1", scale, folder, seeds)
+@study("thesis/fig3_5", "summed activity of an image against the penalty", seeds=SEEDS, small=3)
+def _fig3_5(scale: Scale, folder: Path, seeds: Sequence[int]) -> Outcome:
+    grid = train_grid("relu1", scale, folder, seeds)
     activity = grid.each(lambda measures: measures["l1"][..., 0])
     figure = against_penalty(
         grid.penalties, {"": activity}, label="ℓ1 activity per image", spread="deviation", compressed=True
@@ -129,7 +135,7 @@ def _fig3_5(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
         },
         "size with the most activity at 0.04": max(means, key=lambda size: means[size][at]),
         "size with the least activity at 0.04": min(means, key=lambda size: means[size][at]),
-        "l1 activity": {size: over_seeds(values, 3) for size, values in activity.items()},
+        "l1 activity": {size: seed_statistics(values, 3) for size, values in activity.items()},
     }
     paper = {
         "size with the most activity at 0.04": f"{SIZES[0]} units",
@@ -138,8 +144,9 @@ def _fig3_5(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
     return _outcome(figure, grid, ours, paper)
 
 
-def _table3_1(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
-    grid = trained_grid("relu1", scale, folder, seeds)
+@study("thesis/table3_1", "summed activity without a penalty", seeds=SEEDS, small=3)
+def _table3_1(scale: Scale, folder: Path, seeds: Sequence[int]) -> Outcome:
+    grid = train_grid("relu1", scale, folder, seeds)
     ours = {str(units): [round(float(f(m["l1"][0, :, 0])), 2) for f in (np.mean, np.std)]
             for units, m in grid.sizes.items()}  # fmt: skip
     paper = {str(units): list(TABLE3_1[units]) for units in SIZES}
@@ -149,11 +156,12 @@ def _table3_1(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
     return _outcome(figure, grid, ours, paper)
 
 
-_SILENT = 0.1  # less activity is drawn as this: on a logarithmic axis silence has no place
+_SILENT = 0.1  # lower bound for drawing, because the axis is logarithmic
 
 
-def _fig3_6(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
-    grid = trained_grid("relu1", scale, folder, seeds)
+@study("thesis/fig3_6", "summed activity over training", seeds=SEEDS, small=3)
+def _fig3_6(scale: Scale, folder: Path, seeds: Sequence[int]) -> Outcome:
+    grid = train_grid("relu1", scale, folder, seeds)
     shown = [penalty for penalty in (0.0, 0.016, 0.04, 0.112) if penalty in grid.penalties]
     first = next(iter(grid.sizes.values()))
     panels = {f"λ = {penalty:g}": {size: values[grid.at(penalty)].T
@@ -177,13 +185,12 @@ def _fig3_6(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
     return _outcome(figure, grid, ours, paper)
 
 
-def _accuracy_and_gini(measures: Measures) -> tuple[jax.Array, jax.Array]:
-    return jnp.asarray(measures["accuracy"]), jnp.asarray(measures["gini"][..., 0])
-
-
-def _fig3_7(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
-    grid = trained_grid("relu1", scale, folder, seeds)
-    weighted = grid.each(lambda measures: np.asarray(gini_weighted_accuracy(*_accuracy_and_gini(measures))))
+@study("thesis/fig3_7", "accuracy times Gini index, and the best penalty", seeds=SEEDS, small=3)
+def _fig3_7(scale: Scale, folder: Path, seeds: Sequence[int]) -> Outcome:
+    grid = train_grid("relu1", scale, folder, seeds)
+    weighted = grid.each(
+        lambda m: np.asarray(gini_weighted_accuracy(jnp.asarray(m["accuracy"]), jnp.asarray(m["gini"][..., 0])))
+    )
     figure = against_penalty(
         grid.penalties, {"": {size: values[:, None] for size, values in weighted.items()}},
         label="accuracy × Gini index (%)", spread="deviation", width="column",
@@ -194,22 +201,25 @@ def _fig3_7(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
     return _outcome(figure, grid, ours, paper)
 
 
-def _fig3_9(scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
-    grid = trained_grid("sigmoid1", scale, folder, seeds)
+@study("thesis/fig3_9", "Gini index against the penalty, sigmoid units", seeds=SEEDS, small=3)
+def _fig3_9(scale: Scale, folder: Path, seeds: Sequence[int]) -> Outcome:
+    grid = train_grid("sigmoid1", scale, folder, seeds)
     gini = grid.each(lambda measures: measures["gini"][..., 0])
     figure = against_penalty(grid.penalties, {"": gini}, label="Gini index", spread="deviation", width="column")
     ours = {
         "part of the units active, least over all networks": float(
             min(measures["l0"].min() / units for units, measures in grid.sizes.items())
         ),
-        "gini": {size: over_seeds(values, 3) for size, values in gini.items()},
+        "gini": {size: seed_statistics(values, 3) for size, values in gini.items()},
     }
     return _outcome(figure, grid, ours, {"part of the units active, least over all networks": 1.0})
 
 
-def _by_layer(name: str, scale: Scale, folder: Path, seeds: int | None = None) -> Outcome:
-    grid = trained_grid(name, scale, folder, seeds)
-    depth, skipped = KINDS[name].depth, 1 if name == "relu3" else 0  # the thesis leaves out no penalty in 3.13
+@study("thesis/fig3_11", "active units of each of two layers", seeds=SEEDS, small=3, name="relu2")
+@study("thesis/fig3_13", "active units of each of three layers", seeds=SEEDS, small=3, name="relu3")
+def _by_layer(scale: Scale, folder: Path, seeds: Sequence[int], name: str) -> Outcome:
+    grid = train_grid(name, scale, folder, seeds)
+    depth, skipped = KINDS[name].depth, 1 if name == "relu3" else 0  # the thesis omits no penalty in 3.13
     panels = {
         f"{units} units": {f"layer {i + 1}": measures["l0"][skipped:, :, i] for i in range(depth)}
         for units, measures in grid.sizes.items()
@@ -220,49 +230,11 @@ def _by_layer(name: str, scale: Scale, folder: Path, seeds: int | None = None) -
     means = {size: np.stack([values.mean(1) for values in layers.values()]) for size, layers in panels.items()}
     later = {}
     for size, values in means.items():
-        alive = values.max(0) > 0.01  # of a dead network a unit may still answer one image in a thousand
+        alive = values.max(0) > 0.01  # a dead network's unit may still respond to one image in a thousand
         later[size] = round(float(np.mean((values[0] < values[1:].min(0))[alive])), 2)
     ours = {
         "part of the penalties at which the first layer is the least active": later,
-        "active units": {size: {layer: over_seeds(v) for layer, v in panels[size].items()} for size in panels},
+        "active units": {size: {layer: seed_statistics(v) for layer, v in panels[size].items()} for size in panels},
     }
     return _outcome(figure, grid, ours, {"part of the penalties at which the first layer is the least active":
                                          dict.fromkeys(panels, 1.0)})  # fmt: skip
-
-
-SUMMARIES = {
-    "thesis/fig3_1": "accuracy against the penalty on the activity, five sizes; --seeds N",
-    "thesis/fig3_2": "active units of an image against the penalty; --seeds N",
-    "thesis/fig3_3": "how often each of 64 units is active, for four penalties",
-    "thesis/fig3_4": "how often each of 64 units is active for every digit",
-    "thesis/fig3_5": "summed activity of an image against the penalty; --seeds N",
-    "thesis/fig3_6": "summed activity along training; --seeds N",
-    "thesis/fig3_7": "accuracy times Gini index, and the best penalty; --seeds N",
-    "thesis/fig3_8": "accuracy against the penalty, sigmoid units; --seeds N",
-    "thesis/fig3_9": "Gini index against the penalty, sigmoid units; --seeds N",
-    "thesis/fig3_10": "accuracy against the penalty, two hidden layers; --seeds N",
-    "thesis/fig3_11": "active units of each of two layers; --seeds N",
-    "thesis/fig3_12": "accuracy against the penalty, three hidden layers; --seeds N",
-    "thesis/fig3_13": "active units of each of three layers; --seeds N",
-    "thesis/table3_1": "summed activity without a penalty; --seeds N",
-}
-
-STUDIES: dict[str, Study] = {
-    f"thesis/{name}": Study(_SOURCE + said, make, seeds=len(SEEDS))
-    for name, said, make in (
-        ("fig3_1", "Fig. 3.1", functools.partial(_accuracy, "relu1")),
-        ("fig3_2", "Fig. 3.2", _fig3_2),
-        ("fig3_3", "Fig. 3.3", _fig3_3),
-        ("fig3_4", "Fig. 3.4", _fig3_4),
-        ("fig3_5", "Fig. 3.5", _fig3_5),
-        ("fig3_6", "Fig. 3.6", _fig3_6),
-        ("fig3_7", "Fig. 3.7", _fig3_7),
-        ("fig3_8", "Fig. 3.8", functools.partial(_accuracy, "sigmoid1")),
-        ("fig3_9", "Fig. 3.9", _fig3_9),
-        ("fig3_10", "Fig. 3.10", functools.partial(_accuracy, "relu2")),
-        ("fig3_11", "Fig. 3.11", functools.partial(_by_layer, "relu2")),
-        ("fig3_12", "Fig. 3.12", functools.partial(_accuracy, "relu3")),
-        ("fig3_13", "Fig. 3.13", functools.partial(_by_layer, "relu3")),
-        ("table3_1", "Table 3.1", _table3_1),
-    )
-}

@@ -1,4 +1,4 @@
-"""The atoms of a dictionary as pictures, and how well each is fitted by a Gabor function."""
+"""The atoms of a dictionary as images, and the quality of their Gabor fits."""
 
 import math
 
@@ -6,12 +6,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from sparsejax.figures import style
-from sparsejax.figures.activity import mosaic
+from sparsejax.figures.filters import mosaic
 
 
 @style.styled
 def basis_functions(atoms: np.ndarray, r2: np.ndarray, reference: np.ndarray, *, good: float = 0.8) -> Figure:
-    """Draws atoms, the best fitted ones first, beside how much of each its Gabor fit explains.
+    """Draws atoms, the best fitted ones first, next to the variance explained by their Gabor fits.
 
     Each atom is scaled by its largest weight around mid-grey.
 
@@ -24,19 +24,15 @@ def basis_functions(atoms: np.ndarray, r2: np.ndarray, reference: np.ndarray, *,
     order = np.argsort(-r2)
     widest = math.ceil(math.sqrt(1.4 * len(atoms)))
     columns = min(range(widest, widest + 4), key=lambda columns: -len(atoms) % columns)  # the fullest last row
-    rows = math.ceil(len(atoms) / columns)
     scaled = 0.5 + 0.5 * atoms[order] / np.abs(atoms[order]).max((1, 2), keepdims=True).clip(1e-12)
-    tiles = np.ones((rows * columns, *atoms.shape[1:], 1))
-    tiles[: len(atoms), ..., 0] = scaled
     figure, (left, right) = style.panels(2, width="page", height=3.0, columns=2)
     layout = left.get_gridspec()
     if layout is not None:
         layout.set_width_ratios([2, 1])
-    left.imshow(mosaic(tiles.reshape(rows, columns, *tiles.shape[1:])), interpolation="nearest")
+    left.imshow(mosaic(scaled[..., None], columns), interpolation="nearest")
     left.set_xticks([])
     left.set_yticks([])
-    for side in ("left", "bottom"):
-        left.spines[side].set_visible(False)
+    left.spines[["left", "bottom"]].set_visible(False)
     left.set_title(f"{len(atoms)} basis functions")
     for values, color, name in ((r2, style.BLUE, "learnt"), (reference, style.GREY, "noise")):
         right.plot(np.linspace(0, 100, len(values)), np.sort(values)[::-1], color=color, label=name)

@@ -1,9 +1,8 @@
-"""How activations and weights of 64 penalised units are spread: figures A.1 to A.4 of the thesis.
+"""Distributions of activations and weights of 64 penalised units: figures A.1 to A.4 of the thesis.
 
 One network for each of 16 weights of the penalty, 0 to 0.12, in the order of the panels.
 """
 
-import functools
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,14 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsejax import configs
-from sparsejax.configuration import replaced
+from sparsejax.configuration import replace
 from sparsejax.data import load
 from sparsejax.figures.histograms import Histogram, histograms
 from sparsejax.studies.networks import Trained, train
-from sparsejax.studies.study import Outcome, Scale, Study
+from sparsejax.studies.study import Outcome, Scale, study
 from sparsejax.training.config import Config
 
-_SOURCE = "Sparse Coding in Deep Neural Networks and the Visual System (thesis), "
 PENALTIES = tuple(round(0.008 * i, 3) for i in range(16))
 _IMAGES = 1000
 _SHORT = {"data.train_examples": 10_000, "data.test_examples": 1000, "training.epochs": 5}
@@ -29,16 +27,18 @@ Activation = Literal["relu", "sigmoid"]
 def base(scale: Scale, activation: Activation) -> Config:
     """Returns the network of one hidden layer, as published or on fewer images for fewer epochs."""
     config = configs.get({"relu": "mnist_l1_mlp", "sigmoid": "mnist_l1_sigmoid"}[activation])
-    return replaced(config, _SHORT if scale == "small" else {})
+    return replace(config, _SHORT if scale == "small" else {})
 
 
-def _trained(activation: Activation, scale: Scale, folder: Path) -> Trained:
+def _train(activation: Activation, scale: Scale, folder: Path) -> Trained:
     shared = folder.parent.parent / "distributions" / scale
     return train(base(scale, activation), shared, activation, fields={"objective.l1": PENALTIES}, seeds=[0])
 
 
-def _activations(activation: Activation, scale: Scale, folder: Path) -> Outcome:
-    config, trained = base(scale, activation), _trained(activation, scale, folder)
+@study("thesis/figA_1", "distribution of activations, ReLU, for each penalty", activation="relu")
+@study("thesis/figA_2", "distribution of activations, sigmoid, for each penalty", activation="sigmoid")
+def _activations(scale: Scale, folder: Path, activation: Activation) -> Outcome:
+    config, trained = base(scale, activation), _train(activation, scale, folder)
     images = jnp.asarray(load(config.data.name, config.data.source).test.images[:_IMAGES], jnp.float32) / 255
     values = [
         np.asarray(config.model.apply(trained.network(i), images).activations["hidden1"]).ravel()
@@ -46,14 +46,17 @@ def _activations(activation: Activation, scale: Scale, folder: Path) -> Outcome:
     ]
     end = 1.0 if activation == "sigmoid" else max(float(one.max()) for one in values)
     edges = np.linspace(0, end, 41)
+    silent = [float((one == 0).mean()) for one in values]
     panels = {
-        f"λ = {weight:g}": Histogram(np.histogram(one, edges)[0], edges, "activation", _silent(one))
-        for weight, one in zip(PENALTIES, values, strict=True)
+        f"λ = {weight:g}": Histogram(
+            np.histogram(one, edges)[0], edges, "activation", f"{100 * zero:.1f} % are 0" * (zero > 0)
+        )
+        for weight, one, zero in zip(PENALTIES, values, silent, strict=True)
     }
     ours: dict[str, Any] = {
         "lambda": list(PENALTIES),
         "mean": [float(one.mean()) for one in values],
-        "exactly 0": [float((one == 0).mean()) for one in values],
+        "exactly 0": silent,
         "below 0.1": [float((one < 0.1).mean()) for one in values],
         "images": len(images),
     }
@@ -61,15 +64,13 @@ def _activations(activation: Activation, scale: Scale, folder: Path) -> Outcome:
     return Outcome(histograms(panels, columns=4, height=1.2, log_y=True, shared=True), ours, paper, [0])
 
 
-def _silent(values: np.ndarray) -> str:
-    return f"{100 * np.mean(values == 0):.1f} % are 0" if (values == 0).any() else ""
-
-
-def _weights(activation: Activation, scale: Scale, folder: Path) -> Outcome:
-    trained = _trained(activation, scale, folder)
+@study("thesis/figA_3", "distribution of weights, ReLU, for each penalty", activation="relu")
+@study("thesis/figA_4", "distribution of weights, sigmoid, for each penalty", activation="sigmoid")
+def _weights(scale: Scale, folder: Path, activation: Activation) -> Outcome:
+    trained = _train(activation, scale, folder)
     layers = [trained.parameter(layer, "kernel")[:, 0] for layer in ("hidden1", "output")]
     values = [np.concatenate([layer[i].ravel() for layer in layers]) for i in range(len(PENALTIES))]
-    # Without the one weight in ten thousand that lies far out, which would leave no room for the others.
+    # Without outliers, one weight in ten thousand, which would dominate the axis.
     edges = np.linspace(-1, 1, 61) * float(np.quantile(np.abs(np.concatenate(values)), 0.9999))
     panels = {
         f"λ = {weight:g}": Histogram(np.histogram(one, edges)[0], edges, "weight")
@@ -84,18 +85,3 @@ def _weights(activation: Activation, scale: Scale, folder: Path) -> Outcome:
     ours["penalised weights lie lower"] = bool(np.mean(ours["mean"][1:]) < ours["mean"][0])
     figure = histograms(panels, columns=4, height=1.2, log_y=True, shared=True)
     return Outcome(figure, ours, {"penalised weights lie lower": True}, [0])
-
-
-SUMMARIES = {
-    "thesis/figA_1": "how activations are spread, ReLU, for each penalty",
-    "thesis/figA_2": "how activations are spread, sigmoid, for each penalty",
-    "thesis/figA_3": "how weights are spread, ReLU, for each penalty",
-    "thesis/figA_4": "how weights are spread, sigmoid, for each penalty",
-}
-
-STUDIES: dict[str, Study] = {
-    "thesis/figA_1": Study(_SOURCE + "Fig. A.1", functools.partial(_activations, "relu")),
-    "thesis/figA_2": Study(_SOURCE + "Fig. A.2", functools.partial(_activations, "sigmoid")),
-    "thesis/figA_3": Study(_SOURCE + "Fig. A.3", functools.partial(_weights, "relu")),
-    "thesis/figA_4": Study(_SOURCE + "Fig. A.4", functools.partial(_weights, "sigmoid")),
-}

@@ -1,7 +1,7 @@
-r"""Fits Gabor functions to pictures: how many of a dictionary's atoms are localised, oriented and band-pass.
+r"""Fits Gabor functions to images, to test whether a dictionary's atoms are localised, oriented and band-pass.
 
-A Gabor function is :math:`e^{-u^2/2\sigma_u^2 - v^2/2\sigma_v^2} (a \cos(k u) + b \sin(k u))` around a centre, u
-being the coordinate along the wave; it is fitted up to a constant.
+A Gabor function is :math:`e^{-u^2/2\sigma_u^2 - v^2/2\sigma_v^2} (a \cos(k u) + b \sin(k u))` around a centre, with u
+the coordinate along the wave; it is fitted up to a constant.
 """
 
 import functools
@@ -12,18 +12,18 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-_WIDTHS = (0.12, 0.25)  # of the first guesses' envelopes, over the picture's side
+_WIDTHS = (0.12, 0.25)  # of the initial envelopes, relative to the image's side
 
 
 class GaborFit(NamedTuple):
-    """The best fit to each picture.
+    """The best fit to each image.
 
     Attributes:
       r2: fraction of the variance explained, `[pictures]`.
       centre: row and column in pixels, `[pictures, 2]`.
       width: standard deviations of the envelope along the wave and across, in pixels, `[pictures, 2]`.
       frequency: cycles per pixel, `[pictures]`.
-      orientation: angle of the wave's direction from the columns' axis, in [0, pi), `[pictures]`.
+      orientation: angle of the wave's direction to the columns' axis, in [0, pi), `[pictures]`.
       fitted: `[pictures, side, side]`.
     """
 
@@ -37,18 +37,18 @@ class GaborFit(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames=("starts", "iterations"))
 def fit_gabors(pictures: Float[Array, "pictures side side"], *, starts: int = 3, iterations: int = 40) -> GaborFit:
-    """Fits a Gabor function to each picture by Levenberg and Marquardt's method from several first guesses.
+    """Fits a Gabor function to each image by the Levenberg-Marquardt method from several initial guesses.
 
-    The guesses are the strongest frequencies of the picture, at the centre of its energy, with envelopes of two
-    widths; the best fit counts. White noise of 16 x 16 pixels is explained to about 0.1.
+    The guesses are the strongest frequencies of the image, at the centre of its energy, with envelopes of two widths;
+    the best fit is returned. For white noise of 16 x 16 pixels r2 is about 0.1.
 
     Args:
       pictures: `[pictures, side, side]`; a constant one is fitted with r2 = 0.
       starts: frequencies to start from, for each of the widths.
-      iterations: from each guess.
+      iterations: per guess.
 
     Raises:
-      ValueError: pictures are not square, or have fewer than 4 pixels a side.
+      ValueError: pictures are not square, or have fewer than 4 pixels per side.
     """
     if pictures.ndim != 3 or pictures.shape[1] != pictures.shape[2] or pictures.shape[1] < 4:
         raise ValueError(f"pictures have shape {pictures.shape}; expected [pictures, side, side], side 4 or more.")
@@ -60,7 +60,7 @@ def fit_gabors(pictures: Float[Array, "pictures side side"], *, starts: int = 3,
     def best(picture):
         guesses = _guesses(picture, starts)
         parameters, errors = jax.vmap(lambda guess: _descend(picture, guess, iterations))(guesses)
-        # A fit that has run off into numbers that are none does not count.
+        # A fit that is not finite does not count.
         errors = jnp.where(jnp.isfinite(errors), errors, jnp.inf)
         return parameters[jnp.argmin(errors)], jnp.min(errors)
 
@@ -91,7 +91,7 @@ def _grid(side: int) -> tuple[Array, Array]:
 
 
 def _gabor(parameters: Array, side: int) -> Array:
-    """Returns the function on the pixels, less its mean; parameters: centre, log widths, wave vector, cosine, sine."""
+    """Returns the function on the pixels, minus its mean; parameters: centre, log widths, wave vector, cosine, sine."""
     widths, cosine, sine = _shape(parameters, side)
     rows, columns = _grid(side)
     rows, columns = rows - parameters[0], columns - parameters[1]
@@ -105,10 +105,10 @@ def _gabor(parameters: Array, side: int) -> Array:
 
 
 def _guesses(picture: Array, starts: int) -> Array:
-    """Returns first guesses `[2 * starts, 8]`."""
+    """Returns initial guesses `[2 * starts, 8]`."""
     side = picture.shape[0]
     rows, columns = _grid(side)
-    energy = picture**4  # the peak's place rather than that of a broad floor
+    energy = picture**4  # the position of the peak rather than of the background
     total = jnp.sum(energy) + 1e-20
     centre = jnp.stack([jnp.sum(energy * rows), jnp.sum(energy * columns)]) / total
     padded = 2 * side
@@ -124,7 +124,7 @@ def _guesses(picture: Array, starts: int) -> Array:
         level = (jnp.log(width * side) - jnp.log(0.6)) / (jnp.log(1.0 * side) - jnp.log(0.6))
         logit = jnp.log(level / (1 - level))
         part = jnp.concatenate([centre, jnp.stack([logit, logit]), wave])
-        # Cosine and sine by least squares, the rest given.
+        # Cosine and sine by least squares, for the given rest.
         basis = [_gabor(jnp.concatenate([part, jnp.array(c)]), side).ravel() for c in ([1.0, 0.0], [0.0, 1.0])]
         basis = jnp.stack(basis, 1)
         normal = basis.T @ basis + 1e-6 * jnp.eye(2)

@@ -1,6 +1,6 @@
-"""The networks of chapter 3 of the thesis: of one shape for each penalty and seed, and what is measured of them.
+"""The networks of chapter 3 of the thesis: of one architecture for each penalty and seed, and their measures.
 
-Networks of five seeds and all penalties are one run and see the same batches. At the paper's scale a figure of one
+Networks of five seeds and all penalties are one run and train on the same batches. At the paper's scale a figure of one
 hidden layer is 5 sizes x 15 penalties x 20 seeds: 1,500 networks, shared by all figures of their kind.
 """
 
@@ -12,11 +12,11 @@ from typing import NamedTuple
 import numpy as np
 
 from sparsejax import configs
-from sparsejax.configuration import replaced
+from sparsejax.configuration import replace
 from sparsejax.figures.curves import curves_of
 from sparsejax.models import DenseNetwork
-from sparsejax.studies.networks import Member, trained_members
-from sparsejax.studies.study import Scale, chosen_seeds
+from sparsejax.studies.networks import Member, train_members
+from sparsejax.studies.study import Scale
 from sparsejax.training.config import Config
 from sparsejax.training.log import read_metrics
 from sparsejax.training.run_folder import RunFolder
@@ -32,7 +32,7 @@ DEEP_PENALTIES = {
     "small": (0.0, 0.001, 0.002, 0.004, 0.006, 0.008, 0.012, 0.016, 0.019),
 }
 _SHORT = {"training.epochs": 5}
-_TOGETHER = 5  # seeds of a run, and of an order of the examples
+_TOGETHER = 5  # seeds per run, with the same order of the examples
 
 Measures = dict[str, np.ndarray]
 
@@ -65,7 +65,7 @@ class Grid(NamedTuple):
         return {f"{size} units": of(measures) for size, measures in self.sizes.items()}
 
     def at(self, penalty: float) -> int:
-        """Returns where a penalty is."""
+        """Returns the index of a penalty."""
         return self.penalties.index(penalty)
 
 
@@ -73,43 +73,45 @@ def base(scale: Scale, kind: Kind, units: int) -> Config:
     """Returns the network as published, or trained for a third of the epochs."""
     model = DenseNetwork(hidden=(units,) * kind.depth, activation=kind.activation)  # pyright: ignore
     config = dataclasses.replace(configs.get("mnist_l1_mlp"), model=model)
-    return replaced(config, _SHORT if scale == "small" else {})
+    return replace(config, _SHORT if scale == "small" else {})
 
 
-def trained_grid(
-    name: str, scale: Scale, folder: Path, seeds: int | None, sizes: tuple[int, ...] | None = None
+def train_grid(
+    name: str, scale: Scale, folder: Path, seeds: Sequence[int], sizes: tuple[int, ...] | None = None
 ) -> Grid:
-    """Trains what is missing of a kind of networks."""
-    kind, chosen = KINDS[name], chosen_seeds(SEEDS, scale, seeds, small=3)
-    penalties, shared = kind.penalties[scale], folder.parents[1] / "dense" / name / scale
-    return Grid(penalties, chosen, {
-        units: penalised(base(scale, kind, units), shared, str(units), penalties, chosen)
+    """Trains the missing networks of a kind."""
+    kind, shared = KINDS[name], folder.parents[1] / "dense" / name / scale
+    penalties = kind.penalties[scale]
+    return Grid(penalties, tuple(seeds), {
+        units: measure_penalized(base(scale, kind, units), shared, str(units), penalties, seeds)
         for units in sizes or SIZES
     })  # fmt: skip
 
 
-def penalised(config: Config, folder: Path, name: str, penalties: Sequence[float], seeds: Sequence[int]) -> Measures:
-    """Returns what is measured of a network for each weight of the L1 penalty and seed, training what is missing.
+def measure_penalized(
+    config: Config, folder: Path, name: str, penalties: Sequence[float], seeds: Sequence[int]
+) -> Measures:
+    """Returns the measures of a network for each weight of the L1 penalty and seed, training missing ones.
 
     Args:
-      config: the network, a classifier whose hidden layers have equally many units.
+      config: the network, a classifier with hidden layers of equal size.
       folder: of this kind of network; the runs are `runs/NAME/SEEDS` in it.
       name: of the networks.
       penalties: weights.
       seeds: of the networks; seeds 0 to 4 share the order of the examples, and so on.
 
     Returns:
-      Over the test set, `accuracy [penalties, seeds]` in per cent, and of an image `l0`, `l1` and `gini [penalties,
+      Over the test set, `accuracy [penalties, seeds]` in per cent, and per image `l0`, `l1` and `gini [penalties,
       seeds, layers]` and `fired [penalties, seeds, layers, classes, units]`, the fraction of the images of a class for
-      which a unit was active; of training, `epochs [points]` and the penalised activity `l1_along [penalties, seeds,
+      which a unit was active; over training, `epochs [points]` and the penalised activity `l1_along [penalties, seeds,
       points]`.
     """
-    config = replaced(config, {"evaluation.measures": (*config.evaluation.measures, "detail")})
+    config = replace(config, {"evaluation.measures": (*config.evaluation.measures, "detail")})
     fields = {"objective.l1": penalties}
-    members = trained_members(config, folder, name, seeds=seeds, fields=fields, together=_TOGETHER, same_order=True)
+    members = train_members(config, folder, name, seeds=seeds, fields=fields, together=_TOGETHER, same_order=True)
     layers = list(members[0][0].result["layers"])
     runs = {member.run.path: member.run for member in members[0]}  # a run has all penalties of its seeds
-    fired = {path: _fired(run, layers) for path, run in runs.items()}
+    fired = {path: _firing_rates(run, layers) for path, run in runs.items()}
     activity = {path: curves_of(read_metrics(run.metrics))["l1_activity"] for path, run in runs.items()}
 
     def each(of: Callable[[Member], object]) -> np.ndarray:
@@ -127,14 +129,14 @@ def penalised(config: Config, folder: Path, name: str, penalties: Sequence[float
     }
 
 
-def _fired(run: RunFolder, layers: Sequence[str]) -> np.ndarray:
-    """Returns for which fraction of the images of a class units were active, `[networks, layers, classes, units]`."""
+def _firing_rates(run: RunFolder, layers: Sequence[str]) -> np.ndarray:
+    """Returns the fraction of each class's images for which units were active, `[networks, layers, classes, units]`."""
     with np.load(run.detail) as detail:
         counts = np.stack([detail[f"{layer}.active"] for layer in layers], 1)
         return counts / detail["examples"][:, None, :, None]
 
 
-def over_seeds(values: np.ndarray, digits: int = 2) -> dict[str, list[float]]:
+def seed_statistics(values: np.ndarray, digits: int = 2) -> dict[str, list[float]]:
     """Returns median, quartiles and extremes over the seeds, `[penalties, seeds]`, and mean and deviation."""
     figures = dict(zip(("min", "lower quartile", "median", "upper quartile", "max"),
                        np.percentile(values, (0, 25, 50, 75, 100), axis=1), strict=True))  # fmt: skip
@@ -143,7 +145,7 @@ def over_seeds(values: np.ndarray, digits: int = 2) -> dict[str, list[float]]:
 
 
 def critical(penalties: tuple[float, ...], accuracy: np.ndarray) -> float | None:
-    """Returns the least penalty whose median accuracy lies 10 points below that without one; None if there is none.
+    """Returns the smallest penalty with a median accuracy 10 points below that without penalty; None without one.
 
     Args:
       penalties: in order, the first 0.

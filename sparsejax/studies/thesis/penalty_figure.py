@@ -1,4 +1,4 @@
-"""Quantities of networks against the weight of the penalty on their activity, and which of their units fire."""
+"""Quantities of networks against the weight of the activity penalty, and activity of their units."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -34,7 +34,7 @@ def against_penalty(
       panels: title -> kind -> `[penalties, networks]`.
       label: of the y axis.
       spread: median and quartiles as bars, with triangles at the extremes; or mean and standard deviation.
-      compressed: the y axis is linear up to 10 and logarithmic beyond.
+      compressed: whether the y axis is linear up to 10 and logarithmic above.
       title: of the legend.
       xlabel: of the x axis.
       columns: panels side by side.
@@ -69,7 +69,7 @@ def against_penalty(
 def against_sparsity(
     kinds: Mapping[str, tuple[ArrayLike, ArrayLike]], *, label: str, width: style.Width = "column"
 ) -> Figure:
-    """Draws a quantity against the units that are inactive, a point for each penalty: median, quartiles and extremes.
+    """Draws a quantity against the inactive units, with a point for each penalty: median, quartiles and extremes.
 
     Args:
       kinds: name -> fractions of the units inactive for an example and values, both `[penalties, networks]`.
@@ -106,7 +106,7 @@ def _line(axes: Axes, x: np.ndarray, y: np.ndarray, i: int, label: str, spread: 
 def along_epochs(
     epochs: ArrayLike, panels: Mapping[str, Mapping[str, ArrayLike]], *, label: str, width: style.Width = "page"
 ) -> Figure:
-    """Draws a quantity along training, one panel for each title, one line for each kind.
+    """Draws a quantity over training, one panel for each title, one line for each kind.
 
     The axis is logarithmic, with the same limits in all panels.
 
@@ -138,11 +138,11 @@ def along_epochs(
 
 @style.styled
 def firing(panels: Mapping[str, ArrayLike], *, images: int, width: style.Width = "page") -> Figure:
-    """Draws for how many images each unit of a layer was active, as bars; units that never were are marked.
+    """Draws the number of images for which each unit was active, as bars, and marks units that never were.
 
     Args:
       panels: title -> `[units]`.
-      images: how many were shown.
+      images: total number of images.
       width: of the figure.
     """
     figure, axes = style.panels(len(panels), width=width, height=1.7, columns=2)
@@ -165,7 +165,7 @@ def firing(panels: Mapping[str, ArrayLike], *, images: int, width: style.Width =
 
 @style.styled
 def firing_by_class(panels: Mapping[str, ArrayLike], *, width: style.Width = "page") -> Figure:
-    """Draws heat maps of the part of each class's images for which each unit was active.
+    """Draws heat maps of the fraction of each class's images for which each unit was active.
 
     Args:
       panels: title -> `[classes, units]`, fractions.
@@ -178,8 +178,7 @@ def firing_by_class(panels: Mapping[str, ArrayLike], *, width: style.Width = "pa
         panel.set_yticks(range(0, len(np.asarray(values)), 3))
         panel.set_title(name)
         panel.set_ylabel("digit")
-        for side in ("left", "bottom"):
-            panel.spines[side].set_visible(False)
+        panel.spines[["left", "bottom"]].set_visible(False)
     axes[-1].set_xlabel("unit")
     figure.colorbar(axes[0].images[0], ax=axes, label="active (% of the digit's images)", aspect=40, fraction=0.04)
     return figure

@@ -1,4 +1,4 @@
-"""Sparsenet on natural images: the basis functions of Olshausen & Field that the thesis' first chapter tells of."""
+"""Sparsenet on natural images: Olshausen & Field's basis functions, from the thesis' first chapter."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -11,16 +11,16 @@ from jax import lax
 from sparsejax.coding.sparsenet import SparsenetMetrics, SparsenetState, init_sparsenet, sparsenet_step
 from sparsejax.data.folders import data_root
 from sparsejax.data.natural_images import halve, patches, photographs, read_images_mat, whiten
-from sparsejax.studies.study import Outcome, Scale, Study
+from sparsejax.studies.study import Outcome, Scale, study
 from sparsejax.studies.thesis.dictionary_figure import basis_functions
 from sparsejax.studies.thesis.gabor import fit_gabors
 
 GOOD = 0.8
-"""A Gabor function fits well that explains more of the variance than this."""
+"""A Gabor fit is good if it explains more of the variance than this."""
 
 
 class Settings(NamedTuple):
-    """How large the study is."""
+    """Sizes of the study."""
 
     atoms: int = 128
     size: int = 16
@@ -35,9 +35,9 @@ SETTINGS: dict[str, Settings] = {"small": Settings(), "paper": Settings(atoms=19
 
 
 def images() -> tuple[list[np.ndarray], str]:
-    """Returns whitened images of variance 1, and where they come from: IMAGES.mat in $SPARSEJAX_DATA, or photographs.
+    """Returns whitened images of variance 1, and their source: IMAGES.mat in $SPARSEJAX_DATA, or photographs.
 
-    The photographs are halved first: at full size their finest detail is the camera's noise, and JPEG's.
+    The photographs are halved first: at full size their finest detail is noise of the camera and of JPEG.
     """
     root = data_root()
     if root is not None and (root / "IMAGES.mat").is_file():
@@ -47,7 +47,7 @@ def images() -> tuple[list[np.ndarray], str]:
 
 
 def learn(settings: Settings, x: jax.Array, seed: int) -> tuple[SparsenetState, SparsenetMetrics]:
-    """Learns a dictionary in one program; the rate falls to a half and a fifth after 50 and 80 % of the steps."""
+    """Learns a dictionary in one program; the rate decreases to a half and a fifth after 50 and 80 % of the steps."""
     start, draw = jax.random.split(jax.random.key(seed))
 
     @jax.jit
@@ -56,7 +56,7 @@ def learn(settings: Settings, x: jax.Array, seed: int) -> tuple[SparsenetState, 
             chosen = jax.random.randint(jax.random.fold_in(draw, i), (settings.batch,), 0, len(x))
             done = i / settings.steps
             rate = settings.rate * jnp.where(done < 0.5, 1.0, jnp.where(done < 0.8, 0.5, 0.2))
-            # An atom that starts again late would not be learnt in time, one that falls silent then shrink to nothing.
+            # An atom replaced late would not be learnt in time, while one that becomes inactive then would shrink to 0.
             early = jnp.where(done < 0.8, 1.0, 0.0)
             return sparsenet_step(
                 state, x[chosen], learning_rate=rate, penalty=settings.penalty,
@@ -68,10 +68,16 @@ def learn(settings: Settings, x: jax.Array, seed: int) -> tuple[SparsenetState, 
     return run(x)
 
 
+@study(
+    "thesis/sparsenet",
+    "Sparsenet's basis functions of photographs, with Gabor fits",
+    "section 1.3.1, after Olshausen & Field, Emergence of simple-cell receptive field properties by learning a sparse "
+    "code for natural images, 1996, Fig. 4",
+)
 def _sparsenet(scale: Scale, folder: Path) -> Outcome:
     settings, seed = SETTINGS[scale], 0
     pictures, source = images()
-    # Olshausen & Field's variance, which the penalty and the goal of the coefficients' variance are made for.
+    # Olshausen & Field's variance, which the penalty and the variance goal assume.
     x = np.sqrt(0.1) * patches(pictures, settings.patches, size=settings.size, seed=seed)
     state, metrics = learn(settings, jnp.asarray(x), seed)
     atoms = np.asarray(state.dictionary.T).reshape(-1, settings.size, settings.size)
@@ -93,16 +99,3 @@ def _sparsenet(scale: Scale, folder: Path) -> Outcome:
         "error_left": float(np.mean(np.asarray(metrics.error)[-last:])),
     }
     return Outcome(basis_functions(atoms, r2, np.asarray(reference.r2), good=GOOD), ours, {}, [seed])
-
-
-SUMMARIES = {
-    "thesis/sparsenet": "basis functions that Sparsenet learns from photographs, and Gabor fits",
-}
-
-STUDIES: dict[str, Study] = {
-    "thesis/sparsenet": Study(
-        "the thesis' section 1.3.1, after Olshausen & Field, Emergence of simple-cell receptive field properties by "
-        "learning a sparse code for natural images, 1996, Fig. 4",
-        _sparsenet,
-    )
-}

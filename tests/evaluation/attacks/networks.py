@@ -1,4 +1,4 @@
-"""Small networks to attack: a linear one, whose nearest mistakes are known, and a curved one, of one shape."""
+"""Small networks to attack: a linear one with known distances to the boundary, and a curved one."""
 
 import functools
 from collections.abc import Callable
@@ -31,7 +31,7 @@ class Network(NamedTuple):
 
 
 class Case(NamedTuple):
-    """A network, images, what they are said to be, and for the linear one how near the boundary is, by norm."""
+    """A network, images, labels, and for the linear one the distance to the boundary, by norm."""
 
     logits: Callable
     x: np.ndarray
@@ -43,9 +43,9 @@ answers = jax.jit(lambda network, x: jnp.argmax(network(x), -1))
 
 
 def network_of(curved: float) -> Network:
-    """Returns a linear network, with so much of a curved one added to it.
+    """Returns a linear network plus a multiple of a curved one.
 
-    The weights of its classes are about as far apart in every norm, so that the nearest mistake is the likeliest class.
+    The weights of its classes are about as far apart in every norm, so that the nearest class is the most likely one.
     """
     rng, size = np.random.default_rng(1), int(np.prod(PIXELS))
     even = 8 * scipy.linalg.hadamard(size)[:, 1 : CLASSES + 1] * rng.uniform(0.97, 1.03, (size, CLASSES))
@@ -73,7 +73,7 @@ def linear() -> Case:
 
 @functools.cache
 def curved() -> Case:
-    """Returns a curved network and images from edge to edge of the box; of one of them it says something else."""
+    """Returns a curved network and images from edge to edge of the box; one of them with another label."""
     network = network_of(16)
     x = np.random.default_rng(3).uniform(0, 1, (COUNT, *PIXELS)).astype(np.float32)
     x[0, :2], x[1] = 0.0, 1.0

@@ -1,4 +1,4 @@
-"""The attacks: the recorded PGD, what is known in closed form for a linear network, and what must hold of all."""
+"""The attacks: recorded PGD, closed forms for a linear network, and properties of all attacks."""
 
 import functools
 
@@ -27,7 +27,7 @@ def test_pgd_is_the_recorded_one():
     ))  # fmt: skip
     found = attack(x, jnp.asarray(case["y"], jnp.int32))
     delta = np.asarray(found.images - x).transpose(0, 3, 1, 2)
-    # Where a gradient is about 0, rounding decides its sign.
+    # Rounding determines the sign of gradients close to 0.
     assert np.mean(np.abs(delta - case["delta"]) < 1e-6) > 0.995
     np.testing.assert_array_equal(found.success, case["pred_adv"] != case["y"])
 
@@ -59,7 +59,7 @@ def compiled(name, norm):
 
 
 def run(name, norm, case, epsilon):
-    """Returns the images that an attack finds, and what it says of them, after checks that hold of any attack."""
+    """Returns an attack's images and success, after checks that hold for any attack."""
     found = compiled(name, norm)(case.logits, case.x, case.labels, np.float32(epsilon))
     images, success = np.asarray(found.images), np.asarray(found.success)
     assert (length_of(images - case.x, norm) <= epsilon + 1e-6).all(), "in the ball"
@@ -69,7 +69,7 @@ def run(name, norm, case, epsilon):
 
 
 @pytest.mark.parametrize(("name", "norm"), slow_but_few(LINEAR))
-def test_a_linear_network_is_mistaken_just_beyond_its_boundary(name, norm):
+def test_a_linear_network_misclassifies_just_beyond_its_boundary(name, norm):
     case = linear()
     nearest = case.nearest[norm]
     # Half of the examples lie within the median's distance.
@@ -77,9 +77,9 @@ def test_a_linear_network_is_mistaken_just_beyond_its_boundary(name, norm):
     for factor in (0.97, 1.03):
         _, success = run(name, norm, case, factor * middle)
         within = nearest <= factor * middle
-        assert not (success & ~within).any(), "no image beyond its reach is mistaken"
+        assert not (success & ~within).any(), "no image out of reach is misclassified"
         sure = 0.94 if norm == "l1" else 0.96
-        if (name, norm) not in (("fgsm", "l2"), ("pgd", "l2")):  # which go between two classes that are equally near
+        if (name, norm) not in (("fgsm", "l2"), ("pgd", "l2")):  # which move between two equally near classes
             assert success[nearest < sure * factor * middle].all()
 
 
@@ -87,10 +87,10 @@ EPSILONS = {"linf": 0.02, "l2": 0.1, "l1": 0.6}
 
 
 @pytest.mark.parametrize(("name", "norm"), slow_but_few(CASES))
-def test_images_of_a_curved_network_stay_in_ball_and_box_and_success_is_told_truly(name, norm):
+def test_images_of_a_curved_network_stay_in_ball_and_box_and_success_is_correct(name, norm):
     case = curved()
     _, success = run(name, norm, case, EPSILONS[norm])
-    assert success[2], "which is mistaken as it is"
+    assert success[2], "which is misclassified clean"
     assert 1 < success.sum() < 40
 
 
@@ -124,7 +124,7 @@ def test_fab_finds_minimal_norms_of_a_linear_network(norm):
     assert (ratio > 1 - 1e-4).all() and np.median(ratio) < 1.06
 
 
-def test_entries_at_the_edge_of_the_box_are_not_spent_in_l0():
+def test_entries_at_the_bounds_are_not_used_in_l0():
     # The first four entries count most, but are as dark as can be; of the others four together are enough.
     weights = np.array([-9.0] * 4 + [1.0] * 12, np.float32)
     x = np.where(np.arange(16) < 4, 0.0, 0.5).astype(np.float32).reshape(1, 4, 4, 1)
@@ -144,7 +144,7 @@ def test_few_entries_suffice_in_l0():
     assert found.success.all() and (answers(network, found.images) != labels).all()
     distance = np.asarray(found.distance)
     np.testing.assert_array_equal(distance, np.sum((found.images != x).reshape(len(x), -1), -1))
-    # No single entry would do where two are said to be needed.
+    # No single entry suffices where two are reported.
     for i in range(32):
         for value in (0.0, 1.0):
             one = x.reshape(len(x), -1).copy()
@@ -163,7 +163,7 @@ def test_gradients_of_a_noisy_network_are_averaged_over_draws():
     found = jax.jit(lambda x: pgd(noisy, x, labels, epsilon=epsilon, draws=16, key=KEY, stop=False))(x)
     silent = answers(logits, found.images) != labels
     assert silent.mean() >= 0.8 * (nearest["linf"] < epsilon).mean()
-    with pytest.raises(ValueError, match="There is no key"):
+    with pytest.raises(ValueError, match="key is None"):
         pgd(noisy, x, labels, epsilon=epsilon, draws=16, random=False)
 
 
@@ -183,7 +183,7 @@ def test_losses_by_hand():
     [
         (lambda f, x, y: pgd(f, x, y, epsilon=-1.0, key=KEY), "epsilon is -1.0"),
         (lambda f, x, y: pgd(f, x, y, epsilon=0.1, norm="l0", key=KEY), "norm is l0"),
-        (lambda f, x, y: pgd(f, x, y, epsilon=0.1), "There is no key"),
+        (lambda f, x, y: pgd(f, x, y, epsilon=0.1), "key is None"),
         (lambda f, x, y: apgd(f, x, y, epsilon=0.1, norm="l0", key=KEY), "norm is l0"),
         (lambda f, x, y: square(f, x.reshape(40, -1), y, epsilon=0.1, key=KEY), r"\(40, 32\)"),
         (lambda f, x, y: fmn(f, x, y, norm="l3"), "norm is l3"),

@@ -97,7 +97,7 @@ def test_the_steepest_direction_rises_as_fast_as_the_dual_norm_says(norm):
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
-def test_the_shortest_way_to_a_plane_is_the_optimisers(norm):
+def test_the_projection_onto_a_plane_is_the_optimisers(norm):
     scipy = pytest.importorskip("scipy.optimize")
     missing = np.array([0.3, -0.5, 1.5, -2.0, 0.0, 50.0], np.float32)
     move = np.asarray(to_hyperplane(X, DELTA, missing, norm=norm))
@@ -106,7 +106,7 @@ def test_the_shortest_way_to_a_plane_is_the_optimisers(norm):
     reached = np.sum(move * DELTA, (1, 2))
     np.testing.assert_allclose(reached[:5], missing[:5], atol=2e-5)
     most = np.where(DELTA > 0, DELTA * (1 - X), -DELTA * X).sum((1, 2))
-    assert reached[5] == pytest.approx(most[5], rel=1e-4), "beyond the box, as near as it allows"
+    assert reached[5] == pytest.approx(most[5], rel=1e-4), "outside the box, as close as possible"
     for i in range(4):
         w, x = np.asarray(DELTA[i], np.float64).ravel(), np.asarray(X[i], np.float64).ravel()
         n = len(x)

@@ -1,4 +1,4 @@
-"""Attacks by name: those of sparsejax in order, and a user's own in the report on robustness."""
+"""Attacks by name: those of sparsejax in order, and a user's own in the robustness report."""
 
 import runpy
 
@@ -33,7 +33,7 @@ def brighten(logits_fn, images, labels, *, epsilon, bounds, **settings):
 """
 
 
-def test_the_attacks_of_a_ball_are_listed_from_the_cheapest_on():
+def test_the_attacks_are_listed_by_cost():
     assert list(ATTACKS)[:3] == ["fgsm", "pgd", "apgd_ce"] and ATTACKS["fgsm"].attack is fgsm
     assert {name for name, entry in ATTACKS.items() if entry.targeted} == {"apgd_t", "fab_t"}
 
@@ -63,5 +63,5 @@ def test_a_targeted_attack_is_run_for_one_rank_after_another():
 def test_names_are_unknown_or_taken():
     with pytest.raises(ValueError, match="Unknown attacks: pdg; there are fgsm, pgd"):
         robustness_report(logits, IMAGES, LABELS, key=jax.random.key(0), attacks=("pdg",))
-    with pytest.raises(ConfigError, match="The attack 'pgd' of tests.*has the name of one from sparsejax"):
+    with pytest.raises(ConfigError, match="The attack 'pgd' of tests.*has the same name as one of sparsejax"):
         register_attack("pgd")(lambda *_, **__: None)

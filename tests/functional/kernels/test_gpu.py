@@ -1,4 +1,4 @@
-"""The kernel of a GPU, interpreted: it keeps what the plain search keeps, and passes the same gradients."""
+"""The GPU kernel, interpreted: it keeps the same winners as the plain search, with the same gradients."""
 
 from functools import partial
 
@@ -28,9 +28,9 @@ def drawn(n):
 
 @pytest.fixture
 def interpreted(monkeypatch):
-    """Gives the layers the kernel, as on a GPU whose user asks for it, but as a plain program."""
-    kept = gpu_rows.kept
-    monkeypatch.setattr(gpu_rows, "kept", lambda *args: kept(*args[:5], True))
+    """Makes the layers use the kernel, as on a GPU with it enabled, but interpreted."""
+    kept = gpu_rows.keep_winners
+    monkeypatch.setattr(gpu_rows, "keep_winners", lambda *args: kept(*args[:5], True))
     by_platform = jax.lax.platform_dependent
 
     def chosen(*arguments, **ways):
@@ -57,7 +57,7 @@ def test_it_keeps_the_winners_and_their_gradients(n, dtype, boosted, first, relu
 
     @jax.jit
     def both(k):
-        y, pull = jax.vjp(lambda x: gpu_rows.kept(x, gain, jnp.full(ROWS, k), first, relu, True), x)
+        y, pull = jax.vjp(lambda x: gpu_rows.keep_winners(x, gain, jnp.full(ROWS, k), first, relu, True), x)
         return y, pull(jnp.ones_like(x))[0]
 
     marked = jax.jit(partial(winners, ties="first" if first else "all"))
@@ -86,7 +86,7 @@ def test_layers_by_the_kernel_are_those_without(interpreted, monkeypatch):
         }
 
     found = jax.jit(lambda *inputs: layers(*inputs))(rows, images)
-    assert "name=kept" in str(jax.make_jaxpr(layers)(rows, images))
+    assert "name=keep_winners" in str(jax.make_jaxpr(layers)(rows, images))
     monkeypatch.undo()
     expected = jax.jit(lambda *inputs: layers(*inputs))(rows, images)
     for name, y in expected.items():
@@ -112,11 +112,11 @@ def test_second_derivatives_are_right(interpreted):
      ("0", (4, 128), jnp.float32, False), ("1", (4, 127), jnp.float32, False), ("1", (4, 24_577), jnp.float32, False),
      ("1", (0, 128), jnp.float32, False), ("1", (4, 128), jnp.float16, False)],
 )  # fmt: skip
-def test_it_is_used_where_asked_for_and_rows_fit(monkeypatch, setting, shape, dtype, used):
+def test_it_is_used_if_enabled_and_rows_fit(monkeypatch, setting, shape, dtype, used):
     if setting is None:
         monkeypatch.delenv("SPARSEJAX_GPU_KERNELS", raising=False)
     else:
         monkeypatch.setenv("SPARSEJAX_GPU_KERNELS", setting)
-    assert gpu_rows.usable(shape, dtype) == used
+    assert gpu_rows.is_usable(shape, dtype) == used
     program = str(jax.make_jaxpr(lambda x: keep(x, 3))(jnp.zeros(shape, dtype)))
-    assert ("name=kept" in program) == used
+    assert ("name=keep_winners" in program) == used

@@ -1,4 +1,4 @@
-"""Functions of rows by blocks, interpreted: every row gets its own numbers, however rows and devices are cut."""
+"""Functions of rows by blocks, interpreted: every row gets its own numbers, for all splits of rows and devices."""
 
 from functools import partial
 
@@ -38,7 +38,7 @@ def test_every_row_gets_its_own_numbers(shape):
 
 
 def test_networks_of_a_grid_and_a_batch_over_devices():
-    """k belongs to the network, values to the network and the device: what comes out varies over both axes."""
+    """k belongs to the network, values to the network and the device: results vary over both axes."""
     mesh = Mesh(np.reshape(jax.devices(), (2, 4)), ("member", "data"))
     values = np.random.default_rng(1).integers(-1000, 1000, (6, 32, 50)).astype(np.int32)
     k = np.arange(6, dtype=np.int32)
@@ -58,9 +58,9 @@ def test_networks_of_a_grid_and_a_batch_over_devices():
 
 
 @pytest.mark.parametrize("shape", [(4, 0), (0, 4), (4, 2**17 + 1)])
-def test_what_no_block_holds_is_left_to_xla(shape):
-    assert not tpu_blocks.usable(shape)
-    assert tpu_blocks.usable((4, 2**17))
+def test_rows_that_fit_no_block_are_left_to_xla(shape):
+    assert not tpu_blocks.is_usable(shape)
+    assert tpu_blocks.is_usable((4, 2**17))
 
 
 @pytest.mark.parametrize(("setting", "kernels"), [(None, True), ("1", True), ("0", False)])
@@ -80,7 +80,7 @@ def test_winners_are_those_of_the_other_ways(monkeypatch):
     x[3] = 0
 
     def found(ties):
-        keep = jax.jit(lambda x, k: top_k(x, k, ties=ties))  # of its own: programs are kept, whatever was patched
+        keep = jax.jit(lambda x, k: top_k(x, k, ties=ties))  # a new function: programs are cached despite patches
         return [np.asarray(keep(x, k)) for k in (1, 30)]
 
     monkeypatch.setattr(tpu_blocks, "by_blocks", partial(tpu_blocks.by_blocks, interpret=True))
