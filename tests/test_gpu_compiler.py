@@ -83,22 +83,23 @@ def test_layers_are_one_kernel_each_also_in_a_grid_and_over_devices():
 PROGRAMS = """
 import os
 import jax, jax.numpy as jnp, numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P, SingleDeviceSharding
 from sparsejax.functional import BoostState, k_winners, k_winners_2d, top_k
 from tests.gpu_compiler import chips
 
 mesh = Mesh(np.array(chips(2)), ("data",))
 
-def shaped(shape, dtype=jnp.float32, spec=P()):
-    return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
+def shaped(shape, dtype=jnp.float32, spec=None):
+    where = SingleDeviceSharding(mesh.devices[0]) if spec is None else NamedSharding(mesh, spec)
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=where)
 
 def both(x, state, k):
     layer = k_winners_2d if x.ndim == 4 else k_winners
     y, pull = jax.vjp(lambda x: layer(x, state, k=k, boost_strength=1.5, ties="first", relu=True), x)
     return y, pull(x)[0]
 
-def state(units, *members):
-    return BoostState(shaped((*members, units)), shaped(members))
+def state(units, *members, spec=None):
+    return BoostState(shaped((*members, units), spec=spec), shaped(members, spec=spec))
 
 k = shaped((), jnp.int32)
 spread = jax.shard_map(both, mesh=mesh, in_specs=(P("data"), P(), P()), out_specs=P("data"))
@@ -107,7 +108,7 @@ programs = {
     "images": (both, shaped((64, 12, 12, 32)), state(32), k),
     "half": (both, shaped((64, 1000), jnp.bfloat16), state(1000), k),
     "grid": (jax.vmap(both), shaped((5, 64, 1000)), state(1000, 5), shaped((5,), jnp.int32)),
-    "devices": (spread, shaped((64, 1000), spec=P("data")), state(1000), k),
+    "devices": (spread, shaped((64, 1000), spec=P("data")), state(1000, spec=P()), shaped((), jnp.int32, P())),
     "few": (both, shaped((64, 100)), state(100), k),
     "unset": (both, shaped((64, 1000)), state(1000), k),
 }

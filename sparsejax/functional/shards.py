@@ -77,7 +77,7 @@ def vary_alike(*arrays: Any) -> tuple[Any, ...]:
 def is_unsharded(x: Array) -> bool:
     """Returns whether x is not sharded by the compiler, as far as its type shows."""
     mesh = jax.typeof(x).sharding.mesh
-    return mesh.empty or mesh.are_all_axes_manual
+    return mesh.empty or mesh.size == 1 or mesh.are_all_axes_manual
 
 
 def _varying_axes(array: Any) -> frozenset[str]:
