@@ -166,7 +166,7 @@ def admm(
     the atoms, 1 for atoms of norm 1.
 
     Args:
-      x: as in `ista`; likewise the other arguments.
+      x: as in `ista`, like all other arguments.
       dictionary: `[inputs, atoms]`.
       l1: lambda > 0; may be traced.
       initial: a code to start from, `[..., atoms]`.

@@ -123,8 +123,8 @@ def _orthogonal(x, dictionary, start, k, tolerance, *, slots):
         code, c, chosen, inverse, free, count = state
         examples = jnp.arange(len(count))
         j = _best(jnp.where(free, c, 0), squares)
-        beside = jnp.where(jnp.arange(slots)[None, :] < count[:, None], gram[j[:, None], chosen], 0)
-        along = jnp.einsum("est,et->es", inverse, beside, precision=lax.Precision.HIGHEST)
+        products = jnp.where(jnp.arange(slots)[None, :] < count[:, None], gram[j[:, None], chosen], 0)
+        along = jnp.einsum("est,et->es", inverse, products, precision=lax.Precision.HIGHEST)
         left = squares[j] - jnp.sum(along**2, -1)
         new = left > 1e-5 * squares[j]  # also false for an atom of norm 0
         length = jnp.sqrt(jnp.where(new, left, 1))

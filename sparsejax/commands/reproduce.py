@@ -68,13 +68,13 @@ def _run(arguments: list[str]) -> int:
     )
     print(f"\n{options.name}: {study.source}")
     for key, value in outcome.ours.items():
-        beside = f"   (paper: {_format(outcome.paper[key])})" if key in outcome.paper else ""
+        paper = f"   (paper: {_format(outcome.paper[key])})" if key in outcome.paper else ""
         if isinstance(value, dict) and all(isinstance(row, dict) for row in value.values()):  # a table, row by row
-            print(f"  {key}:{beside}")
+            print(f"  {key}:{paper}")
             for name, row in value.items():
                 print(f"    {name}: {_format(row)}")
         else:
-            print(f"  {key}: {_format(value)}{beside}")
+            print(f"  {key}: {_format(value)}{paper}")
     print(f"{picture}\n{numbers}")
     return 0
 

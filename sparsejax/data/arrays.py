@@ -43,12 +43,12 @@ def from_arrays(
         floats `[n, features]`; tokens `[n, length]` of any integers but bytes and int16; or clips of sound int16
         `[n, samples]`.
       y_train: labels `[n]`, integers from 0 or names; None for tokens, and for networks that need none.
-      x_test: likewise.
-      y_test: likewise.
+      x_test: the same for the test set.
+      y_test: the same for the test set.
       test_fraction: the fraction of the training examples of every class to hold out as the test set.
       name: of the data set.
       source: origin of the arrays.
-      class_names: what each label stands for.
+      class_names: the name of each label.
       words: names of the four arrays in error messages.
 
     Returns:

@@ -14,7 +14,7 @@ from sparsejax.errors import ConfigError
 MNIST_MEAN, MNIST_STD = (0.1307,), (0.3081,)
 
 _BYTES = {"uint8": "u1", "int16": "<i2", "int32": "<i4", "float32": "<f4"}  # how the fingerprint reads an array
-_FORMS = {("uint8", 4), ("float32", 4), ("float32", 2), ("int16", 2)}  # types and dimensions, besides tokens
+_FORMS = {("uint8", 4), ("float32", 4), ("float32", 2), ("int16", 2)}  # types and dimensions, other than tokens
 _CHUNK = 4096  # images per histogram: numpy converts each pixel to 8 bytes to count it
 
 
@@ -39,7 +39,7 @@ class Dataset:
       test: the test split.
       classes: labels run from 0 to classes - 1; of a text, its tokens; 0 where there are no labels.
       mean: of the training pixels in [0, 1], one per channel.
-      std: likewise.
+      std: standard deviation of the same pixels.
       notice: a sentence for the user if the data replaces other data, else "".
       class_names: name of each label; () if unknown.
 

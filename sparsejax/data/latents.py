@@ -25,7 +25,7 @@ def latents_bytes(train: Split, test: Split, provenance: Mapping[str, Any]) -> b
 
     Args:
       train: vectors float32 [n, features] and labels int32 [n] of the training set.
-      test: likewise.
+      test: the same for the test set.
       provenance: their origin, as JSON: at least `data` with its `name`, and `classes`.
     """
     buffer, told = io.BytesIO(), np.array(json.dumps(provenance, allow_nan=False))

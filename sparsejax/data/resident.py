@@ -108,7 +108,7 @@ def normalize(
     data: Resident | Streamed, images: UInt8[Array, "batch height width channels"]
 ) -> Float[Array, "batch h w c"]:
     """Turns images of bytes into pixels in [0, 1], pixels to mean 0 and standard deviation 1, and 16-bit samples of
-    waveforms to [-1, 1); all else stays as it is.
+    waveforms to [-1, 1); other arrays are unchanged.
     """
     if images.dtype == jnp.int16:
         return images.astype(jnp.float32) / 32768

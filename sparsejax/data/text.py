@@ -37,8 +37,8 @@ class Text:
       source: where it came from ("files").
       unit: what a token is: "words" or "characters".
       train: token ids int32 [n] of the training part.
-      validation: likewise.
-      test: likewise.
+      validation: the same for the validation part.
+      test: the same for the test part.
       vocabulary: token of each id; entry 0 is "<unk>", the others are sorted by decreasing frequency.
 
     Raises:
@@ -188,7 +188,7 @@ def tokenize(
 
 
 def windows(text: Text, length: int) -> Dataset:
-    """Cuts a text into windows that do not overlap, for training, and its validation part likewise, as the test split.
+    """Cuts a text into windows that do not overlap. Its validation part becomes the test split.
 
     Args:
       text: tokens.

@@ -205,7 +205,7 @@ def confusion_matrix(
 
     Args:
       labels: classes `[batch]`, in [0, classes).
-      predictions: likewise; predictions outside that range are not counted.
+      predictions: predicted classes `[batch]`; those outside that range are not counted.
       classes: number of classes.
       counted: examples that count `[batch]`; None for all.
 

@@ -123,7 +123,7 @@ def implicit_terms_smooth(
         \quad \sigma^2 \sum_{j \neq k} (v_j \cdot v_k) (w_j \cdot w_k) f'(z_j) f'(z_k)
 
     Args:
-      x: as in `implicit_terms`; likewise the other arrays.
+      x: as in `implicit_terms`, like all other arrays.
       encoder: `[inputs, units]`.
       encoder_bias: `[units]`.
       decoder: `[units, outputs]`.

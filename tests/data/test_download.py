@@ -60,7 +60,7 @@ def test_success(tmp_path: Path, start_mirror: Start, small_files: Files):
     assert len(said) == 1 and str(folder) in said[0] and "127.0.0.1" in said[0]
     assert len(read_mnist_folder(folder).train.labels) == 40
 
-    download_mnist(folder, mirrors=["http://127.0.0.1:9/"], say=said.append)  # all there: nobody is asked
+    download_mnist(folder, mirrors=["http://127.0.0.1:9/"], say=said.append)  # complete: no request is sent
     assert len(said) == 1 and len(mirror.asked) == 4
 
 
@@ -154,7 +154,7 @@ def test_hanging_name_look_up_falls_back_within_5_s(start_mirror: Start, monkeyp
 def test_offline_asks_nobody(tmp_path: Path, start_mirror: Start, monkeypatch: pytest.MonkeyPatch):
     mirror = start_mirror({})
     monkeypatch.setenv("SPARSEJAX_OFFLINE", "1")
-    monkeypatch.setattr(module, "answering_mirrors", lambda *args: pytest.fail("the network was asked"))
+    monkeypatch.setattr(module, "answering_mirrors", lambda *args: pytest.fail("a request was sent"))
     with pytest.raises(DataMissingError, match="SPARSEJAX_OFFLINE"):
         download_mnist(tmp_path, mirrors=[mirror.url])
 

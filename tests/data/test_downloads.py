@@ -140,7 +140,7 @@ def test_downloaded_read_and_found_again(
     again, _ = loaded(name)
     assert (again.source, again.fingerprint) == ("files", first.fingerprint)
     assert loaded(name, "download")[0].fingerprint == first.fingerprint
-    assert len(mirror.asked) == len(entry.download.files), "nobody is asked again"
+    assert len(mirror.asked) == len(entry.download.files), "no file is requested again"
     if name == "cifar100":
         assert first.classes == 100 and first.test.labels.tolist() == [99, 0, 1, 2], "the fine labels"
 
@@ -205,7 +205,7 @@ def test_an_incomplete_folder_is_completed_and_other_files_stay(
     word.mkdir(parents=True)
     for i in (1, *range(50, 80)):
         (word / f"{i:08x}_nohash_0.wav").write_bytes(wav_bytes(bytes(20)))
-    assert loaded("speech_commands")[0].source == "files" and not mirror.asked, "what is there is taken"
+    assert loaded("speech_commands")[0].source == "files" and not mirror.asked, "existing files are used"
     dataset, _ = loaded("speech_commands", "download")
     assert mirror.asked == ["speech_commands_v0.01.tar.gz"] and set(dataset.class_names) >= {"one", "yes"}
     assert (word / f"{70:08x}_nohash_0.wav").exists() and not list(tmp_path.glob(".*"))

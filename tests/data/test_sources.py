@@ -42,7 +42,7 @@ def test_auto_takes_the_first_that_has_it(
     assert (dataset.name, dataset.source, len(mirror.asked), len(said)) == ("mnist", "download", 4, 1)
     assert len(list((tmp_path / "data" / "mnist").iterdir())) == 4
 
-    # Now these are files like any others, and nobody is asked.
+    # The downloaded files are now read like any others; no request is sent.
     dataset = load("mnist", say=said.append)
     assert (dataset.source, len(mirror.asked), len(said)) == ("files", 4, 1)
 

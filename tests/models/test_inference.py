@@ -54,7 +54,7 @@ def test_answers_are_those_of_the_network(way, monkeypatch):
     for rows in ways:
         for module in (compact, frozen):
             monkeypatch.setattr(module, "gathering_is_faster", lambda *_, rows=rows: rows)
-        found = jax.jit(lambda network, x: predict(network, x))(network, x)  # compiled anew
+        found = jax.jit(lambda network, x: predict(network, x))(network, x)  # compiled again
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 

@@ -110,7 +110,7 @@ def test_training_moves_the_network_and_its_duty_cycles():
 
 def test_one_program_serves_every_chunk_of_a_batch_shape():
     for member in (1, 2):
-        trained.__wrapped__(ONE, member)  # anew: a change of the way of compiling clears the caches
+        trained.__wrapped__(ONE, member)  # compile again: changed compiler options clear the caches
     assert program(ONE, 1, jax.tree.structure(GRID[0]))[1]._cache_size() == 1
 
 

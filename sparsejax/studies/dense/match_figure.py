@@ -11,7 +11,7 @@ from sparsejax.figures import style
 
 
 class Curve(NamedTuple):
-    """Match probabilities along x: `predicted` `[points]`, `observed` and the `paper`'s likewise or None.
+    """Match probabilities along x: `predicted` `[points]`, `observed`, and the `paper`'s or None.
 
     NaN and 0 are omitted; a `dashed` curve is that of dense vectors.
     """

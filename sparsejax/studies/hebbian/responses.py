@@ -38,7 +38,7 @@ def signal_to_noise(
 
     Args:
       clean: place -> responses there to clean images.
-      noisy: likewise for the same images with noise.
+      noisy: place -> responses there to the same images with noise.
 
     References:
       Cekic et al., 2022, Eq. 6; the 1e-9 that keeps a zero difference finite is that of the code.
