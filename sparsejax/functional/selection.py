@@ -280,7 +280,7 @@ def _last_kept(key: Int[Array, "*rows n"], least: Int[Array, "*rows"], k: Int[Ar
     """Returns the index of the last kept unit among those tied at the threshold, for exactly k in total."""
     n = key.shape[-1]
     tied = key == least[..., None]
-    spare = k - jnp.sum((key > least[..., None]).astype(jnp.int32), axis=-1)
+    spare = k - jnp.sum(key > least[..., None], axis=-1, dtype=jnp.int32)
     # The tied units by index, the first highest, in the top bits, so that the search for the last one ends early.
     free_bits = 31 - n.bit_length()
     height = spread_like(jnp.where(tied, (n - jnp.arange(n, dtype=jnp.int32)) << free_bits, 0), key)

@@ -102,7 +102,7 @@ def _by_blocks(key: Int[Array, "*rows n"], k: Int[Array, "*rows"]):
 
     def of_block(keys, k):
         def count(probe):
-            return jnp.sum((keys[...] >= probe).astype(jnp.int32), axis=-1, keepdims=True)
+            return jnp.sum((keys[...] >= probe).astype(jnp.int32), axis=-1, keepdims=True, dtype=jnp.int32)
 
         low, high = bisect(count, k, *_first_probe(jnp.max(keys[...], axis=-1, keepdims=True), key.dtype))
         return low, (low > high).astype(jnp.int32)
@@ -166,7 +166,7 @@ def _count(values: Int[Array, "*rows n"], probe: Int[Array, "*rows"]) -> Int[Arr
 
     def total(part, axis):
         if values.shape[-1] > jnp.iinfo(values.dtype).max:  # otherwise the whole loop would use wider integers
-            return jnp.sum(lax.optimization_barrier(part).astype(jnp.int32), axis=axis)
+            return jnp.sum(lax.optimization_barrier(part).astype(jnp.int32), axis=axis, dtype=jnp.int32)
         return jnp.sum(part, axis=axis, dtype=part.dtype).astype(jnp.int32)
 
     return _over_slices(values, at_or_above, jnp.add, total, jnp.zeros((), values.dtype))

@@ -201,7 +201,7 @@ def test_k_0_unknown_ties_and_dtypes_are_refused_by_name():
 
 def test_64_bit_mode_changes_nothing():
     x = np.asarray([[0, 1, 2, 3, 4, 5, 6, 7], [3, 3, 3, 0, 3, 9, 3, 3]], np.float32)
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
         kept, least = top_k(jnp.asarray(x), 3), kth_largest(jnp.asarray(x), jnp.asarray([3, 2]))
     assert kept.dtype == least.dtype == jnp.float32
     np.testing.assert_array_equal(kept, [[0, 0, 0, 0, 0, 5, 6, 7], [3, 3, 0, 0, 0, 9, 0, 0]])
