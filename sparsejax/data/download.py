@@ -165,7 +165,7 @@ def _fetch_all(files: Mapping[str, tuple[Path, str]], mirrors: Sequence[str], sa
         else:
             damaged = any(isinstance(error, DataDamagedError) for error in failures.values())
             kind = DataDamagedError if damaged else DataMissingError
-            raise kind(f"{'; '.join(failures)}; nothing was kept; try again later")
+            raise kind(f"{'; '.join(failures)}; no file was saved; try again later")
 
 
 def _fetch(url: str, path: Path, checksum: str) -> None:

@@ -22,7 +22,7 @@ class Pixels(NamedTuple):
 
     images: np.ndarray
     labels: np.ndarray
-    normalise: Callable[[Array], Array]
+    normalize: Callable[[Array], Array]
 
 
 def test_pixels(name: str, count: int) -> Pixels:
@@ -55,7 +55,7 @@ def cached_report(
     kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if kept.get("of") != of:
         report = robustness_report(
-            lambda x: model.apply(variables, data.normalise(x)).prediction,
+            lambda x: model.apply(variables, data.normalize(x)).prediction,
             jnp.asarray(data.images), jnp.asarray(data.labels), key=jax.random.key(seed), **settings,
         )  # fmt: skip
         write_whole(path, json.dumps({"of": of, "report": report}).encode())

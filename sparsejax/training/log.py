@@ -26,7 +26,7 @@ class MetricsLog:
         self._file = path.open("w", encoding="utf-8", buffering=1)
         for line in kept:
             self._file.write(json.dumps(line) + "\n")
-        from tensorboardX import SummaryWriter  # only now: it takes its time
+        from tensorboardX import SummaryWriter  # here, because the import is slow
 
         self._writer = SummaryWriter(str(tensorboard), purge_step=resumed_step + 1 if resumed_step else None)
 

@@ -102,11 +102,11 @@ def _of_pair(seeds: Sequence[int], of: Callable[[str, int], list[float]]) -> dic
 @study("hah/fig2", "how sparse the channels of the first blocks are", seeds=SEEDS)
 def _fig2(scale: Scale, folder: Path, seeds: Sequence[int]) -> Outcome:
     blocks = range(1, base(scale, "HaH").model.hebbian + 1)  # pyright: ignore
-    images, _, normalise = test_pixels("cifar10", 500)
+    images, _, normalize = test_pixels("cifar10", 500)
 
     def ratios(label: str, seed: int) -> list[float]:
         model, variables = _train(label, scale, folder, seed)
-        activations = jax.jit(model.apply)(variables, normalise(jnp.asarray(images))).activations
+        activations = jax.jit(model.apply)(variables, normalize(jnp.asarray(images))).activations
         return [float(channel_ratio(activations[f"conv{block}"])) for block in blocks]
 
     networks = _of_pair(seeds, ratios)
@@ -119,14 +119,14 @@ def _fig2(scale: Scale, folder: Path, seeds: Sequence[int]) -> Outcome:
 @study("hah/fig3", "signal to noise at every block", seeds=SEEDS)
 def _fig3(scale: Scale, folder: Path, seeds: Sequence[int]) -> Outcome:
     blocks: list[str] = []
-    images, _, normalise = test_pixels("cifar10", 500)
+    images, _, normalize = test_pixels("cifar10", 500)
     noise = 0.1 * jax.random.normal(jax.random.key(0), images.shape)
     noisy = jnp.clip(jnp.asarray(images) + noise, 0, 1)
 
     def ratios(label: str, seed: int) -> list[float]:
         model, variables = _train(label, scale, folder, seed)
         seen = jax.jit(model.block_inputs)
-        found = signal_to_noise(seen(variables, normalise(jnp.asarray(images))), seen(variables, normalise(noisy)))
+        found = signal_to_noise(seen(variables, normalize(jnp.asarray(images))), seen(variables, normalize(noisy)))
         blocks[:] = sorted((name.removeprefix("conv") for name in found), key=int)
         return [float(found[f"conv{block}"]) for block in blocks]
 
