@@ -8,14 +8,14 @@ import functools
 import importlib
 import importlib.util
 import pkgutil
-import runpy
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
-from sparsejax.errors import ConfigError
+from sparsejax.errors import ConfigError, SparsejaxError
 
 T = TypeVar("T")
 Entries = Callable[[ast.Module], Iterator[tuple[str, str]]]
@@ -78,13 +78,26 @@ def run_file(path: str | Path) -> dict[str, Any]:
     Networks, measures, attacks and data sets that it registers are then available. It can import modules next to it.
 
     Raises:
-      ConfigError: there is no such file.
+      ConfigError: there is no such file, or it fails.
     """
-    if not Path(path).is_file():
-        raise ConfigError(f"There is no file {path}; expected a Python file.")
-    if (folder := str(Path(path).absolute().parent)) not in sys.path:
-        sys.path.append(folder)
-    return runpy.run_path(str(path), run_name=Path(path).stem)
+    path = Path(path).absolute()
+    spec = importlib.util.spec_from_file_location(path.stem, path) if path.is_file() else None
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"There is no Python file {path}; expected the path of a file NAME.py.")
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    module = importlib.util.module_from_spec(spec)
+    if getattr(sys.modules.get(spec.name), "__file__", str(path)) == str(path):  # not in place of another module
+        sys.modules[spec.name] = module  # where the source of its classes is looked for
+    try:
+        spec.loader.exec_module(module)
+    except SparsejaxError:
+        raise
+    except (Exception, SystemExit) as error:
+        at = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        line = getattr(error, "lineno", None) or (at[-1] if at else "?")
+        raise ConfigError(f"{path} fails at line {line}: {type(error).__name__}: {error}. Correct the file.") from error
+    return vars(module)
 
 
 def summary_of(node: ast.Module | ast.FunctionDef) -> str:
@@ -149,15 +162,19 @@ class Registered(Mapping[str, T], Generic[T]):
     @property
     def _found(self) -> dict[str, tuple[float, str, T]]:
         if not self._complete:
-            self._complete = True
-            package = importlib.import_module(self._package)
-            for module in sorted(found.name for found in pkgutil.iter_modules(package.__path__)):
-                if not module.startswith("_"):
-                    importlib.import_module(f"{self._package}.{module}")
+            self._complete = True  # before the imports, which may look names up
+            try:
+                package = importlib.import_module(self._package)
+                for module in sorted(found.name for found in pkgutil.iter_modules(package.__path__)):
+                    if not module.startswith("_"):
+                        importlib.import_module(f"{self._package}.{module}")
+            except BaseException:
+                self._complete = False  # the next look-up fails for the same reason
+                raise
         return self._entries
 
 
 def _unknown_message(name: str, what: str, known: Mapping[str, object]) -> str:
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-    hint = f"did you mean {' or '.join(close)}? " if close else ""
-    return f"There is no {what} {name!r}; {hint}There are: {', '.join(known)}."
+    hint = f"; did you mean {' or '.join(close)}?" if close else "."
+    return f"There is no {what} {name!r}{hint} Available: {', '.join(known)}."

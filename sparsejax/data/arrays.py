@@ -223,6 +223,8 @@ def _labels(
         if labels.dtype.kind not in "iuU" or not (column or labels.ndim == 1):
             raise ConfigError(f"{word} holds {labels.dtype} {list(labels.shape)}; expected integers, or names, "
                               "[n], for both parts or for none.")  # fmt: skip
+        if labels.dtype.kind in "iu" and labels.size and labels.max() >= 2**31:
+            raise ConfigError(f"{word} holds labels up to {labels.max()}; expected class numbers below 2³¹.")
         arrays.append(labels.ravel())
     if all(labels.dtype.kind == "U" for labels in arrays):
         names, numbers = np.unique(np.concatenate(arrays), return_inverse=True)

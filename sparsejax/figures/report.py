@@ -145,7 +145,7 @@ def _layers(result: Mapping[str, Any], measures: Sequence[Part]) -> str:
         return ""
     columns, rows = columns_of(result, measures), []
     for name, layer in layers.items():
-        k = "ReLU" if layer.get("k") is None else f"{count(layer['k'])} ({count(layer['k_inference'])})"
+        k = "–" if layer.get("k") is None else f"{count(layer['k'])} ({count(layer['k_inference'])})"
         rows.append([name, count(layer["units"]), k, *(column.cell(layer) for column in columns)])
     winners = any(layer.get("k") is not None for layer in layers.values())
     said = ["k winners are kept in training, and the number in brackets at inference."] * winners

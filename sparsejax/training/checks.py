@@ -1,11 +1,15 @@
 """Loads a configuration's data, and checks that network, objective and data fit each other."""
 
+from typing import Any
+
 import jax
+import numpy as np
 
 from sparsejax import data
 from sparsejax.data.dataset import Dataset
 from sparsejax.data.resident import example_of, steps_per_epoch
-from sparsejax.errors import ConfigError
+from sparsejax.errors import ConfigError, SparsejaxError
+from sparsejax.models.base import Model, Output
 from sparsejax.training.config import Config
 
 _READ = {
@@ -89,13 +93,57 @@ def _check_task(config: Config, dataset: Dataset) -> None:
             "reconstruction and a network for it."
         )
     example = example_of(dataset.train)
-    output = jax.eval_shape(lambda x: model.apply(model.init(jax.random.key(0), x), x), example)
+    output = _trace(model, np.repeat(example, 2, axis=0), dataset.name)
+    expected = (2, *example.shape[1:]) if kind == "next_token" else (2,)
+    if output.prediction.shape[:-1] != expected:
+        raise ConfigError(
+            f"The prediction of a {name} for two examples has shape {output.prediction.shape}; expected "
+            f"{(*expected, 'outputs')} for {kind}. Correct its apply."
+        )
     outputs, wanted = output.prediction.shape[-1], example[0].size if kind == "reconstruction" else dataset.classes
     if outputs != wanted if kind == "reconstruction" else outputs < wanted:
         what = {"classification": "classes", "reconstruction": "numbers in an example", "next_token": "tokens"}[kind]
         field = "vocabulary" if kind == "next_token" else "classes"
         way_out = f"use --model.{field} {wanted}" if hasattr(model, field) else "use a network with as many outputs"
         raise ConfigError(f"The network has {outputs} outputs, but {dataset.name} has {wanted} {what}; {way_out}.")
+
+
+def _trace(model: Model, examples: np.ndarray, data: str) -> Output:
+    """Returns the shapes of a network's output in training.
+
+    Raises:
+      ConfigError: the network fails, or does not return what training needs.
+    """
+
+    def run(x: Any) -> Any:
+        variables = model.init(jax.random.key(0), x[:1])
+        return variables, model.apply(variables, x, key=jax.random.split(jax.random.key(0), len(x)), train=True)
+
+    name = type(model).__name__
+    try:
+        variables, output = jax.eval_shape(run, examples)
+    except SparsejaxError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"A {name} fails on examples {list(examples.shape)} of {data}: {type(error).__name__}: "
+            f"{str(error).splitlines()[0] if str(error) else ''}. Correct its fields, or its init and apply."
+        ) from error
+    wrong = ""
+    if not isinstance(output, Output) or not isinstance(output.activations, dict):
+        wrong = f"returns {type(output).__name__}; expected Output(prediction, state, activations), activations a dict"
+    elif jax.tree.structure(output.state) != jax.tree.structure(variables.state):
+        wrong = (
+            f"returns a state of the structure {jax.tree.structure(output.state)}; expected that of init, "
+            f"{jax.tree.structure(variables.state)}"
+        )
+    elif flat := [
+        layer for layer, h in output.activations.items() if getattr(h, "shape", ())[:1] != examples.shape[:1]
+    ]:
+        wrong = f"returns activations of {flat[0]} that are no array [batch, ...]"
+    if wrong:
+        raise ConfigError(f"apply of a {name} {wrong}. Correct it.")
+    return output
 
 
 def batch_sizes(config: Config) -> set[int]:

@@ -108,16 +108,23 @@ def _classes() -> Iterator[type]:
         below += cls.__subclasses__()
 
 
+def _is_ours(module: str) -> bool:
+    return module.startswith("sparsejax.")
+
+
 def _find_class(name: str, module: str, fields: set[str]) -> type:
-    """Return the class of that name; prefer one of that module, then one with the fields, then the last defined."""
-    if module.startswith("sparsejax."):  # only sparsejax: a file must not choose which code runs
+    """Return the class of that name; prefer one of that module, then one with the fields, then the last defined.
+
+    A class of sparsejax is never substituted for a user's of the same name, which computes something else.
+    """
+    if _is_ours(module):  # only sparsejax: a file must not choose which code runs
         with contextlib.suppress(ModuleNotFoundError):
             importlib.import_module(module)
 
     def fits(cls: type) -> tuple[bool, bool]:
         return cls.__module__ == module, fields <= {field.name for field in dataclasses.fields(cls)}
 
-    found = [cls for cls in _classes() if cls.__name__ == name]
+    found = [cls for cls in _classes() if cls.__name__ == name and _is_ours(cls.__module__) == _is_ours(module)]
     if not found:
         raise ConfigError(
             f"its network is a {name} of {module or 'a module of yours'}, which is not imported; import it first "
@@ -129,7 +136,7 @@ def _find_class(name: str, module: str, fields: set[str]) -> type:
 def _find_class_with(names: set[str]) -> type:
     """Return the class with these fields and the fewest others, because version 0.1 did not store its name."""
     fields = {cls: {field.name for field in dataclasses.fields(cls)} for cls in _classes()}
-    found = [cls for cls, own in fields.items() if names <= own and cls.__module__.startswith("sparsejax.")]
+    found = [cls for cls, own in fields.items() if names <= own and _is_ours(cls.__module__)]
     if not found:
         raise ConfigError(f"no network of sparsejax has the fields {', '.join(sorted(names))}")
     return min(found, key=lambda cls: len(fields[cls]))

@@ -80,6 +80,7 @@ def test_vectors_tokens_and_clips():
             r"x_train are uint8 \[6, 5, 3\], but those of x_test uint8 \[4, 5",
         ),
         ((PIXELS, LABELS, PIXELS, None), {}, "y_test holds object"),
+        ((PIXELS, LABELS + 2**31, PIXELS, LABELS), {}, "y_train holds labels up to 21474836.*below 2³¹"),
         ((PIXELS, LABELS / 2, PIXELS, LABELS), {}, "y_train holds float64"),
         ((PIXELS, LABELS, PIXELS, LABELS.astype(str)), {}, "y_train and y_test hold both names and numbers"),
         ((PIXELS, LABELS[:7], PIXELS, LABELS), {}, "30 images and 7 labels"),

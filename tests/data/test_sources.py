@@ -147,9 +147,9 @@ def test_files_source_lists_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp
 @pytest.mark.parametrize(
     ("name", "source", "said"),
     [
-        ("minst", "auto", r"'minst'; did you mean mnist.*There are: mnist, fashion_mnist, digits"),
+        ("minst", "auto", r"'minst'; did you mean mnist.*Available: mnist, fashion_mnist, digits"),
         ("Digits", "auto", r"did you mean .*digits"),
-        ("imagenet", "auto", r"'imagenet'.*There are"),
+        ("imagenet", "auto", r"'imagenet'.*Available"),
         ("mnist", "fils", r"'mnist' cannot come from the source 'fils'.* are auto, files, tfds, download, digits"),
         ("mnist", "", r"cannot come from the source ''"),
         ("digits", "tfds", r"'digits' cannot come from the source 'tfds'; its sources are auto, digits"),

@@ -121,7 +121,7 @@ def test_a_sweep_shows_its_settings(make_result, picture):
 
 def test_without_winners_and_noise(make_result, picture):
     page = Page(report(make_result(winners=False, noise=False), [picture]))
-    assert ["hidden", "700", "ReLU", "21.4 %", "10", "–"] in page.rows
+    assert ["hidden", "700", "–", "21.4 %", "10", "–"] in page.rows
     assert "noise score" not in page.words and "entropy" not in page.words.lower()
 
 

@@ -36,8 +36,9 @@ def test_a_module_of_sparsejax_is_imported_and_no_other(tmp_path, monkeypatch):
     assert "sparsejax.configs.thesis" in sys.modules
     (tmp_path / "evil.py").write_text("raise SystemExit")
     monkeypatch.syspath_prepend(tmp_path)
-    assert read(fields, "evil").model == SparseMLP()
     assert read(fields, "sparsejax.no.such").model == SparseMLP()
+    with pytest.raises(ConfigError, match="a SparseMLP of evil, which is not imported"):  # nor does ours stand in
+        read(fields, "evil")
 
 
 def test_an_undefined_class_is_named_with_its_module():
