@@ -88,7 +88,7 @@ def run_file(path: str | Path) -> dict[str, Any]:
         sys.path.append(str(path.parent))
     module = importlib.util.module_from_spec(spec)
     if getattr(sys.modules.get(spec.name), "__file__", str(path)) == str(path):  # not in place of another module
-        sys.modules[spec.name] = module  # where the source of its classes is looked for
+        sys.modules[spec.name] = module  # inspect finds the source of its classes through it
     try:
         spec.loader.exec_module(module)
     except SparsejaxError:

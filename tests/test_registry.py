@@ -1,4 +1,4 @@
-"""Files of a user are run, and what goes wrong in them is said with its line."""
+"""Running a user's files; errors name the line."""
 
 import inspect
 import random
@@ -41,7 +41,7 @@ def test_a_file_that_fails_is_refused_with_its_line(tmp_path, text, said):
         run_file(tmp_path / "mine.py")
 
 
-def test_what_is_no_python_file_is_refused(tmp_path):
+def test_paths_other_than_python_files_are_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("x = 1\n")
     for path in (tmp_path, tmp_path / "notes.txt", tmp_path / "none.py"):
         with pytest.raises(ConfigError, match="There is no Python file"):

@@ -140,7 +140,7 @@ def _trace(model: Model, examples: np.ndarray, data: str) -> Output:
     elif flat := [
         layer for layer, h in output.activations.items() if getattr(h, "shape", ())[:1] != examples.shape[:1]
     ]:
-        wrong = f"returns activations of {flat[0]} that are no array [batch, ...]"
+        wrong = f"returns activations of {flat[0]} that are not an array [batch, ...]"
     if wrong:
         raise ConfigError(f"apply of a {name} {wrong}. Correct it.")
     return output

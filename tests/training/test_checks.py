@@ -55,7 +55,7 @@ def test_a_network_with_activations_or_none_passes():
         (lambda h: Output(h[:, None], {}, {}), r"shape \(2, 1, 8\); expected"),
         (lambda h: Output(h.sum(), {}, {}), r"shape \(\); expected"),
         (lambda h: Output(h, {"count": h}, {}), "returns a state of the structure"),
-        (lambda h: Output(h, {}, {"hidden": h[0]}), "activations of hidden that are no array"),
+        (lambda h: Output(h, {}, {"hidden": h[0]}), "activations of hidden that are not an array"),
         (lambda h: Output(h[:, :2], {}, {}), "The network has 2 outputs, but .* has 3 classes"),
     ],
 )
