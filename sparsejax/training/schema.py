@@ -124,7 +124,8 @@ def _find_class(name: str, module: str, fields: set[str]) -> type:
     def fits(cls: type) -> tuple[bool, bool]:
         return cls.__module__ == module, fields <= {field.name for field in dataclasses.fields(cls)}
 
-    found = [cls for cls in _classes() if cls.__name__ == name and _is_ours(cls.__module__) == _is_ours(module)]
+    found = [cls for cls in _classes() if cls.__name__ == name]
+    found = [cls for cls in found if not module or _is_ours(cls.__module__) == _is_ours(module)]
     if not found:
         raise ConfigError(
             f"its network is a {name} of {module or 'a module of yours'}, which is not imported; import it first "

@@ -113,7 +113,7 @@ def count_macs(
     Returns:
       Layer -> products; empty if the network is not a plain chain of layers.
     """
-    if "output" not in variables.params or any(layer.inputs is None for layer in layers):
+    if any(layer.inputs is None for layer in layers) or "output" not in variables.params:
         return {}
     products, active = {}, None
     for name, shape, padding in [*((layer.name, layer.inputs, layer.padding) for layer in layers), ("output", None, 0)]:
