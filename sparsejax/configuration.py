@@ -6,6 +6,7 @@ structure. The other fields, and which traced fields are None, are part of the s
 
 import dataclasses
 import functools
+import os
 import types
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin, get_type_hints
@@ -71,11 +72,12 @@ def configuration(cls: type[T] | None = None, *, kw_only: bool = True) -> Any:
 def _check(self: Any) -> None:
     plain_leaves = all(isinstance(leaf, (int, float, np.number, str)) for leaf in jax.tree.leaves(self))
     for field, hint in _annotated(type(self)):
-        value = getattr(self, field.name)
-        if (plain_leaves or not field.metadata.get("traced")) and not _fits(plain(value), hint):
-            raise ConfigError(
-                f"{_path(type(self), field.name)} is {shown(value)}; expected {_describe(hint, plain(value))}."
-            )
+        if field.metadata.get("traced") and not plain_leaves:
+            continue
+        given = getattr(self, field.name)
+        value = given if dataclasses.is_dataclass(given) else plain(given)
+        if not _fits(value, hint):
+            raise ConfigError(f"{_path(type(self), field.name)} is {shown(given)}; expected {_describe(hint, value)}.")
     if hasattr(self, "check") and is_concrete(self):
         self.check()
 
@@ -140,7 +142,9 @@ def shown(value: Any) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Return a value with Python numbers for scalars of NumPy and JAX, and tuples for lists, also in configurations."""
+    """Return a value as JSON has it, also in configurations: numbers for scalars of NumPy and JAX, tuples for lists."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
     if type(value) in (list, tuple):
         return tuple(map(plain, value))
     if isinstance(value, (np.ndarray, jax.Array)):

@@ -258,7 +258,9 @@ def test_a_refused_call_with_fresh_keeps_the_finished_run(grid):
 def test_a_path_is_data_to_read(tmp_path, given):
     with pytest.raises(ConfigError, match="all checks passed"):
         sj.train(Net(), data=tmp_path / "mine.npz")
-    assert given[0].config.data.path == str(tmp_path / "mine.npz")
+    with pytest.raises(ConfigError, match="all checks passed"):
+        sj.train("digits_mlp", **{"data.path": tmp_path / "mine.npz"})
+    assert [made.config.data.path for made in given] == [str(tmp_path / "mine.npz")] * 2
 
 
 def test_requests_of_a_run_that_do_not_fit(grid, tmp_path):
