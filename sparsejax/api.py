@@ -7,9 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sparsejax import configs
 from sparsejax import experiment as experiments
-from sparsejax.configuration import field_of, replace
+from sparsejax.configuration import field_of, plain, replace
+from sparsejax.data.arrays import from_arrays
 from sparsejax.data.dataset import Dataset
 from sparsejax.errors import ConfigError
 from sparsejax.experiment import Experiment, members_of
@@ -36,8 +39,8 @@ def train(
     Args:
       what: the name of a configuration, a Python file that defines `config`, a `Config`, or a network, which needs
         `data`.
-      data: the name of a data set, arrays `(x_train, y_train, x_test, y_test)`, or a `Dataset`; None for the data of
-        the configuration.
+      data: the name of a data set, the `Path` of your file or folder, arrays `(x_train, y_train, x_test, y_test)`, or
+        a `Dataset`; None for the data of the configuration.
       out: the run folder; by default `runs/NAME`. The same call on the same folder resumes the run.
       seeds: networks of successive seeds for every point of the sweep.
       sweep: field -> values; one network is trained for each combination, all in one compiled program.
@@ -56,30 +59,20 @@ def train(
       >>> run = train("digits_mlp", epochs=5, sweep={"model.k": [(10,), (20,)]})  # doctest: +SKIP
     """
     name, config = _configure(what)
-    dataset = None
-    if isinstance(data, str):
-        config = replace(config, {"data.name": data})
-    elif data is not None:
-        from sparsejax.data import from_arrays
-
-        dataset = data if isinstance(data, Dataset) else from_arrays(*data)
-        config = replace(config, {"data.name": dataset.name})
-    elif isinstance(what, Model):
+    if data is None and isinstance(what, Model):
         raise ConfigError(
             f"A {type(what).__name__} does not define its data; pass data=(x_train, y_train, x_test, y_test), "
             "or the name of a data set such as data='digits'."
         )
-    config = replace(config, {path_of(config, name): _plain(value) for name, value in overrides.items()})
-    points = [
-        dict(zip(sweep or (), map(_plain, values), strict=True))
-        for values in itertools.product(*(sweep or {}).values())
-    ]
-    points = [{path_of(config, name): value for name, value in point.items()} for point in points]
+    if isinstance(measures, str) or not np.iterable(measures):
+        raise ConfigError(f"measures is {measures!r}; expected several, such as ('accuracy', 'activity').")
+    config = _with_data(config, data, {path_of(config, name): plain(value) for name, value in overrides.items()})
+    dataset = _dataset(config, data)
     if names := tuple(measure for measure in measures if isinstance(measure, str)):
         config = replace(config, {"evaluation.measures": names})
     own = tuple(measure for measure in measures if not isinstance(measure, str))
-    experiment = Experiment(name, *members_of(config, points, seeds), own)
-    folder = RunFolder(Path(out or f"runs/{name}"))
+    experiment = Experiment(name, *members_of(config, _points(config, sweep), seeds), own)
+    folder = RunFolder(f"runs/{name}" if out is None else out)
     experiments.run(experiment, folder, dataset=dataset, fresh=fresh)
     return Run(folder.path)
 
@@ -124,6 +117,8 @@ def path_of(config: Config, name: str) -> str:
       ConfigError: there is no such field, or several.
     """
     fields = list(_fields(config))
+    if not isinstance(name, str):
+        raise ConfigError(f"{name!r} is not the name of a field; expected a string such as 'training.learning_rate'.")
     found = [field for field in fields if name in (field, field.rpartition(".")[2])]
     found = [field for field in found if field.startswith("training.")] or found
     if name in fields or len(found) == 1:
@@ -150,6 +145,53 @@ def _configure(what: str | Path | Config | Model) -> tuple[str, Config]:
     return str(what), configs.get(str(what))
 
 
+def _with_data(config: Config, data: Any, overrides: Mapping[str, Any]) -> Config:
+    """Return a configuration with the data of the call and its other fields."""
+    if isinstance(data, Path):
+        config = replace(config, {"data.path": str(data)})
+    elif data is not None:
+        name = data if isinstance(data, str) else data.name if isinstance(data, Dataset) else "arrays"
+        config = replace(config, {"data.name": name, "data.path": None})
+    path = overrides.get("data.path")
+    if data is not None and path is not None:
+        raise ConfigError(f"data.path is {path!r}, but data= is passed as well; omit one of the two.")
+    return replace(config, overrides)
+
+
+def _dataset(config: Config, data: Any) -> Dataset | None:
+    """Return the data that the call passes, or None if they are loaded by their name or path."""
+    fraction = config.data.test_fraction
+    if isinstance(data, Dataset) and fraction is not None:
+        raise ConfigError(f"data.test_fraction is {fraction}, but a Dataset has its own test set; omit the option.")
+    if data is None or isinstance(data, (str, Path, Dataset)):
+        return data if isinstance(data, Dataset) else None
+    if not isinstance(data, (tuple, list)) or not 1 <= len(data) <= 4:
+        several = isinstance(data, (tuple, list))
+        found = f"has {len(data)} arrays" if several else f"is an object of the type {type(data).__name__}"
+        raise ConfigError(
+            f"data {found}; expected the name of a data set, the path of a file or a folder, a Dataset, or arrays "
+            "(x_train, y_train, x_test, y_test), of which the labels may be None."
+        )
+    return from_arrays(*data, test_fraction=fraction)
+
+
+def _points(config: Config, sweep: Any) -> list[dict[str, Any]]:
+    """Return the combinations of swept values, by the dotted names of their fields."""
+    expected = 'expected fields and the values of each, such as sweep={"training.learning_rate": [0.1, 0.01]}'
+    if not isinstance(sweep, (Mapping, type(None))):
+        raise ConfigError(f"sweep is {sweep!r}; {expected}.")
+    grid: dict[str, list[Any]] = {}
+    for name, values in (sweep or {}).items():
+        path = path_of(config, name)
+        listed = [] if isinstance(values, str) or not np.iterable(values) else [plain(value) for value in values]
+        if not listed:
+            raise ConfigError(f"sweep has {values!r} for {name}; {expected}.")
+        if path in grid:
+            raise ConfigError(f"sweep names {path} twice; pass all of its values under one name.")
+        grid[path] = listed
+    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+
+
 def _fields(config: Any, prefix: str = "") -> Iterator[str]:
     for field in dataclasses.fields(config):
         path, value = prefix + field.name, field_of(config, field.name)
@@ -157,7 +199,3 @@ def _fields(config: Any, prefix: str = "") -> Iterator[str]:
             yield from _fields(value, path + ".")
         else:
             yield path
-
-
-def _plain(value: Any) -> Any:
-    return tuple(map(_plain, value)) if isinstance(value, list) else value

@@ -5,12 +5,18 @@ structure. The other fields, and which traced fields are None, are part of the s
 """
 
 import dataclasses
+import functools
+import os
+import types
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar, dataclass_transform
+from typing import Any, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin, get_type_hints
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
+
+from sparsejax.errors import ConfigError
 
 T = TypeVar("T")
 
@@ -31,8 +37,9 @@ def traced(default: Any = dataclasses.MISSING) -> Any:
 def configuration(cls: type[T] | None = None, *, kw_only: bool = True) -> Any:
     """Make a class a frozen dataclass that is a pytree.
 
-    Fields declared by `traced` become leaves; all others must be hashable and become part of the tree structure. If the
-    class has a method `check`, it runs whenever an instance is made of plain numbers, and not on traced values.
+    Fields declared by `traced` become leaves; all others must be hashable and become part of the tree structure. The
+    values must have the types that the annotations name. If the class has a method `check`, it runs whenever an
+    instance is made of plain numbers. Traced and stacked values are not checked.
 
     Args:
       cls: the class; None when the decorator is called with arguments.
@@ -51,8 +58,8 @@ def configuration(cls: type[T] | None = None, *, kw_only: bool = True) -> Any:
     """
 
     def register(cls: type[T]) -> type[T]:
-        if hasattr(cls, "check") and "__post_init__" not in vars(cls):
-            cls.__post_init__ = _check_if_concrete  # type: ignore[attr-defined]
+        if not hasattr(cls, "__post_init__"):
+            cls.__post_init__ = _check  # type: ignore[attr-defined]
         made = dataclasses.dataclass(frozen=True, kw_only=kw_only)(cls)
         names = {True: [], False: []}
         for field in dataclasses.fields(made):  # pyright: ignore[reportArgumentType]
@@ -62,9 +69,91 @@ def configuration(cls: type[T] | None = None, *, kw_only: bool = True) -> Any:
     return register if cls is None else register(cls)
 
 
-def _check_if_concrete(self: Any) -> None:
-    if is_concrete(self):
+def _check(self: Any) -> None:
+    plain_leaves = all(isinstance(leaf, (int, float, np.number, str)) for leaf in jax.tree.leaves(self))
+    for field, hint in _annotated(type(self)):
+        if field.metadata.get("traced") and not plain_leaves:
+            continue
+        given = getattr(self, field.name)
+        value = given if dataclasses.is_dataclass(given) else plain(given)
+        if not _fits(value, hint):
+            raise ConfigError(f"{_path(type(self), field.name)} is {shown(given)}; expected {_describe(hint, value)}.")
+    if hasattr(self, "check") and is_concrete(self):
         self.check()
+
+
+def _path(cls: type, name: str) -> str:
+    """Return the dotted name of a field: of `TrainingConfig` it is `training.NAME`, and of a network `model.NAME`."""
+    part = cls.__name__.removesuffix("Config").lower() if cls.__name__.endswith("Config") else "model"
+    return f"{part}.{name}".lstrip(".")
+
+
+@functools.cache
+def _annotated(cls: type) -> list[tuple[dataclasses.Field, Any]]:
+    """Return the fields of a class with their types, except those whose own default has another type."""
+    try:
+        hints = get_type_hints(cls)
+    except Exception:  # names that are not defined at run time
+        return []
+    found = [(field, hints[field.name]) for field in dataclasses.fields(cls)]
+    return [(f, hint) for f, hint in found if f.default is dataclasses.MISSING or _fits(plain(f.default), hint)]
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Return whether a plain value has an annotated type; all values fit annotations of other kinds."""
+    kind, parts = get_origin(hint), get_args(hint)
+    if isinstance(value, Tracer):
+        return True
+    if kind in (Union, types.UnionType):
+        return any(_fits(value, part) for part in parts)
+    if kind is Literal:
+        return any(type(value) is type(part) and value == part for part in parts)
+    if kind is tuple and parts:
+        entries = parts[:1] * len(value) if parts[-1] is ... and isinstance(value, tuple) else parts
+        return isinstance(value, tuple) and len(value) == len(entries) and all(map(_fits, value, entries))
+    if hint in (int, float):
+        return isinstance(value, (int, hint)) and not isinstance(value, bool)
+    return isinstance(value, hint) if hint in (bool, str, types.NoneType) or _is_configuration(hint) else True
+
+
+def _is_configuration(hint: Any) -> bool:
+    return isinstance(hint, type) and dataclasses.is_dataclass(hint)
+
+
+def _describe(hint: Any, value: Any) -> str:
+    """Return an annotated type in words, for an error about a value."""
+    words = {int: "an integer", float: "a number", bool: "True or False", str: "a string", types.NoneType: "None"}
+    kind, parts = get_origin(hint), get_args(hint)
+    if kind in (Union, types.UnionType):
+        none_first = sorted(parts, key=lambda part: part is not types.NoneType)
+        return " or ".join(_describe(part, value) for part in none_first)
+    if kind is Literal:
+        return " or ".join(map(repr, parts))
+    if kind is tuple and parts:
+        example = f" such as ({value!r},)" if _fits(value, parts[0]) else ""
+        return f"a tuple{example}, each entry {_describe(parts[0], None)}"
+    return words.get(hint) or f"an instance of {getattr(hint, '__name__', hint)}"
+
+
+def shown(value: Any) -> str:
+    """Return a value in messages: an array as its shape."""
+    is_array = isinstance(value, (np.ndarray, jax.Array)) and value.ndim > 0
+    return f"an array of shape {value.shape}" if is_array else repr(value if isinstance(value, list) else plain(value))
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON has it, also in configurations: numbers for scalars of NumPy and JAX, tuples for lists."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if type(value) in (list, tuple):
+        return tuple(map(plain, value))
+    if isinstance(value, (np.ndarray, jax.Array)):
+        is_number = value.ndim == 0 and not jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+        return value.item() if is_number and not isinstance(value, Tracer) else value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = [field.name for field in dataclasses.fields(value) if field.init]
+        return dataclasses.replace(value, **{name: plain(getattr(value, name)) for name in fields})
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def is_concrete(config: Any) -> bool:

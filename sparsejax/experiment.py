@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from sparsejax.configuration import find_differing_fields, replace, stack
+from sparsejax.configuration import find_differing_fields, plain, replace, stack
 from sparsejax.data.dataset import Dataset, examples_noun
 from sparsejax.data.resident import example_of
 from sparsejax.errors import ConfigError
@@ -26,6 +26,7 @@ from sparsejax.training.log import MetricsLog, Terminal
 from sparsejax.training.prepare import prepare, shapes_of, start
 from sparsejax.training.restore import describe_inputs
 from sparsejax.training.run_folder import RunFolder, describe
+from sparsejax.training.schema import to_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,10 @@ class Experiment:
     measures: tuple[Any, ...] = ()
 
     def __post_init__(self):
+        object.__setattr__(self, "configs", tuple(map(plain, self.configs)))
+        object.__setattr__(self, "points", tuple({k: plain(v) for k, v in point.items()} for point in self.points))
+        for config in self.configs:
+            to_json(config)  # refuses fields that cannot be written
         for config in self.configs[1:]:
             differing = find_differing_fields(self.configs[0], config)
             if differing:
@@ -67,14 +72,17 @@ def members_of(
 ) -> tuple[tuple[Config, ...], tuple[dict[str, Any], ...]]:
     """Return the configuration and swept values of every network: each point with each seed.
 
+    The seeds of a point are successive, from its own seed or else from that of the configuration.
+
     Raises:
-      ConfigError: seeds is not positive.
+      ConfigError: seeds is not positive, or a swept value does not fit its field.
     """
-    if seeds < 1:
-        raise ConfigError(f"seeds is {seeds}; expected the number of networks per point, 1 or more.")
+    seeds = plain(seeds)
+    if type(seeds) is not int or seeds < 1:
+        raise ConfigError(f"seeds is {seeds!r}; expected the number of networks per point, an integer of 1 or more.")
     members = [
-        (replace(config, {**point, "training.seed": config.training.seed + i}), dict(point))
-        for point in points for i in range(seeds)
+        (replace(made, {"training.seed": made.training.seed + i}), dict(point))
+        for point in points for made in [replace(config, point)] for i in range(seeds)
     ]  # fmt: skip
     made, swept = zip(*members, strict=True)
     return made, swept
@@ -100,7 +108,7 @@ def run(
     Args:
       experiment: the networks.
       folder: the run folder; a run in it is resumed.
-      dataset: the data; None to load the configuration's.
+      dataset: the data, of which the configuration may limit the number; None to load the configuration's.
       fresh: discard an earlier run in the folder.
       resume_step: resume from this checkpoint instead of the latest.
 
@@ -127,7 +135,7 @@ def _run(
 ) -> Finished:
     started = time.perf_counter()
     config = experiment.config
-    dataset = load_data(config) if dataset is None else dataset
+    dataset = load_data(config, dataset)
     job, test = prepare(experiment.configs, dataset)
     measures = chosen_measures(config, dataset, experiment.measures)
     description = describe(
@@ -136,7 +144,9 @@ def _run(
     same = ("config", "seeds", "points", "data", "versions")
     processes.agree("configuration", json.dumps([description[name] for name in same], sort_keys=True, default=str))
 
-    def claim() -> None:
+    measuring = Evaluator(experiment.configs, dataset, job.placement, job.config, test, measures)
+
+    def claim() -> None:  # only now: with `fresh` it deletes the earlier run, so nothing may be refused after it
         hold.enter_context(folder.hold())
         if fresh:
             folder.discard()
@@ -144,7 +154,6 @@ def _run(
 
     processes.run_in_first_process(claim)
     first, members = processes.is_first(), len(experiment.configs)
-    measuring = Evaluator(experiment.configs, dataset, job.placement, job.config, test, measures)
 
     with (
         processes.termination() as asked_to_stop,  # outside: a second signal must not interrupt saving

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sparsejax.errors import ConfigError
+from sparsejax.errors import ConfigError, RunFolderError
 from sparsejax.evaluation.measure import measures_of
 from sparsejax.figures.curves import curves_of, training_curves
 from sparsejax.figures.words import several
 from sparsejax.training.config import Config
 from sparsejax.training.log import read_metrics
-from sparsejax.training.restore import TrainedNetwork, load_network, load_state, read_record
+from sparsejax.training.restore import TrainedNetwork, config_of, load_network, load_state, read_record
 from sparsejax.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Run:
     """
 
     def __init__(self, path: str | Path):
-        self.folder = RunFolder(Path(path))
+        self.folder = RunFolder(path)
         self.configs: tuple[Config, ...] = read_record(self.folder).configs
         self.plot = Plots(self)
 
@@ -76,8 +76,12 @@ class Run:
         networks = f"{len(self.configs)} network{'s' if len(self.configs) > 1 else ''}"
         if not self.folder.result.exists():
             return f"Run({str(self.folder.path)!r}: {networks}, not finished)"
-        score = next(name for name in ("test_accuracy", "test_loss") if name in self.result)
-        return f"Run({str(self.folder.path)!r}: {networks}, {score.replace('_', ' ')} {self.result[score]:.4g})"
+        try:
+            result = self.result
+        except RunFolderError:
+            return f"Run({str(self.folder.path)!r}: {networks}, result.json cannot be read)"
+        score = next(name for name in ("test_accuracy", "test_loss") if name in result)
+        return f"Run({str(self.folder.path)!r}: {networks}, {score.replace('_', ' ')} {result[score]:.4g})"
 
 
 class Plots:
@@ -89,16 +93,16 @@ class Plots:
 
     def curves(self) -> "Figure":
         """Draw loss and accuracy against epochs, in training and on the test set."""
-        return training_curves(curves_of(read_metrics(self._run.folder.metrics)))
+        curves = curves_of(read_metrics(self._run.folder.metrics))
+        return training_curves(curves) if curves else self._draw(None, "metrics")
 
     def receptive_fields(self, member: int = 0) -> "Figure":
         """Draw the weights of the first layer of a network as images."""
         from sparsejax.figures.run_layers import filters
 
-        variables = load_state(self._run.folder, read_record(self._run.folder))
-        result = self._run.result
-        if not 0 <= member < len(result["members"]):
-            raise ConfigError(f"member is {member}; expected a number from 0 to {len(result['members']) - 1}.")
+        run_of, result = read_record(self._run.folder), self._run.result
+        config_of(self._run.folder, run_of, member)  # refuses an unknown member
+        variables = load_state(self._run.folder, run_of)
         one = _member(variables.variables, member)
         return self._draw(filters({**result, "members": [result["members"][member]]}, one), "images to show")
 

@@ -131,30 +131,154 @@ def test_a_file_that_defines_config(tmp_path, monkeypatch):
     assert main(["--config", "none.py"]) == 2
 
 
+ARRAYS = (np.zeros((40, 6, 6), np.uint8), np.arange(40) % 10, np.zeros((20, 6, 6), np.uint8), np.arange(20) % 10)
+
+
 @pytest.mark.parametrize(
     ("what", "settings", "said"),
     [
         ("digits_mlp", {"epoch": 3}, "did you mean .*epochs"),
-        ("digits_mlp", {"seed": 3, "k": 5}, None),
         ("digits_mlp", {"training.epochs": 0}, "training.epochs is 0"),
         ("digits_mpl", {}, "did you mean digits_mlp"),
         ("digits_mlp", {"seeds": 0}, "seeds is 0"),
+        ("digits_mlp", {"seeds": "3"}, "seeds is '3'"),
+        ("digits_mlp", {"seeds": 1.5}, "seeds is 1.5"),
         ("digits_mlp", {"sweep": {"training.batch_size": [10, 20]}}, "training.batch_size changes the shape"),
+        ("digits_mlp", {"sweep": {"lr": 0.1}}, "no field 'lr'"),
+        ("digits_mlp", {"sweep": {"learning_rate": 0.1}}, r"sweep has 0\.1 for learning_rate; expected fields and"),
+        ("digits_mlp", {"sweep": {"learning_rate": []}}, r"sweep has \[\] for learning_rate"),
+        ("digits_mlp", {"sweep": ["learning_rate"]}, r"sweep is \['learning_rate'\]; expected fields"),
+        ("digits_mlp", {"sweep": {"seed": [1], "training.seed": [2]}}, r"names training\.seed twice"),
+        ("digits_mlp", {"measures": "accuracy"}, "measures is 'accuracy'"),
+        ("digits_mlp", {"out": 3}, "The run folder is 3"),
+        ("digits_mlp", {"optimizer": "adamw"}, "training.optimizer is 'adamw'; expected 'sgd' or 'adam' or 'rmsprop'"),
+        ("digits_mlp", {"epochs": "2"}, "training.epochs is '2'; expected an integer"),
+        ("digits_mlp", {"learning_rate": [0.1]}, r"training\.learning_rate is \(0\.1,\); expected a number"),
+        ("digits_mlp", {"model.k": 10}, r"model\.k is 10; expected a tuple such as \(10,\), each entry None or an int"),
         (Net(), {}, "pass data="),
         (Net(), {"data": "digits", "objective.kind": "reconstruction"}, "10 outputs, but digits has 784 numbers"),
+        (Net(), {"data": "digits", "sweep": {"k": [1.0, 2.0]}}, r"model\.k is 1\.0; expected an integer"),
+        (Net(), {"data": "digits", "sweep": {"k": [5, 500]}}, "A Net does not fit digits: k is 500"),
+        (Net(k=jnp.arange(2)), {"data": "digits"}, r"model\.k is an array of shape \(2,\), which cannot be written"),
+        (Net(k=len), {"data": "digits"}, "model.k is <built-in function len>, which cannot be written"),
+        (Net(), {"data": 5}, "data is an object of the type int; expected the name"),
+        (Net(), {"data": (ARRAYS[0],) * 7}, "data has 7 arrays; expected the name"),
+        (Net(), {"data": "digits", "data.path": "mine.npz"}, "data.path is 'mine.npz', but data= is passed"),
+        (Net(), {"data": ARRAYS, "train_examples": 41}, "41 train examples were requested, but there are 40"),
+        (Net(), {"data": sj.data.from_arrays(*ARRAYS), "test_examples": 21}, "21 test examples were requested"),
+        (Net(), {"data": sj.data.from_arrays(*ARRAYS), "test_fraction": 0.5}, "a Dataset has its own test set"),
     ],
 )
-def test_invalid_runs_are_refused(what, settings, said, tmp_path, monkeypatch):
-    def reached(*_, **__):
+def test_invalid_runs_are_refused(what, settings, said, tmp_path):
+    with pytest.raises(ConfigError, match=said):
+        sj.train(what, **{"out": tmp_path / "run", **settings})
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: sj.TrainingConfig(epochs=1.5), r"training\.epochs is 1\.5; expected an integer"),
+        (lambda: sj.TrainingConfig(epochs=None), "training.epochs is None; expected an integer"),
+        (
+            lambda: sj.TrainingConfig(epochs=np.arange(2)),
+            r"training\.epochs is an array of shape \(2,\); expected an int",
+        ),
+        (lambda: sj.TrainingConfig(batch_size="16"), "training.batch_size is '16'; expected an integer"),
+        (lambda: sj.TrainingConfig(learning_rate="0.1"), r"training\.learning_rate is '0\.1'; expected a number"),
+        (lambda: sj.TrainingConfig(learning_rate=True), "training.learning_rate is True; expected a number"),
+        (lambda: sj.TrainingConfig(precision="fp16"), "training.precision is 'fp16'; expected 'float32' or 'bfloat16'"),
+        (lambda: sj.TrainingConfig(lr_decay_at=3), r"expected None or a tuple such as \(3,\), each entry an integer"),
+        (lambda: sj.DataConfig(streaming=1), "data.streaming is 1; expected True or False"),
+        (lambda: sj.models.SparseMLP(k=(1.0,)), r"model\.k is \(1\.0,\); expected a tuple"),
+        (lambda: sj.Config(3), "model is 3; expected a network"),
+        (lambda: sj.Config(Net(), "digits"), "data is 'digits'; expected an instance of DataConfig"),
+        (lambda: sj.load(3), "The run folder is 3"),
+    ],
+)
+def test_values_of_another_type_are_refused(make, said):
+    with pytest.raises(ConfigError, match=said):
+        make()
+
+
+@pytest.fixture
+def given(monkeypatch):
+    """The experiments that `sj.train` would run."""
+    found = []
+
+    def reached(made, *_, **__):
+        found.append(made)
         raise ConfigError("all checks passed")
 
-    if said is None:
-        monkeypatch.setattr(experiment, "run", reached)
-        said = "all checks passed"
-        settings = {"seed": 3, "model.k": (5,)}
-    with pytest.raises(ConfigError, match=said):
-        sj.train(what, out=tmp_path / "run", **settings)
-    assert not (tmp_path / "run").exists()
+    monkeypatch.setattr(experiment, "run", reached)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("settings", "seeds"),
+    [
+        ({"seed": 3, "model.k": (5,)}, [3]),
+        ({"sweep": {"seed": [1, 2, 3]}}, [1, 2, 3]),
+        ({"sweep": {"training.seed": np.array([1, 7])}, "seeds": np.int64(2)}, [1, 2, 7, 8]),
+    ],
+)
+def test_points_have_their_own_seeds(settings, seeds, given):
+    with pytest.raises(ConfigError, match="all checks passed"):
+        sj.train("digits_mlp", **settings)
+    assert given[0].seeds == seeds
+
+
+def test_scalars_of_numpy_and_jax_become_numbers_that_can_be_written(given):
+    numbers = {"epochs": np.int64(3), "learning_rate": jnp.float32(0.5), "batch_size": jnp.int32(8)}
+    with pytest.raises(ConfigError, match="all checks passed"):
+        sj.train(Net(k=jnp.int32(4)), data="digits", sweep={"momentum": np.float32([0, 0.5])}, **numbers)
+    config = given[0].configs[1]
+    assert config.model.k == 4 and type(config.model.k) is int
+    found = [getattr(config.training, name) for name in (*numbers, "momentum")]
+    assert found == [3, 0.5, 8, 0.5] and list(map(type, found)) == [int, float, int, float]
+    assert given[0].points == ({"training.momentum": 0.0}, {"training.momentum": 0.5})
+
+
+def test_a_refused_call_with_fresh_keeps_the_finished_run(grid):
+    class Broken:
+        def bind(self, setting):
+            raise ConfigError("broken measure")
+
+        def of_batch(self, model, variables, batch): ...
+
+        def report(self, sums): ...
+
+    before = {path: path.read_bytes() for path in grid.folder.path.rglob("*") if path.is_file()}
+    for wrong, what in (({}, Net(k=jnp.float32(2))), ({}, Net(k=len)), ({"measures": [Broken()]}, Net())):
+        with pytest.raises(ConfigError):
+            sj.train(what, out=grid.folder.path, fresh=True, **wrong, **FEW)
+    assert {path: path.read_bytes() for path in grid.folder.path.rglob("*") if path.is_file()} == before
+
+
+def test_a_path_is_data_to_read(tmp_path, given):
+    with pytest.raises(ConfigError, match="all checks passed"):
+        sj.train(Net(), data=tmp_path / "mine.npz")
+    with pytest.raises(ConfigError, match="all checks passed"):
+        sj.train("digits_mlp", **{"data.path": tmp_path / "mine.npz"})
+    assert [made.config.data.path for made in given] == [str(tmp_path / "mine.npz")] * 2
+
+
+def test_requests_of_a_run_that_do_not_fit(grid, tmp_path):
+    import shutil
+
+    network = grid.network(np.int64(1))
+    assert network.predict(np.zeros((0, 28, 28, 1), np.uint8)).shape == (0, 10)
+    for wrong in ("a", 1.0, 2, -1):
+        with pytest.raises(ConfigError, match="expected a number from 0 to 1"):
+            grid.network(wrong)
+    run = sj.load(shutil.copytree(grid.folder.path, tmp_path / "run"))
+    run.folder.metrics.unlink()
+    with pytest.raises(ConfigError, match="has no metrics"):
+        run.plot.curves()
+    run.folder.result.write_text("{}")
+    assert "cannot be read" in repr(run)
+    with pytest.raises(RunFolderError, match=r"result\.json cannot be read"):
+        sj.compare(run)
 
 
 def test_every_public_name_is_imported_on_first_use():

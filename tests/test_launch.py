@@ -120,6 +120,8 @@ def test_fresh_replaces_a_run(copy, monkeypatch):
 def test_seeds_and_a_sweep_make_a_grid(monkeypatch):
     given = []
     monkeypatch.setattr(experiment, "run", lambda grid, *_, **__: given.append(grid) or stopped())
+    assert here(*SMALL, "--sweep", "training.seed=1,2,3").returncode == 130
+    assert given.pop().seeds == [1, 2, 3]
     sweeps = ["--sweep", "model.boost_strength=0,1.5", "--sweep", "training.learning-rate=0.01:0.03:0.02"]
     assert here(*SMALL, "--seeds", 2, *sweeps).returncode == 130
     points = [(boost, rate, seed) for boost in (0.0, 1.5) for rate in (0.01, 0.03) for seed in (42, 43)]
@@ -177,6 +179,9 @@ def test_without_data_and_network_mnist_falls_back_to_digits_with_a_notice(tmp_p
         (["--config", "digits_mlp", "--sweep", "model.boost_strength"], "expected FIELD=a,b,c"),
         (["--config", "digits_mlp", "--sweep", "model.bost_strength=1,2"], "--model.boost-strength"),
         (["--config", "digits_mlp", "--sweep", "training.batch_size=8,16"], "training.batch_size changes the shape"),
+        (["--config", "digits_mlp", "--sweep", "training.seed=1", "--sweep", "training.seed=3"], "training.seed twice"),
+        (["--config", "digits_mlp", "--devices.carrier", "jit"], "it is now --devices.transform"),
+        (["--config", "digits_mlp", "--model.duty_period=100"], "it is now --model.period"),
         (["--config", "digits_mlp", "--seeds", "0"], "--seeds is 0"),
         (["--config", "digits_mlp", "--seeds", "x"], "x"),
         (["--training.epochs", "3"], "Pass a configuration with --config"),

@@ -81,7 +81,9 @@ def _compare(words: list[str]) -> None:
     parser = _parser("compare")
     parser.add_argument("runs", metavar="RUN", nargs="+", help="run folders")
     parser.add_argument("--out", metavar="FILE", help="also draw their curves to this PNG file")
+    add_import(parser)
     options = parser.parse_args(words)
+    run_files(options)
     paths = [Path(run) for run in options.runs]
     from sparsejax.runs import comparison_row
     from sparsejax.training.run_folder import RunFolder

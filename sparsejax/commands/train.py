@@ -157,6 +157,13 @@ def _override(name: str, config: "Config", overrides: Sequence[str]) -> "Config"
     """Returns the configuration with typed overrides; on an error tyro suggests a fix and exits with status 2."""
     import tyro
 
+    from sparsejax.training.schema import RENAMED
+
+    for part, names in RENAMED.items():
+        for old, new in names.items():
+            before, now = (f"--{part}.{field.replace('_', '-')}" for field in (old, new))
+            if before in (word.partition("=")[0].replace("_", "-") for word in overrides):
+                raise ConfigError(f"{before} is the name of an option in version 0.1; it is now {now}.")
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -182,7 +189,11 @@ def _members(name: str, base: "Config", sweeps: Sequence[str], seeds: int) -> "M
     from sparsejax.configuration import field_of
     from sparsejax.experiment import members_of
 
-    grid = [[(field, value) for value in values] for field, values in map(_parse_sweep, sweeps)]
+    parsed = [_parse_sweep(sweep) for sweep in sweeps]
+    for field, _ in parsed:
+        if [other for other, _ in parsed].count(field) > 1:
+            raise ConfigError(f"--sweep names {field} twice; pass all of its values in one, --sweep {field}=a,b,c.")
+    grid = [[(field, value) for value in values] for field, values in parsed]
     points = []
     for point in itertools.product(*grid):
         words = [word for field, value in point for word in (f"--{field.replace('_', '-')}", value)]

@@ -11,6 +11,7 @@ from sparsejax.data.inventory import survey, table
 from sparsejax.data.registry import entry, obtain
 from sparsejax.data.tfds_source import is_prepared, prepare_tfds
 from sparsejax.errors import SparsejaxError
+from sparsejax.registry import run_file
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,6 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         match options.command:
             case "list":
+                for file in options.files:
+                    run_file(file)
                 print(table(survey()))
             case "download":
                 for name in options.names or ["mnist"]:
@@ -61,7 +64,11 @@ def _prepare(data_dir: str | None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m sparsejax.data", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("list", help="list the data that is found, with path and size")
+    listing = commands.add_parser("list", help="list the data that is found, with path and size")
+    listing.add_argument(
+        "--import", action="append", default=[], metavar="FILE", dest="files",
+        help="run a Python file first, to register data sets; repeatable",
+    )  # fmt: skip
     fetch = commands.add_parser("download", help="download data sets and verify their checksums")
     fetch.add_argument("names", nargs="*", metavar="NAME", help="which, as `list` names them (default: mnist)")
     prepare = commands.add_parser("prepare-tfds", help="write MNIST as TFDS prepares it, without TensorFlow")

@@ -78,6 +78,9 @@ def from_arrays(
     if tokens and names is not None:
         raise ConfigError(f"{words[0]} holds tokens, which are predicted from earlier tokens; omit {words[1]}.")
     if test_fraction is not None:
+        if len(x[0]) != len(y[0]):
+            raise ConfigError(f"{words[0]} holds {len(x[0])} examples and {words[1]} {len(y[0])} labels; expected one "
+                              "label for each example.")  # fmt: skip
         train, test = hold_out(y[0] if names is not None else np.zeros(len(x[0])), test_fraction)
         x, y = [x[0][train], x[0][test]], [y[0][train], y[0][test]]
     if tokens:

@@ -73,7 +73,6 @@ class GPT(Model):
         expect("model.vocabulary", self.vocabulary, "2 tokens or more", self.vocabulary >= 2)
         divisors = f"a divisor of model.width, which is {self.width}"
         expect("model.heads", self.heads, divisors, self.width % self.heads == 0)
-        expect("model.activation", self.activation, " or ".join(_ACTIVATIONS), self.activation in _ACTIVATIONS)
         for name in ("noise_off_step", "threshold"):
             value = getattr(self, name)
             expect(f"model.{name}", value, "None, or 0 or more", value is None or value >= 0)

@@ -18,14 +18,16 @@ _READ = {
 """Kind of data -> accepted kinds of inputs; networks that flatten their inputs accept both images and vectors."""
 
 
-def load_data(config: Config) -> Dataset:
-    """Loads the configured data.
+def load_data(config: Config, dataset: Dataset | None = None) -> Dataset:
+    """Loads the configured data, or takes a given data set, and limits the number of its examples.
 
     Raises:
-      ConfigError: there is no such data set.
+      ConfigError: there is no such data set, or it has fewer examples.
       DataMissingError, DataDamagedError: the data cannot be loaded.
     """
     wanted = config.data
+    if dataset is not None:
+        return dataset.limit(wanted.train_examples, wanted.test_examples)
     options = {
         name: getattr(wanted, name) for name in data.options_of(wanted.name, wanted.path) if hasattr(wanted, name)
     }

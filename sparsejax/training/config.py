@@ -226,3 +226,7 @@ class Config:
     """The devices."""
     objective: ObjectiveConfig = traced(ObjectiveConfig())
     """What is minimised."""
+
+    def check(self) -> None:
+        expected = "a network, such as sparsejax.models.SparseMLP()"
+        expect("model", self.model, expected, isinstance(self.model, Model))

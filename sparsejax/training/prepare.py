@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 from sparsejax.configuration import stack
 from sparsejax.data.dataset import Dataset
 from sparsejax.data.resident import Resident, make_resident
+from sparsejax.errors import ConfigError, SparsejaxError
 from sparsejax.training.checks import batch_sizes, check_data, count_parameters
 from sparsejax.training.config import Config, TrainingConfig
 from sparsejax.training.devices import Placement, place, put_members, put_shared, transform
@@ -64,9 +65,14 @@ def prepare(configs: Sequence[Config], dataset: Dataset, chips: Sequence[Any] | 
       ConfigError: the networks do not fit the data or the devices.
     """
     config, members = configs[0], len(configs)
-    check_data(config, dataset, members)
-    for other in configs[1:]:  # swept values such as k or density also have to fit
-        other.model.layers(dataset.train.images.shape[1:])
+    try:
+        check_data(config, dataset, members)
+        for other in configs[1:]:  # swept values such as k or density also have to fit
+            other.model.layers(dataset.train.images.shape[1:])
+    except ValueError as error:  # of a function in the network, such as top_k for more winners than units
+        if isinstance(error, SparsejaxError):
+            raise
+        raise ConfigError(f"A {type(config.model).__name__} does not fit {dataset.name}: {error}") from error
     parameters = count_parameters(config, dataset) if config.training.order_seed is not None else None
     placement = place(config.devices, members, batch_sizes(config), sharing=parameters, devices=chips)
     padding, on_host = -members % placement.member_devices, chips is not None

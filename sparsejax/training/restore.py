@@ -86,6 +86,9 @@ class TrainedNetwork:
             data = Resident(jnp.asarray(batch), jnp.zeros(len(batch), jnp.int32), mean, std)
             return jax.device_get(forward(self.model, self.variables, data))
 
+        if not len(x):
+            one = run_batch(np.zeros((1, *x.shape[1:]), x.dtype))
+            return jax.tree.map(lambda array: array[:0], one)
         parts = [run_batch(x[i : i + self.batch_size]) for i in range(0, len(x), self.batch_size)]
         return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
@@ -152,9 +155,10 @@ def config_of(folder: RunFolder, run_of: Record, member: int) -> Config:
     Raises:
       ConfigError: there is no such network.
     """
-    if not 0 <= member < len(run_of.configs):
+    if not isinstance(member, (int, np.integer)) or not 0 <= member < len(run_of.configs):
         raise ConfigError(
-            f"member is {member}; expected a number from 0 to {len(run_of.configs) - 1}, the networks in {folder.path}."
+            f"member is {member!r}; expected a number from 0 to {len(run_of.configs) - 1}, the networks in "
+            f"{folder.path}."
         )
     return run_of.configs[member]
 
@@ -191,5 +195,5 @@ def _inputs(run_of: Record) -> tuple[tuple[int, ...], str, tuple[float, ...], tu
 def describe_inputs(dataset: Dataset) -> dict[str, Any]:
     """Returns the information about the data that a network needs to be loaded without them."""
     images = dataset.train.images
-    return {"shape": list(images.shape[1:]), "dtype": images.dtype.name, "mean": list(dataset.mean),
-            "std": list(dataset.std), "classes": dataset.classes}  # fmt: skip
+    return {"shape": list(images.shape[1:]), "dtype": images.dtype.name, "mean": [*map(float, dataset.mean)],
+            "std": [*map(float, dataset.std)], "classes": int(dataset.classes)}  # fmt: skip

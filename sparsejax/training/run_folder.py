@@ -38,8 +38,10 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 class RunFolder:
     """Paths and files of one run; nothing of a run is written outside its folder."""
 
-    def __init__(self, path: Path):
-        self.path = path.absolute()
+    def __init__(self, path: str | Path):
+        if not isinstance(path, (str, Path)):
+            raise ConfigError(f"The run folder is {path!r}; expected its path, such as 'runs/NAME'.")
+        self.path = Path(path).absolute()
         self.config = self.path / "config.json"
         self.metrics = self.path / "metrics.jsonl"
         self.result = self.path / "result.json"
@@ -129,13 +131,16 @@ class RunFolder:
           RunFolderError: the run is not finished, or the file is damaged.
         """
         try:
-            return json.loads(self.result.read_text(encoding="utf-8"))
+            result = json.loads(self.result.read_text(encoding="utf-8"))
+            if not {"test_loss", "layers", "members"} <= result.keys():
+                raise ValueError("it lacks the results of networks")
+            return result
         except FileNotFoundError:
             raise RunFolderError(
                 f"{self.path} has no result.json: it is not a run folder, or its run is not finished. Pass a finished "
                 "run, or resume this one with the command or the call that started it."
             ) from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, AttributeError) as error:
             raise RunFolderError(f"{self.result} cannot be read ({error!r}); run the training again.") from None
 
     def write_arrays(self, path: Path, arrays: Mapping[str, np.ndarray]) -> None:

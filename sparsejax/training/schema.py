@@ -4,10 +4,11 @@ import contextlib
 import copy
 import dataclasses
 import importlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sparsejax.configuration import replace
+from sparsejax.configuration import replace, shown
 from sparsejax.errors import ConfigError
 from sparsejax.models.base import Model
 from sparsejax.training.config import CLEAN_MEASURES, DEFAULT_MEASURES, Config
@@ -16,13 +17,27 @@ VERSION = 2
 """Schema of written files. 1: version 0.1, without the names of classes; dense weights had density 1.0."""
 
 
-_RENAMED = {"devices": {"carrier": "transform"}, "model": {"duty_period": "period"}}
+RENAMED = {"devices": {"carrier": "transform"}, "model": {"duty_period": "period"}}
 """Fields with other names in version 1, by part."""
 
 
 def to_json(config: Config) -> dict[str, Any]:
-    """Return the fields of a configuration by name, with the class of the network under `model.class`."""
+    """Return the fields of a configuration by name, with the class of the network under `model.class`.
+
+    Raises:
+      ConfigError: JSON has no form for the value of a field, such as a function or an array.
+    """
     fields = dataclasses.asdict(config)
+    for part, values in fields.items():
+        for name, value in values.items():
+            try:
+                json.dumps(value)
+            except (TypeError, ValueError):
+                raise ConfigError(
+                    f"{part}.{name} is {shown(value)}, which cannot be written to config.json; expected a number, a "
+                    "string, None or a tuple of these. Give functions as the name of one, and several values of a "
+                    "number by a sweep."
+                ) from None
     fields["model"] = {"class": type(config.model).__name__, **fields["model"]}
     return fields
 
@@ -39,7 +54,7 @@ def from_json(description: Mapping[str, Any]) -> Config:
       ConfigError: a field is unknown, or the network's class is not defined.
     """
     fields, version = copy.deepcopy(dict(description["config"])), description.get("schema", 1)
-    for part, names in _RENAMED.items() if version == 1 else ():
+    for part, names in RENAMED.items() if version == 1 else ():
         fields[part] = {names.get(name, name): value for name, value in fields[part].items()}
     if version > VERSION:
         raise ConfigError(

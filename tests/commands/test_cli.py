@@ -46,6 +46,9 @@ def test_runs_are_compared_in_one_table_and_figure(small_run, capsys, tmp_path, 
     assert all("," in cell for cell in rows["non-zero products"]) and "both.png" in said
     assert matplotlib.image.imread(tmp_path / "both.png").shape[1] > 600
     assert cli.main(["compare", str(one)]) == 0
+    (tmp_path / "mine.py").write_text("print('imported')")
+    assert cli.main(["compare", str(one), "--import", str(tmp_path / "mine.py")]) == 0
+    assert "imported" in capsys.readouterr().out
 
 
 def pages(run: Path) -> dict[str, bytes]:

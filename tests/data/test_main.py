@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sparsejax.data import load
+from sparsejax.data import DATA, load
 from sparsejax.data.__main__ import main
 
 Files = dict[str, bytes]
@@ -29,6 +29,17 @@ def test_list(small_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Outpu
     (small_folder / "t10k-labels-idx1-ubyte.gz").unlink()
     assert main(["list"]) == 0
     assert "3 of 4 files" in capsys.readouterr().out
+
+
+def test_list_has_the_data_sets_of_imported_files(monkeypatch: pytest.MonkeyPatch, capsys: Output, tmp_path: Path):
+    (tmp_path / "listed.py").write_text(
+        "import sparsejax.data\n@sparsejax.data.register('listed_stripes', kind='vectors')\ndef stripes(): ...\n"
+    )
+    monkeypatch.setattr(DATA, "_entries", dict(DATA._entries))
+    assert main(["list", "--import", str(tmp_path / "listed.py")]) == 0
+    assert "listed_stripes" in capsys.readouterr().out
+    assert main(["list", "--import", str(tmp_path / "none.py")]) == 2
+    assert "There is no file" in capsys.readouterr().err
 
 
 def test_list_without_a_folder(monkeypatch: pytest.MonkeyPatch, capsys: Output, tmp_path: Path):

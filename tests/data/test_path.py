@@ -87,6 +87,8 @@ def test_vectors_tokens_and_clips():
         ((PIXELS, LABELS - 1, PIXELS, LABELS), {}, "labels run from -1"),
         ((np.ones((3, 2), int), [0, 1, 1], np.ones((3, 2), int), [0, 1, 1]), {}, "omit y_train"),
         ((np.full((3, 2), np.nan), [0, 1, 1], np.ones((3, 2)), [0, 1, 1]), {}, "3 of its vectors hold numbers"),
+        ((PIXELS, LABELS[:7]), {"test_fraction": 0.1}, "x_train holds 30 examples and y_train 7 labels"),
+        ((PIXELS[:7], LABELS), {"test_fraction": 0.1}, "x_train holds 7 examples and y_train 30 labels"),
         ((PIXELS[:3], LABELS[:3]), {"test_fraction": 0.1}, "data.test_fraction is 0.1, of 3 examples"),
     ],
 )

@@ -243,7 +243,7 @@ def test_a_small_network_learns_a_repeated_sequence():
         ({"heads": 0}, "model.heads is 0"),
         ({"blocks": 0}, "model.blocks is 0; expected a positive number"),
         ({"vocabulary": 1}, "model.vocabulary is 1"),
-        ({"activation": "tanh"}, "model.activation is tanh; expected relu or gelu"),
+        ({"activation": "tanh"}, "model.activation is 'tanh'; expected 'relu' or 'gelu'"),
         ({"sigma": -0.1}, "model.sigma is -0.1"),
         ({"noise_off_step": -1}, "model.noise_off_step is -1; expected None, or 0 or more"),
     ],
