@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,9 @@ def train(
         for values in itertools.product(*(sweep or {}).values())
     ]
     points = [{path_of(config, name): value for name, value in point.items()} for point in points]
+    if isinstance(measures, str) or not isinstance(measures, Iterable):
+        raise ConfigError(f"measures is {measures!r}; expected a list of names and objects, such as ['accuracy'].")
+    measures = tuple(measures)
     if names := tuple(measure for measure in measures if isinstance(measure, str)):
         config = replace(config, {"evaluation.measures": names})
     own = tuple(measure for measure in measures if not isinstance(measure, str))
