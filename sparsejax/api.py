@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,8 @@ def train(
             "or the name of a data set such as data='digits'."
         )
     if isinstance(measures, str) or not np.iterable(measures):
-        raise ConfigError(f"measures is {measures!r}; expected several, such as ('accuracy', 'activity').")
+        raise ConfigError(f"measures is {measures!r}; expected a list of names and objects, such as ['accuracy'].")
+    measures = tuple(measures)
     config = _with_data(config, data, {path_of(config, name): plain(value) for name, value in overrides.items()})
     dataset = _dataset(config, data)
     if names := tuple(measure for measure in measures if isinstance(measure, str)):

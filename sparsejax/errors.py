@@ -1,5 +1,8 @@
 """Errors caused by users. Each message says what was given, what was expected and what to do."""
 
+import contextlib
+from collections.abc import Iterator
+
 
 class SparsejaxError(Exception):
     """Base class: commands print the message without a traceback and exit with `status`."""
@@ -11,6 +14,20 @@ class ConfigError(SparsejaxError, ValueError):
     """A configuration that cannot be run: an unknown name, a value out of range, conflicting fields."""
 
     status = 2
+
+
+@contextlib.contextmanager
+def blame(code: str) -> Iterator[None]:
+    """Turn an exception of a user's code into a ConfigError that names this code, and the exception as its cause."""
+    try:
+        yield
+    except SparsejaxError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"{code} raised {type(error).__name__}: {error}. Correct it and repeat the call; a run resumes from its "
+            "last checkpoint."
+        ) from error
 
 
 class DataMissingError(SparsejaxError, FileNotFoundError):

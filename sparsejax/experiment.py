@@ -177,6 +177,7 @@ def _run(
             terminal.say(line)
         training_started = time.perf_counter()
         try:
+            measuring.check(progress.state.variables, progress.state.epoch.astype("float32"))
             progress = loop.train(
                 job,
                 progress,

@@ -100,6 +100,12 @@ def run_file(path: str | Path) -> dict[str, Any]:
     return vars(module)
 
 
+def check_name(name: object, decorator: str) -> None:
+    """Raise a ConfigError unless a decorator got a name, as in `@register_measure("mine")`."""
+    if not isinstance(name, str) or not name:
+        raise ConfigError(f'{decorator} got {name!r} as a name; expected text in brackets: @{decorator}("mine").')
+
+
 def summary_of(node: ast.Module | ast.FunctionDef) -> str:
     """Return the first line of a docstring, without its full stop."""
     return (ast.get_docstring(node) or "").split("\n")[0].removesuffix(".")

@@ -10,7 +10,8 @@ import numpy as np
 from sparsejax.errors import ConfigError, RunFolderError
 from sparsejax.evaluation.measure import measures_of
 from sparsejax.figures.curves import curves_of, training_curves
-from sparsejax.figures.words import several
+from sparsejax.figures.drawing import parts_of
+from sparsejax.figures.words import plain, several
 from sparsejax.training.config import Config
 from sparsejax.training.log import read_metrics
 from sparsejax.training.restore import TrainedNetwork, config_of, load_network, load_state, read_record
@@ -81,7 +82,7 @@ class Run:
         except RunFolderError:
             return f"Run({str(self.folder.path)!r}: {networks}, result.json cannot be read)"
         score = next(name for name in ("test_accuracy", "test_loss") if name in result)
-        return f"Run({str(self.folder.path)!r}: {networks}, {score.replace('_', ' ')} {result[score]:.4g})"
+        return f"Run({str(self.folder.path)!r}: {networks}, {score.replace('_', ' ')} {plain(result[score])})"
 
 
 class Plots:
@@ -143,7 +144,10 @@ def comparison_row(result: dict[str, Any]) -> dict[str, str]:
     several_networks, layers = len(result["members"]) > 1, result["layers"].values()
 
     def said(name: str, factor: float, form: str, entry: dict[str, Any] = result) -> str:
-        spread = f" ± {factor * entry[name + '_std']:{form}}" if several_networks and name + "_std" in entry else ""
+        if entry[name] is None:  # not finite
+            return plain(None)
+        std = entry.get(f"{name}_std") if several_networks else None
+        spread = "" if std is None else f" ± {factor * std:{form}}"
         return f"{factor * entry[name]:{form}}{spread}"
 
     row = {"networks": str(len(result["members"]))}
@@ -156,7 +160,7 @@ def comparison_row(result: dict[str, Any]) -> dict[str, str]:
     if all("dead_units" in layer for layer in layers):
         row["active (%)"] = ", ".join(f"{100 * layer['active_fraction']:.1f}" for layer in layers)
         row["dead"] = ", ".join(f"{layer['dead_units']:g}" for layer in layers)
-    for shown in (shown for measure in measures_of(result) for shown in measure.rows(result)):
+    for shown in parts_of(measures_of(result), "rows", result):
         if shown.key not in ("test_accuracy", "test_loss", "noise_score"):
             row[shown.label] = several([member[shown.key] for member in result["members"]], False, shown.form)
     return row | {"seconds": f"{result['training_seconds']:,.0f}"}

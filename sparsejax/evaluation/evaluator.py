@@ -10,8 +10,9 @@ import numpy as np
 
 from sparsejax.data.dataset import Dataset
 from sparsejax.data.resident import Resident
-from sparsejax.evaluation.measure import Measure, has_track, numbers_of, setting_of
-from sparsejax.evaluation.report import merge
+from sparsejax.errors import blame
+from sparsejax.evaluation.measure import Measure, file_of, has_track, numbers_of, setting_of
+from sparsejax.evaluation.report import add, add_report
 from sparsejax.evaluation.split import make_evaluation
 from sparsejax.models.base import Variables
 from sparsejax.training.config import Config
@@ -52,10 +53,21 @@ class Evaluator:
         def track_all(variables: Variables, sums: dict[str, Any]) -> dict[str, jax.Array]:
             numbers: dict[str, jax.Array] = {}
             for name in filter(own.__contains__, self._tracked):
-                numbers |= own[name].track(variables, sums[name])
+                with blame(f"`track` of the measure {name!r}"):
+                    add(numbers, dict(own[name].track(variables, sums[name])), name)
             return numbers
 
         self._numbers = jax.jit(jax.vmap(track_all))
+
+    def check(self, variables: Variables, epoch: jax.Array) -> None:
+        """Trace all measures on networks, arrays or their shapes, so that most mistakes are found before training.
+
+        Raises:
+          ConfigError: a measure raises an exception.
+        """
+        own = (variables, self._stacked, epoch, self._test)
+        jax.eval_shape(self._numbers, variables, jax.eval_shape(self._evaluate(self._tracked), *own))
+        jax.eval_shape(self._evaluate(tuple(self._measures)), *own)
 
     def after_epoch(self, variables: Variables, epoch: jax.Array) -> dict[str, Any]:
         """Return the scores and the other tracked numbers of every network `[members]`."""
@@ -64,8 +76,9 @@ class Evaluator:
         rest = {name: sums[name] for name in self._tracked if not has_track(self._measures[name])}
         if rest:
             gathered = gather_members(rest, len(self._configs))
-            networks = [_reports(measures, gathered, i) for i, measures in enumerate(self._bind_each(rest))]
-            numbers = [numbers_of(functools.reduce(merge, reports, {})) for reports in networks]
+            taken = dict.fromkeys(scores)
+            bound = enumerate(self._bind_each(rest))
+            numbers = [numbers_of(_add_reports(taken, measures, gathered, i)) for i, measures in bound]
             scores |= {name: np.array([of_one[name] for of_one in numbers]) for name in numbers[0]}
         return scores
 
@@ -93,16 +106,15 @@ class Evaluator:
             described = {layer.name: {"units": layer.units, "k": layer.k, "k_inference": layer.k_inference}
                          for layer in layers}  # fmt: skip
             member = {"seed": self._configs[i].training.seed, **point, "layers": described}
-            member = functools.reduce(merge, _reports(measures, last, i), member) | {"epoch": int(epochs[i])}
+            member = _add_reports(member, measures, last, i) | {"epoch": int(epochs[i])}
             kept = {name: measure for name, measure in measures.items() if measure.at_best}
-            member["best"] = functools.reduce(
-                merge, _reports(kept, at_best, i), self._best(int(best.epoch[i]), float(best.score[i]))
-            )
-            members.append(member)
+            at_its_best = self._best(int(best.epoch[i]), float(best.score[i]))
+            members.append(member | {"best": _add_reports(at_its_best, kept, at_best, i)})
         arrays = {}
         for name, measure in _bind(self._measures.values(), self._configs[0], self._dataset, trained).items():
-            if made := measure.arrays(last[name]):
-                arrays[measure.file or f"arrays/{name}.npz"] = made
+            with blame(f"`arrays` of the measure {name!r}"):
+                if made := measure.arrays(last[name]):
+                    arrays[file_of(measure)] = {key: np.asarray(values) for key, values in made.items()}
         return Final(members, arrays)
 
     def _compile(self, placement: Placement, names: tuple[str, ...]) -> Callable[..., dict[str, Any]]:
@@ -138,6 +150,10 @@ def _bind(measures: Any, config: Config, dataset: Dataset, variables: Variables 
     return {measure.name: measure.bind(setting) for measure in measures}
 
 
-def _reports(measures: dict[str, Measure], sums: dict[str, Any], member: int) -> list[dict[str, Any]]:
-    """Return the measures' reports of one network, from the sums of all."""
-    return [measure.report(jax.tree.map(lambda leaf: leaf[member], sums[name])) for name, measure in measures.items()]
+def _add_reports(
+    entries: dict[str, Any], measures: dict[str, Measure], sums: dict[str, Any], member: int
+) -> dict[str, Any]:
+    """Return the entries of one network with the measures' reports, from the sums of all networks."""
+    for name, measure in measures.items():
+        entries = add_report(entries, measure, jax.tree.map(lambda leaf: leaf[member], sums[name]))
+    return entries

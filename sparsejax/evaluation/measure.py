@@ -3,6 +3,7 @@
 import copy
 import re
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import PurePath
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -12,10 +13,10 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from sparsejax.data.dataset import Dataset
 from sparsejax.data.resident import Resident
-from sparsejax.errors import ConfigError
+from sparsejax.errors import ConfigError, blame
 from sparsejax.figures.drawing import Part
 from sparsejax.models.base import Layer, Model, Output, Variables
-from sparsejax.registry import Registered
+from sparsejax.registry import Registered, check_name
 from sparsejax.training.config import DEFAULT_MEASURES, Config
 
 T = TypeVar("T")
@@ -142,10 +143,16 @@ def register_measure(name: str, *, place: float = 100.0) -> Callable[[T], T]:
 
     Returns:
       A decorator that returns its argument.
+
+    Raises:
+      ConfigError: the name is no text, or taken, or the class needs arguments.
     """
+    check_name(name, "register_measure")
 
     def register(thing: T) -> T:
-        measure = as_measure(thing() if isinstance(thing, type) else thing, name)
+        with blame(f"The class of the measure {name!r}, called without arguments,"):
+            made = thing() if isinstance(thing, type) else thing
+        measure = as_measure(made, name)
         module = getattr(thing, "__module__", type(thing).__module__)
         MEASURES.add(name, measure, module=module, place=place)
         if isinstance(thing, type):
@@ -163,8 +170,10 @@ def as_measure(thing: Any, name: str = "") -> Measure:
       name: of the measure; by default the object's own, or that of its class.
 
     Raises:
-      ConfigError: it lacks one of the two.
+      ConfigError: it lacks one of the two, or is a class.
     """
+    if isinstance(thing, type):
+        raise ConfigError(f"The measure {thing.__name__} is a class; pass an object, {thing.__name__}().")
     lacking = [method for method in ("of_batch", "report") if not callable(getattr(thing, method, None))]
     if lacking:
         raise ConfigError(f"{thing!r} has no {' and no '.join(lacking)}, which a measure needs.")
@@ -194,12 +203,16 @@ def chosen_measures(config: Config, dataset: Dataset, passed: Iterable[Any] = ()
     Args:
       config: of the run.
       dataset: of the run.
-      passed: objects as in `as_measure`; they replace registered ones of the same name.
+      passed: objects as in `as_measure`; one of a registered class replaces the registered object.
 
     Raises:
-      ConfigError: a name is unknown, or a measure does not fit the run.
+      ConfigError: a name is unknown or taken, a measure does not fit the run, or its file is not in the run folder.
     """
-    given = {measure.name: measure for measure in map(as_measure, passed)}
+    given: dict[str, Measure] = {}
+    for measure in map(as_measure, passed):
+        if measure.name in given or (measure.name in MEASURES and type(MEASURES[measure.name]) is not type(measure)):
+            raise ConfigError(f"Two measures have the name {measure.name!r}; set `name` of yours to another one.")
+        given[measure.name] = measure
     named = {"accuracy", *config.evaluation.measures, *config.evaluation.track} - given.keys()
     for name in sorted(named):
         MEASURES[name]  # suggests similar names
@@ -207,7 +220,14 @@ def chosen_measures(config: Config, dataset: Dataset, passed: Iterable[Any] = ()
     found += [measure for name, measure in given.items() if name not in MEASURES]
     setting, fitting = setting_of(config, dataset), []
     for measure in found:
-        reason = measure.misfit(setting)
+        path = PurePath(file_of(measure))
+        if path.is_absolute() or ".." in path.parts or path.suffix != ".npz":
+            raise ConfigError(
+                f"The arrays of the measure {measure.name!r} have the file {str(path)!r}; expected the path of an .npz "
+                "file in the run folder. Set its `file`, for example to 'arrays/mine.npz', or leave it empty."
+            )
+        with blame(f"`misfit` of the measure {measure.name!r}"):
+            reason = measure.misfit(setting)
         if reason is None:
             fitting.append(measure)
         elif measure.name not in DEFAULT_MEASURES:
@@ -228,6 +248,11 @@ def measures_of(result: Mapping[str, Any]) -> list[Measure]:
         names = ["accuracy", "activity", "weights", "macs", *["noise_score"] * ("noise_score" in member)]
         names += ["detail"] * (detail or "confusion" in member)
     return [measure for name, measure in MEASURES.items() if name in names]
+
+
+def file_of(measure: Measure) -> str:
+    """Return the path of a measure's arrays in the run folder."""
+    return measure.file or f"arrays/{measure.name}.npz"
 
 
 def has_track(measure: Measure) -> bool:

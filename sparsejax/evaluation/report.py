@@ -1,20 +1,86 @@
 """The numbers of a run: those of its networks, and their means."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
+from sparsejax.errors import ConfigError, blame
+from sparsejax.evaluation.measure import Measure
 
-def merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge two reports of a network, layer by layer."""
-    together = {**first, **second}
-    if "layers" in first and "layers" in second:
-        layers = dict(first["layers"])
-        for name, entry in second["layers"].items():
-            layers[name] = {**layers.get(name, {}), **entry}
-        together["layers"] = layers
+_OF_RUN = (
+    *("name", "dataset", "source", "notice", "training_seconds", "seconds", "measures", "members", "command"),
+    *("versions", "device", "data", "config", "seed", "seeds", "epoch", "best"),
+)
+"""Entries of `result.json` that no measure may report."""
+
+
+def add_report(entries: Mapping[str, Any], measure: Measure, sums: Any) -> dict[str, Any]:
+    """Return the entries of a network with a measure's report, whose `layers` are merged layer by layer.
+
+    Raises:
+      ConfigError: the report is no dictionary of values for JSON, has an entry that exists already or a layer that the
+        network has not, or raises an exception.
+    """
+    name = measure.name
+    with blame(f"`report` of the measure {name!r}"):
+        report = measure.report(sums)
+    if not isinstance(report, Mapping) or not isinstance(report.get("layers", {}), Mapping):
+        raise ConfigError(
+            f"`report` of the measure {name!r} returned {report!r}; expected a dictionary, such as "
+            "{'margin': 0.5}, in which `layers`, if any, is a dictionary by layer."
+        )
+    report = _plain(report)
+    try:
+        json.dumps(report)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"`report` of the measure {name!r} returned {report!r}, which result.json cannot store ({error}); expected "
+            "numbers, text, arrays, and lists or dictionaries of them."
+        ) from None
+    if dotted := [key for key in report if "." in key]:
+        raise ConfigError(
+            f"The measure {name!r} reports {', '.join(dotted)}; expected keys without a dot, which marks swept fields."
+        )
+    own, known = report.pop("layers", {}), [layer.name for layer in measure.setting.layers]
+    layers = {layer: dict(entry) for layer, entry in entries.get("layers", {}).items()}
+    for layer, entry in own.items():
+        if layer not in known or not isinstance(entry, dict):
+            raise ConfigError(
+                f"`report` of the measure {name!r} returned {entry!r} for the layer {layer!r}; expected a dictionary "
+                f"for one of the layers {', '.join(known)}."
+            )
+        add(layers.setdefault(layer, {}), entry, name)
+    together = {**entries, "layers": layers} if layers else dict(entries)
+    add(together, report, name, reserved=_OF_RUN)
     return together
+
+
+def add(entries: dict[str, Any], own: Mapping[str, Any], name: str, reserved: Sequence[str] = ()) -> None:
+    """Add a measure's own entries to those of others.
+
+    Raises:
+      ConfigError: one exists already.
+    """
+    if taken := [key for key in own if key in entries or key in reserved]:
+        raise ConfigError(
+            f"The measure {name!r} reports {', '.join(taken)}, which the run or another measure reports already; "
+            "choose another key."
+        )
+    entries |= own
+
+
+def _plain(value: Any) -> Any:
+    """Return arrays and numbers of NumPy and JAX as numbers and lists of Python, also within lists and dictionaries."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (np.ndarray, np.generic, jax.Array)):
+        value = np.asarray(value).tolist()
+    return value
 
 
 def summary(members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -6,14 +6,22 @@ report = robustness_report(lambda x: model.apply(variables, x).prediction, image
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from sparsejax.evaluation.attacks.ensemble import auto_attack, by_target, classes_of, compile_attack, survivors_of
+from sparsejax.errors import ConfigError
+from sparsejax.evaluation.attacks.ensemble import (
+    auto_attack,
+    by_target,
+    check_images,
+    classes_of,
+    compile_attack,
+    survivors_of,
+)
 from sparsejax.evaluation.attacks.fmn import fmn
 from sparsejax.evaluation.attacks.geometry import Bounds, Norm
 from sparsejax.evaluation.attacks.losses import LogitsFn, Network
@@ -70,20 +78,28 @@ def robustness_report(
         of them}, and `minimal` {norm: median distance, in the unit of a pixel}; accuracies in [0, 1].
 
     Raises:
-      ValueError: an attack or a kind of noise is unknown, or the numbers of images and labels differ.
+      ConfigError: an attack, a norm or a kind of noise is unknown, there are no images, their number and that of the
+        labels differ, an image is not within the bounds, or an attack returns no Adversarial.
 
     References:
       Cekic, Bakiskan & Madhow, Neuro-Inspired Deep Neural Networks with Sparse, Strong Activations, 2022, section 3:
       noise (Fig. 4), attacks within the default balls (Table 1) and minimal norms (Fig. 5, which averages them).
     """
-    named = set().union(*attacks.values()) if isinstance(attacks, Mapping) else set(attacks)
-    unknown = sorted(named - ATTACKS.keys())
-    if unknown or len(images) != len(labels):
-        raise ValueError(
-            f"Unknown attacks: {', '.join(unknown)}; there are {', '.join(ATTACKS)}." if unknown else
-            f"There are {len(images)} images and {len(labels)} labels; expected equal numbers."
-        )  # fmt: skip
     x, y, network = np.asarray(images), np.asarray(labels), Network(logits_fn, draws)
+    check_images(x, y, bounds)
+    if not len(x) or (attacked is not None and attacked < 1):
+        raise ConfigError(f"There are {len(x)} images and attacked is {attacked}; pass at least one to attack.")
+    lists = [minimal, *(attacks.values() if isinstance(attacks, Mapping) else [attacks])]
+    if wrong := [names for names in lists if isinstance(names, str)]:
+        raise ConfigError(f"attacks or minimal has {wrong[0]!r}; expected a tuple of names: ({wrong[0]!r},).")
+    if unknown := sorted(set().union(*lists[1:]) - ATTACKS.keys()):
+        raise ConfigError(f"Unknown attacks: {', '.join(unknown)}; there are {', '.join(ATTACKS)}.")
+    if unknown := sorted((noise or {}).keys() - {*get_args(Distribution), "salt_and_pepper"}):
+        raise ConfigError(
+            f"The noise {unknown[0]!r} is unknown; there are {', '.join(get_args(Distribution))}, salt_and_pepper."
+        )
+    if unknown := [norm for norm in (*(balls or ()), *minimal) if norm not in get_args(Norm)]:
+        raise ConfigError(f"The norm {unknown[0]!r} is unknown; there are {', '.join(get_args(Norm))}.")
     right = _correct(network, x, y, jax.random.fold_in(key, 0), batch_size)
     kinds: Mapping[NoiseKind, Sequence[float]] = {"gaussian": (0.1,)} if noise is None else noise
     radii: Mapping[Norm, float] = {"linf": 2 / 255, "l2": 0.25} if balls is None else balls

@@ -9,6 +9,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from sparsejax.data.resident import Resident, normalize
+from sparsejax.errors import blame
 from sparsejax.evaluation.measure import EvaluationBatch, Measure
 from sparsejax.functional import example_keys
 from sparsejax.models.base import Output, Variables
@@ -45,12 +46,16 @@ def make_evaluation(
             return batch._replace(output=model.apply(variables, batch.images, key=batch.keys, train=False))
 
         def sums_of(measure: Measure, batch: EvaluationBatch) -> Any:
-            if measure.versions is None:
-                return measure.of_batch(model, variables, batch)
-            return lax.map(
-                lambda index: measure.of_batch(model, variables, run_network(measure.version(batch, index))),
-                jnp.arange(measure.versions),
-            )
+            def of_version(index: Int[Array, ""]) -> Any:
+                with blame(f"`version` of the measure {measure.name!r}"):
+                    changed = measure.version(batch, index)
+                return of(run_network(changed))
+
+            def of(batch: EvaluationBatch) -> Any:
+                with blame(f"`of_batch` of the measure {measure.name!r}"):
+                    return jax.tree.map(jnp.asarray, measure.of_batch(model, variables, batch))
+
+            return of(batch) if measure.versions is None else lax.map(of_version, jnp.arange(measure.versions))
 
         def over_first(size: int) -> dict[str, Any]:
             def counts_of(rows: Int[Array, "batch"], counted: Bool[Array, "batch"]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsejax.data.dataset import examples_noun
-from sparsejax.figures.drawing import Column, Part, Row, Table
+from sparsejax.figures.drawing import Column, Part, Row, Table, parts_of
 from sparsejax.figures.html import Picture, escape_unbroken, image, section, table
 from sparsejax.figures.words import count, duration, exact, plain, several
 
@@ -32,13 +32,13 @@ def report(result: Mapping[str, Any], pictures: Sequence[Picture], measures: Seq
       measures: those of the run, in the same order; they define the tables.
     """
     name, dataset = str(result["name"]), str(result.get("dataset", ""))
-    shown = [row for measure in measures for row in measure.rows(result)]
+    shown = parts_of(measures, "rows", result)
     parts = [
         _header(result),
         _notice(result),
         _headline(result, measures),
         _figures(pictures),
-        *(_table(own) for measure in measures for own in measure.tables(result)),
+        *map(_table, parts_of(measures, "tables", result)),
         _layers(result, measures),
         _settings(result, shown),
         _networks(result, shown),
@@ -92,7 +92,7 @@ def headline(result: Mapping[str, Any], measures: Sequence[Part]) -> list[tuple[
     swept = len({setting(member) for member in members}) > 1
     best = [member["best"] for member in members if "best" in member]
     tiles = []
-    for row in (row for measure in measures for row in measure.rows(result)):
+    for row in parts_of(measures, "rows", result):
         last = several([member[row.key] for member in members], swept, row.form)
         tiles.append((f"{row.label}, last epoch" if row.at_best else row.label, last, row.note))
         if row.at_best and best:
@@ -105,7 +105,7 @@ def headline(result: Mapping[str, Any], measures: Sequence[Part]) -> list[tuple[
 
 def columns_of(result: Mapping[str, Any], measures: Sequence[Part]) -> list[Column]:
     """Returns the measures' columns for the table of layers."""
-    return [column for measure in measures for column in measure.columns(result)]
+    return parts_of(measures, "columns", result)
 
 
 def _headline(result: Mapping[str, Any], measures: Sequence[Part]) -> str:
@@ -196,9 +196,9 @@ def _networks(result: Mapping[str, Any], shown: Sequence[Row]) -> str:
     for member in members:
         cells = [plain(member[name]) for name in fields] + [str(member["seed"])]
         for row in shown:
-            cells.append(row.form(member[row.key]))
+            cells.append(several([member[row.key]], False, row.form))
             if row.at_best and best:
-                cells += [count(member["best"]["epoch"]), row.form(member["best"][row.key])]
+                cells += [count(member["best"]["epoch"]), several([member["best"][row.key]], False, row.form)]
         rows.append(cells)
     every = table(f"Each of the {len(members)} networks", head, rows, names=len(fields) + 1)
     if len(members) > 20:

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sparsejax.figures.drawing import Part, Shown
+from sparsejax.errors import ConfigError
+from sparsejax.figures.drawing import Part, Shown, parts_of
 from sparsejax.files import write_whole
 from sparsejax.training.run_folder import RunFolder
 
@@ -22,6 +23,7 @@ def write_figures(folder: RunFolder, result: Mapping[str, Any], variables: Any, 
       The files written: `figures/*.png` and `report.html`.
 
     Raises:
+      ConfigError: a measure raises an exception, or a figure's file is not in the folder `figures`.
       RunFolderError: a file cannot be written.
     """
     from sparsejax.figures.html import Picture  # imported late because matplotlib is slow
@@ -30,7 +32,9 @@ def write_figures(folder: RunFolder, result: Mapping[str, Any], variables: Any, 
 
     written, pictures = [], []
     run = Shown(result, variables, folder, [setting(member) for member in result["members"]])
-    for drawing in (drawing for measure in measures for drawing in measure.figures(run) if drawing is not None):
+    for drawing in parts_of(measures, "figures", run):
+        if Path(drawing.file).name != drawing.file:
+            raise ConfigError(f"A figure has the file {drawing.file!r}; expected a name without a folder: 'mine.png'.")
         image = png(drawing.draw(drawing.width))
         narrow = png(drawing.draw("column")) if drawing.width == "page" else None
         written.append(write_whole(folder.figures / drawing.file, image))

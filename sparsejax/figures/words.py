@@ -60,8 +60,15 @@ def score(value: float, std: float | None = None) -> str:
     return f"{value:,.0f}" if std is None else f"{value:,.0f} ± {std:,.0f}"
 
 
-def several(values: Sequence[float], swept: bool, write: Any) -> str:
-    """Writes one number, mean ± standard deviation over seeds, or the range over settings."""
+def several(values: Sequence[float | None], swept: bool, write: Any) -> str:
+    """Writes one number, mean ± standard deviation over seeds, or the range over settings; a dash if one is not finite.
+
+    `result.json` has None for numbers that are not finite.
+    """
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    if len(known) < len(values):
+        return plain(None)
+    values = known
     if len(values) == 1:
         return write(values[0])
     if swept:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from sparsejax.errors import ConfigError
 from sparsejax.evaluation.attacks.apgd_l1 import climb_l1
 from sparsejax.evaluation.attacks.geometry import Bounds, Norm, expand, inside, length, steepest
 from sparsejax.evaluation.attacks.losses import LogitsFn, Loss, Network, cross_entropy, dlr, runner_up, targeted_dlr
@@ -71,7 +72,7 @@ def apgd(
         largest loss, and `success` `[batch]`.
 
     Raises:
-      ValueError: epsilon is a negative Python number, the norm is unknown, or the key is None.
+      ConfigError: epsilon is a negative Python number, the norm is unknown, or the key is None.
 
     References:
       Croce & Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks,
@@ -98,7 +99,7 @@ def apgd_dlr(logits_fn: LogitsFn, x: Array, labels: Array, **settings) -> Advers
         largest loss, and `success` `[batch]`.
 
     Raises:
-      ValueError: epsilon is a negative Python number, the norm is unknown, the key is None, or there are
+      ConfigError: epsilon is a negative Python number, the norm is unknown, the key is None, or there are
         fewer than three classes.
 
     References:
@@ -143,7 +144,7 @@ def apgd_targeted(
         class's, and `success` `[batch]`.
 
     Raises:
-      ValueError: epsilon is a negative Python number, the norm is unknown, the key is None, or there are
+      ConfigError: epsilon is a negative Python number, the norm is unknown, the key is None, or there are
         fewer than four classes.
 
     References:
@@ -154,7 +155,7 @@ def apgd_targeted(
     logits = network(x, key)
     classes = logits.shape[-1]
     if classes < 4:
-        raise ValueError(f"There are {classes} classes; the targeted loss needs four. Use `apgd`.")
+        raise ConfigError(f"There are {classes} classes; the targeted loss needs four. Use `apgd`.")
 
     def attack(found: Adversarial, rank: Array) -> tuple[Adversarial, None]:
         target = runner_up(logits, labels, rank)

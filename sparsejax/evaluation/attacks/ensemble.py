@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from sparsejax.errors import ConfigError
 from sparsejax.evaluation.attacks.apgd import apgd, apgd_targeted
 from sparsejax.evaluation.attacks.fab import fab_targeted
-from sparsejax.evaluation.attacks.geometry import Bounds, Norm
-from sparsejax.evaluation.attacks.losses import LogitsFn, Network
+from sparsejax.evaluation.attacks.geometry import Bounds, Norm, expand, length
+from sparsejax.evaluation.attacks.losses import LogitsFn, Network, is_misclassified
 from sparsejax.evaluation.attacks.pgd import Adversarial
 from sparsejax.evaluation.attacks.square import square
 
@@ -20,6 +21,8 @@ Attack = Callable[[Array, Array, PRNGKeyArray], Adversarial]
 """`attack(images, labels, key)`, a compiled function."""
 
 _FEW = 16
+_AGAIN = 2**31 - 1
+"""Folded into an attack's key for the draws of the check."""
 
 
 def survivors_of(
@@ -103,8 +106,52 @@ def ensemble(
 
 
 def compile_attack(attack: Callable[..., Adversarial], logits_fn: LogitsFn, settings: dict[str, Any]) -> Attack:
-    """Compiles an attack on a network; a targeted one also takes `ranks`."""
-    return jax.jit(lambda x, y, key, **own: attack(logits_fn, x, y, key=key, **settings, **own))
+    """Compiles an attack on a network, and checks its results; a targeted one also takes `ranks`.
+
+    An attack has succeeded only where its image is finite, in the ball and the bounds up to rounding, and misclassified
+    when the network answers again; a stochastic network answers with the mean over new draws.
+
+    Raises:
+      ConfigError: it returns no Adversarial of the shapes of the images and labels.
+    """
+
+    def checked(x: Array, y: Array, key: PRNGKeyArray, **own: Any) -> Adversarial:
+        found = attack(logits_fn, x, y, key=key, **settings, **own)
+        shapes = [jnp.shape(part) for part in found] if isinstance(found, Adversarial) else type(found).__name__
+        if shapes != [x.shape, y.shape]:
+            raise ConfigError(
+                f"The attack {getattr(attack, '__name__', attack)} returned {shapes}; expected an Adversarial with "
+                f"images {x.shape} and success {y.shape}."
+            )
+        images, (low, high), norm = found.images, settings["bounds"], settings["norm"]
+        shares = {"linf": 1, "l2": x[0].size ** 0.5, "l1": x[0].size, "l0": 0}  # by which rounding adds up
+        dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.float32
+        rounding = jnp.finfo(dtype).eps * jnp.maximum(length(x, "linf"), length(images, "linf"))
+        near = length(images - x, norm) <= (1 + 1e-5) * settings["epsilon"] + shares[norm] * rounding
+        inside = jnp.minimum(low, x) - expand(rounding, x) <= images
+        inside &= images <= jnp.maximum(high, x) + expand(rounding, x)
+        inside = jnp.all((inside & jnp.isfinite(images)).reshape(len(x), -1), axis=-1)
+        wrong = is_misclassified(Network(logits_fn, settings["draws"])(images, jax.random.fold_in(key, _AGAIN)), y)
+        return Adversarial(images, jnp.asarray(found.success, bool) & near & inside & wrong)
+
+    return jax.jit(checked)
+
+
+def check_images(images: np.ndarray, labels: np.ndarray, bounds: Bounds) -> None:
+    """Checks images to attack.
+
+    Raises:
+      ConfigError: the numbers of images and labels differ, or an image is not within the bounds.
+    """
+    if len(images) != len(labels):
+        raise ConfigError(f"There are {len(images)} images and {len(labels)} labels; expected equal numbers.")
+    low, high = bounds
+    slack = 1e-5 * (high - low)
+    if np.size(images) and not (low - slack <= np.min(images) and np.max(images) <= high + slack):
+        raise ConfigError(
+            f"images has values from {np.min(images):g} to {np.max(images):g}, but bounds is {bounds}; expected values "
+            "within the bounds. Scale the images and normalise them inside logits_fn, or pass their bounds."
+        )
 
 
 def by_target(attack: Callable[..., Adversarial], classes: int) -> list[Attack]:
@@ -156,12 +203,14 @@ def auto_attack(
         `success` `[n]`.
 
     Raises:
-      ValueError: epsilon is negative, or the norm is unknown.
+      ConfigError: epsilon is negative, the norm is unknown, the numbers of images and labels differ, or an image is not
+        within the bounds.
 
     References:
       Croce & Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks,
       2020: the version "standard".
     """
+    check_images(np.asarray(images), np.asarray(labels), bounds)
     classes = classes_of(Network(logits_fn, draws), images, key)
     attacks = ensemble(
         logits_fn, classes=classes, epsilon=epsilon, norm=norm, bounds=bounds, draws=draws, square_too=images.ndim == 4

@@ -53,7 +53,7 @@ def fab_targeted(
         clean, and `success` `[batch]`.
 
     Raises:
-      ValueError: epsilon is a negative Python number, the norm is unknown, or a key is missing.
+      ConfigError: epsilon is a negative Python number, the norm is unknown, or a key is missing.
 
     References:
       Croce & Hein, Minimally distorted Adversarial Examples with a Fast Adaptive Boundary Attack, 2020.

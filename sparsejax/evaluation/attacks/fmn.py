@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from sparsejax.errors import ConfigError
 from sparsejax.evaluation.attacks.geometry import Bounds, Norm, dual_length, expand, inside, length
 from sparsejax.evaluation.attacks.losses import LogitsFn, margin
 from sparsejax.evaluation.attacks.pgd import prepare
@@ -54,13 +55,13 @@ def fmn(
         and the unit of a pixel, infinite if none was found, and `success` `[batch]`.
 
     Raises:
-      ValueError: the norm is unknown, or a key is missing.
+      ConfigError: the norm is unknown, or a key is missing.
 
     References:
       Pintor et al., Fast Minimum-norm Adversarial Attacks through Adaptive Norm Constraints, 2021, algorithm 1.
     """
     if norm not in ("linf", "l2", "l1", "l0"):
-        raise ValueError(f"norm is {norm}; expected linf, l2, l1 or l0.")
+        raise ConfigError(f"norm is {norm}; expected linf, l2, l1 or l0.")
     network, stream = prepare(logits_fn, 0.0, "l2", draws, key, random=False)
     first_step = (10.0 if norm == "l0" else 1.0) if step is None else step
     batch = x.shape[0]

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from sparsejax.errors import ConfigError
+
 LogitsFn = Callable[..., Float[Array, "batch classes"]]
 """`logits(x)`, or for a stochastic network `logits(x, key)`."""
 Loss = Callable[[Array, Array], Array]
@@ -27,14 +29,14 @@ def dlr(logits: Float[Array, "batch classes"], labels: Int[Array, "batch"]) -> F
     """Returns the margin divided by the difference of the largest and third logit, which is scale-invariant.
 
     Raises:
-      ValueError: there are fewer than three classes.
+      ConfigError: there are fewer than three classes.
 
     References:
       Croce & Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks,
       2020, Eq. 6.
     """
     if logits.shape[-1] < 3:
-        raise ValueError(f"There are {logits.shape[-1]} classes; this loss needs three. The margin needs only two.")
+        raise ConfigError(f"There are {logits.shape[-1]} classes; this loss needs three. The margin needs only two.")
     ranked = jnp.sort(logits, axis=-1)
     return margin(logits, labels) / (ranked[:, -1] - ranked[:, -3] + 1e-12)
 

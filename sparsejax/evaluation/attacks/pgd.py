@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from sparsejax.errors import ConfigError
 from sparsejax.evaluation.attacks.geometry import Bounds, Norm, expand, inside, random_start, steepest
 from sparsejax.evaluation.attacks.losses import LogitsFn, Loss, Network, cross_entropy, is_misclassified
 from sparsejax.evaluation.attacks.registry import register_attack
@@ -56,7 +57,7 @@ def fgsm(
         misclassified.
 
     Raises:
-      ValueError: epsilon is a negative Python number, the norm is unknown, or a key is missing.
+      ConfigError: epsilon is a negative Python number, the norm is unknown, or a key is missing.
 
     References:
       Goodfellow, Shlens & Szegedy, Explaining and Harnessing Adversarial Examples, 2015.
@@ -106,7 +107,7 @@ def pgd(
         whether they are misclassified.
 
     Raises:
-      ValueError: epsilon is a negative Python number, the norm is unknown, or a key is missing.
+      ConfigError: epsilon is a negative Python number, the norm is unknown, or a key is missing.
 
     References:
       Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, 2018; Athalye et al., Obfuscated
@@ -139,12 +140,12 @@ def prepare(
     """Checks the arguments that all attacks within a ball share; returns the network and a key.
 
     Raises:
-      ValueError: epsilon is negative, the norm is l0, or a key is missing.
+      ConfigError: epsilon is negative, the norm is l0, or a key is missing.
     """
     if isinstance(epsilon, (int, float)) and not epsilon >= 0:
-        raise ValueError(f"epsilon is {epsilon}; expected a radius of 0 or more.")
+        raise ConfigError(f"epsilon is {epsilon}; expected a radius of 0 or more.")
     if norm not in ("linf", "l2", "l1"):
-        raise ValueError(f"norm is {norm}; expected linf, l2 or l1 (for l0 use `fmn`).")
+        raise ConfigError(f"norm is {norm}; expected linf, l2 or l1 (for l0 use `fmn`).")
     if key is None and (random or draws is not None):
-        raise ValueError("key is None; a random start or a stochastic network needs one, such as jax.random.key(0).")
+        raise ConfigError("key is None; a random start or a stochastic network needs one, such as jax.random.key(0).")
     return Network(logits_fn, draws), jax.random.key(0) if key is None else key

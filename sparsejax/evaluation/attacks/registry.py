@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
-from sparsejax.registry import Registered
+from sparsejax.registry import Registered, check_name
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -32,7 +32,11 @@ def register_attack(name: str, *, targeted: bool = False, place: float = 100.0) 
 
     Returns:
       A decorator that returns the attack.
+
+    Raises:
+      ConfigError: the name is no text, or taken.
     """
+    check_name(name, "register_attack")
 
     def register(attack: F) -> F:
         ATTACKS.add(name, Entry(attack, targeted), module=attack.__module__, place=place)

@@ -9,6 +9,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from sparsejax.errors import ConfigError
 from sparsejax.evaluation.attacks.geometry import Bounds, Norm, expand, length
 from sparsejax.evaluation.attacks.losses import LogitsFn, margin
 from sparsejax.evaluation.attacks.pgd import Adversarial, prepare
@@ -54,7 +55,7 @@ def square(
         else those with the smallest margin, and `success` `[batch]`.
 
     Raises:
-      ValueError: epsilon is a negative Python number, the norm is unknown, x is not a batch of images, or the key is
+      ConfigError: epsilon is a negative Python number, the norm is unknown, x is not a batch of images, or the key is
         None.
 
     References:
@@ -62,9 +63,9 @@ def square(
       search, 2020.
     """
     if norm not in ("linf", "l2"):
-        raise ValueError(f"norm is {norm}; expected linf or l2.")
+        raise ConfigError(f"norm is {norm}; expected linf or l2.")
     if x.ndim != 4:
-        raise ValueError(f"x has shape {x.shape}; expected [batch, height, width, channels].")
+        raise ConfigError(f"x has shape {x.shape}; expected [batch, height, width, channels].")
     network, key = prepare(logits_fn, epsilon, norm, draws, key, random=True)
     batch, height, width, _ = x.shape
     radius = jnp.broadcast_to(jnp.asarray(epsilon, x.dtype), (batch,))
