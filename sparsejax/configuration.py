@@ -64,9 +64,29 @@ def configuration(cls: type[T] | None = None, *, kw_only: bool = True) -> Any:
         names = {True: [], False: []}
         for field in dataclasses.fields(made):  # pyright: ignore[reportArgumentType]
             names[bool(field.metadata.get("traced"))].append(field.name)
-        return jax.tree_util.register_dataclass(made, data_fields=names[True], meta_fields=names[False])
+        return _register(made, names[True], names[False])
 
     return register if cls is None else register(cls)
+
+
+def _register(cls: type[T], leaves: list[str], structure: list[str]) -> type[T]:
+    """Register a pytree that JAX puts together without a check: on the way its leaves may be anything."""
+
+    def flatten(config: T) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        return tuple(getattr(config, name) for name in leaves), tuple(getattr(config, name) for name in structure)
+
+    def flatten_with_keys(config: T) -> tuple[tuple[tuple[Any, Any], ...], tuple[Any, ...]]:
+        children, rest = flatten(config)
+        return tuple(zip(map(jax.tree_util.GetAttrKey, leaves), children, strict=True)), rest
+
+    def unflatten(rest: tuple[Any, ...], children: Any) -> T:
+        config = object.__new__(cls)
+        for name, value in zip((*leaves, *structure), (*children, *rest), strict=True):
+            object.__setattr__(config, name, value)
+        return config
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+    return cls
 
 
 def _check(self: Any) -> None:

@@ -179,11 +179,6 @@ class EvaluationConfig:
         for name in ("batch_size", "implicit_examples"):
             value = getattr(self, name)
             expect(f"evaluation.{name}", value, "a positive number", value >= 1)
-        for name in ("measures", "track"):
-            names = getattr(self, name)
-            expect(
-                f"evaluation.{name}", repr(names), "a tuple of names: ('accuracy',)", isinstance(names, (tuple, list))
-            )
 
 
 @configuration(kw_only=False)
