@@ -1,6 +1,7 @@
 """Loads networks from a run folder, without the data they were trained on."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -56,41 +57,66 @@ class TrainedNetwork:
         """Return predictions `[examples, ...]`: logits, reconstructions or logits of next tokens.
 
         Args:
-          x: examples `[examples, ...]` as stored in their data set: images uint8, or float32 in [0, 1];
-            vectors float32; clips int16; tokens int32.
+          x: examples `[examples, ...]` as stored in their data set: images as integers up to 255, or floats in
+            [0, 1]; vectors float32; clips int16; tokens int32.
 
         Raises:
-          ConfigError: an example's shape differs from that in training.
+          ConfigError: an example's shape differs from that in training, or pixels are out of range.
         """
-        return self.run(x, lambda output: output.prediction)
+        return self.run(x, _prediction)
 
     def activations(self, x: Any) -> dict[str, np.ndarray]:
         """Return the output of every hidden layer `[examples, ...]` by name; arguments and errors as in `predict`."""
-        return self.run(x, lambda output: output.activations)
+        return self.run(x, _activations)
 
     def run(self, x: Any, of: Callable[[Output], Any]) -> Any:
-        """Return `of(output)` of all batches, arrays `[examples, ...]` in any structure; errors as in `predict`."""
+        """Return `of(output)` of all batches, arrays `[examples, ...]` in any structure; errors as in `predict`.
+
+        Calls with the same function share a compiled program.
+        """
         x = np.asarray(x)
         if x.shape[1:] != self.example_shape:
             raise ConfigError(
                 f"Examples have shape {x.shape[1:]}, but the network was trained on {self.example_shape}; pass "
                 f"[examples, {', '.join(map(str, self.example_shape))}]."
             )
+        if len(self.example_shape) == 3:
+            x = _check_pixels(x)
         mean, std = (jnp.asarray(values, jnp.float32).reshape(1, 1, 1, -1) for values in (self.mean, self.std))
-
-        @jax.jit
-        def forward(model: Model, variables: Variables, data: Resident) -> Any:
-            return of(model.apply(variables, normalize(data, data.images)))
 
         def run_batch(batch: np.ndarray) -> Any:
             data = Resident(jnp.asarray(batch), jnp.zeros(len(batch), jnp.int32), mean, std)
-            return jax.device_get(forward(self.model, self.variables, data))
+            return jax.device_get(_forward(self.model, self.variables, data, of))
 
         if not len(x):
             one = run_batch(np.zeros((1, *x.shape[1:]), x.dtype))
             return jax.tree.map(lambda array: array[:0], one)
         parts = [run_batch(x[i : i + self.batch_size]) for i in range(0, len(x), self.batch_size)]
         return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+
+
+@functools.partial(jax.jit, static_argnames="of")
+def _forward(model: Model, variables: Variables, data: Resident, of: Callable[[Output], Any]) -> Any:
+    return of(model.apply(variables, normalize(data, data.images)))
+
+
+def _prediction(output: Output) -> Any:
+    return output.prediction
+
+
+def _activations(output: Output) -> Any:
+    return output.activations
+
+
+def _check_pixels(x: np.ndarray) -> np.ndarray:
+    """Returns images as bytes or floats, whichever they are; integers of other types, such as int64, become bytes."""
+    most = 255 if x.dtype.kind in "iu" else 1
+    if x.size and not -1e-6 <= x.min() <= x.max() <= most + 1e-6:  # rounded, as attacked images are
+        raise ConfigError(
+            f"Images of {x.dtype} hold values from {x.min():g} to {x.max():g}; expected integers from 0 to 255, or "
+            "floats in [0, 1]."
+        )
+    return x.astype(np.uint8) if x.dtype.kind in "iu" else x
 
 
 def read_record(folder: RunFolder) -> Record:

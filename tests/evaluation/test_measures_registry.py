@@ -416,9 +416,7 @@ def test_names_are_texts_in_tuples():
         register_measure(Lead)
     with pytest.raises(ConfigError, match="class of the measure 'mine', called without arguments, raised TypeError"):
         register_measure("mine")(type("Needs", (), {"__init__": lambda self, argument: None}))
-    with pytest.raises(
-        ConfigError, match=r"evaluation.measures is 'accuracy'; expected a tuple such as \('acc"
-    ):
+    with pytest.raises(ConfigError, match=r"evaluation.measures is 'accuracy'; expected a tuple such as \('acc"):
         small(evaluation__measures="accuracy")
     with pytest.raises(ConfigError, match=r"evaluation.track is 'activity'; expected a tuple such as \('act"):
         small(evaluation__track="activity")

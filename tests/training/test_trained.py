@@ -65,8 +65,23 @@ def test_batches_share_a_program(made_up):
         traced.append(output.prediction.shape[0])
         return output.prediction
 
-    np.testing.assert_array_equal(network.run(x, prediction), network.predict(x))
+    for _ in range(2):
+        np.testing.assert_array_equal(network.run(x, prediction), network.predict(x))
     assert traced == [2, 1] and network.epoch == 2
+
+
+def test_pixels_of_every_type_are_the_same_image_or_refused(made_up):
+    network = load_network(made_up[0])
+    x = np.random.default_rng(0).integers(0, 256, (3, 6, 6, 1), np.uint8)
+    expected = network.predict(x)
+    np.testing.assert_array_equal(network.predict(x.astype(int)), expected)
+    np.testing.assert_allclose(network.predict(x.astype(np.float32) / 255), expected, rtol=1e-5)
+    for wrong in (x.astype(np.float32), x.astype(int) - 1, x / np.nan, x.astype(int) + 255):
+        with pytest.raises(
+            ConfigError, match=r"Images of .* hold values from .* to .*; expected integers from 0 to 255"
+        ):
+            network.predict(wrong)
+    assert network.predict(x[:0]).shape == (0, 10)
 
 
 @pytest.fixture(scope="module")
