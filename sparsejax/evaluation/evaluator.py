@@ -115,6 +115,8 @@ class Evaluator:
             with blame(f"`arrays` of the measure {name!r}"):
                 if made := measure.arrays(last[name]):
                     arrays[file_of(measure)] = {key: np.asarray(values) for key, values in made.items()}
+                    if odd := [key for key, values in arrays[file_of(measure)].items() if values.dtype.hasobject]:
+                        raise TypeError(f"{', '.join(odd)} has Python objects; expected arrays of numbers or text")
         return Final(members, arrays)
 
     def _compile(self, placement: Placement, names: tuple[str, ...]) -> Callable[..., dict[str, Any]]:

@@ -218,14 +218,16 @@ def chosen_measures(config: Config, dataset: Dataset, passed: Iterable[Any] = ()
         MEASURES[name]  # suggests similar names
     found = [given.get(name) or MEASURES[name] for name in MEASURES if name in named | given.keys()]
     found += [measure for name, measure in given.items() if name not in MEASURES]
-    setting, fitting = setting_of(config, dataset), []
+    setting, fitting, taken = setting_of(config, dataset), [], set()
     for measure in found:
         path = PurePath(file_of(measure))
-        if path.is_absolute() or ".." in path.parts or path.suffix != ".npz":
+        if path.is_absolute() or ".." in path.parts or path.suffix != ".npz" or path in taken:
             raise ConfigError(
                 f"The arrays of the measure {measure.name!r} have the file {str(path)!r}; expected the path of an .npz "
-                "file in the run folder. Set its `file`, for example to 'arrays/mine.npz', or leave it empty."
+                "file in the run folder that no other measure has. Set its `file`, such as 'arrays/mine.npz', or "
+                "leave it empty."
             )
+        taken.add(path)
         with blame(f"`misfit` of the measure {measure.name!r}"):
             reason = measure.misfit(setting)
         if reason is None:

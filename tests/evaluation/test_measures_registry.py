@@ -313,6 +313,10 @@ def picture(width):
             r"measure 'mine' have the file '../escape.npz'; expected the path of an .npz",
         ),
         (measure_of(file="/tmp/escape.npz"), "expected the path of an .npz file in the run folder"),
+        (
+            measure_of(file="units.npz"),
+            "measure 'mine' have the file 'units.npz'; .* in the run folder that no other measure has",
+        ),
         (measure_of(file="result.json"), "expected the path of an .npz file in the run folder"),
         (measure_of(name="../escape"), "'arrays/../escape.npz'; expected the path of an .npz file in the run folder"),
         (measure_of(misfit=lambda self, setting: 1 / 0), "`misfit` of the measure 'mine' raised ZeroDivisionError"),
@@ -423,6 +427,11 @@ def test_names_are_texts_in_tuples():
     for measures in ("accuracy", Lead()):
         with pytest.raises(ConfigError, match=r"measures is .*; expected a list of names and objects"):
             sj.train("digits_mlp", measures=measures)
+
+
+def test_arrays_have_no_objects(tmp_path):
+    with pytest.raises(ConfigError, match="`arrays` of the measure 'mine' raised TypeError: odd has Python objects"):
+        trained(RunFolder(tmp_path / "run"), measure_of(arrays=lambda self, sums: {"odd": [None, 1]}))
 
 
 def test_figures_stay_in_their_folder(tmp_path):
