@@ -106,6 +106,7 @@ def summary(members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
+@np.errstate(invalid="ignore")  # numbers that are not finite
 def _average(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     averaged, spreads = {}, {}
     for name, value in entries[0].items():
