@@ -145,6 +145,8 @@ def _run(
     processes.agree("configuration", json.dumps([description[name] for name in same], sort_keys=True, default=str))
 
     measuring = Evaluator(experiment.configs, dataset, job.placement, job.config, test, measures)
+    if fresh:
+        measuring.trace(shapes_of(job.config, example_of(job.data)).state.variables)
 
     def claim() -> None:  # only now: with `fresh` it deletes the earlier run, so nothing may be refused after it
         hold.enter_context(folder.hold())

@@ -57,6 +57,15 @@ class Evaluator:
 
         self._numbers = jax.jit(jax.vmap(track_all))
 
+    def trace(self, variables: Variables) -> None:
+        """Trace the evaluation at the end without running it: a measure that cannot be computed raises its error.
+
+        Args:
+          variables: of all networks; their shapes suffice.
+        """
+        epoch = jax.ShapeDtypeStruct(jax.tree.leaves(variables)[0].shape[:1], jnp.float32)
+        jax.eval_shape(self._evaluate(tuple(self._measures)), variables, self._stacked, epoch, self._test)
+
     def after_epoch(self, variables: Variables, epoch: jax.Array) -> dict[str, Any]:
         """Return the scores and the other tracked numbers of every network `[members]`."""
         sums = self._evaluate(self._tracked)(variables, self._stacked, epoch, self._test)
