@@ -145,6 +145,8 @@ def _run(
     processes.agree("configuration", json.dumps([description[name] for name in same], sort_keys=True, default=str))
 
     measuring = Evaluator(experiment.configs, dataset, job.placement, job.config, test, measures)
+    example = example_of(job.data)
+    measuring.check(shapes_of(job.config, example).state.variables)
 
     def claim() -> None:  # only now: with `fresh` it deletes the earlier run, so nothing may be refused after it
         hold.enter_context(folder.hold())
@@ -159,7 +161,6 @@ def _run(
         processes.termination() as asked_to_stop,  # outside: a second signal must not interrupt saving
         checkpoints.open_checkpoints(folder.checkpoints, keep=config.training.keep_checkpoints) as saved,
     ):
-        example = example_of(job.data)
         restored = saved.restore(shapes_of(stack(experiment.configs), example), resume_step)
         if restored is None:
             progress = start(job.config, job.placement, example)
@@ -177,7 +178,6 @@ def _run(
             terminal.say(line)
         training_started = time.perf_counter()
         try:
-            measuring.check(progress.state.variables, progress.state.epoch.astype("float32"))
             progress = loop.train(
                 job,
                 progress,

@@ -240,18 +240,25 @@ def test_scalars_of_numpy_and_jax_become_numbers_that_can_be_written(given):
 
 
 def test_a_refused_call_with_fresh_keeps_the_finished_run(grid):
-    class Broken:
-        def bind(self, setting):
-            raise ConfigError("broken measure")
-
-        def of_batch(self, model, variables, batch): ...
+    class Failing:
+        def of_batch(self, model, variables, batch):
+            raise ConfigError("the measure fails")
 
         def report(self, sums): ...
 
+    class Unbound(Failing):
+        def bind(self, setting):
+            raise ConfigError("the measure fails")
+
     before = {path: path.read_bytes() for path in grid.folder.path.rglob("*") if path.is_file()}
-    for wrong, what in (({}, Net(k=jnp.float32(2))), ({}, Net(k=len)), ({"measures": [Broken()]}, Net())):
-        with pytest.raises(ConfigError):
-            sj.train(what, out=grid.folder.path, fresh=True, **wrong, **FEW)
+    for what, measures, said in (
+        (Net(k=jnp.float32(2)), (), "model.k is 2.0"),
+        (Net(k=len), (), "model.k is <built-in function len>"),
+        (Net(), [Failing()], "the measure fails"),
+        (Net(), [Unbound()], "the measure fails"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            sj.train(what, out=grid.folder.path, fresh=True, measures=measures, **FEW)
     assert {path: path.read_bytes() for path in grid.folder.path.rglob("*") if path.is_file()} == before
 
 

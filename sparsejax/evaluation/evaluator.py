@@ -59,12 +59,13 @@ class Evaluator:
 
         self._numbers = jax.jit(jax.vmap(track_all))
 
-    def check(self, variables: Variables, epoch: jax.Array) -> None:
-        """Trace all measures on networks, arrays or their shapes, so that most mistakes are found before training.
+    def check(self, variables: Variables) -> None:
+        """Trace all measures on networks, of which the shapes suffice: most mistakes are found before training.
 
         Raises:
           ConfigError: a measure raises an exception.
         """
+        epoch = jax.ShapeDtypeStruct(jax.tree.leaves(variables)[0].shape[:1], jnp.float32)
         own = (variables, self._stacked, epoch, self._test)
         jax.eval_shape(self._numbers, variables, jax.eval_shape(self._evaluate(self._tracked), *own))
         jax.eval_shape(self._evaluate(tuple(self._measures)), *own)

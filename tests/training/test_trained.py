@@ -77,9 +77,7 @@ def test_pixels_of_every_type_are_the_same_image_or_refused(made_up):
     np.testing.assert_array_equal(network.predict(x.astype(int)), expected)
     np.testing.assert_allclose(network.predict(x.astype(np.float32) / 255), expected, rtol=1e-5)
     for wrong in (x.astype(np.float32), x.astype(int) - 1, x / np.nan, x.astype(int) + 255):
-        with pytest.raises(
-            ConfigError, match=r"Images of .* hold values from .*; expected integers from 0"
-        ):
+        with pytest.raises(ConfigError, match=r"Images of .* hold values from .*; expected integers from 0"):
             network.predict(wrong)
     assert network.predict(x[:0]).shape == (0, 10)
 
