@@ -12,13 +12,14 @@ from sparsejax.errors import ConfigError
 from sparsejax.registry import Registry, summary_of
 
 
-def _groups(tree: ast.Module, module: str) -> Iterator[tuple[str, str]]:
-    if any(isinstance(node, ast.FunctionDef) and node.name == "measure" for node in tree.body):
-        yield module.rpartition(".")[2], summary_of(tree)
+def _groups(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "GROUP":
+            yield ast.literal_eval(node.value), summary_of(tree)
 
 
 GROUPS = Registry("benchmarks", "group", _groups)
-"""Name -> what it measures: every file here that has a function `measure`."""
+"""Name -> what it measures: every file here that has a `GROUP`, and a function `measure`."""
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -39,7 +39,7 @@ def test_list_has_the_data_sets_of_imported_files(monkeypatch: pytest.MonkeyPatc
     assert main(["list", "--import", str(tmp_path / "listed.py")]) == 0
     assert "listed_stripes" in capsys.readouterr().out
     assert main(["list", "--import", str(tmp_path / "none.py")]) == 2
-    assert "There is no file" in capsys.readouterr().err
+    assert "There is no Python file" in capsys.readouterr().err
 
 
 def test_list_without_a_folder(monkeypatch: pytest.MonkeyPatch, capsys: Output, tmp_path: Path):
