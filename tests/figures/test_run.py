@@ -65,7 +65,7 @@ def test_all_figures_are_written(folder, make_result, networks, sweep, dense):
     if networks == 1:
         first = [path.read_bytes() for path in written]
         again = write_figures(folder, make_result(), variables(1))
-        assert [path.read_bytes() for path in again] == first, "made again they are the same"
+        assert [path.read_bytes() for path in again] == first, "drawn again, they are identical"
 
 
 def test_only_available_figures_are_drawn(folder, make_result):
