@@ -17,8 +17,8 @@ MODULES = (
 )  # fmt: skip
 ELEMENTARY = frozenset({
     "activation_frequency", "active_counts", "active_fraction", "confusion_matrix", "conv2d", "conv2d_twice",
-    "dead_units", "depthwise_conv2d", "example_keys", "kth_largest", "l0", "l2", "magnitude_counts", "max_pool2d",
-    "precision", "recall", "to_dense", "winners",
+    "dead_units", "depthwise_conv2d", "example_keys", "is_misclassified", "kth_largest", "l0", "l2", "magnitude_counts",
+    "max_pool2d", "precision", "recall", "to_dense", "winners",
     "named_arrays", "save_weights", "load_weights", "torch_kernel",
 })  # fmt: skip
 """Common definitions and algorithms without a source."""

@@ -124,11 +124,16 @@ def _average(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _mean(values: Sequence[Any]) -> Any:
-    """Average numbers, arrays of numbers or dictionaries of them; other values are those of the first."""
+    """Average numbers, arrays of numbers or dictionaries of them; other values are those of the first.
+
+    A mean of numbers of which one does not exist (None) does not exist, either.
+    """
     if isinstance(values[0], Mapping):
         return {name: _mean([value[name] for value in values]) for name in values[0]}
     if all(value == values[0] for value in values):
         return values[0]
+    if any(value is None for value in values):
+        return None
     try:
         return np.mean(np.asarray(values, float), axis=0).tolist()
     except (TypeError, ValueError):

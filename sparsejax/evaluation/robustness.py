@@ -5,32 +5,35 @@ report = robustness_report(lambda x: model.apply(variables, x).prediction, image
 ```
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+import functools
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from sparsejax.errors import ConfigError
-from sparsejax.evaluation.attacks.ensemble import (
-    auto_attack,
-    by_target,
-    check_images,
-    classes_of,
-    compile_attack,
-    survivors_of,
-)
+from sparsejax.evaluation.attacks.ensemble import auto_attack, by_target, survivors_of
 from sparsejax.evaluation.attacks.fmn import fmn
 from sparsejax.evaluation.attacks.geometry import Bounds, Norm
-from sparsejax.evaluation.attacks.losses import LogitsFn, Network
-from sparsejax.evaluation.attacks.registry import ATTACKS
+from sparsejax.evaluation.attacks.network import LogitsFn, Network
+from sparsejax.evaluation.attacks.problem import check_count, check_images, check_labels, check_network, classes_of
+from sparsejax.evaluation.attacks.programs import AnyNorm, compile_attack, compile_network
+from sparsejax.evaluation.attacks.registry import Entry
+from sparsejax.evaluation.robustness_arguments import (
+    Attacks,
+    Levels,
+    NoiseKind,
+    check_attacks,
+    check_balls,
+    check_noise,
+    check_norms,
+    name_of,
+)
 from sparsejax.functional import add_noise, example_keys, salt_and_pepper
-from sparsejax.functional.noise import Distribution
-
-NoiseKind = Distribution | Literal["salt_and_pepper"]
-"""Additive noise with a scale, or pixels that become black or white with a fraction."""
+from sparsejax.functional.measures import is_misclassified
 
 
 def robustness_report(
@@ -39,10 +42,10 @@ def robustness_report(
     labels: Int[Array, "n"],
     *,
     key: PRNGKeyArray,
-    noise: Mapping[NoiseKind, Sequence[float]] | None = None,
+    noise: Mapping[NoiseKind, Levels] | None = None,
     noise_draws: int = 3,
-    balls: Mapping[Norm, float] | None = None,
-    attacks: Sequence[str] | Mapping[Norm, Sequence[str]] = ("fgsm", "pgd", "apgd_ce", "apgd_t"),
+    balls: Mapping[AnyNorm, Levels] | None = None,
+    attacks: Attacks | Mapping[AnyNorm, Attacks] | None = None,
     autoattack: bool = False,
     minimal: Sequence[Norm] = (),
     minimal_iterations: int = 200,
@@ -55,16 +58,20 @@ def robustness_report(
 
     Args:
       logits_fn: `logits_fn(x) -> [batch, classes]` for images within the bounds (normalise inside it), or with `draws`
-        `logits_fn(x, key)`. Any JAX code works.
-      images: `[n, ...]`.
-      labels: `[n]`.
+        `logits_fn(x, key)`. Any JAX code works. Programs are compiled for this call, except for a network that is a
+        pytree of all its arrays, such as `jax.tree_util.Partial(apply, variables)`: later calls reuse them, also for
+        other variables.
+      images: floating-point numbers `[n, ...]` within the bounds.
+      labels: integers `[n]`, classes from 0.
       key: for all random numbers.
       noise: "gaussian", "laplace" or "uniform" -> scales (as in `add_noise`) of additive noise, after which images are
         clipped to the bounds; "salt_and_pepper" -> fractions of the pixels (of images `[n, H, W, C]`) set to one of the
         bounds. None for Gaussian noise of 0.1.
       noise_draws: number of draws over which that accuracy is averaged.
-      balls: norm -> radius of the attacks; None for 2/255 in linf and 0.25 in l2.
-      attacks: names in `ATTACKS`, including those added by `register_attack`, run separately, for all norms or by norm.
+      balls: norm -> radius of the attacks, or several radii; None for 2/255 in linf and 0.25 in l2. A norm of the
+        user's is a function `norm(delta) -> [batch]`, for attacks of the user's.
+      attacks: names in `ATTACKS`, including those added by `register_attack`, or functions with the same arguments; run
+        separately, for all norms or by norm. None for FGSM, PGD, APGD and, with four or more classes, APGD-T.
       autoattack: also run `auto_attack`.
       minimal: norms in which `fmn` finds the nearest misclassified image.
       minimal_iterations: its steps.
@@ -75,82 +82,118 @@ def robustness_report(
 
     Returns:
       `clean`, `noise` {kind: {scale: accuracy}}, one dictionary per norm {attack: accuracy, "all": accuracy against all
-        of them}, and `minimal` {norm: median distance, in the unit of a pixel}; accuracies in [0, 1].
+        of them}, or with several radii {radius: {attack: accuracy}}, `minimal` {norm: median distance, in the unit of a
+        pixel}, and `not_found` {norm: number of images for which no misclassified one was found}, whose distance counts
+        as infinite; accuracies in [0, 1]. An image misclassified within a radius counts for larger ones, too.
 
     Raises:
-      ConfigError: an attack, a norm or a kind of noise is unknown, there are no images, their number and that of the
-        labels differ, an image is not within the bounds, or an attack returns no Adversarial.
+      ConfigError: an attack, a norm or a kind of noise is unknown, there are no images, they are not floating-point
+        numbers within the bounds, the labels are not one class of the network for each, or an attack returns no
+        Adversarial.
 
     References:
       Cekic, Bakiskan & Madhow, Neuro-Inspired Deep Neural Networks with Sparse, Strong Activations, 2022, section 3:
       noise (Fig. 4), attacks within the default balls (Table 1) and minimal norms (Fig. 5, which averages them).
     """
-    x, y, network = np.asarray(images), np.asarray(labels), Network(logits_fn, draws)
-    check_images(x, y, bounds)
-    if not len(x) or (attacked is not None and attacked < 1):
-        raise ConfigError(f"There are {len(x)} images and attacked is {attacked}; pass at least one to attack.")
-    lists = [minimal, *(attacks.values() if isinstance(attacks, Mapping) else [attacks])]
-    if wrong := [names for names in lists if isinstance(names, str)]:
-        raise ConfigError(f"attacks or minimal has {wrong[0]!r}; expected a tuple of names: ({wrong[0]!r},).")
-    if unknown := sorted(set().union(*lists[1:]) - ATTACKS.keys()):
-        raise ConfigError(f"Unknown attacks: {', '.join(unknown)}; there are {', '.join(ATTACKS)}.")
-    if unknown := sorted((noise or {}).keys() - {*get_args(Distribution), "salt_and_pepper"}):
-        raise ConfigError(
-            f"The noise {unknown[0]!r} is unknown; there are {', '.join(get_args(Distribution))}, salt_and_pepper."
-        )
-    if unknown := [norm for norm in (*(balls or ()), *minimal) if norm not in get_args(Norm)]:
-        raise ConfigError(f"The norm {unknown[0]!r} is unknown; there are {', '.join(get_args(Norm))}.")
-    right = _correct(network, x, y, jax.random.fold_in(key, 0), batch_size)
-    kinds: Mapping[NoiseKind, Sequence[float]] = {"gaussian": (0.1,)} if noise is None else noise
-    radii: Mapping[Norm, float] = {"linf": 2 / 255, "l2": 0.25} if balls is None else balls
-    report: dict[str, Any] = {"clean": float(right.mean()), "noise": {}, "minimal": {}}
+    bounds = check_images(images, labels, bounds)
+    check_network(logits_fn, key)
+    counts = {"noise_draws": noise_draws, "minimal_iterations": minimal_iterations, "batch_size": batch_size,
+              "attacked": attacked, "draws": draws, "the number of images": len(images)}  # fmt: skip
+    for name, count in counts.items():
+        if count is not None or name not in ("attacked", "draws"):
+            check_count(name, count)
+    classes = classes_of(Network(logits_fn, draws), images, key)
+    check_labels(labels, classes)
+    levels = check_noise({"gaussian": 0.1} if noise is None else noise, np.ndim(images))
+    balls = {"linf": 2 / 255, "l2": 0.25} if balls is None else balls
+    radii = check_balls(balls)
+    entries = check_attacks(attacks, radii, classes, autoattack=autoattack)
+    minimal = check_norms(minimal)
 
-    def with_noise(kind: NoiseKind, scale: float, draw: int) -> float:
-        own = jax.random.fold_in(key, 1 + draw)
-        return float(_correct(network, _noisy(x, kind, scale, bounds, own), y, own, batch_size).mean())
-
-    for kind, scales in kinds.items():
+    every = _Images(np.asarray(images), np.asarray(labels), key, batch_size)
+    answers = compile_network(_is_right, logits_fn, draws=draws)
+    right = _map_batches(answers, every, jax.random.fold_in(key, 0))
+    report: dict[str, Any] = {"clean": float(right.mean()), "noise": {}, "minimal": {}, "not_found": {}}
+    for kind, scales in levels.items():
         report["noise"][kind] = {
-            scale: float(np.mean([with_noise(kind, scale, draw) for draw in range(noise_draws)])) for scale in scales
+            scale: _accuracy_under_noise(answers, every, kind, scale, bounds, noise_draws) for scale in scales
         }
-    classes = classes_of(network, x, key)
-    x, y, right = x[:attacked], y[:attacked], right[:attacked]
-    for norm, epsilon in radii.items():
-        common: dict[str, Any] = {"epsilon": epsilon, "norm": norm, "bounds": bounds, "draws": draws}
-        left: dict[str, np.ndarray] = {}
-        for name in attacks.get(norm, ()) if isinstance(attacks, Mapping) else attacks:
-            attack = compile_attack(ATTACKS[name].attack, logits_fn, common)
-            turns = by_target(attack, classes) if ATTACKS[name].targeted else [attack]
-            own = jax.random.fold_in(key, 1000)
-            left[name] = survivors_of(turns, x[right], y[right], key=own, batch_size=batch_size)[1][-1]
+    some = every._replace(x=every.x[:attacked], y=every.y[:attacked])
+    for norm, several in radii.items():
+        settings = {"norm": norm, "bounds": bounds, "draws": draws}
+        runs = {name: _runner(entry, logits_fn, classes, some, settings) for name, entry in entries[norm].items()}
         if autoattack:
-            own = jax.random.fold_in(key, 1001)
-            rest = jnp.asarray(x[right]), jnp.asarray(y[right])
-            found = auto_attack(logits_fn, *rest, key=own, batch_size=batch_size, **common)
-            left["auto_attack"] = ~np.asarray(found.success)
-        left["all"] = np.all(list(left.values()), axis=0) if left else np.ones(right.sum(), bool)
-        report[norm] = {name: float(standing.sum() / len(x)) for name, standing in left.items()}
+            runs["auto_attack"] = functools.partial(_auto_attack, logits_fn, some, settings)
+        within = _accuracy_within(runs, some, right[:attacked], several)
+        report[name_of(norm)] = within if np.ndim(balls[norm]) else within[several[0]]
     for norm in minimal:
         settings = {"norm": norm, "iterations": minimal_iterations, "bounds": bounds, "draws": draws}
-        nearest = jax.jit(lambda x, y, key, settings=settings: fmn(logits_fn, x, y, key=key, **settings).distance)
-        distances = _map_batches(nearest, x, y, jax.random.fold_in(key, 1002), batch_size)
-        report["minimal"][norm] = float(np.median(distances))
+        nearest = compile_network(_distance, logits_fn, **settings)
+        distances = _map_batches(nearest, some, jax.random.fold_in(key, 1002))
+        report["minimal"][norm], count = float(np.median(distances)), int(np.isinf(distances).sum())
+        report["not_found"][norm] = count
+        if count:
+            warnings.warn(
+                f"No misclassified image was found for {count} of {len(distances)} images in {norm}; their distances "
+                "count as infinite. More minimal_iterations may find some.",
+                stacklevel=2,
+            )
     return report
 
 
-def _correct(network: Network, x: np.ndarray, y: np.ndarray, key: PRNGKeyArray, batch_size: int) -> np.ndarray:
-    answers = jax.jit(lambda x, y, key: jnp.argmax(network(x, key), -1) == y)
-    return _map_batches(answers, x, y, key, batch_size)
+class _Images(NamedTuple):
+    x: np.ndarray
+    y: np.ndarray
+    key: PRNGKeyArray
+    batch_size: int
 
 
-def _map_batches(function: Any, x: np.ndarray, y: np.ndarray, key: PRNGKeyArray, batch_size: int) -> np.ndarray:
-    """Applies a compiled function to batches of one size, the last one padded."""
-    parts, batch_size = [], min(batch_size, len(x))
-    for start in range(0, len(x), batch_size):
-        rows = np.resize(np.arange(start, min(start + batch_size, len(x))), batch_size)
-        part = function(jnp.asarray(x[rows]), jnp.asarray(y[rows]), jax.random.fold_in(key, start))
-        parts.append(np.asarray(part)[: len(x) - start])
-    return np.concatenate(parts)
+_Run = Callable[[float, np.ndarray], np.ndarray]
+"""`run(epsilon, rows)` attacks the images of these rows, and returns which of them are still right."""
+
+
+def _accuracy_within(
+    runs: Mapping[str, _Run], images: _Images, right: np.ndarray, radii: Sequence[float]
+) -> dict[float, dict[str, float]]:
+    """Returns radius -> attack -> accuracy, and under "all" that against all of them; the radii ascend."""
+    left, within = {name: right.copy() for name in runs}, {}
+    for epsilon in radii:
+        for name, run in runs.items():
+            rows = np.flatnonzero(left[name])
+            left[name][rows] = run(epsilon, rows)
+        standing = {**left, "all": np.all([right, *left.values()], axis=0)}
+        within[epsilon] = {name: float(alone.sum() / len(images.x)) for name, alone in standing.items()}
+    return within
+
+
+def _runner(entry: Entry, logits_fn: LogitsFn, classes: int, images: _Images, settings: dict[str, Any]) -> _Run:
+    """Compiles an attack; a targeted one runs for one rank after another."""
+    attack = compile_attack(entry.attack, logits_fn, **settings)
+    turns = by_target(attack, classes) if entry.targeted else [attack]
+
+    def run(epsilon: float, rows: np.ndarray) -> np.ndarray:
+        own = {"key": jax.random.fold_in(images.key, 1000), "batch_size": images.batch_size, "epsilon": epsilon}
+        return survivors_of(turns, images.x[rows], images.y[rows], **own)[1][-1]
+
+    return run
+
+
+def _auto_attack(
+    logits_fn: LogitsFn, images: _Images, settings: dict[str, Any], epsilon: float, rows: np.ndarray
+) -> np.ndarray:
+    found = auto_attack(
+        logits_fn, jnp.asarray(images.x[rows]), jnp.asarray(images.y[rows]), epsilon=epsilon,
+        key=jax.random.fold_in(images.key, 1001), batch_size=images.batch_size, **settings,
+    )  # fmt: skip
+    return ~np.asarray(found.success)
+
+
+def _accuracy_under_noise(
+    answers: Any, images: _Images, kind: NoiseKind, scale: float, bounds: Bounds, draws: int
+) -> float:
+    keys = [jax.random.fold_in(images.key, 1 + draw) for draw in range(draws)]
+    noisy = (images._replace(x=_noisy(images.x, kind, scale, bounds, own)) for own in keys)
+    return float(np.mean([_map_batches(answers, each, own) for each, own in zip(noisy, keys, strict=True)]))
 
 
 def _noisy(x: np.ndarray, kind: NoiseKind, scale: float, bounds: Bounds, key: PRNGKeyArray) -> np.ndarray:
@@ -158,3 +201,22 @@ def _noisy(x: np.ndarray, kind: NoiseKind, scale: float, bounds: Bounds, key: PR
     if kind == "salt_and_pepper":
         return np.asarray(salt_and_pepper(keys, images, level=scale, bounds=bounds))
     return np.asarray(jnp.clip(add_noise(keys, images, sigma=scale, distribution=kind), *bounds))
+
+
+def _is_right(logits_fn: LogitsFn, x: Array, y: Array, key: PRNGKeyArray, *, draws: int | None) -> Bool[Array, "batch"]:
+    return ~is_misclassified(Network(logits_fn, draws)(x, key), y)
+
+
+def _distance(logits_fn: LogitsFn, x: Array, y: Array, key: PRNGKeyArray, **settings: Any) -> Float[Array, "batch"]:
+    return fmn(logits_fn, x, y, key=key, **settings).distance
+
+
+def _map_batches(function: Any, images: _Images, key: PRNGKeyArray) -> np.ndarray:
+    """Applies a compiled function to batches of one size, the last one padded."""
+    parts, count = [], len(images.x)
+    size = min(images.batch_size, count)
+    for start in range(0, count, size):
+        rows = np.resize(np.arange(start, min(start + size, count)), size)
+        part = function(jnp.asarray(images.x[rows]), jnp.asarray(images.y[rows]), jax.random.fold_in(key, start))
+        parts.append(np.asarray(part)[: count - start])
+    return np.concatenate(parts)

@@ -4,7 +4,8 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Num
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Integer, Num
 
 from sparsejax.functional.shards import on_shards
 
@@ -43,6 +44,24 @@ def dead_units(x: Float[Array, "batch units"]) -> Bool[Array, "units"]:
       Booleans `[units]`, True where dead.
     """
     return jnp.all(x == 0, axis=0)
+
+
+def is_misclassified(
+    logits: Float[Array, "*batch classes"], labels: Integer[Array | np.ndarray, "*batch"]
+) -> Bool[Array, "*batch"]:
+    """Returns which examples a classifier misclassifies; an answer with a NaN among its logits is always wrong.
+
+    `argmax` alone would take the first NaN for the answer.
+
+    Args:
+      logits: `[..., classes]`; among equal ones the first class is the answer.
+      labels: true classes `[...]`.
+
+    Returns:
+      Booleans `[...]`.
+    """
+    answers = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    return (answers != jnp.asarray(labels, jnp.int32)) | jnp.any(jnp.isnan(logits), axis=-1)
 
 
 def binary_entropy(p: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

@@ -1,5 +1,6 @@
 """Attacks on trained networks: inputs are pixels in [0, 1], and the report is saved next to the run."""
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable
@@ -55,8 +56,14 @@ def cached_report(
     kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if kept.get("of") != of:
         report = robustness_report(
-            lambda x: model.apply(variables, data.normalize(x)).prediction,
+            jax.tree_util.Partial(_logits(model, data.normalize), variables),
             jnp.asarray(data.images), jnp.asarray(data.labels), key=jax.random.key(seed), **settings,
         )  # fmt: skip
         write_whole(path, json.dumps({"of": of, "report": report}).encode())
     return json.loads(path.read_text(encoding="utf-8"))["report"]
+
+
+@functools.lru_cache(maxsize=8)
+def _logits(model: Model, normalize: Callable[[Array], Array]) -> Callable[..., Array]:
+    """Returns one function per architecture, so that networks of several seeds share their compiled attacks."""
+    return lambda variables, x: model.apply(variables, normalize(x)).prediction

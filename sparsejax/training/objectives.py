@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from sparsejax.data.resident import Batch
 from sparsejax.functional import penalties, reinforce_loss
+from sparsejax.functional.measures import is_misclassified
 from sparsejax.models.base import Output
 from sparsejax.models.gpt import next_token_loss
 from sparsejax.training.config import ObjectiveConfig
@@ -29,7 +30,7 @@ class Objective(NamedTuple):
 
 
 def _cross_entropy(output: Output, batch: Batch) -> dict[str, Float[Array, "batch"]]:
-    hits = jnp.argmax(output.prediction, axis=-1) == batch.labels
+    hits = ~is_misclassified(output.prediction, batch.labels)
     loss = optax.softmax_cross_entropy_with_integer_labels(output.prediction, batch.labels)
     return {"loss": loss, "accuracy": hits.astype(jnp.float32)}
 

@@ -98,3 +98,13 @@ def test_a_summary_of_several_networks_is_their_mean_and_population_deviation():
     assert both["noise_accuracy"] == pytest.approx([0.9] * 11)
     assert both["layers"]["a"] == {"units": 4, "k": None}
     assert summary(members[:1])["noise_score"] == 110
+
+
+def test_predictions_that_are_nan_are_misclassified(setting):
+    dataset, test, variables = setting
+    undefined = variables._replace(params=jax.tree.map(lambda leaf: leaf * jnp.nan, variables.params))
+    measures, sums = counted((dataset, test, undefined), 45, "accuracy", "noise_score", "detail")
+    assert (dataset.test.labels == 0).any(), "argmax would answer 0"
+    reports = {name: measure.report(sums[name]) for name, measure in measures.items()}
+    assert reports["accuracy"]["test_accuracy"] == 0 == reports["noise_score"]["noise_score"]
+    assert not np.any(reports["detail"]["confusion"]) and not np.any(reports["detail"]["recall"])

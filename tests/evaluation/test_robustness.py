@@ -104,8 +104,8 @@ def test_any_function_of_images_is_accepted_and_errors_say_what_was_expected():
         lambda x: jnp.stack([x.sum((1, 2)), 3 - x.sum((1, 2))], 1), jnp.full((5, 2, 2), 0.5), jnp.zeros(5, jnp.int32),
         key=KEY, balls={"linf": 0.01}, attacks={"linf": ("fgsm",)}, noise={},
     )  # fmt: skip
-    assert report == {"clean": 1.0, "noise": {}, "minimal": {}, "linf": {"fgsm": 1.0, "all": 1.0}}
+    assert report == {"clean": 1.0, "noise": {}, "minimal": {}, "not_found": {}, "linf": {"fgsm": 1.0, "all": 1.0}}
     with pytest.raises(ValueError, match="Unknown attacks: cw; there are fgsm"):
-        robustness_report(lambda x: x, jnp.zeros((2, 3)), jnp.zeros(2), key=KEY, attacks=("cw",))
-    with pytest.raises(ValueError, match="2 images and 3 labels"):
-        robustness_report(lambda x: x, jnp.zeros((2, 3)), jnp.zeros(3), key=KEY)
+        robustness_report(lambda x: x, jnp.zeros((2, 3)), jnp.zeros(2, int), key=KEY, attacks=("cw",))
+    with pytest.raises(ValueError, match=r"2 images and labels of shape \(3,\)"):
+        robustness_report(lambda x: x, jnp.zeros((2, 3)), jnp.zeros(3, int), key=KEY)

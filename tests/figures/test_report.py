@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from sparsejax.evaluation.measure import measures_of
+from sparsejax.evaluation.report import summary
 from sparsejax.figures import report as page_of
 from sparsejax.figures.html import Picture
 from sparsejax.figures.noise import noise_curve
@@ -183,3 +184,14 @@ def test_numbers_are_written_for_people():
         "98.77 %", "90.00 ± 0.10 %", "–", "–"
     ]  # fmt: skip
     assert [duration(seconds) for seconds in (0.4, 99, 125, 7300)] == ["0 s", "99 s", "2 min 5 s", "2 h 1 min"]
+
+
+def test_a_dead_network_among_several_has_no_reduction_of_products(make_result, picture):
+    result = make_result(2)
+    for member, ratio in zip(result["members"], (19.0, None), strict=True):
+        member |= {"products": 90_000.0 if ratio else 0.0, "products_dense": 1_710_000, "products_ratio": ratio}
+        member["layers"]["hidden"] |= {"products": member["products"], "products_dense": 9, "products_ratio": ratio}
+    result |= summary(result["members"])
+    assert result["products_ratio"] is None is result["layers"]["hidden"]["products_ratio"]
+    page = Page(report(result, [picture]))
+    assert "nan" not in page.words.lower().split() and "fewer" not in page.words

@@ -142,3 +142,10 @@ def test_magnitudes_are_counted_between_edges():
     np.testing.assert_array_equal(magnitude_counts(x, edges), [1, 2, 2, 1])
     counted = jnp.array([[True], [False]])
     np.testing.assert_array_equal(magnitude_counts(x, edges, counted=counted), [1, 2, 0, 0])
+
+
+def test_an_answer_is_the_first_largest_logit_and_with_a_nan_it_is_wrong():
+    logits = jnp.asarray([[1.0, 2.0, 0.0], [2.0, 2.0, 0.0], [jnp.nan, 0.0, 0.0], [0.0, 0.0, jnp.inf]])
+    for label, wrong in enumerate([[1, 0, 1, 1], [0, 1, 1, 1], [1, 1, 1, 0]]):
+        found = measures.is_misclassified(logits, jnp.full(4, label, jnp.uint8))
+        np.testing.assert_array_equal(found, np.asarray(wrong, bool))

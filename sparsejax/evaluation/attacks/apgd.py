@@ -9,10 +9,13 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from sparsejax.errors import ConfigError
 from sparsejax.evaluation.attacks.apgd_l1 import climb_l1
-from sparsejax.evaluation.attacks.geometry import Bounds, Norm, expand, inside, length, steepest
-from sparsejax.evaluation.attacks.losses import LogitsFn, Loss, Network, cross_entropy, dlr, runner_up, targeted_dlr
-from sparsejax.evaluation.attacks.pgd import Adversarial, prepare
+from sparsejax.evaluation.attacks.geometry import BALLS, Bounds, Norm, expand, inside, length, steepest
+from sparsejax.evaluation.attacks.losses import Loss, cross_entropy, dlr, runner_up, targeted_dlr
+from sparsejax.evaluation.attacks.network import LogitsFn
+from sparsejax.evaluation.attacks.pgd import Adversarial
+from sparsejax.evaluation.attacks.problem import Problem, check_count, check_ranks, pose
 from sparsejax.evaluation.attacks.registry import register_attack
+from sparsejax.functional.measures import is_misclassified
 
 _MOMENTUM, _RISES = 0.75, 0.75
 
@@ -34,7 +37,7 @@ class _Climb(NamedTuple):
     done: Array
 
 
-@register_attack("apgd_ce", place=2)
+@register_attack("apgd_ce", norms=BALLS, place=2)
 def apgd(
     logits_fn: LogitsFn,
     x: Float[Array, "batch *shape"],
@@ -78,11 +81,15 @@ def apgd(
       Croce & Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks,
       2020, algorithm 1; Mind the box: l1-APGD for sparse adversarial attacks on image classifiers, 2021.
     """
-    network, key = prepare(logits_fn, epsilon, norm, draws, key, random=True)
-    return _climb(network, x, labels, epsilon, norm, loss, iterations, bounds, key)
+    check_count("iterations", iterations)
+    problem = pose(
+        logits_fn, x, labels, epsilon=epsilon, norm=norm, bounds=bounds, draws=draws, key=key, random=True
+    )  # fmt: skip
+    found = _climb(problem, norm, loss, iterations, bounds)
+    return found._replace(images=problem.network.shown(found.images))
 
 
-@register_attack("apgd_dlr", place=3)
+@register_attack("apgd_dlr", classes=3, norms=BALLS, place=3)
 def apgd_dlr(logits_fn: LogitsFn, x: Array, labels: Array, **settings) -> Adversarial:
     """Runs APGD on the difference of logits ratio, which is invariant to the scale of the logits.
 
@@ -109,7 +116,7 @@ def apgd_dlr(logits_fn: LogitsFn, x: Array, labels: Array, **settings) -> Advers
     return apgd(logits_fn, x, labels, loss=dlr, **settings)
 
 
-@register_attack("apgd_t", targeted=True, place=4)
+@register_attack("apgd_t", targeted=True, classes=4, norms=BALLS, place=4)
 def apgd_targeted(
     logits_fn: LogitsFn,
     x: Float[Array, "batch *shape"],
@@ -151,39 +158,34 @@ def apgd_targeted(
       Croce & Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks,
       2020, section 4.2.
     """
-    network, key = prepare(logits_fn, epsilon, norm, draws, key, random=True)
+    check_count("iterations", iterations)
+    problem = pose(
+        logits_fn, x, labels, epsilon=epsilon, norm=norm, bounds=bounds, draws=draws, key=key, random=True
+    )  # fmt: skip
+    network, x, labels, _, key = problem
     logits = network(x, key)
     classes = logits.shape[-1]
     if classes < 4:
         raise ConfigError(f"There are {classes} classes; the targeted loss needs four. Use `apgd`.")
+    ranks = check_ranks(ranks, classes)
 
     def attack(found: Adversarial, rank: Array) -> tuple[Adversarial, None]:
         target = runner_up(logits, labels, rank)
-        own = jax.random.fold_in(key, rank)
-        again = _climb(network, x, labels, epsilon, norm, targeted_dlr(target), iterations, bounds, own, found.success)
+        own = problem._replace(key=jax.random.fold_in(key, rank))
+        again = _climb(own, norm, targeted_dlr(target), iterations, bounds, found.success)
         images = jnp.where(expand(found.success, x), found.images, again.images)
         return Adversarial(images, found.success | again.success), None
 
-    ranks = jnp.arange(1, min(10, classes)) if ranks is None else ranks
-    start = Adversarial(x, jnp.argmax(logits, -1) != labels)
-    return lax.scan(attack, start, ranks)[0]
+    found, _ = lax.scan(attack, Adversarial(x, is_misclassified(logits, labels)), ranks)
+    return found._replace(images=network.shown(found.images))
 
 
 def _climb(
-    network: Network,
-    x: Array,
-    labels: Array,
-    epsilon: float | Array,
-    norm: Norm,
-    loss: Loss,
-    iterations: int,
-    bounds: Bounds,
-    key: PRNGKeyArray,
-    done: Array | None = None,
+    problem: Problem, norm: Norm, loss: Loss, iterations: int, bounds: Bounds, done: Array | None = None
 ) -> Adversarial:
     if norm == "l1":
-        return climb_l1(network, x, labels, epsilon, loss, iterations, bounds, key, done)
-    radius = jnp.broadcast_to(jnp.asarray(epsilon, x.dtype), x.shape[:1])
+        return climb_l1(problem, loss, iterations, bounds, done)
+    network, x, labels, radius, key = problem
     start_key, key = jax.random.split(key)
     start = _on_the_sphere(start_key, x, radius, norm, bounds)
     losses, gradient, wrong = network.loss_and_gradient(loss, start, labels, jax.random.fold_in(key, iterations))
@@ -247,5 +249,7 @@ def _apply_checkpoint(state: _Climb, period: Array) -> _Climb:
 
 def _on_the_sphere(key: PRNGKeyArray, x: Array, radius: Array, norm: Norm, bounds: Bounds) -> Array:
     """Draws a start at distance epsilon, as in the authors' code."""
-    draw = jax.random.uniform(key, x.shape, x.dtype, -1, 1) if norm == "linf" else jax.random.normal(key, x.shape)
-    return jnp.clip(x + expand(radius / length(draw, norm), x) * draw, *bounds)
+    draw = (
+        jax.random.uniform(key, x.shape, x.dtype, -1, 1) if norm == "linf" else jax.random.normal(key, x.shape, x.dtype)
+    )
+    return jnp.clip(x + expand(radius / jnp.maximum(length(draw, norm), 1e-30), x) * draw, *bounds)

@@ -1,15 +1,17 @@
 """APGD within balls of l1: steps as sparse as the best point found, in balls that shrink to epsilon."""
 
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array
 
-from sparsejax.evaluation.attacks.geometry import Bounds, expand, inside, length
-from sparsejax.evaluation.attacks.losses import Loss, Network
+from sparsejax.evaluation.attacks.geometry import Bounds, expand, flatten, inside, length
+from sparsejax.evaluation.attacks.losses import Loss
 from sparsejax.evaluation.attacks.pgd import Adversarial
+from sparsejax.evaluation.attacks.problem import Problem
 from sparsejax.functional import kth_largest
 
 _STAGES = ((3, 0.3), (2, 0.3), (1, 0.4))
@@ -32,24 +34,14 @@ class _Climb(NamedTuple):
     done: Array
 
 
-def climb_l1(
-    network: Network,
-    x: Array,
-    labels: Array,
-    epsilon: float | Array,
-    loss: Loss,
-    iterations: int,
-    bounds: Bounds,
-    key: PRNGKeyArray,
-    done: Array | None = None,
-) -> Adversarial:
+def climb_l1(problem: Problem, loss: Loss, iterations: int, bounds: Bounds, done: Array | None = None) -> Adversarial:
     """Maximises a loss in three stages, from a random start; examples misclassified at the start are unchanged.
 
     References:
       Croce & Hein, Mind the box: l1-APGD for sparse adversarial attacks on image classifiers, 2021, algorithm 1 and
       section 3.2 (the stages).
     """
-    radius = jnp.broadcast_to(jnp.asarray(epsilon, x.dtype), x.shape[:1])
+    network, x, labels, radius, key = problem
     spared = jnp.zeros(x.shape[:1], bool) if done is None else done
     start_key, key = jax.random.split(key)
     found = Adversarial(x + jax.random.normal(start_key, x.shape, x.dtype), spared)
@@ -57,7 +49,7 @@ def climb_l1(
     for number, (times, part) in enumerate(_STAGES):
         start, own = inside(x, found.images, times * radius, "l1", bounds), jax.random.fold_in(key, number)
         if number:
-            density = length(start - x, "l0") / (x[0].size * _SPARSER)
+            density = length(start - x, "l0") / (math.prod(x.shape[1:]) * _SPARSER)
         found = _stage(
             network, x, start, labels, times * radius, density, loss, max(1, round(part * iterations)), bounds, own,
             spared,
@@ -108,14 +100,14 @@ def _apply_checkpoint(state: _Climb, x: Array, radius: Array) -> _Climb:
         now=jnp.where(back, state.best, state.now),
         gradient=jnp.where(back, state.best_gradient, state.gradient),
         step=jnp.where(sparser, radius, jnp.maximum(state.step / _SPARSER, _LEAST_STEP * radius)),
-        density=entries / (x[0].size * _SPARSER),
+        density=entries / (math.prod(x.shape[1:]) * _SPARSER),
         entries=entries,
     )
 
 
 def _sparse(gradient: Array, density: Array) -> Array:
     """Returns the signs of that fraction of the entries with the largest gradients, scaled equally to norm 1."""
-    flat = jnp.abs(gradient.reshape(gradient.shape[0], -1))
+    flat = jnp.abs(flatten(gradient))
     count = jnp.clip(jnp.ceil(density * flat.shape[-1]).astype(jnp.int32), 1, flat.shape[-1])
     least = jax.vmap(kth_largest)(flat, count)
     signs = jnp.where(jnp.abs(gradient) >= expand(least, gradient), jnp.sign(gradient), 0)

@@ -9,24 +9,29 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from sparsejax.errors import ConfigError
 from sparsejax.evaluation.attacks.apgd import apgd, apgd_targeted
 from sparsejax.evaluation.attacks.fab import fab_targeted
-from sparsejax.evaluation.attacks.geometry import Bounds, Norm, expand, length
-from sparsejax.evaluation.attacks.losses import LogitsFn, Network, is_misclassified
+from sparsejax.evaluation.attacks.geometry import Bounds, Norm
+from sparsejax.evaluation.attacks.network import LogitsFn
 from sparsejax.evaluation.attacks.pgd import Adversarial
+from sparsejax.evaluation.attacks.problem import check_count, classes_of, pose
+from sparsejax.evaluation.attacks.programs import compile_attack
 from sparsejax.evaluation.attacks.square import square
 
 Attack = Callable[[Array, Array, PRNGKeyArray], Adversarial]
 """`attack(images, labels, key)`, a compiled function."""
 
 _FEW = 16
-_AGAIN = 2**31 - 1
-"""Folded into an attack's key for the draws of the check."""
 
 
 def survivors_of(
-    attacks: Sequence[Attack], images: np.ndarray, labels: np.ndarray, *, key: PRNGKeyArray, batch_size: int = 250
+    attacks: Sequence[Attack],
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    key: PRNGKeyArray,
+    batch_size: int = 250,
+    **settings: Any,
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Runs each attack on the examples that no previous attack has changed to a misclassified one.
 
@@ -39,6 +44,7 @@ def survivors_of(
       labels: `[n]`.
       key: for all attacks.
       batch_size: images per batch.
+      settings: further arguments of the attacks, such as epsilon.
 
     Returns:
       The images `[n, ...]`, misclassified if found, else clean, and for each attack which are left after it `[n]`.
@@ -57,7 +63,9 @@ def survivors_of(
             while size // 2 >= max(len(rows), _FEW):
                 size //= 2
             padded = np.resize(rows, size)
-            result = attack(jnp.asarray(images[padded]), jnp.asarray(labels[padded]), jax.random.fold_in(own, start))
+            result = attack(
+                jnp.asarray(images[padded]), jnp.asarray(labels[padded]), jax.random.fold_in(own, start), **settings
+            )
             success = np.asarray(result.success)[: len(rows)]
             found[rows[success]] = np.asarray(result.images)[: len(rows)][success]
             left[rows[success]] = False
@@ -96,62 +104,13 @@ def ensemble(
       Croce & Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks,
       2020: the version "standard".
     """
-    settings: dict[str, Any] = {"epsilon": epsilon, "norm": norm, "bounds": bounds, "draws": draws}
     cheapest, apgd_t, fab_t, last = (
-        compile_attack(attack, logits_fn, settings) for attack in (apgd, apgd_targeted, fab_targeted, square)
+        functools.partial(compile_attack(attack, logits_fn, norm=norm, bounds=bounds, draws=draws), epsilon=epsilon)
+        for attack in (apgd, apgd_targeted, fab_targeted, square)
     )
     targeted = [apgd_t] * (classes >= 4) + [fab_t]
     attacks = [cheapest, *(one for attack in targeted for one in by_target(attack, classes))]
     return attacks + [last] * (square_too and norm != "l1")
-
-
-def compile_attack(attack: Callable[..., Adversarial], logits_fn: LogitsFn, settings: dict[str, Any]) -> Attack:
-    """Compiles an attack on a network, and checks its results; a targeted one also takes `ranks`.
-
-    An attack has succeeded only where its image is finite, in the ball and the bounds up to rounding, and misclassified
-    when the network answers again; a stochastic network answers with the mean over new draws.
-
-    Raises:
-      ConfigError: it returns no Adversarial of the shapes of the images and labels.
-    """
-
-    def checked(x: Array, y: Array, key: PRNGKeyArray, **own: Any) -> Adversarial:
-        found = attack(logits_fn, x, y, key=key, **settings, **own)
-        shapes = [jnp.shape(part) for part in found] if isinstance(found, Adversarial) else type(found).__name__
-        if shapes != [x.shape, y.shape]:
-            raise ConfigError(
-                f"The attack {getattr(attack, '__name__', attack)} returned {shapes}; expected an Adversarial with "
-                f"images {x.shape} and success {y.shape}."
-            )
-        images, (low, high), norm = found.images, settings["bounds"], settings["norm"]
-        shares = {"linf": 1, "l2": x[0].size ** 0.5, "l1": x[0].size, "l0": 0}  # by which rounding adds up
-        dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.float32
-        rounding = jnp.finfo(dtype).eps * jnp.maximum(length(x, "linf"), length(images, "linf"))
-        near = length(images - x, norm) <= (1 + 1e-5) * settings["epsilon"] + shares[norm] * rounding
-        inside = jnp.minimum(low, x) - expand(rounding, x) <= images
-        inside &= images <= jnp.maximum(high, x) + expand(rounding, x)
-        inside = jnp.all((inside & jnp.isfinite(images)).reshape(len(x), -1), axis=-1)
-        wrong = is_misclassified(Network(logits_fn, settings["draws"])(images, jax.random.fold_in(key, _AGAIN)), y)
-        return Adversarial(images, jnp.asarray(found.success, bool) & near & inside & wrong)
-
-    return jax.jit(checked)
-
-
-def check_images(images: np.ndarray, labels: np.ndarray, bounds: Bounds) -> None:
-    """Checks images to attack.
-
-    Raises:
-      ConfigError: the numbers of images and labels differ, or an image is not within the bounds.
-    """
-    if len(images) != len(labels):
-        raise ConfigError(f"There are {len(images)} images and {len(labels)} labels; expected equal numbers.")
-    low, high = bounds
-    slack = 1e-5 * (high - low)
-    if np.size(images) and not (low - slack <= np.min(images) and np.max(images) <= high + slack):
-        raise ConfigError(
-            f"images has values from {np.min(images):g} to {np.max(images):g}, but bounds is {bounds}; expected values "
-            "within the bounds. Scale the images and normalise them inside logits_fn, or pass their bounds."
-        )
 
 
 def by_target(attack: Callable[..., Adversarial], classes: int) -> list[Attack]:
@@ -203,22 +162,18 @@ def auto_attack(
         `success` `[n]`.
 
     Raises:
-      ConfigError: epsilon is negative, the norm is unknown, the numbers of images and labels differ, or an image is not
-        within the bounds.
+      ConfigError: epsilon is negative, the norm is unknown, the images are not floating-point numbers within the
+        bounds, or the labels are not one class of the network for each.
 
     References:
       Croce & Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks,
       2020: the version "standard".
     """
-    check_images(np.asarray(images), np.asarray(labels), bounds)
-    classes = classes_of(Network(logits_fn, draws), images, key)
-    attacks = ensemble(
-        logits_fn, classes=classes, epsilon=epsilon, norm=norm, bounds=bounds, draws=draws, square_too=images.ndim == 4
-    )
+    check_count("batch_size", batch_size)
+    settings: dict[str, Any] = {"epsilon": epsilon, "norm": norm, "draws": draws}
+    network = pose(logits_fn, images, labels, key=key, random=True, bounds=bounds, **settings).network
+    settings["bounds"] = tuple(float(bound) for bound in bounds)
+    classes = classes_of(network, images, key)
+    attacks = ensemble(logits_fn, classes=classes, square_too=np.ndim(images) == 4, **settings)
     found, after = survivors_of(attacks, np.asarray(images), np.asarray(labels), key=key, batch_size=batch_size)
     return Adversarial(jnp.asarray(found), jnp.asarray(~after[-1]))
-
-
-def classes_of(network: Network, images: Any, key: PRNGKeyArray) -> int:
-    """Returns the number of classes of a network."""
-    return jax.eval_shape(functools.partial(network), jnp.asarray(images[:1]), key).shape[-1]

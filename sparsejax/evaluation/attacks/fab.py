@@ -5,15 +5,18 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from sparsejax.evaluation.attacks.geometry import Bounds, Norm, expand, length, to_hyperplane
-from sparsejax.evaluation.attacks.losses import LogitsFn, Network, is_misclassified, runner_up
-from sparsejax.evaluation.attacks.pgd import Adversarial, prepare
+from sparsejax.evaluation.attacks.geometry import BALLS, Bounds, Norm, expand, flatten, length, to_hyperplane
+from sparsejax.evaluation.attacks.losses import runner_up
+from sparsejax.evaluation.attacks.network import LogitsFn, Network
+from sparsejax.evaluation.attacks.pgd import Adversarial
+from sparsejax.evaluation.attacks.problem import check_count, check_ranks, pose
 from sparsejax.evaluation.attacks.registry import register_attack
+from sparsejax.functional.measures import is_misclassified
 
 _MOST_BACK, _BEYOND, _CLOSER = 0.1, 1.05, 0.9
 
 
-@register_attack("fab_t", targeted=True, place=5)
+@register_attack("fab_t", targeted=True, norms=BALLS, place=5)
 def fab_targeted(
     logits_fn: LogitsFn,
     x: Float[Array, "batch *shape"],
@@ -58,10 +61,12 @@ def fab_targeted(
     References:
       Croce & Hein, Minimally distorted Adversarial Examples with a Fast Adaptive Boundary Attack, 2020.
     """
-    network, stream = prepare(logits_fn, epsilon, norm, draws, key, random=False)
-    radius = jnp.broadcast_to(jnp.asarray(epsilon, x.dtype), x.shape[:1])
+    check_count("iterations", iterations)
+    network, x, labels, radius, stream = pose(
+        logits_fn, x, labels, epsilon=epsilon, norm=norm, bounds=bounds, draws=draws, key=key
+    )
     logits = network(x, stream)
-    classes = logits.shape[-1]
+    ranks = check_ranks(ranks, logits.shape[-1])
     wrong = is_misclassified(logits, labels)
     nearest = jnp.where(wrong, 0.0, jnp.inf).astype(x.dtype)
 
@@ -84,13 +89,12 @@ def fab_targeted(
             best, distance = jnp.where(expand(nearer, x), there, best), jnp.where(nearer, far, distance)
             return i + 1, jnp.where(expand(wrong, x), x + _CLOSER * (there - x), there), best, distance
 
-        _, _, best, distance = lax.while_loop(unfinished, step, (0, x, *carry))
+        _, _, best, distance = lax.while_loop(unfinished, step, (jnp.int32(0), x, *carry))
         return (best, distance), None
 
-    ranks = jnp.arange(1, min(10, classes)) if ranks is None else ranks
     (best, distance), _ = lax.scan(towards, (x, nearest), ranks)
     success = distance <= radius
-    return Adversarial(jnp.where(expand(success, x), best, x), success)
+    return Adversarial(network.shown(jnp.where(expand(success, x), best, x)), success)
 
 
 def _boundary_step(
@@ -104,7 +108,7 @@ def _boundary_step(
         return pair[:, 0] - pair[:, 1]
 
     behind, normal, _ = network.loss_and_gradient(lead, now, labels, key)
-    along = jnp.sum((normal * (x - now)).reshape(x.shape[0], -1), -1)
+    along = jnp.sum(flatten(normal * (x - now)), -1)
     here = to_hyperplane(now, normal, -behind, norm, bounds)
     home = to_hyperplane(x, normal, -behind - along, norm, bounds)
     near, far = (jnp.maximum(length(move, norm), 1e-8) for move in (here, home))

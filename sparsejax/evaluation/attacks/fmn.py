@@ -7,10 +7,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from sparsejax.errors import ConfigError
 from sparsejax.evaluation.attacks.geometry import Bounds, Norm, dual_length, expand, inside, length
-from sparsejax.evaluation.attacks.losses import LogitsFn, margin
-from sparsejax.evaluation.attacks.pgd import prepare
+from sparsejax.evaluation.attacks.losses import margin
+from sparsejax.evaluation.attacks.network import LogitsFn
+from sparsejax.evaluation.attacks.problem import check_count, check_number, pose
+from sparsejax.functional.measures import is_misclassified
 
 
 class Nearest(NamedTuple):
@@ -60,39 +61,48 @@ def fmn(
     References:
       Pintor et al., Fast Minimum-norm Adversarial Attacks through Adaptive Norm Constraints, 2021, algorithm 1.
     """
-    if norm not in ("linf", "l2", "l1", "l0"):
-        raise ConfigError(f"norm is {norm}; expected linf, l2, l1 or l0.")
-    network, stream = prepare(logits_fn, 0.0, "l2", draws, key, random=False)
+    check_count("iterations", iterations)
+    if step is not None:
+        check_number("step", step, least=0)
+    network, x, labels, farthest, stream = pose(
+        logits_fn, x, labels, norm=norm, bounds=bounds, draws=draws, key=key, norms=("linf", "l2", "l1", "l0")
+    )
     first_step = (10.0 if norm == "l0" else 1.0) if step is None else step
-    batch = x.shape[0]
+
+    def nearer(now: Array, wrong: Array, best: Array, distance: Array) -> tuple[Array, Array, Array]:
+        far = length(now - x, norm)
+        better = wrong & (far < distance)
+        return jnp.where(expand(better, x), now, best), jnp.where(better, far, distance), far
 
     def once(i: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
-        now, radius, best, distance = carry
+        now, radius, *found = carry
         lead, gradient, wrong = network.loss_and_gradient(margin, now, labels, jax.random.fold_in(stream, i))
-        far = length(now - x, norm)
-        nearer = wrong & (far < distance)
-        best, distance = jnp.where(expand(nearer, x), now, best), jnp.where(nearer, far, distance)
+        best, distance, far = nearer(now, wrong, *found)
+        # Only entries that the box lets move bring the boundary nearer.
+        blocked = ((gradient > 0) & (now >= bounds[1])) | ((gradient < 0) & (now <= bounds[0]))
+        free = jnp.where(blocked, 0, gradient)
         fall = 0.5 * (1 + jnp.cos(jnp.pi * i.astype(x.dtype) / iterations))
         gamma, size = 0.001 + (0.05 - 0.001) * fall, first_step * (0.01 + 0.99 * fall)
-        found = jnp.isfinite(distance)
-        to_boundary = jnp.abs(lead) / jnp.maximum(dual_length(gradient, norm), 1e-12)
+        to_boundary = jnp.abs(lead) / jnp.maximum(dual_length(free, norm), 1e-12)
         if norm == "l0":
             shrunk = jnp.minimum(jnp.minimum(radius - 1, jnp.floor(radius * (1 - gamma))), distance)
-            grown = jnp.minimum(jnp.maximum(radius + 1, jnp.floor(radius * (1 + gamma))), x[0].size)
+            grown = jnp.maximum(radius + 1, jnp.floor(radius * (1 + gamma)))
         else:
             shrunk = jnp.minimum(radius * (1 - gamma), distance)
             # Slightly beyond the boundary; otherwise rounding might keep an image from crossing it.
-            grown = jnp.where(found, radius * (1 + gamma), far + (1 + gamma) * to_boundary)
-        radius = jnp.where(wrong, shrunk, grown)
+            grown = jnp.where(jnp.isfinite(distance), radius * (1 + gamma), far + (1 + gamma) * to_boundary)
+        radius = jnp.where(wrong, shrunk, jnp.minimum(grown, farthest))
         direction = gradient / expand(jnp.maximum(length(gradient, "l2"), 1e-12), x)
-        there = inside(x, now + size * direction, radius, norm, bounds)
-        return there, radius, best, distance
+        return inside(x, now + size * direction, radius, norm, bounds), radius, best, distance
 
-    infinite = jnp.full(batch, jnp.inf, x.dtype)
+    infinite = jnp.full(len(x), jnp.inf, x.dtype)
     start = (x, jnp.zeros_like(infinite), x, infinite)  # a radius of 0 grows by the distance to the boundary
-    now, _, best, distance = lax.fori_loop(0, iterations, once, start)
-    wrong = margin(network(now, jax.random.fold_in(stream, iterations)), labels) > 0
-    far = length(now - x, norm)
-    nearer = wrong & (far < distance)
-    best, distance = jnp.where(expand(nearer, x), now, best), jnp.where(nearer, far, distance)
-    return Nearest(best, distance, jnp.isfinite(distance))
+    now, _, *found = lax.fori_loop(0, iterations, once, start)
+    wrong = is_misclassified(network(now, jax.random.fold_in(stream, iterations)), labels)
+    best, distance, _ = nearer(now, wrong, *found)
+    shown = network.shown(best)
+    return Nearest(
+        shown,
+        jnp.where(jnp.isfinite(distance), length(shown.astype(x.dtype) - x, norm), jnp.inf),
+        jnp.isfinite(distance),
+    )

@@ -4,26 +4,42 @@ Every function takes batches `[batch, ...]` and treats an example as one vector.
 (the number of entries that differ from 0).
 """
 
+import math
 from functools import partial
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from sparsejax.functional import kth_largest, winners
 
 Norm = Literal["linf", "l2", "l1", "l0"]
 Bounds = tuple[float, float]
+BALLS: tuple[Norm, ...] = ("linf", "l2", "l1")
+"""The norms of attacks within a ball."""
+
+
+def widen(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Returns an array in float32, or in float64 if it was."""
+    return x if jnp.finfo(x.dtype).bits >= 32 else x.astype(jnp.float32)
+
+
+def flatten(x: Float[Array, "batch *shape"]) -> Float[Array, "batch entries"]:
+    """Returns every example as one vector, also of an empty batch."""
+    return x.reshape(x.shape[0], math.prod(x.shape[1:]))
 
 
 def length(delta: Float[Array, "batch *shape"], norm: Norm) -> Float[Array, "batch"]:
-    """Returns the norm of every example."""
-    flat = jnp.abs(delta.reshape(delta.shape[0], -1))
+    """Returns the norm of every example; in l2 without underflow or overflow of the squares."""
+    flat = jnp.abs(flatten(delta))
     if norm == "linf":
         return jnp.max(flat, axis=-1)
     if norm == "l2":
-        return jnp.sqrt(jnp.sum(flat * flat, axis=-1))
+        largest = jnp.max(flat, axis=-1)
+        scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+        return scale * jnp.sqrt(jnp.sum((flat / scale[:, None]) ** 2, axis=-1))
     if norm == "l1":
         return jnp.sum(flat, axis=-1)
     return jnp.sum(flat > 0, axis=-1).astype(delta.dtype)
@@ -53,7 +69,7 @@ def onto_ball(
         return jnp.clip(delta, -radius, radius)
     if norm == "l2":
         return delta * expand(jnp.minimum(1.0, epsilon / jnp.maximum(length(delta, "l2"), 1e-30)), delta)
-    flat = jnp.abs(delta.reshape(delta.shape[0], -1))
+    flat = jnp.abs(flatten(delta))
     if norm == "l0":
         return jnp.where(_first(jnp.abs(delta), epsilon), delta, 0)
     ranked = -jnp.sort(-flat, axis=-1)
@@ -70,46 +86,60 @@ def inside(
     norm: Norm,
     bounds: Bounds,
 ) -> Float[Array, "batch *shape"]:
-    """Projects candidates onto the intersection of the balls around x and the box, which contains x.
+    r"""Projects candidates onto the intersection of the balls around x and the box, which contains x.
 
-    For l0 and l1 this is the nearest point (in l2) of both, so that no part of epsilon is wasted on a pixel at its
-    bound; for linf and l2 the nearest point of the ball, clipped to the box, which only shortens it.
+    This is the nearest point (in l2) of both, so that no part of epsilon is wasted on a pixel at its bound. In l2 every
+    entry of the difference d is multiplied by the same factor, unless it then leaves its room to the bound:
+    :math:`\sum_i \min(s |d_i|, room_i)^2 = \epsilon^2`.
 
     References:
-      Croce & Hein, Mind the box: l1-APGD for sparse adversarial attacks on image classifiers, 2021, section 2.
+      Croce & Hein, Mind the box: l1-APGD for sparse adversarial attacks on image classifiers, 2021, section 2 (l1).
     """
-    if norm == "l1":
-        return jnp.clip(x + _onto_l1_ball_within(candidate - x, x, epsilon, bounds), *bounds)
+    if norm == "linf":
+        return jnp.clip(x + onto_ball(candidate - x, epsilon, norm), *bounds)
     if norm == "l0":
         cut = jnp.clip(candidate, *bounds)
         nearer_by = (candidate - x) ** 2 - (candidate - cut) ** 2  # squared distance that moving an entry saves
         return jnp.where(_first(nearer_by, epsilon), cut, x)
-    return jnp.clip(x + onto_ball(candidate - x, epsilon, norm), *bounds)
+    delta = candidate - x
+    move = _within_l1 if norm == "l1" else _within_l2
+    size = move(jnp.abs(flatten(delta)), flatten(_room(x, delta, bounds)), epsilon)
+    return jnp.clip(x + jnp.sign(delta) * size.reshape(x.shape), *bounds)
+
+
+def _room(x: Array, direction: Array, bounds: Bounds) -> Array:
+    """Returns how far every entry may move in its direction; 0 also beyond a bound by rounding."""
+    room = jnp.where(direction > 0, bounds[1] - x, jnp.where(direction < 0, x - bounds[0], 0))
+    return jnp.maximum(room, 0)
+
+
+def _within_l2(size: Array, room: Array, epsilon: Array) -> Array:
+    longest = jnp.maximum(length(size, "l2"), 1e-30)
+    unit = size / longest[:, None]
+    factor = jnp.sqrt(fill_level(unit * unit, room * room, epsilon * epsilon))
+    return jnp.minimum(jnp.minimum(factor, longest)[:, None] * unit, room)
 
 
 def _first(gain: Array, entries: Array) -> Array:
     """Marks the `entries` entries of largest gain."""
-    flat = gain.reshape(gain.shape[0], -1)
+    flat = flatten(gain)
     return jax.vmap(partial(winners, ties="first"))(flat, jnp.floor(entries).astype(jnp.int32)).reshape(gain.shape)
 
 
-def _onto_l1_ball_within(delta: Array, x: Array, epsilon: Array, bounds: Bounds) -> Array:
+def _within_l1(size: Array, room: Array, epsilon: Array) -> Array:
     r"""Lowers a threshold t until :math:`\sum_i \min(\max(|d_i| - t, 0), room_i)` reaches epsilon."""
-    flat, at = delta.reshape(delta.shape[0], -1), x.reshape(x.shape[0], -1)
-    size, room = jnp.abs(flat), jnp.where(flat > 0, bounds[1] - at, at - bounds[0])
     # As t decreases, entry i starts to grow at |d_i| and is full at |d_i| - room_i.
     turns = jnp.concatenate([size, jnp.maximum(size - room, 0)], axis=-1)
     order = jnp.argsort(-turns, axis=-1)
     turns = jnp.take_along_axis(turns, order, 1)
-    rate = jnp.cumsum(jnp.where(order < size.shape[-1], 1, -1).astype(flat.dtype), axis=-1)
+    rate = jnp.cumsum(jnp.where(order < size.shape[-1], 1, -1).astype(size.dtype), axis=-1)
     total = jnp.cumsum(rate[:, :-1] * (turns[:, :-1] - turns[:, 1:]), axis=-1)  # at the second turn, the third, ...
     i = jnp.minimum(jnp.sum(total < epsilon[:, None], axis=-1), total.shape[-1] - 1)[:, None]
     beyond, rate, turn = (jnp.take_along_axis(a, i, 1) for a in (total - epsilon[:, None], rate, turns[:, 1:]))
     threshold = jnp.where(beyond > 0, turn + beyond / jnp.maximum(rate, 1), 0)
     move = jnp.minimum(jnp.maximum(size - threshold, 0), room)
     # Sums and images are rounded: a slightly smaller radius keeps them in the ball.
-    move = move * jnp.minimum(1, epsilon * (1 - 1e-6) / jnp.maximum(jnp.sum(move, -1), 1e-30))[:, None]
-    return (jnp.sign(flat) * move).reshape(delta.shape)
+    return move * jnp.minimum(1, epsilon * (1 - 1e-6) / jnp.maximum(jnp.sum(move, -1), 1e-30))[:, None]
 
 
 def steepest(
@@ -127,7 +157,7 @@ def steepest(
         return jnp.sign(gradient)
     if norm == "l2":
         return gradient / expand(jnp.maximum(length(gradient, "l2"), 1e-30), gradient)
-    flat = jnp.abs(gradient.reshape(gradient.shape[0], -1))
+    flat = jnp.abs(flatten(gradient))
     count = max(1, round(share * flat.shape[-1]))
     direction = jnp.where(jnp.abs(gradient) >= expand(kth_largest(flat, count), gradient), jnp.sign(gradient), 0)
     return direction / expand(jnp.maximum(length(direction, "l1"), 1), gradient)
@@ -169,34 +199,39 @@ def to_hyperplane(
     References:
       Croce & Hein, Minimally distorted Adversarial Examples with a Fast Adaptive Boundary Attack, 2020, section 2.2.
     """
-    batch = x.shape[0]
-    w = (normal * expand(jnp.sign(missing), normal)).reshape(batch, -1)
-    flat, total, size = x.reshape(batch, -1), jnp.abs(missing), jnp.abs(w)
-    room = jnp.where(w > 0, bounds[1] - flat, jnp.where(w < 0, flat - bounds[0], 0))
+    toward = normal * expand(jnp.sign(missing), normal)
+    total, size, room = jnp.abs(missing), jnp.abs(flatten(normal)), flatten(_room(x, toward, bounds))
     gain = size * room
     if norm in ("linf", "l2"):
-        rate = size if norm == "linf" else size * size
-        level = _level(rate, gain, total)[:, None]
+        level = fill_level(size if norm == "linf" else size * size, gain, total)[:, None]
         move = jnp.minimum(level if norm == "linf" else level * size, room)
     else:
         order = jnp.argsort(-size, axis=-1)
         ranked = jnp.take_along_axis(gain, order, 1)
         before = jnp.cumsum(ranked, -1) - ranked
         part = jnp.clip((total[:, None] - before) / jnp.maximum(ranked, 1e-30), 0, 1)
-        share = jnp.zeros_like(part).at[jnp.arange(batch)[:, None], order].set(part)
+        share = jnp.zeros_like(part).at[jnp.arange(len(x))[:, None], order].set(part)
         move = share * room
-    return (jnp.sign(w) * move).reshape(x.shape)
+    return jnp.sign(toward) * move.reshape(x.shape)
 
 
-def _level(rate: Array, most: Array, total: Array) -> Array:
-    """Returns the smallest mu with sum(min(mu rate, most)) >= total `[batch]`, or the one that fills all."""
-    full_at = jnp.where(rate > 0, most / jnp.maximum(rate, 1e-30), 0)
-    order = jnp.argsort(full_at, axis=-1)
-    full_at, most, rate = (jnp.take_along_axis(a, order, 1) for a in (full_at, most, rate))
-    filled = jnp.cumsum(most, -1) - most
-    rising = jnp.cumsum(rate[:, ::-1], -1)[:, ::-1]
-    reached = filled + full_at * rising  # the sum when entry i becomes full
-    at = jnp.minimum(jnp.sum(reached < total[:, None], -1), rate.shape[-1] - 1)[:, None]
-    here = [jnp.take_along_axis(a, at, 1)[:, 0] for a in (filled, rising, full_at)]
-    level = (total - here[0]) / jnp.maximum(here[1], 1e-30)
-    return jnp.clip(level, 0, here[2])
+def fill_level(
+    rate: Float[Array, "batch entries"], most: Float[Array, "batch entries"], total: Float[Array, "batch"]
+) -> Float[Array, "batch"]:
+    r"""Returns the smallest level with :math:`\sum_i \min(level \, rate_i, most_i) \ge total`, or one that fills all.
+
+    The sum is concave and piecewise linear in the level, so Newton's steps from below never pass the solution, and end
+    once no entry becomes full: usually after about five passes over the entries, where sorting takes many more.
+    """
+
+    def rise(level: Array) -> Array:
+        full = (level[:, None] * rate >= most) | (rate <= 0)
+        filled = jnp.sum(jnp.where(full & (rate > 0), most, 0), axis=-1)
+        rising = jnp.sum(jnp.where(full, 0, rate), axis=-1)
+        return jnp.where(rising > 0, jnp.maximum((total - filled) / jnp.where(rising > 0, rising, 1), level), level)
+
+    def step(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        return rise(carry[0]), carry[0]
+
+    start = jnp.zeros_like(total)
+    return lax.while_loop(lambda carry: jnp.any(carry[0] > carry[1]), step, (rise(start), start))[0]

@@ -7,10 +7,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from sparsejax.errors import ConfigError
-from sparsejax.evaluation.attacks.geometry import Bounds, Norm, expand, inside, random_start, steepest
-from sparsejax.evaluation.attacks.losses import LogitsFn, Loss, Network, cross_entropy, is_misclassified
+from sparsejax.evaluation.attacks.geometry import BALLS, Bounds, Norm, expand, inside, random_start, steepest
+from sparsejax.evaluation.attacks.losses import Loss, cross_entropy
+from sparsejax.evaluation.attacks.network import LogitsFn
+from sparsejax.evaluation.attacks.problem import as_lengths, check_count, check_number, pose
 from sparsejax.evaluation.attacks.registry import register_attack
+from sparsejax.functional.measures import is_misclassified
 
 
 class Adversarial(NamedTuple):
@@ -25,7 +27,7 @@ class Adversarial(NamedTuple):
     success: Bool[Array, "batch"]
 
 
-@register_attack("fgsm", place=0)
+@register_attack("fgsm", norms=BALLS, place=0)
 def fgsm(
     logits_fn: LogitsFn,
     x: Float[Array, "batch *shape"],
@@ -68,7 +70,7 @@ def fgsm(
     )  # fmt: skip
 
 
-@register_attack("pgd", place=1)
+@register_attack("pgd", norms=BALLS, place=1)
 def pgd(
     logits_fn: LogitsFn,
     x: Float[Array, "batch *shape"],
@@ -113,9 +115,13 @@ def pgd(
       Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, 2018; Athalye et al., Obfuscated
       Gradients Give a False Sense of Security, 2018 (averaging over draws).
     """
-    network, stream = prepare(logits_fn, epsilon, norm, draws, key, random=random)
-    radius = jnp.broadcast_to(jnp.asarray(epsilon, x.dtype), x.shape[:1])
-    size = radius * (2.5 / iterations) if step is None else jnp.broadcast_to(jnp.asarray(step, x.dtype), x.shape[:1])
+    check_count("iterations", iterations)
+    network, x, labels, radius, stream = pose(
+        logits_fn, x, labels, epsilon=epsilon, norm=norm, bounds=bounds, draws=draws, key=key, random=random
+    )
+    if step is not None:
+        check_number("step", step, least=0, finite=False)
+    size = radius * (2.5 / iterations) if step is None else as_lengths(step, x, most=1e30)
     start_key, stream = jax.random.split(stream)
     start = inside(x, random_start(start_key, x, radius, norm), radius, norm, bounds) if random else x
 
@@ -130,22 +136,6 @@ def pgd(
         there = inside(x, now + expand(size, x) * steepest(gradient, norm), radius, norm, bounds)
         return i + 1, jnp.where(expand(done, x), now, there), done
 
-    _, images, _ = lax.while_loop(unfinished, climb, (0, start, jnp.zeros(x.shape[:1], bool)))
-    return Adversarial(images, is_misclassified(network(images, jax.random.fold_in(stream, iterations)), labels))
-
-
-def prepare(
-    logits_fn: LogitsFn, epsilon, norm: Norm, draws: int | None, key: PRNGKeyArray | None, *, random: bool
-) -> tuple[Network, PRNGKeyArray]:
-    """Checks the arguments that all attacks within a ball share; returns the network and a key.
-
-    Raises:
-      ConfigError: epsilon is negative, the norm is l0, or a key is missing.
-    """
-    if isinstance(epsilon, (int, float)) and not epsilon >= 0:
-        raise ConfigError(f"epsilon is {epsilon}; expected a radius of 0 or more.")
-    if norm not in ("linf", "l2", "l1"):
-        raise ConfigError(f"norm is {norm}; expected linf, l2 or l1 (for l0 use `fmn`).")
-    if key is None and (random or draws is not None):
-        raise ConfigError("key is None; a random start or a stochastic network needs one, such as jax.random.key(0).")
-    return Network(logits_fn, draws), jax.random.key(0) if key is None else key
+    _, images, _ = lax.while_loop(unfinished, climb, (jnp.int32(0), start, jnp.zeros(x.shape[:1], bool)))
+    wrong = is_misclassified(network(images, jax.random.fold_in(stream, iterations)), labels)
+    return Adversarial(network.shown(images), wrong)

@@ -11,15 +11,18 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from sparsejax.errors import ConfigError
 from sparsejax.evaluation.attacks.geometry import Bounds, Norm, expand, length
-from sparsejax.evaluation.attacks.losses import LogitsFn, margin
-from sparsejax.evaluation.attacks.pgd import Adversarial, prepare
+from sparsejax.evaluation.attacks.losses import margin
+from sparsejax.evaluation.attacks.network import LogitsFn
+from sparsejax.evaluation.attacks.pgd import Adversarial
+from sparsejax.evaluation.attacks.problem import check_count, check_number, pose
 from sparsejax.evaluation.attacks.registry import register_attack
+from sparsejax.functional.measures import is_misclassified
 
 # Queries, of 10,000, after which the squares shrink to half their area.
 _SHRINK_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
-@register_attack("square", place=6)
+@register_attack("square", norms=("linf", "l2"), place=6)
 def square(
     logits_fn: LogitsFn,
     x: Float[Array, "batch height width channels"],
@@ -62,37 +65,40 @@ def square(
       Andriushchenko, Croce, Flammarion & Hein, Square Attack: a query-efficient black-box adversarial attack via random
       search, 2020.
     """
-    if norm not in ("linf", "l2"):
-        raise ConfigError(f"norm is {norm}; expected linf or l2.")
+    check_count("queries", queries)
+    check_number("area", area, least=0, most=1)
+    network, x, labels, radius, key = pose(
+        logits_fn, x, labels, epsilon=epsilon, norm=norm, bounds=bounds, draws=draws, key=key, random=True,
+        norms=("linf", "l2"),
+    )  # fmt: skip
     if x.ndim != 4:
         raise ConfigError(f"x has shape {x.shape}; expected [batch, height, width, channels].")
-    network, key = prepare(logits_fn, epsilon, norm, draws, key, random=True)
-    batch, height, width, _ = x.shape
-    radius = jnp.broadcast_to(jnp.asarray(epsilon, x.dtype), (batch,))
+    _, height, width, _ = x.shape
     sides = jnp.asarray(_sides(queries, area, height, width, least=1 if norm == "linf" else 3), jnp.int32)
     change = functools.partial(_linf_change if norm == "linf" else _l2_change, x=x, radius=radius, bounds=bounds)
     start = (_stripes if norm == "linf" else _tiles)(jax.random.fold_in(key, queries), x, radius)
     start = jnp.clip(x + start, *bounds)
 
-    def lead(images: Array, i: Array) -> Array:
-        return -margin(network(images, jax.random.fold_in(jax.random.fold_in(key, 1), i)), labels)
+    def ask(images: Array, i: Array) -> tuple[Array, Array]:
+        logits = network(images, jax.random.fold_in(jax.random.fold_in(key, 1), i))
+        return margin(logits, labels).astype(x.dtype), is_misclassified(logits, labels)
 
     def unfinished(carry):
-        i, _, best = carry
-        return (i < queries) & ~jnp.all(best < 0)
+        i, _, _, done = carry
+        return (i < queries) & ~jnp.all(done)
 
     def query(carry):
-        i, now, best = carry
+        i, now, most, done = carry
         there = change(jax.random.fold_in(jax.random.fold_in(key, 0), i), now=now, side=sides[i])
-        value = lead(there, i)
-        better = (value < best) & (best >= 0)
-        return i + 1, jnp.where(expand(better, x), there, now), jnp.where(better, value, best)
+        lead, wrong = ask(there, i)
+        better = ((lead > most) | wrong) & ~done
+        return i + 1, jnp.where(expand(better, x), there, now), jnp.where(better, lead, most), done | wrong
 
     # Misclassified images stay unchanged.
-    clean = lead(x, jnp.int32(0))
-    begun = jnp.where(expand(clean < 0, x), x, start)
-    _, images, best = lax.while_loop(unfinished, query, (jnp.int32(1), begun, lead(begun, jnp.int32(0))))
-    return Adversarial(images, best < 0)
+    _, clean = ask(x, jnp.int32(0))
+    begun = jnp.where(expand(clean, x), x, start)
+    _, images, _, done = lax.while_loop(unfinished, query, (jnp.int32(1), begun, *ask(begun, jnp.int32(0))))
+    return Adversarial(network.shown(images), done)
 
 
 def _sides(queries: int, area: float, height: int, width: int, *, least: int) -> np.ndarray:
@@ -153,8 +159,9 @@ def _l2_change(key, *, x, radius, bounds, now, side):
     delta = now - x
     top, left, where = _window(own[0], x, side)
     _, _, cleared = _window(own[1], x, side)
-    bank = jnp.asarray(_bank(min(height, width), height, width), x.dtype)
-    peak = jnp.where(jax.random.bernoulli(own[2], shape=(batch, 1, 1)), bank[side], bank[side].swapaxes(-1, -2))
+    pattern = jnp.asarray(_bank(min(height, width)), x.dtype)[side]
+    peak = jnp.where(jax.random.bernoulli(own[2], shape=(batch, 1, 1)), pattern[None], pattern.T[None])
+    peak = jnp.pad(peak, ((0, 0), (0, height - len(pattern)), (0, width - len(pattern))))
     place = jax.vmap(lambda image, row, column: jnp.roll(image, (row, column), (0, 1)))
     placed = place(peak, top.ravel(), left.ravel())[..., None] * _signs(own[3], x, (batch, 1, 1, channels))
 
@@ -171,13 +178,12 @@ def _l2_change(key, *, x, radius, bounds, now, side):
 
 
 @functools.cache
-def _bank(most: int, height: int, width: int) -> np.ndarray:
-    """Returns the patterns of all sides up to the square image's, in its corner `[sides, size, size]`."""
-    size = max(height, width)
-    bank = np.zeros((most + 1, size, size))
+def _bank(most: int) -> np.ndarray:
+    """Returns the patterns of all sides up to the largest, each in a corner `[sides, most, most]`."""
+    bank = np.zeros((most + 1, most, most))
     for side in range(1, most + 1):
         bank[side, :side, :side] = _pattern(side)
-    return bank[:, :height, :width]
+    return bank
 
 
 def _pattern(side: int) -> np.ndarray:

@@ -59,7 +59,9 @@ class DetailMeasure(Measure):
         classes, labels, counted = self.setting.classes, batch.labels, batch.counted
         confusion = None
         if self.setting.config.objective.kind == "classification":
-            guess = jnp.argmax(batch.output.prediction, axis=-1)
+            answers = batch.output.prediction
+            # A prediction that is NaN is in no column.
+            guess = jnp.where(jnp.any(jnp.isnan(answers), axis=-1), classes, jnp.argmax(answers, axis=-1))
             confusion = confusion_matrix(labels, guess, classes=classes, counted=counted)
         seen = jnp.zeros(classes, jnp.int32).at[labels].add(counted.astype(jnp.int32))
         units = active_units(batch, self.setting)
@@ -92,7 +94,9 @@ class DetailMeasure(Measure):
         if sums.confusion is None:
             return {"layers": layers}
         confusion = jnp.asarray(sums.confusion)
-        classes = {"confusion": confusion, "precision": precision(confusion), "recall": recall(confusion)}
+        undefined = jnp.asarray(sums.examples) - jnp.sum(confusion, axis=-1)
+        recalled = recall(jnp.pad(confusion, (0, 1)).at[:-1, -1].set(undefined))[:-1]
+        classes = {"confusion": confusion, "precision": precision(confusion), "recall": recalled}
         return {name: np.asarray(values).tolist() for name, values in classes.items()} | {"layers": layers}
 
     def arrays(self, sums: Detail) -> dict[str, np.ndarray]:

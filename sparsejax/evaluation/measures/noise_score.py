@@ -14,6 +14,7 @@ from sparsejax.figures import run_curves
 from sparsejax.figures.drawing import Drawing, Row, Shown
 from sparsejax.figures.words import score
 from sparsejax.functional import example_keys, pixel_noise, white_noise_blend
+from sparsejax.functional.measures import is_misclassified
 from sparsejax.models.base import Model, Variables
 
 NOISE_LEVELS = tuple(level / 20 for level in range(11))
@@ -55,7 +56,7 @@ class NoiseScore(UnderNoise):
         return super().misfit(setting)
 
     def of_batch(self, model: Model, variables: Variables, batch: EvaluationBatch) -> Int[Array, ""]:
-        hits = (jnp.argmax(batch.output.prediction, axis=-1) == batch.labels) & batch.counted
+        hits = ~is_misclassified(batch.output.prediction, batch.labels) & batch.counted
         return jnp.sum(hits.astype(jnp.int32))
 
     def report(self, sums: Int[np.ndarray, "levels"]) -> dict[str, Any]:

@@ -44,5 +44,6 @@ def _grid(scale: Scale, folder: Path) -> Outcome:
     )
     ours = {"boost_strength": list(boosts), "k": list(winners), "density": list(densities)}
     ours |= {name: values.tolist() for name, values in means.items()}
-    ours["products, times fewer"] = np.reshape([entry["products_ratio"] for entry in layer], shape).mean(-1).tolist()
+    ratios = np.asarray([entry["products_ratio"] for entry in layer], float)
+    ours["products, times fewer"] = ratios.reshape(shape).mean(-1).tolist()
     return Outcome(figure, ours, {}, list(seeds))

@@ -39,7 +39,7 @@ class Case(NamedTuple):
     nearest: dict[str, np.ndarray]
 
 
-answers = jax.jit(lambda network, x: jnp.argmax(network(x), -1))
+answers = jax.jit(lambda network, x: jnp.argmax(network(x), -1).astype(jnp.int32))
 
 
 def network_of(curved: float) -> Network:

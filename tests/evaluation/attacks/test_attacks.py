@@ -130,7 +130,7 @@ def test_entries_at_the_bounds_are_not_used_in_l0():
     x = np.where(np.arange(16) < 4, 0.0, 0.5).astype(np.float32).reshape(1, 4, 4, 1)
 
     def logits(x):
-        return jnp.stack([jnp.zeros(len(x)), x.reshape(len(x), -1) @ weights - 7.5], -1)
+        return jnp.stack([jnp.zeros(len(x), x.dtype), x.reshape(len(x), -1) @ weights - 7.5], -1)
 
     found = jax.jit(lambda x: fmn(logits, x, jnp.zeros(1, jnp.int32), norm="l0", iterations=60))(x)
     assert found.success.all()
@@ -157,11 +157,11 @@ def test_gradients_of_a_noisy_network_are_averaged_over_draws():
     logits, x, labels, nearest = linear()
 
     def noisy(x, key):
-        return logits(x + 0.1 * jax.random.normal(key, x.shape))
+        return logits(x + 0.1 * jax.random.normal(key, x.shape, x.dtype))
 
     epsilon = float(np.median(nearest["linf"]))
     found = jax.jit(lambda x: pgd(noisy, x, labels, epsilon=epsilon, draws=16, key=KEY, stop=False))(x)
-    silent = answers(logits, found.images) != labels
+    silent = np.asarray(answers(logits, found.images)) != labels
     assert silent.mean() >= 0.8 * (nearest["linf"] < epsilon).mean()
     with pytest.raises(ValueError, match="key is None"):
         pgd(noisy, x, labels, epsilon=epsilon, draws=16, random=False)

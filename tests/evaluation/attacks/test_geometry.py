@@ -89,6 +89,31 @@ def test_in_l1_the_nearest_point_of_ball_and_box_is_the_optimisers():
         np.testing.assert_allclose(ours[i], best, atol=2e-4)
 
 
+def test_in_l2_the_nearest_point_of_ball_and_box_is_the_optimisers():
+    scipy = pytest.importorskip("scipy.optimize")
+    x = np.where(np.arange(12).reshape(3, 4) % 2 == 0, np.float32(0), X)  # half of the entries have no room below
+    ours = np.asarray(inside(x, x + DELTA, EPSILON, norm="l2"), np.float64) - x
+    for i in range(6):
+        target, clean = DELTA[i].astype(np.float64).ravel(), x[i].astype(np.float64).ravel()
+        best = scipy.minimize(
+            lambda v, target=target: np.sum((v - target) ** 2), np.zeros(12), method="SLSQP",
+            bounds=list(zip(-clean, 1 - clean, strict=True)),
+            constraints={"type": "ineq", "fun": lambda v, i=i: float(EPSILON[i]) ** 2 - v @ v},
+            options={"ftol": 1e-13, "maxiter": 500},
+        ).x  # fmt: skip
+        np.testing.assert_allclose(ours[i].ravel(), best, atol=2e-4)
+
+
+def test_a_level_fills_as_much_as_asked():
+    rng = np.random.default_rng(0)
+    rate, most = rng.exponential(size=(50, 9)).astype(np.float32), rng.exponential(size=(50, 9)).astype(np.float32)
+    rate[:, 0], most[:, 1] = 0, 0
+    asked = (rng.uniform(0, 1.2, 50) * most[:, 1:].sum(1)).astype(np.float32)
+    level = np.asarray(jax.jit(geometry.fill_level)(rate, most, asked))
+    filled = np.minimum(level[:, None] * rate, most).sum(1)
+    np.testing.assert_allclose(filled, np.minimum(asked, most[:, 1:].sum(1)), rtol=1e-5)
+
+
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_the_steepest_direction_rises_as_fast_as_the_dual_norm_says(norm):
     direction = np.asarray(steepest(DELTA, norm=norm))

@@ -76,7 +76,7 @@ def report_of(attack, logits_fn=logits, **settings):
     register_attack("theirs")(attack)
     report = robustness_report(logits_fn, IMAGES, LABELS, key=jax.random.key(2), noise={}, attacks=("theirs",),
                                **{"balls": {"linf": 0.2}} | settings)  # fmt: skip
-    return next(report[norm]["theirs"] for norm in report if norm not in ("clean", "noise", "minimal"))
+    return next(report[norm]["theirs"] for norm in report if norm not in ("clean", "noise", "minimal", "not_found"))
 
 
 def moved(factor, norm):
@@ -146,11 +146,16 @@ def test_attacks_return_an_adversarial(result, message):
         (IMAGES, LABELS, {"minimal": "l2"}, r"has 'l2'; expected a tuple of names"),
         (IMAGES, LABELS, {"minimal": ("l3",)}, "The norm 'l3' is unknown; there are linf, l2, l1, l0"),
         (IMAGES, LABELS, {"balls": {"inf": 0.1}}, "The norm 'inf' is unknown; there are linf, l2, l1, l0"),
-        (IMAGES, LABELS, {"balls": {"l0": 3}, "attacks": ("pgd",)}, "norm is l0; expected linf, l2 or l1"),
+        (
+            IMAGES,
+            LABELS,
+            {"balls": {"l0": 3}, "attacks": ("pgd",)},
+            "norm is l0 for the attack pgd; expected linf, l2, l1",
+        ),
         (IMAGES, LABELS, {"noise": {"pink": (0.1,)}}, "The noise 'pink' is unknown; there are gaussian"),
-        (IMAGES, LABELS[:3], {}, "There are 12 images and 3 labels; expected equal numbers"),
-        (IMAGES[:0], LABELS[:0], {}, "There are 0 images and attacked is None; pass at least one"),
-        (IMAGES, LABELS, {"attacked": 0}, "There are 12 images and attacked is 0; pass at least one"),
+        (IMAGES, LABELS[:3], {}, r"12 images and labels of shape \(3,\) and type int.*; expected one integer class"),
+        (IMAGES[:0], LABELS[:0], {}, "the number of images is 0; expected an integer of 1 or more"),
+        (IMAGES, LABELS, {"attacked": 0}, "attacked is 0; expected an integer of 1 or more"),
         (IMAGES * 255, LABELS, {}, r"images has values from .*, but bounds is \(0.0, 1.0\); expected values within"),
         (IMAGES * jnp.nan, LABELS, {}, "images has values from nan to nan, but bounds"),
     ],

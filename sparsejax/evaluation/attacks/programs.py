@@ -1,0 +1,110 @@
+"""Compiled programs of a network, and the check of what attacks return."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from sparsejax.errors import ConfigError
+from sparsejax.evaluation.attacks.geometry import Bounds, Norm, expand, flatten, length, widen
+from sparsejax.evaluation.attacks.network import LogitsFn, Network
+from sparsejax.evaluation.attacks.pgd import Adversarial
+from sparsejax.functional.measures import is_misclassified
+
+AnyNorm = Norm | Callable[[Float[Array, "batch *shape"]], Float[Array, "batch"]]
+"""The name of a norm, or a function `norm(delta) -> [batch]` for attacks of the user's."""
+
+_AGAIN = 2**31 - 1
+"""Folded into an attack's key for the draws of the check."""
+
+
+def compile_network(
+    function: Callable[..., Any], logits_fn: LogitsFn, *, fresh: bool = False, **settings: Any
+) -> Callable[..., Any]:
+    """Compiles `function(logits_fn, *arrays, **settings)`, a function of the arrays.
+
+    The arrays of a network that is a pytree of them, such as `jax.tree_util.Partial(apply, variables)`, are arguments
+    of the program: later calls reuse it, also for other arrays. The arrays of any other callable are constants, which
+    may have changed at the next call; its programs are compiled anew and released with it.
+
+    Args:
+      function: to compile.
+      logits_fn: the network.
+      fresh: compile anew, because the function itself may depend on arrays; its `epsilon` is then static.
+      settings: hashable arguments that are fixed.
+    """
+    leaves = jax.tree.leaves(logits_fn)
+    if leaves and all(isinstance(leaf, (jax.Array, np.ndarray)) for leaf in leaves) and not fresh:
+        return functools.partial(_shared(function, tuple(sorted(settings.items()))), logits_fn)
+    static = ("epsilon",) if fresh else ()
+    return jax.jit(functools.partial(function, logits_fn, **settings), static_argnames=static)
+
+
+@functools.lru_cache(maxsize=128)
+def _shared(function: Callable[..., Any], settings: tuple[tuple[str, Any], ...]) -> Callable[..., Any]:
+    return jax.jit(functools.partial(function, **dict(settings)))
+
+
+def compile_attack(
+    attack: Callable[..., Adversarial], logits_fn: LogitsFn, *, norm: AnyNorm, bounds: Bounds, draws: int | None
+) -> Callable[..., Adversarial]:
+    """Compiles an attack on a network, and checks its results.
+
+    An attack has succeeded only where its image is finite, in the ball and the bounds up to rounding, and misclassified
+    when the network answers again; a stochastic network answers with the mean over new draws.
+
+    Returns:
+      `attack(images, labels, key, epsilon=)`; a targeted one also takes `ranks`. One program serves every epsilon,
+      except for an attack of the user's, whose epsilon is a Python number.
+
+    Raises:
+      ConfigError: it returns no Adversarial of the shapes of the images and labels.
+    """
+    settings = {"norm": norm, "bounds": bounds, "draws": draws}
+    ours = attack.__module__.startswith("sparsejax.")
+    checked = _checked(attack) if ours else _checked.__wrapped__(attack)
+    return compile_network(checked, logits_fn, fresh=not ours, **settings)
+
+
+@functools.lru_cache(maxsize=128)
+def _checked(attack: Callable[..., Adversarial]) -> Callable[..., Adversarial]:
+    def checked(
+        logits_fn: LogitsFn,
+        x: Array,
+        y: Array,
+        key: PRNGKeyArray,
+        *,
+        epsilon: float | Array,
+        norm: AnyNorm,
+        bounds: Bounds,
+        draws: int | None,
+        **own: Any,
+    ) -> Adversarial:
+        found = attack(logits_fn, x, y, key=key, epsilon=epsilon, norm=norm, bounds=bounds, draws=draws, **own)
+        shapes = [jnp.shape(part) for part in found] if isinstance(found, Adversarial) else type(found).__name__
+        if shapes != [x.shape, y.shape]:
+            raise ConfigError(
+                f"The attack {getattr(attack, '__name__', attack)} returned {shapes}; expected an Adversarial with "
+                f"images {x.shape} and success {y.shape}."
+            )
+        sound = _is_sound(x, found.images, epsilon, norm, bounds)
+        wrong = is_misclassified(Network(logits_fn, draws)(found.images, jax.random.fold_in(key, _AGAIN)), y)
+        return Adversarial(found.images, jnp.asarray(found.success, bool) & sound & wrong)
+
+    return checked
+
+
+def _is_sound(x: Array, images: Array, epsilon: float | Array, norm: AnyNorm, bounds: Bounds) -> Array:
+    """Returns which images are finite, and in the ball and the bounds up to rounding in float32 `[batch]`."""
+    x, images, (low, high) = widen(x), widen(images), bounds
+    measure = norm if callable(norm) else functools.partial(length, norm=norm)
+    rounding = jnp.finfo(x.dtype).eps * jnp.maximum(length(x, "linf"), length(images, "linf"))
+    slack = 0 if norm == "l0" else measure(jnp.broadcast_to(expand(rounding, x), x.shape))
+    near = measure(images - x) <= (1 + 1e-5) * epsilon + slack
+    inside = jnp.minimum(low, x) - expand(rounding, x) <= images
+    inside &= images <= jnp.maximum(high, x) + expand(rounding, x)
+    return near & jnp.all(flatten(inside & jnp.isfinite(images)), axis=-1)
