@@ -16,7 +16,7 @@ from sparsejax.training.named import by_name, difference, fill
     [
         (
             {"encoder": 2, "aux": 3},
-            r"has \['decoder'\], which the network lacks; it lacks \['aux'\], which the network",
+            r"has \['decoder'\], which the network lacks; it lacks \['aux'\], which",
         ),
         ({"encoder": 2}, r"it has \['decoder'\], which the network lacks\. Use"),
         ({"encoder": 2, "decoder": 3, "more": 3}, r"it lacks \['more'\], which the network has\. Use"),
@@ -50,9 +50,11 @@ def test_the_state_of_another_optimizer_is_refused(tmp_path):
     assert [leaf.shape for leaf in jax.tree.leaves(sgd)] == [leaf.shape for leaf in jax.tree.leaves(adam)]
     with open_checkpoints(tmp_path / "c", keep=1) as saved:
         saved.save(1, sgd, score=0.0)
-    with open_checkpoints(tmp_path / "c", keep=1) as saved:
-        with pytest.raises(CheckpointError, match=r"has \.trace\['v'\], \.trace\['w'\].* lacks \.nu\['v'\], \.nu"):
-            saved.restore(adam)
+    with (
+        open_checkpoints(tmp_path / "c", keep=1) as saved,
+        pytest.raises(CheckpointError, match=r"has \.trace\['v'\], \.trace\['w'\].* lacks \.nu\['v'\], \.nu"),
+    ):
+        saved.restore(adam)
 
 
 def test_keys_are_filled_and_compared_as_their_data():
