@@ -11,7 +11,7 @@ from sparsejax.data.dataset import Dataset
 from sparsejax.data.download import Download, download
 from sparsejax.data.folders import data_root, download_folder, tfds_folder, user_cache
 from sparsejax.data.tfds_source import is_prepared, read_tfds
-from sparsejax.errors import ConfigError, DataMissingError
+from sparsejax.errors import ConfigError, DataMissingError, blame
 from sparsejax.registry import Registered
 
 Say = Callable[[str], None]
@@ -200,9 +200,10 @@ def options_of(name: str, path: str | Path | None = None) -> tuple[str, ...]:
 
 def generate(found: Entry, options: Mapping[str, Any]) -> Dataset:
     """Returns the result of an entry's function as a data set."""
-    dataset = found.read(**options)
-    if not isinstance(dataset, Dataset):
-        dataset = from_arrays(*dataset, name=found.name, source=found.location)
+    with blame(f"The function of the data set {found.name!r}"):
+        dataset = found.read(**options)
+        if not isinstance(dataset, Dataset):
+            dataset = from_arrays(*dataset, name=found.name, source=found.location)
     if dataset.kind != found.kind:
         raise ConfigError(f"The data set {found.name!r} is registered as {found.kind}, but its function returned "
                           f"{dataset.kind}; register it as this kind.")  # fmt: skip
