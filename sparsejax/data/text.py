@@ -120,11 +120,10 @@ def read_text(
     _check(unit, vocabulary)
     if path.is_dir():
         files = [file for file in _parts(path).values() if file is not None]
-        missing = [part for part, file in _parts(path).items() if file is None]
+        missing = [names for names, file in _parts(path).items() if file is None]
         if missing:
             raise DataMissingError(
-                f"{name} is in {path}, but neither {' nor '.join(form.format(missing[0]) for form in _FILES)} is "
-                f"there. {_HOW.format(name)}"
+                f"{name} is in {path}, but neither {missing[0].replace(' or ', ' nor ')} is there. {_HOW.format(name)}"
             )
         train, validation, test = map(_content, files)
     else:
@@ -224,8 +223,10 @@ def _check(unit: str, vocabulary: int | None) -> None:
 
 
 def _parts(folder: Path) -> dict[str, Path | None]:
-    files = {part: [folder / form.format(part) for form in _FILES] for part in ("train", "valid", "test")}
-    return {part: next((path for path in paths if path.is_file()), None) for part, paths in files.items()}
+    """Returns where a folder holds each part, by its possible names."""
+    names = [[form.format(part) for form in _FILES] for part in ("train", "valid", "test")]
+    return {" or ".join(some): next((folder / name for name in some if (folder / name).is_file()), None)
+            for some in names}  # fmt: skip
 
 
 def _content(path: str | os.PathLike[str]) -> str:
