@@ -1,6 +1,5 @@
 """User data: arrays in Python, and files and folders of arrays or of images."""
 
-import errno
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,8 @@ import numpy as np
 from sparsejax.data.dataset import Dataset, Split, pixel_moments
 from sparsejax.data.image_folder import read_image_folder
 from sparsejax.errors import ConfigError, DataDamagedError, DataMissingError
+from sparsejax.files import is_supported
 
-_NO_MAPPING = (errno.ENODEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
-"""Errors of file systems that cannot map files into memory, such as some of FUSE."""
 _ROLES = ("x_train", "y_train", "x_test", "y_test")
 _NAMINGS = (_ROLES, ("train_images", "train_labels", "test_images", "test_labels"),
             ("train", "train_labels", "test", "test_labels"), ("x", "y", "x_test", "y_test"),
@@ -172,12 +170,8 @@ def _dataset(path: Path, arrays: Mapping[str, Any], test_fraction: float | None,
 
 def _open(path: Path) -> Any:
     try:
-        try:
-            found = np.load(path, mmap_mode="r", allow_pickle=False)
-        except OSError as error:
-            if error.errno not in _NO_MAPPING:
-                raise
-            found = np.load(path, allow_pickle=False)
+        mapped = path.suffix == ".npy" and is_supported(np.memmap, path, np.uint8, "r")
+        found = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
         if path.suffix == ".npy":
             return found
         with found:

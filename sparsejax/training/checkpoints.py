@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import itertools
 import logging
 import os
 import re
@@ -16,9 +17,11 @@ from typing import Any
 
 import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint._src.serialization import tensorstore_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from sparsejax.errors import CheckpointError, Interrupted
+from sparsejax.files import find_lacking
 from sparsejax.training.named import by_name, difference, fill
 from sparsejax.training.processes import gather
 
@@ -130,7 +133,7 @@ def open_checkpoints(folder: Path, *, keep: int) -> Iterator[Checkpoints]:
         enable_async_checkpointing=True,
         preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
     )
-    with _silence_orbax() as opened_now:
+    with _suit_file_system(folder), _silence_orbax() as opened_now:
         with _translate_write_errors(folder):
             manager = ocp.CheckpointManager(folder, options=options)
         opened_now.append(saved := Checkpoints(manager, folder))
@@ -146,6 +149,25 @@ def open_checkpoints(folder: Path, *, keep: int) -> Iterator[Checkpoints]:
             raise
         with _translate_write_errors(folder):
             manager.close()
+
+
+@contextmanager
+def _suit_file_system(folder: Path) -> Iterator[None]:
+    """Lets TensorStore write without locks or fsync where the file system lacks them.
+
+    Each process writes its own files, and the run folder is locked once, so that TensorStore's locks are not needed.
+    Orbax has no option for it, but makes each of TensorStore's contexts from one of two dictionaries.
+    """
+    settings = {"locks": ("file_io_locking", {"mode": "none"}), "fsync": ("file_io_sync", False)}
+    chosen = dict(settings[name] for name in find_lacking(folder.parent))
+    contexts = [getattr(tensorstore_utils, name, {}) for name in ("_BASE_TS_CONTEXT", "_DEFAULT_OCDBT_TS_CONTEXT")]
+    for context in contexts:
+        context.update(chosen)
+    try:
+        yield
+    finally:
+        for context, name in itertools.product(contexts, chosen):
+            context.pop(name, None)
 
 
 @contextmanager

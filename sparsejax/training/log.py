@@ -2,12 +2,15 @@
 
 import json
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from sparsejax.errors import SparsejaxWarning
+from sparsejax.files import find_lacking
 from sparsejax.training.run_folder import finite
 
 
@@ -15,7 +18,7 @@ class MetricsLog:
     """Appends one JSON object per line to a file, and writes its numbers to TensorBoard.
 
     On resuming, lines after the restored step are removed first, because those steps are repeated. A quiet log writes
-    nothing.
+    nothing, and TensorBoard's writer needs a file system with fsync.
     """
 
     def __init__(self, path: Path, tensorboard: Path, *, resumed_step: int, quiet: bool = False):
@@ -26,17 +29,21 @@ class MetricsLog:
         self._file = path.open("w", encoding="utf-8", buffering=1)
         for line in kept:
             self._file.write(json.dumps(line) + "\n")
+        if "fsync" in find_lacking(path.parent):
+            no_events = f"The file system of {path} has no fsync: no events for TensorBoard are written."
+            warnings.warn(no_events, SparsejaxWarning, stacklevel=2)
+            return
         from tensorboardX import SummaryWriter  # here, because the import is slow
 
         self._writer = SummaryWriter(str(tensorboard), purge_step=resumed_step + 1 if resumed_step else None)
 
     def write(self, step: int, epoch: float, values: dict[str, Any]) -> None:
         """Appends a line; a value is a number, or a list with one number per network."""
-        if self._file is None or self._writer is None:
+        if self._file is None:
             return
         line = finite({"step": step, "epoch": epoch, "time": time.time(), **values})
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
-        for name, value in values.items():
+        for name, value in values.items() if self._writer is not None else ():
             mean = sum(value) / len(value) if isinstance(value, list) else value
             self._writer.add_scalar(name, mean, step)
 
