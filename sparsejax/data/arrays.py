@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from sparsejax.data.dataset import Dataset, Split, pixel_moments
+from sparsejax.data.folders import expand
 from sparsejax.data.image_folder import read_image_folder
 from sparsejax.errors import ConfigError, DataDamagedError, DataMissingError
 from sparsejax.files import is_supported
@@ -125,7 +126,7 @@ def read_path(path: str | Path, test_fraction: float | None = None) -> Dataset:
       DataMissingError: the path, or one of the arrays, does not exist.
       DataDamagedError: an array or an image cannot be read, or differs in type or shape from the rest.
     """
-    path = Path(path).expanduser().absolute()
+    path = expand(path, "data.path").absolute()
     if not path.exists():
         raise DataMissingError(f"data.path is {path}, which does not exist; expected a file .npz or .npy, a folder of "
                                ".npy files, or a folder of images by class.")  # fmt: skip

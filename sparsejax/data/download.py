@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from sparsejax import terminal
 from sparsejax.data.folders import offline
 from sparsejax.errors import DataDamagedError, DataMissingError
 
@@ -59,7 +60,7 @@ def download(
     subject: str = "",
     how: str = "",
     patience: float = PATIENCE,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = terminal.say,
 ) -> Path:
     """Downloads the files of a data set that are missing or damaged, and returns the place.
 

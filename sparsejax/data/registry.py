@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from sparsejax import terminal
 from sparsejax.data.arrays import from_arrays, read_arrays, read_path
 from sparsejax.data.dataset import Dataset
 from sparsejax.data.download import Download, download, is_whole
@@ -162,7 +163,12 @@ def title(name: str, source: str = "") -> str:
 
 
 def load(
-    name: str = "mnist", source: str = "auto", *, path: str | Path | None = None, say: Say = print, **options: Any
+    name: str = "mnist",
+    source: str = "auto",
+    *,
+    path: str | Path | None = None,
+    say: Say = terminal.say,
+    **options: Any,
 ) -> Dataset:
     """Returns a data set, from the source named or from the first location that has it.
 

@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from sparsejax import terminal
 from sparsejax.data.dataset import Dataset, Split
 from sparsejax.data.download import Download
 from sparsejax.data.folders import read_bytes
@@ -70,7 +71,7 @@ class Text:
 
 
 def load_text(
-    name: str, *, source: str = "auto", unit: Unit = "words", vocabulary: int | None = None, say: Say = print
+    name: str, *, source: str = "auto", unit: Unit = "words", vocabulary: int | None = None, say: Say = terminal.say
 ) -> Text:
     """Returns a text, from the source named or from the first location that has it.
 

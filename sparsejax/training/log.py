@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sparsejax.errors import SparsejaxWarning
 from sparsejax.files import find_lacking
+from sparsejax.terminal import console_width, encodable
 from sparsejax.training.run_folder import finite
 
 
@@ -43,7 +44,9 @@ class MetricsLog:
             return
         line = finite({"step": step, "epoch": epoch, "time": time.time(), **values})
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
-        for name, value in values.items() if self._writer is not None else ():
+        if self._writer is None:
+            return
+        for name, value in values.items():
             mean = sum(value) / len(value) if isinstance(value, list) else value
             self._writer.add_scalar(name, mean, step)
 
@@ -75,7 +78,7 @@ class Terminal:
     """Shows the progress of a run: a bar on a terminal, otherwise one line per epoch; nothing if quiet."""
 
     def __init__(self, total_examples: int, done_examples: int, *, quiet: bool = False):
-        self._console = Console(soft_wrap=True, highlight=False, quiet=quiet)
+        self._console = Console(soft_wrap=True, highlight=False, quiet=quiet, width=console_width())
         self._progress: Progress | None = None
         self._done, self._total = done_examples, total_examples
         self._rate = 0.0
@@ -89,7 +92,7 @@ class Terminal:
 
     def say(self, text: str) -> None:
         """Prints a line."""
-        self._console.print(text, markup=False)
+        self._console.print(encodable(text, self._console.encoding), markup=False)
 
     def advance(self, examples: int, description: str) -> None:
         """Adds a number of processed examples."""

@@ -19,6 +19,7 @@ from sparsejax.models.base import Model, Output, Variables
 from sparsejax.training import checkpoints
 from sparsejax.training.checks import load_data
 from sparsejax.training.config import Config
+from sparsejax.training.devices import find_devices
 from sparsejax.training.prepare import shapes_of
 from sparsejax.training.run_folder import RunFolder
 from sparsejax.training.schema import members_from_json
@@ -173,8 +174,10 @@ def load_state(folder: RunFolder, run_of: Record) -> TrainState:
     """Loads all networks of a run from its latest checkpoint, on one device.
 
     Raises:
+      ConfigError: JAX finds no devices.
       CheckpointError: there is no checkpoint, or it is damaged.
     """
+    find_devices()
     configs, (shape, dtype, *_) = run_of.configs, _inputs(run_of)
     untrained = shapes_of(stack(configs), example(shape, dtype))
     restored = None
