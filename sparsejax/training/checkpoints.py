@@ -10,7 +10,7 @@ import shutil
 import sys
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -77,8 +77,8 @@ class Checkpoints:
         steps = self.steps()
         if step is None and not steps:
             return None
-        if step is not None and step not in steps:
-            raise CheckpointError(f"There is no checkpoint of step {step} in {self._folder}; available: {steps}.")
+        if step is not None:
+            check_step(self._folder, step, steps)
         chosen = steps[-1] if step is None else step
         try:
             items = ocp.args.Composite(tree=ocp.args.StandardRestore(), checksums=ocp.args.JsonRestore())
@@ -214,6 +214,26 @@ def _silence_orbax() -> Iterator[list[Checkpoints]]:
 def _is_not_from_orbax(record: logging.LogRecord) -> bool:
     # Orbax raises one of several simultaneous write errors; the event loop logs the others with their locations
     return "orbax" not in record.pathname and not (record.name == "asyncio" and "/orbax/" in record.getMessage())
+
+
+def check_step(folder: Path, step: int, steps: Sequence[int] | None = None) -> None:
+    """Checks that there is a checkpoint of a step.
+
+    Args:
+      folder: of the checkpoints; it may not exist.
+      step: of the checkpoint.
+      steps: those of all; None to look for them in the folder, where an incomplete one has another name.
+
+    Raises:
+      CheckpointError: there is none.
+    """
+    if steps is None:
+        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+        steps = sorted(int(name) for name in names if name.isascii() and name.isdigit())
+    if step not in steps:
+        raise CheckpointError(
+            f"There is no checkpoint of step {step} in {folder}; available: {list(steps) if steps else 'none'}."
+        )
 
 
 def remove(folder: Path) -> None:
