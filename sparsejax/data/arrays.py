@@ -162,6 +162,9 @@ def _dataset(path: Path, arrays: Mapping[str, Any], test_fraction: float | None,
             f"{naming[0]}{suffix}: --data.test-fraction 0.2."
         )
     words = [f"{name}{suffix}" for name in naming]
+    if there and (naming[1] in arrays) != (naming[3] in arrays):
+        missing = words[3] if naming[1] in arrays else words[1]
+        raise DataMissingError(f"In {path} {missing} is missing; {_EXPECTED}, for both parts.")
     try:
         return from_arrays(*(arrays.get(name) for name in naming), test_fraction=test_fraction, words=words,
                            **{"name": path.stem, "source": str(path)} | more)  # fmt: skip

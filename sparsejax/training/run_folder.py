@@ -23,6 +23,7 @@ from sparsejax.data import title
 from sparsejax.data.dataset import examples_noun
 from sparsejax.errors import ConfigError, RunFolderError, SparsejaxWarning
 from sparsejax.files import lock, write_whole
+from sparsejax.terminal import encodable
 from sparsejax.training.config import Config
 from sparsejax.training.schema import VERSION, from_json, to_json
 
@@ -38,6 +39,11 @@ class RunFolder:
         if not isinstance(path, (str, Path)):
             raise ConfigError(f"The run folder is {path!r}; expected its path, such as 'runs/NAME'.")
         self.path = Path(path).absolute()
+        if encodable(str(self.path), "utf-8") != str(self.path):
+            raise ConfigError(
+                f"The run folder {str(path)!a} is not text in this locale, so TensorStore cannot write checkpoints to "
+                "it; choose another name with --out, or set LC_ALL=C.UTF-8."
+            )
         self.config = self.path / "config.json"
         self.metrics = self.path / "metrics.jsonl"
         self.result = self.path / "result.json"

@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import pwd
+import shutil
 import subprocess
 import sys
 import warnings
@@ -21,6 +22,7 @@ from sparsejax.data.folders import data_root, download_folder, tfds_folder, user
 from sparsejax.errors import DataMissingError, SparsejaxWarning
 from sparsejax.figures import _is_usable
 from sparsejax.training.log import Terminal
+from sparsejax.training.run_folder import RunFolder
 from tests.command import ROOT, environment, launch
 
 
@@ -66,6 +68,16 @@ def test_runs_are_shown_in_ascii(small_run, tmp_path, monkeypatch):
         Terminal(1, 0).say("98.1 ± 0.2 of 28 × 28")
         assert data.load("mnist", "digits").name == "digits"
     assert b"98.1 +/- 0.2 of 28 x 28" in written.getvalue() and b"enlarged to 28 x 28" in written.getvalue()
+
+
+def test_names_that_are_no_text_in_this_locale(small_run, tmp_path, capfd):
+    """Python decodes the bytes of é as two surrogates in an ASCII locale."""
+    assert main(["--config", "digits_mlp", "--out", str(tmp_path / "r\udcc3\udca9")]) == 2
+    assert "r\\udcc3\\udca9' is not text in this locale" in capfd.readouterr().err and not list(tmp_path.iterdir())
+    folder = RunFolder(shutil.copytree(small_run / "run", tmp_path / "run"))
+    folder.write(folder.result, folder.read_result() | {"name": "r\udcc3\udca9"})
+    assert cli.main(["report", str(folder.path)]) == 0
+    assert "<title>r??" in folder.report.read_text(encoding="utf-8")
 
 
 def test_letters_have_ascii_forms():

@@ -173,6 +173,12 @@ def test_files_of_arrays(tmp_path: Path, names: tuple[str, ...]):
     mapped = load(path=str(folder))
     assert isinstance(mapped.train.images, np.memmap) and mapped.fingerprint == dataset.fingerprint
     (folder / f"{names[3]}.npy").unlink()
+    with pytest.raises(DataMissingError, match=f"In {folder} {names[3]}.npy is missing; expected x_train"):
+        load(path=folder)
+    (folder / f"{names[1]}.npy").rename(folder / f"{names[3]}.npy")
+    with pytest.raises(DataMissingError, match=f"In {folder} {names[1]}.npy is missing; expected x_train"):
+        load(path=folder)
+    (folder / f"{names[3]}.npy").rename(folder / f"{names[1]}.npy")
     (folder / f"{names[2]}.npy").unlink()
     with pytest.raises(
         DataMissingError, match=f"In {folder} {names[2]}.npy is missing; expected x_train.*fraction 0.2"
