@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sparsejax.errors import ConfigError
 from sparsejax.registry import Registry, summary_of
+from sparsejax.terminal import plain_output
 
 
 def _groups(tree: ast.Module) -> Iterator[tuple[str, str]]:
@@ -24,6 +25,11 @@ GROUPS = Registry("benchmarks", "group", _groups)
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the groups, prints their tables and stores them; returns the exit status."""
+    with plain_output():
+        return _run(argv)
+
+
+def _run(argv: list[str] | None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--group", action="append", metavar="NAME", help="only this group (may be repeated)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="store the rows; one file per group if several")

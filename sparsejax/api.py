@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from sparsejax.configuration import field_of, plain, replace
 from sparsejax.data.arrays import from_arrays
 from sparsejax.data.dataset import Dataset
 from sparsejax.errors import ConfigError
-from sparsejax.experiment import Experiment, members_of
+from sparsejax.experiment import MOST_MEMBERS, Experiment, check_count, members_of
 from sparsejax.models.base import Model
 from sparsejax.registry import run_file
 from sparsejax.runs import Run, comparison_row
@@ -184,12 +185,17 @@ def _points(config: Config, sweep: Any) -> list[dict[str, Any]]:
     grid: dict[str, list[Any]] = {}
     for name, values in (sweep or {}).items():
         path = path_of(config, name)
-        listed = [] if isinstance(values, str) or not np.iterable(values) else [plain(value) for value in values]
+        listed = (
+            []
+            if isinstance(values, str) or not np.iterable(values)
+            else [plain(value) for value in itertools.islice(values, MOST_MEMBERS + 1)]
+        )
         if not listed:
             raise ConfigError(f"sweep has {values!r} for {name}; {expected}.")
         if path in grid:
             raise ConfigError(f"sweep names {path} twice; pass all of its values under one name.")
         grid[path] = listed
+    check_count(math.prod(map(len, grid.values())))
     return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
 

@@ -52,3 +52,7 @@ class Interrupted(Exception):
 
 class CheckpointError(SparsejaxError, ValueError):
     """A checkpoint that is damaged, incomplete or of another network."""
+
+
+class SparsejaxWarning(RuntimeWarning):
+    """Something that a run does without, such as locks where the file system has none."""

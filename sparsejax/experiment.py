@@ -21,12 +21,15 @@ from sparsejax.models.base import Variables
 from sparsejax.training import checkpoints, loop, processes
 from sparsejax.training.checks import load_data
 from sparsejax.training.config import Config
-from sparsejax.training.devices import Placement, gather_members, put_members
+from sparsejax.training.devices import Placement, find_devices, gather_members, put_members
 from sparsejax.training.log import MetricsLog, Terminal
 from sparsejax.training.prepare import prepare, shapes_of, start
 from sparsejax.training.restore import describe_inputs
 from sparsejax.training.run_folder import RunFolder, describe
 from sparsejax.training.schema import to_json
+
+MOST_MEMBERS = 10_000
+"""Networks of one run at most: more are a mistake in a sweep, and would take minutes before any message."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +70,19 @@ class Experiment:
         return [config.training.seed for config in self.configs]
 
 
+def check_count(members: int) -> None:
+    """Check the number of networks to train together, before they are made.
+
+    Raises:
+      ConfigError: there are too many.
+    """
+    if members > MOST_MEMBERS:
+        raise ConfigError(
+            f"The sweep and the seeds make {members:,} networks; expected {MOST_MEMBERS:,} at most. Use fewer values "
+            "or seeds, a larger step, or several runs."
+        )
+
+
 def members_of(
     config: Config, points: Sequence[Mapping[str, Any]], seeds: int
 ) -> tuple[tuple[Config, ...], tuple[dict[str, Any], ...]]:
@@ -75,11 +91,12 @@ def members_of(
     The seeds of a point are successive, from its own seed or else from that of the configuration.
 
     Raises:
-      ConfigError: seeds is not positive, or a swept value does not fit its field.
+      ConfigError: seeds is not positive, there are too many networks, or a swept value does not fit its field.
     """
     seeds = plain(seeds)
     if type(seeds) is not int or seeds < 1:
         raise ConfigError(f"seeds is {seeds!r}; expected the number of networks per point, an integer of 1 or more.")
+    check_count(len(points) * seeds)
     members = [
         (replace(made, {"training.seed": made.training.seed + i}), dict(point))
         for point in points for made in [replace(config, point)] for i in range(seeds)
@@ -116,13 +133,26 @@ def run(
       The contents of `result.json`, and the networks after the last epoch.
 
     Raises:
-      ConfigError, DataMissingError, DataDamagedError, RunFolderError, CheckpointError: see their messages; all but the
-        last are raised before compilation.
+      ConfigError, DataMissingError, DataDamagedError, RunFolderError, CheckpointError: see their messages; all but
+        those of a damaged or full disk are raised before compilation.
       DivergedError: a loss is not finite.
       Interrupted: the run received SIGTERM and saved a checkpoint.
     """
+    if resume_step is not None:  # first, because everything else takes longer
+        _check_resume_step(folder, fresh, resume_step)
+    find_devices()
     with contextlib.ExitStack() as hold:
         return _run(experiment, folder, dataset, fresh, resume_step, hold)
+
+
+def _check_resume_step(folder: RunFolder, fresh: bool, step: int) -> None:
+    if fresh:
+        raise ConfigError(
+            f"--resume-step {step} resumes the run in {folder.path}, which --fresh deletes; omit one of them."
+        )
+    if step < 0:
+        raise ConfigError(f"--resume-step is {step}; expected the step of a checkpoint, 0 or more.")
+    checkpoints.check_step(folder.checkpoints, step)
 
 
 def _run(

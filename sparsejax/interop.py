@@ -14,6 +14,7 @@ from sparsejax.files import write_whole
 from sparsejax.functional import BoostState
 from sparsejax.models.base import Variables
 from sparsejax.models.sparse_cnn import SparseCNN
+from sparsejax.training.named import by_name, difference, fill
 
 _HOW_TO_GET = "safetensors is not installed: pip install safetensors."
 
@@ -28,8 +29,11 @@ def named_arrays(tree: Any) -> dict[str, np.ndarray]:
 
     Returns:
       Names -> arrays, in the tree's order.
+
+    Raises:
+      ConfigError: two arrays have the same name.
     """
-    return {_name(path): np.asarray(_plain(leaf)) for path, leaf in jax.tree.leaves_with_path(tree)}
+    return {name: np.asarray(leaf) for name, leaf in by_name(tree, _name).items()}
 
 
 def save_weights(path: str | Path, variables: Variables) -> Path:
@@ -79,19 +83,9 @@ def load_weights(path: str | Path, like: Variables) -> Variables:
         raise DataMissingError(f"The weights {path} cannot be read: {error.strerror or error}.") from None
     except Exception as error:  # safetensors' own error type
         raise DataDamagedError(f"{path} is not a readable safetensors file: {error}.") from None
-    leaves, structure = jax.tree.flatten_with_path(like)
-    names = [_name(leaf_path) for leaf_path, _ in leaves]
-    missing, extra = sorted(set(names) - set(arrays)), sorted(set(arrays) - set(names))
-    if missing or extra:
-        said = [f"{word} {', '.join(some[:5])}" for word, some in (("lacks", missing), ("also has", extra)) if some]
-        raise ConfigError(f"{path} has a different network than expected: it {' and '.join(said)}.")
-    for name, (_, leaf) in zip(names, leaves, strict=True):
-        if arrays[name].shape != leaf.shape or arrays[name].dtype != leaf.dtype:
-            raise ConfigError(
-                f"{path} has a different network than expected: its {name} is {arrays[name].dtype} "
-                f"{list(arrays[name].shape)} where {leaf.dtype} {list(leaf.shape)} is expected."
-            )
-    return jax.tree.unflatten(structure, [jnp.asarray(arrays[name]) for name in names])
+    if other := difference(arrays, like, _name):
+        raise ConfigError(f"{path} has a different network than expected: it {other}.")
+    return fill(like, {name: jnp.asarray(array) for name, array in arrays.items()}, _name)
 
 
 def torch_kernel(weight: np.ndarray, image: tuple[int, int, int] | None = None) -> np.ndarray:
@@ -162,14 +156,12 @@ def from_nupic(
             duty = _duty_cycle(state_dict, theirs)
             own["boost"] = BoostState(jnp.asarray(duty), jnp.float32(model.period))
         state[name] = own
-    found = Variables(params, state)
-    for (path, ours), theirs in zip(jax.tree.leaves_with_path(like), jax.tree.leaves(found), strict=True):
-        if ours.shape != theirs.shape:
-            raise ConfigError(
-                f"The state dict is of another network: its {_name(path)} is {list(theirs.shape)}, but the model's is "
-                f"{list(ours.shape)}."
-            )
-    return jax.tree.map(lambda ours, theirs: jnp.asarray(theirs, ours.dtype), like, found)
+    ours = by_name(like, _name)
+    found = {name: array.astype(ours[name].dtype) if name in ours else array
+             for name, array in named_arrays(Variables(params, state)).items()}  # fmt: skip
+    if other := difference(found, like, _name):
+        raise ConfigError(f"The state dict is of another network than the model's: it {other}.")
+    return fill(like, {name: jnp.asarray(array) for name, array in found.items()}, _name)
 
 
 def _layers(convolutions: int, state_dict: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -208,7 +200,3 @@ def _duty_cycle(state_dict: Mapping[str, np.ndarray], layer: str) -> np.ndarray:
 
 def _name(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path, simple=True, separator=".")
-
-
-def _plain(leaf: Any) -> Any:
-    return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf

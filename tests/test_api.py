@@ -1,5 +1,6 @@
 """`sparsejax.train`, `load` and `compare`: their arguments, the run, and their errors."""
 
+import itertools
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -145,6 +146,9 @@ ARRAYS = (np.zeros((40, 6, 6), np.uint8), np.arange(40) % 10, np.zeros((20, 6, 6
         ("digits_mlp", {"seeds": 1.5}, "seeds is 1.5"),
         ("digits_mlp", {"sweep": {"training.batch_size": [10, 20]}}, "training.batch_size changes the shape"),
         ("digits_mlp", {"sweep": {"lr": 0.1}}, "no field 'lr'"),
+        ("digits_mlp", {"sweep": {"seed": itertools.count()}}, "make 10,001 networks; expected 10,000 at most"),
+        ("digits_mlp", {"sweep": {"seed": range(200), "boost_strength": range(200)}}, "make 40,000 networks"),
+        ("digits_mlp", {"sweep": {"seed": [1, 2]}, "seeds": 10**12}, "make 2,000,000,000,000 networks"),
         ("digits_mlp", {"sweep": {"learning_rate": 0.1}}, r"sweep has 0\.1 for learning_rate; expected fields and"),
         ("digits_mlp", {"sweep": {"learning_rate": []}}, r"sweep has \[\] for learning_rate"),
         ("digits_mlp", {"sweep": ["learning_rate"]}, r"sweep is \['learning_rate'\]; expected fields"),

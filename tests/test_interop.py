@@ -49,7 +49,7 @@ def test_what_does_not_fit_is_refused(tmp_path):
     ):
         load_weights(path, made_up(CNN, (28, 28, 3)))
     other = made_up(NoisyNetwork(hidden=9, competition="learned_k", k=3), (4,))
-    with pytest.raises(ConfigError, match="lacks params.k and also has params.conv1.bias, "):
+    with pytest.raises(ConfigError, match=r"has params.conv1.bias, .* and \d+ more, .* lacks params.k"):
         load_weights(path, other)
     with pytest.raises(DataMissingError, match="cannot be read: No such file"):
         load_weights(tmp_path / "none", variables)
@@ -77,7 +77,7 @@ def test_a_converted_network_of_nupic_torch_has_the_same_outputs(peer):
     with pytest.raises(ConfigError, match=r"has no (output|fc).bias"):
         from_nupic(bare, model)
     bias = next(name for name in state_dict if re.search(r"linear(Sdr1)?\.module\.bias", name))
-    with pytest.raises(ConfigError, match="another network: its params.hidden.bias"):
+    with pytest.raises(ConfigError, match="another network.* params.hidden.bias is float32"):
         from_nupic({**state_dict, bias: state_dict[bias][:-1]}, model)
 
 

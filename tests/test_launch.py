@@ -16,6 +16,7 @@ from sparsejax.commands.train import _parse_sweep, main
 from sparsejax.configs import CONFIGS
 from sparsejax.errors import ConfigError
 from sparsejax.models import SparseCNN
+from sparsejax.training import checkpoints
 from sparsejax.training.config import CLEAN_MEASURES
 from tests.command import ONE, SMALL, environment, here, launch, without_figures
 
@@ -180,6 +181,14 @@ def test_without_data_and_network_mnist_falls_back_to_digits_with_a_notice(tmp_p
         (["--config", "digits_mlp", "--sweep", "model.bost_strength=1,2"], "--model.boost-strength"),
         (["--config", "digits_mlp", "--sweep", "training.batch_size=8,16"], "training.batch_size changes the shape"),
         (["--config", "digits_mlp", "--sweep", "training.seed=1", "--sweep", "training.seed=3"], "training.seed twice"),
+        (["--config", "digits_mlp", "--sweep", "model.boost_strength=0:inf:1"], "has a range of no finite length"),
+        (["--config", "digits_mlp", "--sweep", "model.boost_strength=0:1:1e-9"], "has 1,000,000,000 values; expected"),
+        (["--config", "digits_mlp", "--sweep", "model.boost_strength=0:99:1", "--sweep", "training.seed=0:999:1"],
+         "make 100,000 networks; expected 10,000 at most"),
+        (["--config", "digits_mlp", "--sweep", "training.seed=1,2", "--seeds", "6000"], "make 12,000 networks"),
+        (["--config", "digits_mlp", "--seeds", "1000000000"], "make 1,000,000,000 networks"),
+        (["--config", "digits_mlp", "--resume-step", "-1"], "--resume-step is -1; expected the step of a checkpoint"),
+        (["--config", "digits_mlp", "--resume-step", "7", "--fresh"], "which --fresh deletes; omit one of them"),
         (["--config", "digits_mlp", "--devices.carrier", "jit"], "it is now --devices.transform"),
         (["--config", "digits_mlp", "--model.duty_period=100"], "it is now --model.period"),
         (["--config", "digits_mlp", "--seeds", "0"], "--seeds is 0"),
@@ -260,6 +269,26 @@ def test_sweeps_are_parsed():
     for wrong in ("a=", "=1", "a=1:2", "a=2:1:1", "a=1:2:0"):
         with pytest.raises(ConfigError, match="expected FIELD"):
             _parse_sweep(wrong)
+    for wrong in ("0:inf:1", "inf:inf:1", "-inf:0:1", "0:nan:1", "nan:1:1", "0:1:nan", "-1e308:1e308:1", "0:1:-1"):
+        with pytest.raises(ConfigError, match=f"'a={wrong}' (has a range of no finite length|is an empty)"):
+            _parse_sweep(f"a={wrong}")
+    assert len(_parse_sweep("a=1:10000:1")[1]) == 10_000 and _parse_sweep("a=1:-1:-1")[1] == ["1", "0", "-1"]
+    with pytest.raises(ConfigError, match="has 10,001 values; expected 10,000 at most"):
+        _parse_sweep("a=0:10000:1")
+
+
+@pytest.mark.parametrize("names", [[], ["4", "12", "20.orbax-checkpoint-tmp", "notes"]])
+def test_a_step_without_a_checkpoint_is_refused_before_anything_else(tmp_path, monkeypatch, names):
+    for name in names:
+        (tmp_path / "run" / "checkpoints" / name).mkdir(parents=True)
+    for first in ("jax.jit", "jax.eval_shape", "sparsejax.experiment.load_data", "sparsejax.experiment.prepare"):
+        monkeypatch.setattr(first, lambda *args, **options: pytest.fail("data were loaded, or a program was traced"))
+    monkeypatch.setattr(checkpoints, "open_checkpoints", lambda *args, **options: pytest.fail("Orbax was started"))
+    before = sorted(tmp_path.rglob("*"))
+    refused = here("--config", "digits_mlp", "--resume-step", "7", "--out", tmp_path / "run")
+    available = "[4, 12]" if names else "none"
+    assert refused.returncode == 1 and sorted(tmp_path.rglob("*")) == before, "nothing is made or deleted"
+    assert refused.stderr.endswith(f"no checkpoint of step 7 in {tmp_path}/run/checkpoints; available: {available}.\n")
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from sparsejax.commands import embed, reproduce
 from sparsejax.commands import train as launch
 from sparsejax.commands.status import add_import, run_files, status_of
 from sparsejax.errors import ConfigError
+from sparsejax.terminal import console_width, encodable
 
 _ABOUT = {
     "train": "train a named experiment, or a grid of it (as python -m sparsejax.launch)",
@@ -95,9 +96,10 @@ def _compare(words: list[str]) -> None:
 
     rows = {name: comparison_row(result) for name, result in results.items()}
     table = Table("", *(Column(name, justify="right", overflow="fold") for name in rows))
+    console = Console(width=console_width())
     for measure in dict.fromkeys(measure for row in rows.values() for measure in row):
-        table.add_row(measure, *(row.get(measure, "") for row in rows.values()))
-    Console().print(table)
+        table.add_row(measure, *(encodable(row.get(measure, ""), console.encoding) for row in rows.values()))
+    console.print(table)
     if options.out:
         print(_draw(dict(zip(results, paths, strict=True)), Path(options.out)))
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from sparsejax.errors import Interrupted, SparsejaxError
 from sparsejax.registry import run_file
+from sparsejax.terminal import plain_output
 
 if TYPE_CHECKING:
     import argparse
@@ -24,9 +25,14 @@ def status_of(run: Callable[[list[str]], int], arguments: Sequence[str] | None, 
       arguments: the command-line arguments; None for those of this process.
       stopped: message after Ctrl-C.
     """
+    with plain_output():
+        return _status_of(run, sys.argv[1:] if arguments is None else list(arguments), stopped)
+
+
+def _status_of(run: Callable[[list[str]], int], arguments: list[str], stopped: str) -> int:
     try:
-        status = run(sys.argv[1:] if arguments is None else list(arguments))
-        sys.stdout.flush()
+        status = run(arguments)
+        print(end="", flush=True)
         return status
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise Python reports an error at exit

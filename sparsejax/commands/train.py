@@ -187,12 +187,13 @@ def _override(name: str, config: "Config", overrides: Sequence[str]) -> "Config"
 def _members(name: str, base: "Config", sweeps: Sequence[str], seeds: int) -> "Members":
     """Returns configuration and swept values of every network: each point of the grid with each seed."""
     from sparsejax.configuration import field_of
-    from sparsejax.experiment import members_of
+    from sparsejax.experiment import check_count, members_of
 
     parsed = [_parse_sweep(sweep) for sweep in sweeps]
     for field, _ in parsed:
         if [other for other, _ in parsed].count(field) > 1:
             raise ConfigError(f"--sweep names {field} twice; pass all of its values in one, --sweep {field}=a,b,c.")
+    check_count(math.prod(len(values) for _, values in parsed) * seeds)
     grid = [[(field, value) for value in values] for field, values in parsed]
     points = []
     for point in itertools.product(*grid):
@@ -206,8 +207,10 @@ def _parse_sweep(text: str) -> tuple[str, list[str]]:
     """Splits `FIELD=a,b,c` or `FIELD=start:stop:step`, including the stop.
 
     Raises:
-      ConfigError: it has neither form.
+      ConfigError: it has neither form, or a range has no values or too many.
     """
+    from sparsejax.experiment import MOST_MEMBERS
+
     field, equals, values = text.partition("=")
     expected = "expected FIELD=a,b,c or FIELD=start:stop:step, such as --sweep model.boost_strength=0:2:0.5"
     if not equals or not field or not values:
@@ -217,11 +220,16 @@ def _parse_sweep(text: str) -> tuple[str, list[str]]:
         return field, values.split(",")
     try:
         start, stop, step = map(float, values.split(":"))
-        count = math.floor((stop - start) / step + 1e-9) + 1
+        intervals = (stop - start) / step
     except (ValueError, ZeroDivisionError):
         raise ConfigError(f"--sweep {text!r} has an invalid range; {expected}.") from None
-    if count < 1:
+    if not math.isfinite(intervals) or not math.isfinite(start):
+        raise ConfigError(f"--sweep {text!r} has a range of no finite length; {expected}.")
+    if intervals < -1e-9:
         raise ConfigError(f"--sweep {text!r} is an empty range; {expected}.")
+    count = math.floor(intervals + 1e-9) + 1
+    if count > MOST_MEMBERS:
+        raise ConfigError(f"--sweep {text!r} has {count:,} values; expected {MOST_MEMBERS:,} at most.")
     return field, [f"{start + i * step:.10g}" for i in range(count)]
 
 

@@ -12,10 +12,16 @@ from sparsejax.data.registry import entry, obtain
 from sparsejax.data.tfds_source import is_prepared, prepare_tfds
 from sparsejax.errors import SparsejaxError
 from sparsejax.registry import run_file
+from sparsejax.terminal import plain_output
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns 0, 1 when the data is missing or damaged, 2 when the command is invalid."""
+    with plain_output():
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
     try:
         match options.command:

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 
 from sparsejax.data.dataset import Dataset, Split, pixel_moments
+from sparsejax.data.folders import expand
 from sparsejax.data.image_folder import read_image_folder
 from sparsejax.errors import ConfigError, DataDamagedError, DataMissingError
+from sparsejax.files import is_supported
 
 _ROLES = ("x_train", "y_train", "x_test", "y_test")
 _NAMINGS = (_ROLES, ("train_images", "train_labels", "test_images", "test_labels"),
@@ -90,10 +92,7 @@ def from_arrays(
     largest = max((int(array.max()) for array in numbers if array.size), default=0)
     names = tuple(class_names) or names or ()
     classes = max(largest + 1, len(names)) if tokens or y_train is not None else 0
-    try:
-        return Dataset(name, source, Split(x[0], y[0]), Split(x[1], y[1]), classes, *moments, class_names=names)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
+    return Dataset(name, source, Split(x[0], y[0]), Split(x[1], y[1]), classes, *moments, class_names=names)
 
 
 def hold_out(labels: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarray]:
@@ -127,7 +126,7 @@ def read_path(path: str | Path, test_fraction: float | None = None) -> Dataset:
       DataMissingError: the path, or one of the arrays, does not exist.
       DataDamagedError: an array or an image cannot be read, or differs in type or shape from the rest.
     """
-    path = Path(path).expanduser().absolute()
+    path = expand(path, "data.path").absolute()
     if not path.exists():
         raise DataMissingError(f"data.path is {path}, which does not exist; expected a file .npz or .npy, a folder of "
                                ".npy files, or a folder of images by class.")  # fmt: skip
@@ -163,6 +162,9 @@ def _dataset(path: Path, arrays: Mapping[str, Any], test_fraction: float | None,
             f"{naming[0]}{suffix}: --data.test-fraction 0.2."
         )
     words = [f"{name}{suffix}" for name in naming]
+    if there and (naming[1] in arrays) != (naming[3] in arrays):
+        missing = words[3] if naming[1] in arrays else words[1]
+        raise DataMissingError(f"In {path} {missing} is missing; {_EXPECTED}, for both parts.")
     try:
         return from_arrays(*(arrays.get(name) for name in naming), test_fraction=test_fraction, words=words,
                            **{"name": path.stem, "source": str(path)} | more)  # fmt: skip
@@ -172,7 +174,8 @@ def _dataset(path: Path, arrays: Mapping[str, Any], test_fraction: float | None,
 
 def _open(path: Path) -> Any:
     try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
+        mapped = path.suffix == ".npy" and is_supported(np.memmap, path, np.uint8, "r")
+        found = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
         if path.suffix == ".npy":
             return found
         with found:
@@ -183,7 +186,7 @@ def _open(path: Path) -> Any:
 
 def _examples(array: Any, word: str) -> np.ndarray:
     """Returns examples in one of the types of `Split`, floats of images as they are."""
-    array = np.asanyarray(array)
+    array = _as_array(array, word)
     form: dict[tuple[str, int], Callable[[np.ndarray], np.ndarray]] = {
         ("f", 2): lambda x: x.astype(np.float32, copy=False),
         ("f", 3): lambda x: x[..., None],
@@ -193,8 +196,8 @@ def _examples(array: Any, word: str) -> np.ndarray:
         return array[..., None] if array.ndim == 3 else array
     if array.dtype == np.int16 and array.ndim == 2:
         return array
-    if array.dtype.kind in "iu" and array.dtype.itemsize > 2 and array.ndim == 2:
-        return array.astype(np.int32, copy=False)
+    if array.dtype.kind in "iu" and array.ndim == 2 and array.dtype.name not in ("int8", "uint8"):
+        return _as_int32(array, word, "tokens")
     if (array.dtype.kind, array.ndim) not in form:
         raise ConfigError(f"{word} holds {array.dtype} {list(array.shape)}; expected {_EXAMPLES}.")
     return form[array.dtype.kind, array.ndim](array)
@@ -221,17 +224,35 @@ def _labels(
     if all(labels is None for labels in given):
         return [np.zeros(count, np.int32) for count in counts], None
     arrays = []
-    for labels, word in zip(map(np.asarray, given), words, strict=False):
+    for found, word in zip(given, words, strict=False):
+        labels = _as_array(found, word)
         column = labels.ndim == 2 and labels.shape[1] == 1
         if labels.dtype.kind not in "iuU" or not (column or labels.ndim == 1):
+            one_hot = "; of one-hot labels take argmax(1)" if labels.ndim == 2 else ""
             raise ConfigError(f"{word} holds {labels.dtype} {list(labels.shape)}; expected integers, or names, "
-                              "[n], for both parts or for none.")  # fmt: skip
-        if labels.dtype.kind in "iu" and labels.size and labels.max() >= 2**31:
-            raise ConfigError(f"{word} holds labels up to {labels.max()}; expected class numbers below 2³¹.")
-        arrays.append(labels.ravel())
+                              f"[n], for both parts or for none{one_hot}.")  # fmt: skip
+        labels = labels.ravel()
+        arrays.append(labels if labels.dtype.kind == "U" else _as_int32(labels, word, "labels"))
     if all(labels.dtype.kind == "U" for labels in arrays):
         names, numbers = np.unique(np.concatenate(arrays), return_inverse=True)
         return np.split(numbers.astype(np.int32), [len(arrays[0])])[: len(arrays)], tuple(map(str, names))
     if any(labels.dtype.kind == "U" for labels in arrays):
         raise ConfigError(f"{words[0]} and {words[1]} hold both names and numbers; expected only one kind.")
-    return [labels.astype(np.int32) for labels in arrays], ()
+    return arrays, ()
+
+
+def _as_array(given: Any, word: str) -> np.ndarray:
+    try:
+        return np.asanyarray(given)
+    except Exception as error:  # rows of different lengths, or an object of another library
+        raise ConfigError(f"{word} is no array ({error}); expected examples or labels of one shape.") from None
+
+
+def _as_int32(array: np.ndarray, word: str, what: str) -> np.ndarray:
+    """Returns integers as int32, which is what networks and losses compute with; larger ones would wrap around."""
+    if array.dtype != np.int32 and array.dtype.itemsize >= 4 and array.size:
+        least, most = array.min(), array.max()
+        if least < -(2**31) or most >= 2**31:
+            found = f"up to {most}" if most >= 2**31 else f"down to {least}"
+            raise ConfigError(f"{word} holds {what} {found}; expected numbers from 0, below 2³¹.")
+    return array.astype(np.int32, copy=False)

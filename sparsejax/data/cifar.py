@@ -1,9 +1,6 @@
 """The original files of CIFAR-10 and -100, Python pickles, read without running code and with every size checked."""
 
-import io
 import os
-import pickle
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +10,7 @@ from sparsejax.data.dataset import Dataset, Split, pixel_moments, split_problem
 from sparsejax.data.download import Download
 from sparsejax.data.folders import read_bytes
 from sparsejax.data.idx import md5_of
+from sparsejax.data.plain_pickle import Array, read_plain
 from sparsejax.data.registry import Entry
 from sparsejax.errors import DataDamagedError, DataMissingError
 
@@ -116,55 +114,6 @@ def read_cifar_batch(path: str | os.PathLike[str]) -> Split:
     return _parse(_TEN, read_bytes(Path(path), way_out=_TEN.how), Path(path))
 
 
-class _Bytes:
-    """An array being unpickled; numpy's own code is not used, because it trusts the file."""
-
-    __slots__ = ("array",)
-
-    def __setstate__(self, state: Any) -> None:
-        """Reads numpy's state: version, shape, type, whether columns come first, and the bytes."""
-        _, shape, dtype, columns_first, raw = state
-        if not isinstance(dtype, _Byte):
-            raise pickle.UnpicklingError("its array is not of bytes")
-        content = raw.encode("latin1") if isinstance(raw, str) else raw
-        self.array = np.frombuffer(content, np.uint8).reshape(shape, order="F" if columns_first else "C")
-
-
-class _Byte:
-    """The type "u1" in a pickle; its byte order is irrelevant for bytes."""
-
-    __slots__ = ()
-
-    def __setstate__(self, state: Any) -> None:
-        """Ignores the byte order."""
-
-
-class _Unpickler(pickle.Unpickler):
-    """Accepts only lists, dictionaries, text, numbers and arrays of bytes."""
-
-    def find_class(self, module: str, name: str, /) -> Any:
-        """Returns a replacement for each of the three numpy functions that make an array."""
-        known: dict[tuple[str, str], Callable[..., Any] | None] = {
-            ("numpy.core.multiarray", "_reconstruct"): self.new_array,
-            ("numpy._core.multiarray", "_reconstruct"): self.new_array,
-            ("numpy", "dtype"): self.new_type,
-            ("numpy", "ndarray"): None,
-        }
-        if (module, name) not in known:
-            raise pickle.UnpicklingError(f"it calls {module}.{name}, which no file of CIFAR-10 does")
-        return known[module, name]
-
-    def new_array(self, *_: Any) -> _Bytes:
-        """Replaces numpy's function of the same purpose."""
-        return _Bytes()
-
-    def new_type(self, code: str, *_: Any) -> _Byte:
-        """Replaces numpy.dtype."""
-        if code != "u1":
-            raise pickle.UnpicklingError(f"its array is of type {code!r}, not of bytes (u1)")
-        return _Byte()
-
-
 def _read_verified(family: _Family, path: Path, md5: str | None) -> Split:
     """Reads a pickle and, when an MD5 is given, compares that."""
     raw = read_bytes(path, way_out=family.how)
@@ -182,37 +131,47 @@ def _way_out(family: _Family) -> str:
 
 
 def _parse(family: _Family, raw: bytes, path: Path) -> Split:
-    stream = io.BytesIO(raw)
     try:
-        content = _Unpickler(stream, encoding="latin1").load()  # Python 2 strings as bytes
+        content = read_plain(raw)
     except Exception as error:  # a damaged pickle can fail in any way
         raise DataDamagedError(
             f"The data file {path} ({len(raw)} bytes) is not a batch of {family.title}, or is truncated or damaged: "
             f"{' '.join(str(error).split()) or type(error).__name__}. {_way_out(family)}"
         ) from error
-    problem = "bytes follow its end" if stream.read(1) else _content_problem(content, family.labels)
+    if isinstance(content, dict):  # keys are bytes in files that Python 3 read as encoding="bytes" and wrote again
+        content = {key.decode("latin1") if isinstance(key, bytes) else key: content[key] for key in content}
+    problem = _content_problem(content, family)
     if not problem:
         images = content["data"].array.reshape(-1, _CHANNELS, _SIDE, _SIDE).transpose(0, 2, 3, 1)
-        split = Split(np.ascontiguousarray(images), np.asarray(content[family.labels], np.int32))
+        split = Split(np.ascontiguousarray(images), np.asarray(_plain(content[family.labels]), np.int32))
         problem = split_problem(split, family.classes)
         if not problem:
             return split
     raise DataDamagedError(f"The data file {path} is not a batch of {family.title}: {problem}. {_way_out(family)}")
 
 
-def _content_problem(content: Any, word: str) -> str:
+def _content_problem(content: Any, family: _Family) -> str:
     """Returns why a pickle's content is not a valid split, "" if it is valid."""
-    if not isinstance(content, dict) or not {"data", word} <= content.keys():
+    if not isinstance(content, dict) or not {"data", family.labels} <= content.keys():
         held = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
-        return f"it holds {held} where data and {word} are expected"
+        return f"it holds {held} where data and {family.labels} are expected"
     array = getattr(content["data"], "array", None)
-    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.shape[1] != _PIXELS:
-        held = type(content["data"]).__name__ if array is None else list(array.shape)
+    if not isinstance(array, np.ndarray) or array.dtype != np.uint8 or array.ndim != 2 or array.shape[1] != _PIXELS:
+        held = type(content["data"]).__name__ if array is None else f"{array.dtype} {list(array.shape)}"
         return f"its data is {held} where bytes [n, {_PIXELS}] are expected"
-    labels = content[word]
-    if not isinstance(labels, list) or not all(type(label) is int and abs(label) < 1 << 31 for label in labels):
+    labels = _plain(content[family.labels])
+    if not isinstance(labels, list) or not all(type(label) is int for label in labels):
         return "its labels are not a list of integers"
+    if labels and not 0 <= min(labels) <= max(labels) < family.classes:
+        return f"labels run from {min(labels)} to {max(labels)} where 0 to {family.classes - 1} is expected"
     return ""
+
+
+def _plain(value: Any) -> Any:
+    """Returns a list of numbers, also of an array and of NumPy's numbers; other values as they are."""
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value.array.tolist() if isinstance(value, Array) and hasattr(value, "array") else value
 
 
 for _place, (_family, _folder, _read) in enumerate(

@@ -39,12 +39,12 @@ class Dataset:
       test: the test split.
       classes: labels run from 0 to classes - 1; of a text, its tokens; 0 where there are no labels.
       mean: of the training pixels in [0, 1], one per channel.
-      std: standard deviation of the same pixels.
+      std: standard deviation of the same pixels, 0 in a channel whose pixels are all equal.
       notice: a sentence for the user if the data replaces other data, else "".
       class_names: name of each label; () if unknown.
 
     Raises:
-      ValueError: a split has none of the types above, or a label is outside the classes.
+      ConfigError: a split has none of the types above, a label is outside the classes, or the moments do not fit.
     """
 
     name: str
@@ -61,7 +61,14 @@ class Dataset:
         for word, split in (("train", self.train), ("test", self.test)):
             problem = split_problem(split, self.classes)
             if problem:
-                raise ValueError(f"The {word} split of {self.name!r} cannot be used: {problem}.")
+                raise ConfigError(f"The {word} split of {self.name!r} cannot be used: {problem}.")
+        channels = self.train.images.shape[-1]
+        for word, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (1, channels) or not np.isfinite(values).all() or (word == "std" and min(values) < 0):
+                raise ConfigError(
+                    f"{word} of {self.name!r} is {tuple(values)}; expected one finite number per channel, of "
+                    f"{channels}, and no standard deviation below 0."
+                )
 
     @property
     def kind(self) -> str:
@@ -122,7 +129,9 @@ def pixel_moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, .
     For bytes they are computed from integer counts, so the result does not depend on the summation order.
     """
     if images.dtype != np.uint8:
-        moments = images.mean((0, 1, 2), np.float64), images.std((0, 1, 2), np.float64)
+        axes = (0, 1, 2)
+        constant = images.min(axes) == images.max(axes)  # rounding of the mean gives these a deviation
+        moments = images.mean(axes, np.float64), np.where(constant, 0, images.std(axes, np.float64))
         return tuple(map(float, moments[0])), tuple(map(float, moments[1]))
     values = np.arange(256) / 255
     means, stds = [], []

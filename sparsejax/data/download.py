@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from sparsejax import terminal
 from sparsejax.data.folders import offline
 from sparsejax.errors import DataDamagedError, DataMissingError
 
@@ -59,7 +60,7 @@ def download(
     subject: str = "",
     how: str = "",
     patience: float = PATIENCE,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = terminal.say,
 ) -> Path:
     """Downloads the files of a data set that are missing or damaged, and returns the place.
 
@@ -180,7 +181,8 @@ def _fetch(url: str, path: Path, checksum: str) -> None:
     algorithm = _algorithm(checksum)
     try:
         pooch.retrieve(url, f"{algorithm}:{checksum}", fname=path.name, path=path.parent, downloader=fetcher)
-        path.chmod(0o644)  # pooch's temporary file is for its owner only
+        with contextlib.suppress(OSError):  # not every file system has permissions
+            path.chmod(0o644)  # pooch's temporary file is for its owner only
     except requests.HTTPError as error:
         raise DataMissingError(str(error)) from error  # 404 Client Error: … for url: …
     except requests.RequestException as error:  # before OSError and ValueError, which it may subclass

@@ -1,6 +1,7 @@
 """Locations of data and downloads: environment variables and the cache folder."""
 
 import os
+import tempfile
 from pathlib import Path
 
 from sparsejax.errors import DataMissingError
@@ -15,7 +16,7 @@ def data_root() -> Path | None:
     value = os.environ.get("SPARSEJAX_DATA", "")
     if not value:
         return None
-    root = Path(value).expanduser()
+    root = expand(value, "The environment variable SPARSEJAX_DATA")
     if not root.is_dir():
         raise DataMissingError(
             f"The environment variable SPARSEJAX_DATA is {value!r}, which is not a folder; set it to the "
@@ -40,7 +41,32 @@ def user_cache() -> Path:
     """Returns the user's cache folder, which may not exist (on Linux ~/.cache/sparsejax)."""
     import pooch
 
-    return Path(pooch.os_cache("sparsejax"))
+    try:
+        return Path(pooch.os_cache("sparsejax"))
+    except RuntimeError:  # no home folder is known
+        return _home() / ".cache" / "sparsejax"
+
+
+def expand(path: str | os.PathLike[str], what: str) -> Path:
+    """Returns a path with ~ and ~user replaced by home folders.
+
+    Raises:
+      DataMissingError: there is no such home folder; the message begins with `what`.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise DataMissingError(
+            f"{what} is {str(path)!r}, but the home folder of that user is unknown; write the whole path."
+        ) from None
+
+
+def _home() -> Path:
+    """Returns the user's home folder; a temporary one if none is known, as in some containers and batch jobs."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / f"sparsejax-{os.getuid()}"
 
 
 def download_folder(place: str | Path) -> Path:
@@ -57,9 +83,9 @@ def tfds_folder(data_dir: str | os.PathLike[str] | None = None) -> Path:
     """Returns the argument, else $TFDS_DATA_DIR, else $SPARSEJAX_DATA/tfds, else ~/tensorflow_datasets."""
     chosen = data_dir or os.environ.get("TFDS_DATA_DIR")
     if chosen:
-        return Path(chosen).expanduser()
+        return expand(chosen, "TFDS's folder")
     root = data_root()
-    return root / "tfds" if root is not None else Path.home() / "tensorflow_datasets"
+    return root / "tfds" if root is not None else _home() / "tensorflow_datasets"
 
 
 def offline() -> bool:

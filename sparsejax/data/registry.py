@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from sparsejax import terminal
 from sparsejax.data.arrays import from_arrays, read_arrays, read_path
 from sparsejax.data.dataset import Dataset
-from sparsejax.data.download import Download, download
+from sparsejax.data.download import Download, download, is_whole
 from sparsejax.data.folders import data_root, download_folder, tfds_folder, user_cache
 from sparsejax.data.tfds_source import is_prepared, read_tfds
-from sparsejax.errors import ConfigError, DataMissingError
+from sparsejax.errors import ConfigError, DataMissingError, blame
 from sparsejax.registry import Registered
 
 Say = Callable[[str], None]
@@ -162,13 +163,18 @@ def title(name: str, source: str = "") -> str:
 
 
 def load(
-    name: str = "mnist", source: str = "auto", *, path: str | Path | None = None, say: Say = print, **options: Any
+    name: str = "mnist",
+    source: str = "auto",
+    *,
+    path: str | Path | None = None,
+    say: Say = terminal.say,
+    **options: Any,
 ) -> Dataset:
     """Returns a data set, from the source named or from the first location that has it.
 
     "auto" searches $SPARSEJAX_DATA, the user's cache and a prepared TFDS folder, then downloads. If MNIST is not
-    available, it returns scikit-learn's digits, with corresponding name, source and notice. A damaged file is always an
-    error.
+    available, it returns scikit-learn's digits, with corresponding name, source and notice. A folder with some of the
+    files only, and a damaged file, are always errors; an interrupted download is completed.
 
     Args:
       name: a registered data set (see `python -m sparsejax.data list`); or "tfds/NAME", any TFDS data set of
@@ -181,7 +187,7 @@ def load(
 
     Raises:
       ConfigError: an unknown name or source, or a source that this data set does not have.
-      DataMissingError: the source has no such data, or $SPARSEJAX_DATA is not a folder.
+      DataMissingError: the source has no such data, or not all of its files, or $SPARSEJAX_DATA is not a folder.
       DataDamagedError: a file is damaged.
     """
     if path is not None:
@@ -200,9 +206,10 @@ def options_of(name: str, path: str | Path | None = None) -> tuple[str, ...]:
 
 def generate(found: Entry, options: Mapping[str, Any]) -> Dataset:
     """Returns the result of an entry's function as a data set."""
-    dataset = found.read(**options)
-    if not isinstance(dataset, Dataset):
-        dataset = from_arrays(*dataset, name=found.name, source=found.location)
+    with blame(f"The function of the data set {found.name!r}"):
+        dataset = found.read(**options)
+        if not isinstance(dataset, Dataset):
+            dataset = from_arrays(*dataset, name=found.name, source=found.location)
     if dataset.kind != found.kind:
         raise ConfigError(f"The data set {found.name!r} is registered as {found.kind}, but its function returned "
                           f"{dataset.kind}; register it as this kind.")  # fmt: skip
@@ -226,23 +233,44 @@ def obtain(found: Entry, read: Callable[..., Any], source: str, say: Say, option
         if not missing:
             return read(path, source=location, **options)
         if len(missing) < len(files):
-            say(f"Only {len(files) - len(missing)} of {found.title}'s {len(files)} files are in {path} "
-                f"({', '.join(missing)} missing): searching other locations.")  # fmt: skip
+            return read(_complete(found, path, missing, say), source=location, **options)
+    unreadable = ""
     try:
         if found.tfds and is_prepared(found.tfds, tfds_folder()):
             return read_tfds(found.tfds)
     except DataMissingError as error:  # another format, or TFDS is not installed
-        say(str(error))
+        unreadable = str(error)
+        say(unreadable)
     if found.download is None:
         raise DataMissingError(f"{_not_found_message(found)}. {found.how}")
     try:
         path = _download(found, found.download, say, f"{_not_found_message(found, last='')}, and")
     except DataMissingError as error:
-        if not found.substitute:
+        if not found.substitute or unreadable:
             raise
         return _substitute(f"{found.title} was not found and could not be downloaded: {_DIGITS.format(found.title)}. "
                            f"The reason: {error}")  # fmt: skip
     return read(path, source="download", **options)
+
+
+def _complete(found: Entry, path: Path, missing: list[str], say: Say) -> Path:
+    """Completes a partial download; other partial data are an error, because others in their place are a mistake.
+
+    Raises:
+      DataMissingError: files are missing, and cannot be downloaded.
+    """
+    files, wanted = found.files(path), found.download
+    verdict = (
+        f"Only {len(files) - len(missing)} of {found.title}'s {len(files)} files are in {path} "
+        f"({', '.join(missing)} missing)"
+    )
+    there = [(file, wanted.files.get(name, "")) for name, file in files.items() if file is not None] if wanted else []
+    if wanted and path == download_folder(found.place) and all(is_whole(*pair) for pair in there):
+        download(wanted, path, title=found.title, subject=f"{verdict}, and the rest", how=found.how, say=say)
+        return path
+    command = f"run python -m sparsejax.data download {found.name}, or " if wanted else ""
+    raise DataMissingError(f"{verdict}; other data are not used in their place. To complete the folder, {command}"
+                           f"put the missing files there; or move it away. {found.how}")  # fmt: skip
 
 
 _DIGITS = (

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, Int, Num, PRNGKeyArray, UInt8
 
 from sparsejax.data.dataset import Dataset, Split
 from sparsejax.data.streaming import Streamed
@@ -107,12 +107,26 @@ def _balance(key: PRNGKeyArray, order: Int[Array, "n"], labels: Int[Array, "n"])
 def normalize(
     data: Resident | Streamed, images: UInt8[Array, "batch height width channels"]
 ) -> Float[Array, "batch h w c"]:
-    """Turns images of bytes into pixels in [0, 1], pixels to mean 0 and standard deviation 1, and 16-bit samples of
-    waveforms to [-1, 1); other arrays are unchanged.
-    """
+    """Standardizes images, and turns 16-bit samples of waveforms to [-1, 1); other arrays are unchanged."""
     if images.dtype == jnp.int16:
         return images.astype(jnp.float32) / 32768
     if images.dtype != jnp.uint8 and images.ndim != 4:
         return images
-    pixels = images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
-    return (pixels - data.mean) / data.std
+    return standardize(data, to_pixels(images))
+
+
+def to_pixels(images: Num[Array, "batch height width channels"]) -> Float[Array, "batch height width channels"]:
+    """Returns images as pixels in [0, 1]: bytes are divided by 255, floats are unchanged."""
+    return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
+
+
+def standardize(
+    data: Resident | Streamed, pixels: Float[Array, "batch height width channels"]
+) -> Float[Array, "batch height width channels"]:
+    """Turns pixels in [0, 1] to mean 0 and standard deviation 1; a channel without variance becomes 0.
+
+    Its divisor is infinite, so that its gradient is 0 as well. Deviations below the least normal number count as 0,
+    because devices flush them.
+    """
+    varies = data.std >= jnp.finfo(data.std.dtype).tiny
+    return (pixels - data.mean) / jnp.where(varies, data.std, jnp.inf)

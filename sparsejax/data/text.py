@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from sparsejax import terminal
 from sparsejax.data.dataset import Dataset, Split
 from sparsejax.data.download import Download
 from sparsejax.data.folders import read_bytes
@@ -70,7 +71,7 @@ class Text:
 
 
 def load_text(
-    name: str, *, source: str = "auto", unit: Unit = "words", vocabulary: int | None = None, say: Say = print
+    name: str, *, source: str = "auto", unit: Unit = "words", vocabulary: int | None = None, say: Say = terminal.say
 ) -> Text:
     """Returns a text, from the source named or from the first location that has it.
 
@@ -120,11 +121,10 @@ def read_text(
     _check(unit, vocabulary)
     if path.is_dir():
         files = [file for file in _parts(path).values() if file is not None]
-        missing = [part for part, file in _parts(path).items() if file is None]
+        missing = [names for names, file in _parts(path).items() if file is None]
         if missing:
             raise DataMissingError(
-                f"{name} is in {path}, but neither {' nor '.join(form.format(missing[0]) for form in _FILES)} is "
-                f"there. {_HOW.format(name)}"
+                f"{name} is in {path}, but neither {missing[0].replace(' or ', ' nor ')} is there. {_HOW.format(name)}"
             )
         train, validation, test = map(_content, files)
     else:
@@ -224,8 +224,10 @@ def _check(unit: str, vocabulary: int | None) -> None:
 
 
 def _parts(folder: Path) -> dict[str, Path | None]:
-    files = {part: [folder / form.format(part) for form in _FILES] for part in ("train", "valid", "test")}
-    return {part: next((path for path in paths if path.is_file()), None) for part, paths in files.items()}
+    """Returns where a folder holds each part, by its possible names."""
+    names = [[form.format(part) for form in _FILES] for part in ("train", "valid", "test")]
+    return {" or ".join(some): next((folder / name for name in some if (folder / name).is_file()), None)
+            for some in names}  # fmt: skip
 
 
 def _content(path: str | os.PathLike[str]) -> str:

@@ -158,7 +158,7 @@ def _read_split(builder: Any, word: str, image: str, label: str) -> Split:
 
     packed = {key: _tfds().decode.SkipDecoding() for key in builder.info.features if key != label}
     records = builder.as_data_source(split=word, decoders=packed)
-    images, labels = np.empty(0, np.uint8), np.empty(len(records), np.int32)
+    images, labels = np.empty(0, np.uint8), np.empty(len(records), np.int64)
     for start in range(0, len(records), _BATCH):
         rows = range(start, min(start + _BATCH, len(records)))
         for row, record in zip(rows, records.__getitems__(list(rows)), strict=True):

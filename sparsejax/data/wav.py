@@ -12,6 +12,8 @@ from sparsejax.errors import ConfigError, DataDamagedError
 
 # The format codes of a "fmt " chunk; the extensible format refers to one of the others later in the chunk.
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
+_UNKNOWN = {0, 0x7FFF_F000, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFFF}
+"""Sizes that programs write to a pipe, where they cannot correct them at the end."""
 _CODINGS = {(_PCM, 8): "u1", (_PCM, 16): "<i2", (_PCM, 32): "<i4", (_FLOAT, 32): "<f4", (_FLOAT, 64): "<f8"}
 
 
@@ -106,7 +108,7 @@ def resample(samples: np.ndarray, rate: int, to: int) -> np.ndarray:
 
 
 def _chunks(content: bytes) -> tuple[bytes, bytes]:
-    """Returns the chunks "fmt " and "data" of a RIFF file.
+    """Returns the chunks "fmt " and "data" of a RIFF file; data of unknown size end with the file.
 
     Raises:
       ValueError: the file is not a WAV file, or they are incomplete.
@@ -117,6 +119,8 @@ def _chunks(content: bytes) -> tuple[bytes, bytes]:
     place = 12
     while place + 8 <= len(content) and not found.keys() >= {b"fmt ", b"data"}:
         name, size = content[place : place + 4], struct.unpack_from("<I", content, place + 4)[0]
+        if name == b"data" and size in _UNKNOWN and not _is_followed_by_chunks(content, place + 8 + size):
+            size = len(content) - place - 8
         chunk = content[place + 8 : place + 8 + size]
         if name in (b"fmt ", b"data") and len(chunk) < size:
             raise ValueError(f"it is truncated, with {len(chunk):,} of {size:,} bytes of its chunk {name.decode()!r}")
@@ -126,6 +130,14 @@ def _chunks(content: bytes) -> tuple[bytes, bytes]:
         if name not in found:
             raise ValueError(f"it has no chunk {name.decode()!r}")
     return found[b"fmt "], found[b"data"]
+
+
+def _is_followed_by_chunks(content: bytes, place: int) -> bool:
+    """Returns whether whole chunks fill a file from an offset to its end, so that the chunk before it has its size."""
+    while place + 8 <= len(content) and all(32 <= letter < 127 for letter in content[place : place + 4]):
+        size = struct.unpack_from("<I", content, place + 4)[0]
+        place += 8 + size + size % 2
+    return place == len(content)
 
 
 def _decode(data: bytes, coding: int, bits: int) -> np.ndarray:

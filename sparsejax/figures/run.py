@@ -39,5 +39,5 @@ def write_figures(folder: RunFolder, result: Mapping[str, Any], variables: Any, 
         narrow = png(drawing.draw("column")) if drawing.width == "page" else None
         written.append(write_whole(folder.figures / drawing.file, image))
         pictures.append(Picture(drawing.title, drawing.caption, drawing.alt, image, narrow))
-    written.append(write_whole(folder.report, report(result, pictures, measures).encode("utf-8")))
+    written.append(write_whole(folder.report, report(result, pictures, measures).encode("utf-8", "replace")))
     return written

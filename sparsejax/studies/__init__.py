@@ -8,6 +8,7 @@ import ast
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import sparsejax.figures  # noqa: F401  before any module imports matplotlib
 from sparsejax.registry import Registry
 
 if TYPE_CHECKING:

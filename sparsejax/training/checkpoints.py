@@ -2,25 +2,31 @@
 
 import dataclasses
 import errno
+import itertools
 import logging
 import os
+import re
 import shutil
 import sys
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint._src.serialization import tensorstore_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from sparsejax.errors import CheckpointError, Interrupted
+from sparsejax.files import find_lacking
+from sparsejax.training.named import by_name, difference, fill
 from sparsejax.training.processes import gather
+
+_ORDER = re.compile(r"^\d+")
+"""The place of an array in its tree, with which its name in a checkpoint begins."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +68,7 @@ class Checkpoints:
         """Restores a checkpoint, by default the latest; None if there is none.
 
         Args:
-          like: a tree of the same structure, shapes and dtypes; arrays may be `jax.ShapeDtypeStruct`.
+          like: a tree with arrays of the same names, shapes and dtypes; they may be `jax.ShapeDtypeStruct`.
           step: of the checkpoint; later ones are then removed, because the run resumes from it.
 
         Raises:
@@ -71,10 +77,9 @@ class Checkpoints:
         steps = self.steps()
         if step is None and not steps:
             return None
-        if step is not None and step not in steps:
-            raise CheckpointError(f"There is no checkpoint of step {step} in {self._folder}; available: {steps}.")
+        if step is not None:
+            check_step(self._folder, step, steps)
         chosen = steps[-1] if step is None else step
-        abstract = [jax.eval_shape(_raw, leaf) for leaf in jax.tree.leaves(like)]
         try:
             items = ocp.args.Composite(tree=ocp.args.StandardRestore(), checksums=ocp.args.JsonRestore())
             restored = self._manager.restore(chosen, args=items)
@@ -86,15 +91,15 @@ class Checkpoints:
         wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
         if wrong:
             raise self._damaged(chosen, f"the checksum of {', '.join(wrong)} is wrong")
-        ordered = [leaves[name] for name in sorted(leaves)]
-        if [(leaf.shape, leaf.dtype) for leaf in ordered] != [(leaf.shape, leaf.dtype) for leaf in abstract]:
+        named = {_ORDER.sub("", name): leaf for name, leaf in leaves.items()}
+        if other := difference(named, like):
             raise CheckpointError(
-                f"The checkpoint of step {chosen} in {self._folder} belongs to another network: its arrays have other "
-                "shapes. Use the configuration it was trained with, or another --out."
+                f"The checkpoint of step {chosen} in {self._folder} belongs to another network: it {other}. Use the "
+                "configuration it was trained with, or another --out."
             )
         for later in (s for s in steps if s > chosen):
             self._manager.delete(later)
-        return Restored(chosen, _unflatten_like(like, ordered))
+        return Restored(chosen, fill(like, named))
 
     def _damaged(self, step: int, reason: str) -> CheckpointError:
         earlier = [s for s in self.steps() if s < step]
@@ -128,7 +133,7 @@ def open_checkpoints(folder: Path, *, keep: int) -> Iterator[Checkpoints]:
         enable_async_checkpointing=True,
         preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
     )
-    with _silence_orbax() as opened_now:
+    with _suit_file_system(folder), _silence_orbax() as opened_now:
         with _translate_write_errors(folder):
             manager = ocp.CheckpointManager(folder, options=options)
         opened_now.append(saved := Checkpoints(manager, folder))
@@ -144,6 +149,25 @@ def open_checkpoints(folder: Path, *, keep: int) -> Iterator[Checkpoints]:
             raise
         with _translate_write_errors(folder):
             manager.close()
+
+
+@contextmanager
+def _suit_file_system(folder: Path) -> Iterator[None]:
+    """Lets TensorStore write without locks or fsync where the file system lacks them.
+
+    Each process writes its own files, and the run folder is locked once, so that TensorStore's locks are not needed.
+    Orbax has no option for it, but makes each of TensorStore's contexts from one of two dictionaries.
+    """
+    settings = {"locks": ("file_io_locking", {"mode": "none"}), "fsync": ("file_io_sync", False)}
+    chosen = dict(settings[name] for name in find_lacking(folder.parent))
+    contexts = [getattr(tensorstore_utils, name, {}) for name in ("_BASE_TS_CONTEXT", "_DEFAULT_OCDBT_TS_CONTEXT")]
+    for context in contexts:
+        context.update(chosen)
+    try:
+        yield
+    finally:
+        for context, name in itertools.product(contexts, chosen):
+            context.pop(name, None)
 
 
 @contextmanager
@@ -192,33 +216,34 @@ def _is_not_from_orbax(record: logging.LogRecord) -> bool:
     return "orbax" not in record.pathname and not (record.name == "asyncio" and "/orbax/" in record.getMessage())
 
 
+def check_step(folder: Path, step: int, steps: Sequence[int] | None = None) -> None:
+    """Checks that there is a checkpoint of a step.
+
+    Args:
+      folder: of the checkpoints; it may not exist.
+      step: of the checkpoint.
+      steps: those of all; None to look for them in the folder, where an incomplete one has another name.
+
+    Raises:
+      CheckpointError: there is none.
+    """
+    if steps is None:
+        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+        steps = sorted(int(name) for name in names if name.isascii() and name.isdigit())
+    if step not in steps:
+        raise CheckpointError(
+            f"There is no checkpoint of step {step} in {folder}; available: {list(steps) if steps else 'none'}."
+        )
+
+
 def remove(folder: Path) -> None:
     """Deletes all checkpoints of a run."""
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def _plain(tree: Any) -> dict[str, np.ndarray]:
-    """Flattens a tree to named arrays; PRNG keys become their data."""
-    leaves = jax.tree.leaves_with_path(gather(tree))
-    return {f"{i:04d}{jax.tree_util.keystr(path)}": leaf for i, (path, leaf) in enumerate(leaves)}
-
-
-def _unflatten_like(like: Any, leaves: list[np.ndarray]) -> Any:
-    """Puts plain leaves back into the structure of `like`."""
-    originals, structure = jax.tree.flatten(like)
-    wrapped = [
-        jax.random.wrap_key_data(jnp.asarray(leaf)) if _is_key(original) else leaf
-        for leaf, original in zip(leaves, originals, strict=True)
-    ]
-    return jax.tree.unflatten(structure, wrapped)
-
-
-def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _raw(leaf: Any) -> Any:
-    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+    """Flattens a tree to arrays whose names begin with their place in it."""
+    return {f"{i:04d}{name}": leaf for i, (name, leaf) in enumerate(by_name(gather(tree)).items())}
 
 
 def _checksums(leaves: dict[str, np.ndarray]) -> dict[str, int]:

@@ -10,7 +10,7 @@ from sparsejax.data.dataset import Dataset
 from sparsejax.data.resident import example_of, steps_per_epoch
 from sparsejax.errors import ConfigError, SparsejaxError
 from sparsejax.models.base import Model, Output
-from sparsejax.training.config import Config
+from sparsejax.training.config import Config, DataConfig
 
 _READ = {
     "images": ("images", "vectors"), "vectors": ("vectors", "images"), "tokens": ("tokens",), "clips": ("clips",),
@@ -22,12 +22,22 @@ def load_data(config: Config, dataset: Dataset | None = None) -> Dataset:
     """Loads the configured data, or takes a given data set, and limits the number of its examples.
 
     Raises:
-      ConfigError: there is no such data set, or it has fewer examples.
+      ConfigError: there is no such data set, it has fewer examples, or its test examples have another shape or type.
       DataMissingError, DataDamagedError: the data cannot be loaded.
     """
     wanted = config.data
-    if dataset is not None:
-        return dataset.limit(wanted.train_examples, wanted.test_examples)
+    if dataset is None:
+        dataset = _load(wanted)
+    train, test = (f"{split.images.dtype} {list(split.images.shape[1:])}" for split in (dataset.train, dataset.test))
+    if train != test:
+        raise ConfigError(
+            f"The training examples of {dataset.name} are {train}, but the test examples {test}; expected one shape "
+            "and type."
+        )
+    return dataset.limit(wanted.train_examples, wanted.test_examples)
+
+
+def _load(wanted: DataConfig) -> Dataset:
     options = {
         name: getattr(wanted, name) for name in data.options_of(wanted.name, wanted.path) if hasattr(wanted, name)
     }
@@ -36,7 +46,7 @@ def load_data(config: Config, dataset: Dataset | None = None) -> Dataset:
         raise ConfigError(
             f"data.test_fraction is {wanted.test_fraction}, but {dataset.name} has its own test set; omit the option."
         )
-    return dataset.limit(wanted.train_examples, wanted.test_examples)
+    return dataset
 
 
 def check_data(config: Config, dataset: Dataset, members: int = 1) -> None:

@@ -69,7 +69,7 @@ def place(
     Raises:
       ConfigError: more devices are requested than available, or a batch does not divide among them.
     """
-    devices = list(devices or jax.devices())
+    devices = list(devices or find_devices())
     available, processes = len(devices), len({device.process_index for device in devices})
     several = processes > 1
     if several and config.transform in ("jit", "pmap"):
@@ -125,6 +125,22 @@ def _member_devices(transform: str, members: int, available: int, several: bool)
         return 1
     most = max(1, min(members, available))
     return most if not several else max(n for n in range(1, most + 1) if available % n == 0)
+
+
+def find_devices() -> list[Any]:
+    """Returns the devices of all processes.
+
+    Raises:
+      ConfigError: JAX finds none, because JAX_PLATFORMS names a platform that is not there.
+    """
+    try:
+        return jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"JAX finds no devices: {str(error).strip() or 'a platform is not installed'}. JAX_PLATFORMS is "
+            f"{os.environ.get('JAX_PLATFORMS', '')!r}; unset it, name an available platform (JAX_PLATFORMS=cpu), or "
+            "install JAX for this one."
+        ) from error
 
 
 def use_cores(members: int | None = None) -> None:

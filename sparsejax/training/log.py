@@ -2,12 +2,16 @@
 
 import json
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from sparsejax.errors import SparsejaxWarning
+from sparsejax.files import find_lacking
+from sparsejax.terminal import console_width, encodable
 from sparsejax.training.run_folder import finite
 
 
@@ -15,7 +19,7 @@ class MetricsLog:
     """Appends one JSON object per line to a file, and writes its numbers to TensorBoard.
 
     On resuming, lines after the restored step are removed first, because those steps are repeated. A quiet log writes
-    nothing.
+    nothing, and TensorBoard's writer needs a file system with fsync.
     """
 
     def __init__(self, path: Path, tensorboard: Path, *, resumed_step: int, quiet: bool = False):
@@ -26,16 +30,22 @@ class MetricsLog:
         self._file = path.open("w", encoding="utf-8", buffering=1)
         for line in kept:
             self._file.write(json.dumps(line) + "\n")
+        if "fsync" in find_lacking(path.parent):
+            no_events = f"The file system of {path} has no fsync: no events for TensorBoard are written."
+            warnings.warn(no_events, SparsejaxWarning, stacklevel=2)
+            return
         from tensorboardX import SummaryWriter  # here, because the import is slow
 
         self._writer = SummaryWriter(str(tensorboard), purge_step=resumed_step + 1 if resumed_step else None)
 
     def write(self, step: int, epoch: float, values: dict[str, Any]) -> None:
         """Appends a line; a value is a number, or a list with one number per network."""
-        if self._file is None or self._writer is None:
+        if self._file is None:
             return
         line = finite({"step": step, "epoch": epoch, "time": time.time(), **values})
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        if self._writer is None:
+            return
         for name, value in values.items():
             mean = sum(value) / len(value) if isinstance(value, list) else value
             self._writer.add_scalar(name, mean, step)
@@ -68,7 +78,7 @@ class Terminal:
     """Shows the progress of a run: a bar on a terminal, otherwise one line per epoch; nothing if quiet."""
 
     def __init__(self, total_examples: int, done_examples: int, *, quiet: bool = False):
-        self._console = Console(soft_wrap=True, highlight=False, quiet=quiet)
+        self._console = Console(soft_wrap=True, highlight=False, quiet=quiet, width=console_width())
         self._progress: Progress | None = None
         self._done, self._total = done_examples, total_examples
         self._rate = 0.0
@@ -82,7 +92,7 @@ class Terminal:
 
     def say(self, text: str) -> None:
         """Prints a line."""
-        self._console.print(text, markup=False)
+        self._console.print(encodable(text, self._console.encoding), markup=False)
 
     def advance(self, examples: int, description: str) -> None:
         """Adds a number of processed examples."""

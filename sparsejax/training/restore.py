@@ -19,6 +19,7 @@ from sparsejax.models.base import Model, Output, Variables
 from sparsejax.training import checkpoints
 from sparsejax.training.checks import load_data
 from sparsejax.training.config import Config
+from sparsejax.training.devices import find_devices
 from sparsejax.training.prepare import shapes_of
 from sparsejax.training.run_folder import RunFolder
 from sparsejax.training.schema import members_from_json
@@ -39,7 +40,8 @@ class TrainedNetwork:
     Attributes:
       model: the network, with its schedules evaluated at the end of training.
       variables: its parameters and state.
-      mean, std: of training pixels in [0, 1], one per channel; the network's inputs are (pixels - mean) / std.
+      mean, std: of training pixels in [0, 1], one per channel; the network's inputs are (pixels - mean) / std. The
+        std of a channel whose pixels are all equal is infinite, because the network's input there is 0.
       example_shape: shape of one example.
       batch_size: of `predict`, `activations` and `run`.
       epoch: number of epochs of its training.
@@ -58,10 +60,11 @@ class TrainedNetwork:
 
         Args:
           x: examples `[examples, ...]` as stored in their data set: images as integers up to 255, or floats in
-            [0, 1]; vectors float32; clips int16; tokens int32.
+            [0, 1]; vectors float32; clips int16, or floats in [-1, 1); tokens integers.
 
         Raises:
-          ConfigError: an example's shape differs from that in training, or pixels are out of range.
+          ConfigError: an example's shape differs from that in training, pixels are out of range, or tokens or clips
+          have another type.
         """
         return self.run(x, _prediction)
 
@@ -80,8 +83,7 @@ class TrainedNetwork:
                 f"Examples have shape {x.shape[1:]}, but the network was trained on {self.example_shape}; pass "
                 f"[examples, {', '.join(map(str, self.example_shape))}]."
             )
-        if len(self.example_shape) == 3:
-            x = _check_pixels(x)
+        x = _check_pixels(x) if len(self.example_shape) == 3 else _check_numbers(x, self.model.inputs)
         mean, std = (jnp.asarray(values, jnp.float32).reshape(1, 1, 1, -1) for values in (self.mean, self.std))
 
         def run_batch(batch: np.ndarray) -> Any:
@@ -117,6 +119,16 @@ def _check_pixels(x: np.ndarray) -> np.ndarray:
             "floats in [0, 1]."
         )
     return x.astype(np.uint8) if x.dtype.kind in "iu" else x
+
+
+def _check_numbers(x: np.ndarray, inputs: str) -> np.ndarray:
+    """Returns other examples; integers of another type would be read as others: tokens wrap, clips are not scaled."""
+    integers = x.dtype.kind in "iu"
+    if inputs == "tokens" and not (integers and (not x.size or -(2**31) <= x.min() <= x.max() < 2**31)):
+        raise ConfigError(f"Examples of {x.dtype} are no tokens; expected integers of 32 bits.")
+    if inputs == "clips" and integers and x.dtype != np.int16:
+        raise ConfigError(f"Clips of {x.dtype} have no known scale; expected int16, or floats in [-1, 1).")
+    return x
 
 
 def read_record(folder: RunFolder) -> Record:
@@ -162,8 +174,10 @@ def load_state(folder: RunFolder, run_of: Record) -> TrainState:
     """Loads all networks of a run from its latest checkpoint, on one device.
 
     Raises:
+      ConfigError: JAX finds no devices.
       CheckpointError: there is no checkpoint, or it is damaged.
     """
+    find_devices()
     configs, (shape, dtype, *_) = run_of.configs, _inputs(run_of)
     untrained = shapes_of(stack(configs), example(shape, dtype))
     restored = None
@@ -215,7 +229,7 @@ def _inputs(run_of: Record) -> tuple[tuple[int, ...], str, tuple[float, ...], tu
         else:  # the moments are only known from the data
             origin = describe_inputs(load_data(config))
     mean, std = (origin["mean"], origin["std"]) if config.data.normalise else ((0.0,), (1.0,))
-    return tuple(origin["shape"]), origin["dtype"], tuple(mean), tuple(std)
+    return tuple(origin["shape"]), origin["dtype"], tuple(mean), tuple(value or float("inf") for value in std)
 
 
 def describe_inputs(dataset: Dataset) -> dict[str, Any]:

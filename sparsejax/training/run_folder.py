@@ -8,6 +8,7 @@ import platform
 import shlex
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import metadata
@@ -20,15 +21,11 @@ import numpy as np
 from sparsejax import __version__
 from sparsejax.data import title
 from sparsejax.data.dataset import examples_noun
-from sparsejax.errors import ConfigError, RunFolderError
-from sparsejax.files import write_whole
+from sparsejax.errors import ConfigError, RunFolderError, SparsejaxWarning
+from sparsejax.files import lock, write_whole
+from sparsejax.terminal import encodable
 from sparsejax.training.config import Config
 from sparsejax.training.schema import VERSION, from_json, to_json
-
-try:
-    import fcntl
-except ImportError:  # not on Windows, where folders are not locked
-    fcntl = None
 
 # Devices and the frequency of checkpoints do not change the result, so these may differ on resuming.
 _FREE_FIELDS = ("devices.", "training.checkpoint_every", "training.keep_checkpoints", "data.source")
@@ -42,6 +39,11 @@ class RunFolder:
         if not isinstance(path, (str, Path)):
             raise ConfigError(f"The run folder is {path!r}; expected its path, such as 'runs/NAME'.")
         self.path = Path(path).absolute()
+        if encodable(str(self.path), "utf-8") != str(self.path):
+            raise ConfigError(
+                f"The run folder {str(path)!a} is not text in this locale, so TensorStore cannot write checkpoints to "
+                "it; choose another name with --out, or set LC_ALL=C.UTF-8."
+            )
         self.config = self.path / "config.json"
         self.metrics = self.path / "metrics.jsonl"
         self.result = self.path / "result.json"
@@ -81,8 +83,10 @@ class RunFolder:
     def hold(self) -> Iterator[None]:
         """Locks the folder; the system releases the lock when the process ends.
 
+        Without locks in the file system, or on Windows, it warns and goes on.
+
         Raises:
-          RunFolderError: another run uses it, it cannot be written, or it has other contents.
+          RunFolderError: another run uses it, it cannot be written or locked, or it has other contents.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -94,14 +98,21 @@ class RunFolder:
             ) from None
         with file:
             try:
-                if fcntl is not None:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                locked = lock(file)
             except BlockingIOError:
                 file.seek(0)
                 raise RunFolderError(
                     f"{self.path} is in use by another run ({file.read() or 'unknown process'}); wait for its end, or "
                     "choose another folder with --out."
                 ) from None
+            except OSError as error:
+                raise RunFolderError(
+                    f"The run folder {self.path} cannot be locked: {error.strerror or error}. Choose another with "
+                    "--out."
+                ) from None
+            if not locked:
+                no_locks = f"The file system of {self.path} has no locks: make sure that no other run uses this folder."
+                warnings.warn(no_locks, SparsejaxWarning, stacklevel=2)
             with suppress(OSError):  # the owner is only informative
                 file.truncate(0)
                 file.write(f"process {os.getpid()} on {platform.node() or 'this machine'}")

@@ -3,6 +3,7 @@
 import dataclasses
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -74,6 +75,19 @@ def test_pixel_moments_per_channel():
 def test_dataset_refuses_arrays_of_another_kind(change: dict[str, np.ndarray], said: str):
     with pytest.raises(ValueError, match=said):
         some_dataset(some_split(), some_split()._replace(**change))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"mean": (0.5, 0.5)}, r"mean of 'some' is \(0.5, 0.5\); expected one finite number per channel, of 1"),
+        ({"mean": (float("nan"),)}, "mean of 'some' is"),
+        ({"std": (-0.1,)}, "std of 'some' is"),
+    ],
+)
+def test_moments_that_do_not_fit(change: dict[str, Any], said: str):
+    with pytest.raises(ConfigError, match=said):
+        dataclasses.replace(some_dataset(some_split(), some_split(4)), **change)
 
 
 def test_import_brings_no_heavy_library():

@@ -73,6 +73,9 @@ def test_errors_say_what_was_expected():
         patches([np.zeros((10, 10))], 1, size=8)
     with pytest.raises(ValueError, match="0 images"):
         patches([], 1)
+    for value in (0.5, 1e9):  # the rounding of a filtered constant grows with it
+        with pytest.raises(ValueError, match="constant"):
+            whiten(np.full((64, 48), value))
     with pytest.raises(ValueError, match="constant"):
         whiten(np.ones((8, 8)))
     with pytest.raises(ValueError, match="cutoff is 0"):

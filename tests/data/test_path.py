@@ -1,5 +1,7 @@
 """Tests of user data: arrays in Python, files and folders of arrays, and folders of images by class."""
 
+import dataclasses
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sparsejax.data import from_arrays, load
+import sparsejax as sj
+from sparsejax.data import Split, from_arrays, load
 from sparsejax.data.arrays import hold_out
-from sparsejax.data.resident import make_resident, normalize
+from sparsejax.data.resident import make_resident, normalize, standardize
 from sparsejax.errors import ConfigError, DataDamagedError, DataMissingError
 from sparsejax.training.config import DataConfig
+from tests.command import without_figures
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (30, 6, 5, 3), dtype=np.uint8)
@@ -44,6 +48,44 @@ def test_images_of_floats():
     np.testing.assert_array_equal(normalize(plain, plain.images), dataset.train.images)
 
 
+@pytest.mark.parametrize("value", [0, 100, 255, 0.3])
+def test_a_constant_channel_becomes_0(value: float):
+    def images(seed: int) -> Any:
+        found = np.random.default_rng(seed).integers(0, 256, (20, 6, 5, 2), dtype=np.uint8)
+        floats = found.astype(np.float32) / 256
+        return np.concatenate([found if value in (0, 100, 255) else floats, np.full_like(
+            found if value in (0, 100, 255) else floats, value)], axis=-1)  # fmt: skip
+
+    dataset = from_arrays(images(0), LABELS[:20], images(1) // 2 if value == 255 else images(1), LABELS[:20])
+    assert dataset.std[2:] == (0, 0), "also with the rounding of a mean of floats"
+    split = make_resident(dataset, dataset.train)
+    for images_of in (dataset.train.images, dataset.test.images):  # another value in the test set is 0, too
+        shown = jax.jit(normalize)(split, images_of)
+        assert np.isfinite(shown).all() and not np.asarray(shown[..., 2:]).any() and np.asarray(shown[..., :2]).any()
+    slope = jax.grad(lambda x: standardize(split, x).sum())(jnp.ones((1, 6, 5, 4)))
+    assert np.isfinite(slope).all() and not np.asarray(slope[..., 2:]).any()
+
+
+def test_a_run_on_images_with_an_opaque_alpha_channel(tmp_path: Path):
+    images = np.concatenate([PIXELS, np.full_like(PIXELS[..., :1], 255)], axis=-1)
+    model = sj.models.SparseMLP(hidden=(8,), k=(3,), classes=3)
+    with without_figures(), jax.numpy_dtype_promotion("standard"):
+        run = sj.train(model, data=(images, LABELS, images, LABELS), epochs=1, batch_size=10, out=tmp_path / "run")
+    network = run.network()
+    assert network.std[3] == float("inf") and np.isfinite(network.predict(images)).all()
+    assert np.isfinite(run.result["test_loss"]) and run.result["noise_score"] > 0
+    np.testing.assert_array_equal(network.predict(images), network.predict(np.where([1, 1, 1, 0], images, 7)))
+
+
+@pytest.mark.parametrize("other", [np.zeros((4, 6, 4, 3), np.uint8), np.zeros((4, 6, 5, 3), np.float32)])
+def test_a_run_refuses_a_data_set_whose_parts_differ(tmp_path: Path, other: np.ndarray):
+    dataset = from_arrays(*PAIRS)
+    dataset = dataclasses.replace(dataset, test=Split(other, np.zeros(4, np.int32)))
+    model = sj.models.SparseMLP(hidden=(8,), k=(3,), classes=3)
+    with pytest.raises(ConfigError, match=r"examples of arrays are uint8 \[6, 5, 3\], but the test examples"):
+        sj.train(model, data=dataset, epochs=1, out=tmp_path / "run")
+
+
 def test_vectors_tokens_and_clips():
     vectors = from_arrays(jnp.ones((4, 3)), ["b", "a", "b", "c"], np.zeros((2, 3)), ["c", "a"])
     assert (vectors.kind, vectors.classes, vectors.class_names) == ("vectors", 3, ("a", "b", "c"))
@@ -51,6 +93,7 @@ def test_vectors_tokens_and_clips():
     tokens = from_arrays(np.arange(12).reshape(3, 4), None, np.arange(4)[None])
     assert (tokens.kind, tokens.classes, tokens.train.images.dtype) == ("tokens", 12, np.int32)
     assert tokens.train.labels.tolist() == [0, 1, 2]
+    assert from_arrays(np.uint16([[1, 65535]]), None, np.uint16([[1, 2]])).classes == 65536
     clips = from_arrays(
         np.zeros((3, 9), np.int16), [0, 1, 0], np.ones((2, 9), np.int16), [1, 0], class_names=("x", "y")
     )
@@ -81,6 +124,16 @@ def test_vectors_tokens_and_clips():
         ),
         ((PIXELS, LABELS, PIXELS, None), {}, "y_test holds object"),
         ((PIXELS, LABELS + 2**31, PIXELS, LABELS), {}, "y_train holds labels up to 21474836.*below 2³¹"),
+        ((PIXELS, LABELS, PIXELS, LABELS - 2**32), {}, "y_test holds labels down to -42949672.*from 0, below 2³¹"),
+        ((PIXELS, LABELS.astype(np.uint64) + 2**63, PIXELS, LABELS), {}, "y_train holds labels up to 9223372036854775"),
+        ((np.full((3, 2), 2**32), None, np.ones((3, 2), int)), {}, "x_train holds tokens up to 4294967296"),
+        ((PIXELS, np.eye(30), PIXELS, LABELS), {}, r"y_train holds float64 \[30, 30\].* one-hot labels take argmax"),
+        ((PIXELS, np.eye(30, dtype=int), PIXELS, LABELS), {}, r"y_train holds int64 \[30, 30\].*argmax\(1\)"),
+        ((PIXELS, LABELS > 0, PIXELS, LABELS), {}, "y_train holds bool"),
+        ((PIXELS, [[1], [1, 2]], PIXELS, LABELS), {}, "y_train is no array .*expected examples or labels of one shape"),
+        (([[1], [1, 2]], None, PIXELS), {}, "x_train is no array"),
+        ((PIXELS, LABELS, PIXELS[..., 0], LABELS), {}, r"uint8 \[6, 5, 3\], but those of x_test uint8 \[6, 5, 1\]"),
+        ((np.ones((3, 8)), None, np.ones((3, 9))), {}, r"x_train are float32 \[8\], but those of x_test float32 \[9\]"),
         ((PIXELS, LABELS / 2, PIXELS, LABELS), {}, "y_train holds float64"),
         ((PIXELS, LABELS, PIXELS, LABELS.astype(str)), {}, "y_train and y_test hold both names and numbers"),
         ((PIXELS, LABELS[:7], PIXELS, LABELS), {}, "30 images and 7 labels"),
@@ -120,6 +173,12 @@ def test_files_of_arrays(tmp_path: Path, names: tuple[str, ...]):
     mapped = load(path=str(folder))
     assert isinstance(mapped.train.images, np.memmap) and mapped.fingerprint == dataset.fingerprint
     (folder / f"{names[3]}.npy").unlink()
+    with pytest.raises(DataMissingError, match=f"In {folder} {names[3]}.npy is missing; expected x_train"):
+        load(path=folder)
+    (folder / f"{names[1]}.npy").rename(folder / f"{names[3]}.npy")
+    with pytest.raises(DataMissingError, match=f"In {folder} {names[1]}.npy is missing; expected x_train"):
+        load(path=folder)
+    (folder / f"{names[3]}.npy").rename(folder / f"{names[1]}.npy")
     (folder / f"{names[2]}.npy").unlink()
     with pytest.raises(
         DataMissingError, match=f"In {folder} {names[2]}.npy is missing; expected x_train.*fraction 0.2"
@@ -134,6 +193,18 @@ def test_one_array_without_labels(tmp_path: Path):
     assert (len(dataset.train.labels), len(dataset.test.labels), dataset.classes) == (30, 10, 0)
     with pytest.raises(DataMissingError, match="x_test is missing"):
         load(path=tmp_path / "codes.npy")
+
+
+def test_arrays_are_read_where_files_cannot_be_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    np.save(tmp_path / "codes.npy", RNG.random((40, 7)))
+    mapped = load(path=tmp_path / "codes.npy", test_fraction=0.25)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENODEV, "No such device")
+
+    monkeypatch.setattr(np.lib.format, "open_memmap", refuse)
+    monkeypatch.setattr(np.memmap, "__new__", refuse)
+    assert load(path=tmp_path / "codes.npy", test_fraction=0.25).fingerprint == mapped.fingerprint
 
 
 def test_files_that_cannot_be_used(tmp_path: Path):

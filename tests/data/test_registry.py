@@ -85,6 +85,15 @@ def test_a_decorated_function_is_a_data_set(own: None):
         data.load("mine")
 
 
+def test_a_function_that_fails_is_named(own: None):
+    @data.register("broken", kind="vectors")
+    def broken() -> Any:
+        return 1 / 0
+
+    with pytest.raises(ConfigError, match=r"The function of the data set 'broken' raised ZeroDivisionError"):
+        data.load("broken")
+
+
 @pytest.mark.parametrize(
     ("name", "kind", "said"),
     [

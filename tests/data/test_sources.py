@@ -88,12 +88,60 @@ def test_a_damaged_file_is_an_error(small_folder: Path, monkeypatch: pytest.Monk
         load("mnist", source)
 
 
-def test_auto_says_when_a_folder_is_incomplete(small_folder: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("SPARSEJAX_DATA", str(small_folder.parent))
-    (small_folder / "t10k-labels-idx1-ubyte.gz").unlink()
+@pytest.mark.parametrize("place", ["data", "cache", "debian"])
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
+@pytest.mark.parametrize("missing", [["t10k-labels"], ["train-images", "t10k-images"]])
+def test_auto_refuses_a_part_of_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_files: Files, changed_entry: Change, place: str, name: str,
+    missing: list[str],
+):  # fmt: skip
+    kept = {file: content for file, content in small_files.items() if not file.startswith(tuple(missing))}
+    (tmp_path / "data").mkdir()
+    monkeypatch.setenv("SPARSEJAX_DATA", str(tmp_path / "data"))
+    folder = {"data": tmp_path / "data" / name, "cache": tmp_path / "cache" / "sparsejax" / name,
+              "debian": tmp_path / "debian"}[place]  # fmt: skip
+    changed_entry(name, elsewhere=(tmp_path / "debian",))
+    put(kept, folder)
+    put(small_files, tmp_path / "data" / "tfds" / name / "3.0.1")  # not even a look elsewhere
+    title = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}[name]
+    lacking = ", ".join(sorted(small_files.keys() - kept.keys(), key=[*small_files].index))
+    with pytest.raises(DataMissingError) as caught:
+        load(name, say=unheard)
+    assert f"Only {len(kept)} of {title}'s 4 files are in {folder} ({lacking} missing)" in str(caught.value)
+    for file in kept:
+        (folder / file).unlink()
+    assert name != "mnist" or load(name, say=unheard).source == "digits", "nothing of it: the digits"
+
+
+def test_an_interrupted_download_is_completed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_files: Files, start_mirror: Start, changed_entry: Change
+):
+    mirror = start_mirror(small_files)
+    changed_entry("mnist", {"mirrors": (mirror.url,)})
+    folder = tmp_path / "cache" / "sparsejax" / "mnist"
+    first, *others = small_files
+    put({first: small_files[first]}, folder)
+    monkeypatch.setenv("SPARSEJAX_OFFLINE", "1")
+    with pytest.raises(DataMissingError, match="Only 1 of MNIST's 4 files .* and the rest cannot be downloaded"):
+        load("mnist", say=unheard)
+    monkeypatch.delenv("SPARSEJAX_OFFLINE")
+    assert load("mnist", say=unheard).source == "download" and sorted(mirror.asked) == sorted(others)
+    # A file of the user's own is not mixed with published ones.
+    (folder / others[0]).unlink()
+    (folder / first).write_bytes(b"mine")
+    with pytest.raises(DataMissingError, match=r"Only 3 of .*; other data are not used in their place. To complete"):
+        load("mnist", say=unheard)
+
+
+def test_data_in_an_unreadable_format_are_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    info = tmp_path / "tfds" / "mnist" / "3.0.1" / "dataset_info.json"
+    info.parent.mkdir(parents=True)
+    info.write_text('{"fileFormat": "tfrecord"}')
+    monkeypatch.setenv("SPARSEJAX_DATA", str(tmp_path))
     said: list[str] = []
-    assert load("mnist", say=said.append).source == "digits"
-    assert f"Only 3 of MNIST's 4 files are in {small_folder} (t10k-labels-idx1-ubyte.gz missing)" in said[0]
+    with pytest.raises(DataMissingError, match="cannot be downloaded"):
+        load("mnist", say=said.append)
+    assert "another format than array_record" in said[0]
 
 
 def test_auto_does_not_hide_a_corrupt_mirror(small_files: Files, start_mirror: Start, changed_entry: Change):

@@ -98,6 +98,39 @@ def test_a_damaged_clip_is_named(clip, content, said):
     assert str(path) in str(error.value)
 
 
+def resized(content: bytes, riff: int | None = None, data: int | None = None) -> bytes:
+    """Writes other sizes into the header of a file, as a program does that cannot know them yet."""
+    content, place = bytearray(content), content.index(b"data") + 4
+    if riff is not None:
+        struct.pack_into("<I", content, 4, riff)
+    if data is not None:
+        struct.pack_into("<I", content, place, data)
+    return bytes(content)
+
+
+@pytest.mark.parametrize("riff", [None, 0, 36, 0xFFFF_FFFF, 0x7FFF_F024])
+@pytest.mark.parametrize("data", [0, 0xFFFF_FFFF, 0x7FFF_F000, 0x7FFF_FFFF, 0x8000_0000])
+@pytest.mark.parametrize("samples", [np.zeros(50, "<i2"), np.arange(-25, 25, dtype="<i2")], ids=["silence", "ramp"])
+def test_a_clip_written_to_a_pipe_ends_with_its_file(clip, riff, data, samples):
+    extra = b"LIST" + struct.pack("<I", 4) + b"INFO"
+    content = resized(wav_bytes(samples.tobytes(), extra=extra), riff, data)
+    np.testing.assert_array_equal(read_clip(clip(content), rate=16_000), samples)
+    with pytest.raises(DataDamagedError, match="end within a sample"):
+        read_wav(clip(content[:-1]))
+
+
+def test_sizes_that_are_known_are_kept(clip):
+    tags = b"id3 " + struct.pack("<I", 3) + b"abc\0"
+    for content in (wav_bytes(b""), wav_bytes(b"") + tags, resized(wav_bytes(b""), 0, 0)):
+        with pytest.raises(DataDamagedError, match="holds 0 samples"):
+            read_wav(clip(content))
+    for size in (101, 0x7FFF_EFFF, 0xFFFF_FFFE):
+        with pytest.raises(DataDamagedError, match=f"truncated, with 100 of {size:,} bytes of its chunk 'data'"):
+            read_wav(clip(resized(WHOLE, None, size)))
+    for size in (0, 0xFFFF_FFFF):  # only the RIFF size is wrong, and tags follow the samples
+        np.testing.assert_array_equal(read_clip(clip(resized(WHOLE + tags, size)), rate=16_000), np.ones(50))
+
+
 def test_a_missing_clip_is_named(tmp_path):
     with pytest.raises(DataMissingError, match="nowhere.wav"):
         read_wav(tmp_path / "nowhere.wav")

@@ -11,7 +11,7 @@ import pytest
 import sparsejax as sj
 from sparsejax.commands.cli import main
 from sparsejax.data import load
-from sparsejax.errors import RunFolderError
+from sparsejax.errors import ConfigError, RunFolderError
 from tests.command import ROOT
 
 OLD = ROOT / "tests/runs_0_1"
@@ -46,6 +46,9 @@ def test_networks_load_without_data_that_are_gone(name, example, monkeypatch, tm
     monkeypatch.setenv("SPARSEJAX_DATA", str(tmp_path))
     prediction = sj.load(OLD / name).network().predict(example)
     assert len(prediction) == 2 and np.isfinite(prediction).all()
+    wide = example.astype(np.int64) + 2**32  # would wrap around, or lack the scale of int16
+    with pytest.raises(ConfigError, match="int64 (are no tokens; expected integers|have no known scale)"):
+        sj.load(OLD / name).network().predict(wide)
 
 
 def copy_of(name: str, tmp_path: Path) -> Path:

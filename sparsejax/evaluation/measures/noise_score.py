@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from sparsejax.data.resident import Resident, normalize
+from sparsejax.data.resident import Resident, normalize, standardize, to_pixels
 from sparsejax.evaluation.measure import EvaluationBatch, Measure, Setting, register_measure
 from sparsejax.figures import run_curves
 from sparsejax.figures.drawing import Drawing, Row, Shown
@@ -87,5 +87,4 @@ def corrupt(
     if examples.dtype == jnp.int16:
         return white_noise_blend(keys, normalize(data, examples), level=level)
     white = data.mean + 2 * data.std
-    noisy = pixel_noise(keys, examples.astype(jnp.float32) / 255, level=level, value=white)
-    return (noisy - data.mean) / data.std
+    return standardize(data, pixel_noise(keys, to_pixels(examples), level=level, value=white))

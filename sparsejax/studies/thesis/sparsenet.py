@@ -41,7 +41,7 @@ def images() -> tuple[list[np.ndarray], str]:
     """
     root = data_root()
     if root is not None and (root / "IMAGES.mat").is_file():
-        return [image / image.std() for image in read_images_mat(root / "IMAGES.mat")], "IMAGES.mat"
+        return [image / (image.std() or 1) for image in read_images_mat(root / "IMAGES.mat")], "IMAGES.mat"
     found = photographs()
     return [whiten(halve(image), cutoff=0.45) for image in found.values()], ", ".join(found)
 
