@@ -6,6 +6,7 @@ trained. In training, make the boost state mutable: `model.apply(variables, x, t
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -204,6 +205,7 @@ def _apply(layer: SparseDense | SparseConv, product: Callable, x: Array, shape: 
     if layer.density != 1:
         mask = layer.variable("masks", "mask", draw_mask).value
         kernel = jnp.where(mask, kernel, jnp.zeros_like(kernel))
-    x, kernel, bias = promote_dtype(x, kernel, bias, dtype=layer.dtype)
+    with jax.numpy_dtype_promotion("standard"):  # explicit: strict promotion is for accidents
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=layer.dtype)
     y = product(x, kernel)
     return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))

@@ -7,6 +7,7 @@ and `nnx.replace_by_pure_dict` restores it. `model.train()` and `model.eval()` s
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -276,6 +277,7 @@ def _apply(layer: SparseDense | SparseConv, product: Callable, x: Array) -> Arra
     if layer.mask is not None:
         kernel = jnp.where(layer.mask.get_value(), kernel, jnp.zeros_like(kernel))
     bias = None if layer.bias is None else layer.bias.get_value()
-    x, kernel, bias = promote_dtype((x, kernel, bias), dtype=layer.dtype)
+    with jax.numpy_dtype_promotion("standard"):  # explicit: strict promotion is for accidents
+        x, kernel, bias = promote_dtype((x, kernel, bias), dtype=layer.dtype)
     y = product(x, kernel)
     return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))

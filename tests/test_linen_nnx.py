@@ -180,7 +180,7 @@ def nnx_linear(kind, **changes):
 @linears
 def test_sparse_layers_have_an_exact_mask_and_equal_the_function(fresh_key, kind):
     layer, _, shape, inputs = LINEAR[kind]
-    x = jax.random.normal(fresh_key(), inputs)
+    x = jax.random.normal(fresh_key(), inputs, jnp.float32)
     variables = layer.init(jax.random.key(0), x)
     in_nnx = nnx_linear(kind)
     weights = [
@@ -199,7 +199,7 @@ def test_sparse_layers_have_an_exact_mask_and_equal_the_function(fresh_key, kind
 @linears
 def test_masked_weights_never_influence_the_output_and_get_no_gradient(fresh_key, kind):
     layer, _, _, inputs = LINEAR[kind]
-    x = jax.random.normal(fresh_key(), inputs)
+    x = jax.random.normal(fresh_key(), inputs, jnp.float32)
     variables = layer.init(jax.random.key(0), x)
     mask = np.asarray(variables["masks"]["mask"])
     spoilt = {**variables["params"], "kernel": jnp.where(mask, variables["params"]["kernel"], jnp.nan)}

@@ -8,7 +8,9 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from sparsejax.coding.lasso import admm
-from sparsejax.coding.objective import AnyArray, Code, product, single
+from sparsejax.coding.objective import AnyArray, Code, product
+from sparsejax.functional.arguments import checked
+from sparsejax.functional.sums import at_least_float32
 
 
 class DictionaryState(NamedTuple):
@@ -20,6 +22,7 @@ class DictionaryState(NamedTuple):
     steps: Int[Array, ""]
 
 
+@checked
 def init_dictionary(key: PRNGKeyArray, x: Float[AnyArray, "examples inputs"], *, atoms: int) -> DictionaryState:
     """Returns a dictionary of examples drawn from x, of length 1, with empty statistics.
 
@@ -40,9 +43,9 @@ def init_dictionary(key: PRNGKeyArray, x: Float[AnyArray, "examples inputs"], *,
       Mairal, Bach, Ponce & Sapiro, Online learning for matrix factorization and sparse coding, 2010, algorithm 1, which
       starts with empty statistics and any dictionary.
     """
-    x = single(x)
-    if x.ndim != 2 or atoms < 1:
-        raise ValueError(f"x has shape {x.shape} and atoms is {atoms}; expected [examples, inputs] and 1 atom or more.")
+    x = at_least_float32(x)
+    if atoms < 1:
+        raise ValueError(f"atoms is {atoms}; expected 1 or more.")
     order, noise = jax.random.split(key)
     chosen = jax.random.permutation(order, x)[:atoms]
     random = jax.random.normal(noise, (atoms, x.shape[1]), x.dtype)
@@ -54,6 +57,7 @@ def init_dictionary(key: PRNGKeyArray, x: Float[AnyArray, "examples inputs"], *,
     )
 
 
+@checked
 def dictionary_step(
     state: DictionaryState,
     x: Float[AnyArray, "examples inputs"],
@@ -91,9 +95,7 @@ def dictionary_step(
       Mairal, Bach, Ponce & Sapiro, Online learning for matrix factorization and sparse coding, 2010, algorithms 1 and
       2, section 3.4.2 (forgetting) and 3.4.4 (unused atoms, there replaced by random examples).
     """
-    if jnp.ndim(x) != 2:
-        raise ValueError(f"x has shape {jnp.shape(x)}; expected one batch of examples, [examples, inputs].")
-    x = single(x)
+    x = at_least_float32(x)
     code = admm(x, state.dictionary, l1=l1, tolerance=tolerance, violation=None, max_iterations=max_iterations)
     step = (state.steps + 1).astype(x.dtype)
     keep = (1 - 1 / step) ** forget

@@ -1,6 +1,7 @@
 """Dictionary learning with scikit-learn's interface, by duck typing: scikit-learn need not be installed."""
 
 import inspect
+import numbers
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 from sparsejax.coding.dictionary import DictionaryState, dictionary_step, init_dictionary
 from sparsejax.coding.lasso import admm
 from sparsejax.coding.pursuit import orthogonal_matching_pursuit
+from sparsejax.functional.arguments import check_int
 
 
 class DictionaryLearner:
@@ -155,10 +157,11 @@ class DictionaryLearner:
 
     def _validate(self, X: Any, inputs: int | None = None) -> jax.Array:
         for name in ("atoms", "batch_size", "epochs"):
-            if getattr(self, name) < 1:
+            if check_int(name, getattr(self, name)) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more.")
-        if not self.l1 > 0:
-            raise ValueError(f"l1 is {self.l1}; expected a weight above 0.")
+        check_int("seed", self.seed)
+        if not isinstance(self.l1, numbers.Real) or not self.l1 > 0:
+            raise ValueError(f"l1 is {self.l1!r}; expected a weight above 0.")
         x = np.asarray(X, np.float32)
         if x.ndim != 2 or not x.size:
             raise ValueError(f"X has shape {x.shape}; expected a table [examples, inputs] (for one example, X[None]).")

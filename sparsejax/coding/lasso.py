@@ -16,15 +16,17 @@ from sparsejax.coding.objective import (
     AnyArray,
     Code,
     correlations,
-    largest_eigenvalue,
     problem,
     product,
     restore_batch_axes,
+    safe_step,
     shortfall,
     soft_threshold,
 )
+from sparsejax.functional.arguments import checked
 
 
+@checked
 def ista(
     x: Float[AnyArray, "*batch inputs"],
     dictionary: Float[AnyArray, "inputs atoms"],
@@ -69,7 +71,7 @@ def ista(
 @functools.partial(jax.jit, static_argnames=("max_iterations", "check_every"))
 def _ista(x, dictionary, start, l1, tolerance, *, max_iterations, check_every):
     data, correlate, measure = _lasso(x, dictionary, l1)
-    step = 1 / largest_eigenvalue(dictionary)
+    step = safe_step(dictionary)
 
     def update(code, data):
         return soft_threshold(code + step * correlate(code, data), step * l1)
@@ -80,6 +82,7 @@ def _ista(x, dictionary, start, l1, tolerance, *, max_iterations, check_every):
     return Code(code, taken, gap)
 
 
+@checked
 def fista(
     x: Float[AnyArray, "*batch inputs"],
     dictionary: Float[AnyArray, "inputs atoms"],
@@ -124,7 +127,7 @@ def fista(
 @functools.partial(jax.jit, static_argnames=("max_iterations", "check_every"))
 def _fista(x, dictionary, start, l1, tolerance, *, max_iterations, check_every):
     data, correlate, measure = _lasso(x, dictionary, l1)
-    step = 1 / largest_eigenvalue(dictionary)
+    step = safe_step(dictionary)
 
     def update(state, data):
         code, ahead, t = state
@@ -145,6 +148,7 @@ def _fista(x, dictionary, start, l1, tolerance, *, max_iterations, check_every):
     return Code(state[0], taken, gap)
 
 
+@checked
 def admm(
     x: Float[AnyArray, "*batch inputs"],
     dictionary: Float[AnyArray, "inputs atoms"],

@@ -20,8 +20,10 @@ from sparsejax.coding.objective import (
     shortfall,
     soft_threshold,
 )
+from sparsejax.functional.arguments import checked
 
 
+@checked
 def lca(
     x: Float[AnyArray, "*batch inputs"],
     dictionary: Float[AnyArray, "inputs atoms"],
@@ -64,8 +66,6 @@ def lca(
       Rozell, Johnson, Baraniuk & Olshausen, Sparse coding via thresholding and local competition in neural circuits,
       2008, equations 2.3 to 2.5.
     """
-    if threshold not in ("soft", "hard"):
-        raise ValueError(f"threshold is {threshold!r}; expected 'soft' or 'hard'.")
     if isinstance(step, (int, float)) and not step > 0:
         raise ValueError(f"step is {step}; expected a positive dt / tau, or None for the largest that is safe.")
     check_loop(tolerance, max_iterations, check_every, violation)

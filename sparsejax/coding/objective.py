@@ -17,6 +17,9 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
+from sparsejax.functional.arguments import checked
+from sparsejax.functional.sums import at_least_float32
+
 AnyArray = Array | np.ndarray
 """What the functions take: arrays of either kind."""
 
@@ -36,6 +39,7 @@ class Code(NamedTuple):
     gap: Float[Array, "*batch"]
 
 
+@checked
 def soft_threshold(z: Float[Array, "*shape"], threshold: float | Float[Array, ""]) -> Float[Array, "*shape"]:
     r"""Returns z moved towards 0 by the threshold, 0 where it is within it.
 
@@ -52,9 +56,11 @@ def soft_threshold(z: Float[Array, "*shape"], threshold: float | Float[Array, ""
       Donoho & Johnstone, Ideal spatial adaptation by wavelet shrinkage, 1994; Daubechies, Defrise & De Mol, An
       iterative thresholding algorithm for linear inverse problems, 2004.
     """
+    threshold = jnp.asarray(threshold, z.dtype)
     return z - jnp.clip(z, -threshold, threshold)
 
 
+@checked
 def hard_threshold(z: Float[Array, "*shape"], threshold: float | Float[Array, ""]) -> Float[Array, "*shape"]:
     """Returns z where its magnitude exceeds the threshold, else 0.
 
@@ -68,9 +74,10 @@ def hard_threshold(z: Float[Array, "*shape"], threshold: float | Float[Array, ""
     References:
       Donoho & Johnstone, Ideal spatial adaptation by wavelet shrinkage, 1994.
     """
-    return jnp.where(jnp.abs(z) > threshold, z, jnp.zeros_like(z))
+    return jnp.where(jnp.abs(z) > jnp.asarray(threshold, z.dtype), z, jnp.zeros_like(z))
 
 
+@checked
 def lasso_objective(
     x: Float[AnyArray, "*batch inputs"],
     dictionary: Float[AnyArray, "inputs atoms"],
@@ -103,6 +110,7 @@ def lasso_objective(
     return (jnp.sum(residual**2, -1) / 2 + l1 * jnp.sum(jnp.abs(code), -1)).reshape(batch)
 
 
+@checked
 def duality_gap(
     x: Float[AnyArray, "*batch inputs"],
     dictionary: Float[AnyArray, "inputs atoms"],
@@ -144,6 +152,7 @@ def duality_gap(
     return (ratio(gap, objective) if relative else gap).reshape(batch)
 
 
+@checked
 def kkt_violation(
     x: Float[AnyArray, "*batch inputs"],
     dictionary: Float[AnyArray, "inputs atoms"],
@@ -219,7 +228,7 @@ def problem(
     Raises:
       ValueError: shapes do not fit, or l1 is a Python number that is not positive.
     """
-    x, dictionary = single(x), single(dictionary)
+    x, dictionary = at_least_float32(x), at_least_float32(dictionary)
     if dictionary.ndim != 2 or not x.ndim or x.shape[-1] != dictionary.shape[0]:
         hint = "; pass its transpose" if dictionary.ndim == 2 and x.shape[-1:] == dictionary.shape[1:] else ""
         raise ValueError(
@@ -235,14 +244,8 @@ def problem(
     if isinstance(l1, (int, float)) and not l1 > 0:
         raise ValueError(f"l1 is {l1}; expected a weight above 0 (for 0, solve the least-squares problem instead).")
     examples = math.prod(batch)
-    start = jnp.zeros((examples, atoms), x.dtype) if code is None else single(code).reshape(examples, atoms)
+    start = jnp.zeros((examples, atoms), x.dtype) if code is None else at_least_float32(code).reshape(examples, atoms)
     return x.reshape(examples, x.shape[-1]), dictionary.astype(x.dtype), start.astype(x.dtype), batch
-
-
-def single(x: ArrayLike) -> Array:
-    """Returns x in float32 at least."""
-    x = jnp.asarray(x)
-    return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
 
 
 def largest_eigenvalue(dictionary: Float[Array, "inputs atoms"]) -> Float[Array, ""]:
@@ -262,6 +265,12 @@ def largest_eigenvalue(dictionary: Float[Array, "inputs atoms"]) -> Float[Array,
 
     power, log_scale = lax.fori_loop(0, 7, square, (gram, jnp.zeros((), gram.dtype)))
     return jnp.exp((log_scale + jnp.log(jnp.linalg.norm(power))) / 128)
+
+
+def safe_step(dictionary: Float[Array, "inputs atoms"]) -> Float[Array, ""]:
+    """Returns a step size of gradient descent that does not overshoot; 1 if all atoms are 0."""
+    largest = largest_eigenvalue(dictionary)
+    return 1 / jnp.where(largest > 0, largest, 1)
 
 
 def correlations(dictionary: Float[Array, "inputs atoms"]) -> Callable[..., tuple[Array, Array]]:

@@ -9,8 +9,10 @@ from jaxtyping import Array, Float, Int
 
 from sparsejax.coding.iterate import check_loop, iterate
 from sparsejax.coding.objective import AnyArray, Code, correlations, problem, product, ratio, restore_batch_axes
+from sparsejax.functional.arguments import checked
 
 
+@checked
 def matching_pursuit(
     x: Float[AnyArray, "*batch inputs"],
     dictionary: Float[AnyArray, "inputs atoms"],
@@ -57,7 +59,7 @@ def _matching_pursuit(x, dictionary, start, k, tolerance):
         code, c = state
         j = _best(c, squares)
         change = _at(c, j) / jnp.where(squares > 0, squares, 1)[j]
-        return code.at[jnp.arange(len(j)), j].add(change), c - change[:, None] * gram[j]
+        return code.at[jnp.arange(len(j), dtype=jnp.int32), j].add(change), c - change[:, None] * gram[j]
 
     residual = x - product(start, dictionary.T)
     state, taken, gap = iterate(
@@ -72,6 +74,7 @@ def _matching_pursuit(x, dictionary, start, k, tolerance):
     return Code(state[0], taken, gap)
 
 
+@checked
 def orthogonal_matching_pursuit(
     x: Float[AnyArray, "*batch inputs"],
     dictionary: Float[AnyArray, "inputs atoms"],
@@ -121,9 +124,9 @@ def _orthogonal(x, dictionary, start, k, tolerance, *, slots):
 
     def update(state, data):
         code, c, chosen, inverse, free, count = state
-        examples = jnp.arange(len(count))
+        examples, slot = jnp.arange(len(count), dtype=jnp.int32), jnp.arange(slots, dtype=jnp.int32)
         j = _best(jnp.where(free, c, 0), squares)
-        products = jnp.where(jnp.arange(slots)[None, :] < count[:, None], gram[j[:, None], chosen], 0)
+        products = jnp.where(slot[None, :] < count[:, None], gram[j[:, None], chosen], 0)
         along = jnp.einsum("est,et->es", inverse, products, precision=lax.Precision.HIGHEST)
         left = squares[j] - jnp.sum(along**2, -1)
         new = left > 1e-5 * squares[j]  # also false for an atom of norm 0
@@ -134,7 +137,7 @@ def _orthogonal(x, dictionary, start, k, tolerance, *, slots):
         inverse = inverse.at[examples, count].set(row, mode="drop")
         chosen = chosen.at[examples, count].set(j, mode="drop")
         count = count + new.astype(jnp.int32)
-        on = jnp.where(jnp.arange(slots)[None, :] < count[:, None], jnp.take_along_axis(c, chosen, 1), 0)
+        on = jnp.where(slot[None, :] < count[:, None], jnp.take_along_axis(c, chosen, 1), 0)
         along = jnp.einsum("est,et->es", inverse, on, precision=lax.Precision.HIGHEST)
         change = jnp.einsum("es,est->et", along, inverse, precision=lax.Precision.HIGHEST)
         code = code.at[examples[:, None], chosen].add(change)
@@ -170,7 +173,7 @@ def _check(k: int | Array, at_most: int | None) -> None:
 def _best(c: Array, squares: Array) -> Array:
     """Returns the atom whose direction correlates best with the residual, for each example."""
     lengths = jnp.sqrt(jnp.where(squares > 0, squares, jnp.inf))
-    return jnp.argmax(jnp.abs(c) / lengths[None, :], -1)
+    return lax.argmax(jnp.abs(c) / lengths[None, :], 1, jnp.int32)
 
 
 def _at(c: Array, j: Array) -> Array:

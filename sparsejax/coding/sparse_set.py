@@ -4,12 +4,15 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from sparsejax.coding.iterate import check_loop, iterate
 from sparsejax.coding.objective import AnyArray, Code, problem, product, ratio, restore_batch_axes
+from sparsejax.functional.arguments import checked
 
 
+@checked
 def sparse_set(
     x: Float[AnyArray, "*batch inputs"],
     dictionary: Float[AnyArray, "inputs atoms"],
@@ -74,10 +77,10 @@ def _sparse_set(x, dictionary, start, l0, tolerance, *, max_iterations, check_ev
     def update(state, _):
         code, c = state
         change, gain = best(state)
-        j = jnp.argmax(gain, -1)
+        j = lax.argmax(gain, 1, jnp.int32)
         step = jnp.take_along_axis(change, j[:, None], 1)
         step = jnp.where(jnp.take_along_axis(gain, j[:, None], 1) > 0, step, 0)
-        return code.at[jnp.arange(len(j)), j].add(step[:, 0]), c - step * gram[j]
+        return code.at[jnp.arange(len(j), dtype=jnp.int32), j].add(step[:, 0]), c - step * gram[j]
 
     half = jnp.sum(x**2, -1) / 2
     state, taken, gap = iterate(

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from sparsejax.coding.dictionary import revive
 from sparsejax.coding.lasso import fista
 from sparsejax.coding.objective import AnyArray, Code, largest_eigenvalue, problem, product, ratio, restore_batch_axes
+from sparsejax.functional.arguments import checked
 
 Sparseness = Literal["cauchy", "l1", "gaussian"]
 """S(a): "cauchy" is log(1 + a^2), "l1" is |a|, "gaussian" is -exp(-a^2)."""
@@ -44,6 +45,7 @@ class SparsenetMetrics(NamedTuple):
     error: Float[Array, ""]
 
 
+@checked
 def init_sparsenet(key: PRNGKeyArray, inputs: int, atoms: int, *, variance_goal: float = 0.1) -> SparsenetState:
     """Returns a dictionary of random directions of length 1, with coefficient variances set to the goal.
 
@@ -67,9 +69,10 @@ def init_sparsenet(key: PRNGKeyArray, inputs: int, atoms: int, *, variance_goal:
         raise ValueError(f"inputs is {inputs} and atoms {atoms}; expected at least one of each.")
     dictionary = jax.random.normal(key, (inputs, atoms), jnp.float32)
     dictionary = dictionary / jnp.linalg.norm(dictionary, axis=0)[None, :]
-    return SparsenetState(dictionary, jnp.ones(atoms), jnp.full(atoms, variance_goal, jnp.float32))
+    return SparsenetState(dictionary, jnp.ones(atoms, jnp.float32), jnp.full(atoms, variance_goal, jnp.float32))
 
 
+@checked
 def sparsenet_code(
     x: Float[AnyArray, "*batch inputs"],
     dictionary: Float[AnyArray, "inputs atoms"],
@@ -105,7 +108,7 @@ def sparsenet_code(
       Olshausen & Field, Sparse coding with an overcomplete basis set: a strategy employed by V1?, 1997, equations 10
       and 13. (Without the factor 2 of a squared error without 1/2.)
     """
-    _check(sparseness, penalty=penalty, scale=scale)
+    _check(penalty=penalty, scale=scale)
     x, dictionary, start, batch = problem(x, dictionary, initial)
     settings = {"sparseness": sparseness, "max_iterations": max_iterations, "warm": initial is not None}
     return restore_batch_axes(_sparsenet_code(x, dictionary, start, penalty, scale, **settings), batch)
@@ -144,6 +147,7 @@ def _sparsenet_code(x, dictionary, start, penalty, scale, *, sparseness, max_ite
     return Code(code, jnp.full(gap.shape, max_iterations, jnp.int32), gap)
 
 
+@checked
 def sparsenet_objective(
     x: Float[AnyArray, "*batch inputs"],
     dictionary: Float[AnyArray, "inputs atoms"],
@@ -175,12 +179,13 @@ def sparsenet_objective(
       Olshausen & Field, Sparse coding with an overcomplete basis set: a strategy employed by V1?, 1997; the thesis
       Sparse Coding in Deep Neural Networks and the Visual System, Eq. 1.21, which has the squared error without 1/2.
     """
-    _check(sparseness, penalty=penalty, scale=scale)
+    _check(penalty=penalty, scale=scale)
     x, dictionary, code, batch = problem(x, dictionary, code)
     error = jnp.sum((x - product(code, dictionary.T)) ** 2, -1) / 2
     return (error + penalty * jnp.sum(_COST[sparseness](code / scale), -1)).reshape(batch)
 
 
+@checked
 def sparsenet_step(
     state: SparsenetState,
     x: Float[AnyArray, "examples inputs"],
@@ -226,8 +231,6 @@ def sparsenet_step(
       Olshausen & Field, 1997, equation 14 and the norm control below it; Emergence of simple-cell receptive field
       properties by learning a sparse code for natural images, 1996.
     """
-    if jnp.ndim(x) != 2:
-        raise ValueError(f"x has shape {jnp.shape(x)}; expected one batch of patches, [examples, inputs].")
     costs = {"sparseness": sparseness, "penalty": penalty, "scale": scale}
     code = sparsenet_code(x, state.dictionary, max_iterations=max_iterations, **costs).code
     residual = x - product(code, state.dictionary.T)
@@ -242,14 +245,13 @@ def sparsenet_step(
     silent = variance < least_variance * variance_goal
     dictionary, new = revive(dictionary, silent, x, residual)
     # The same norm as the others: a smaller one would soon be inactive again.
-    gain = jnp.where(new, ratio(jnp.sum(jnp.where(silent, 0.0, gain)), jnp.sum(jnp.where(silent, 0.0, 1.0))), gain)
+    active = jnp.sum(~silent, dtype=gain.dtype)
+    gain = jnp.where(new, ratio(jnp.sum(jnp.where(silent, 0.0, gain)), active), gain)
     dictionary = jnp.where(new[None, :], dictionary * gain[None, :], dictionary)
     return SparsenetState(dictionary, gain, jnp.where(new, variance_goal, variance)), metrics
 
 
-def _check(sparseness: str, **numbers: float | Array) -> None:
-    if sparseness not in _COST:
-        raise ValueError(f"sparseness is {sparseness!r}; expected one of {', '.join(map(repr, _COST))}.")
+def _check(**numbers: float | Array) -> None:
     for name, value in numbers.items():
         if isinstance(value, (int, float)) and not value > 0:
             raise ValueError(f"{name} is {value}; expected a number above 0.")

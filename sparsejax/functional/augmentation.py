@@ -9,11 +9,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, Num
 
+from sparsejax.functional.arguments import checked
 from sparsejax.functional.shards import on_shards
 
 Probability = float | Float[Array, ""]
 
 
+@checked
 def amplitude(
     keys: Key[Array, "batch"],
     waveform: Float[Array, "batch samples"],
@@ -46,6 +48,7 @@ def amplitude(
     return waveform * factor[:, None].astype(waveform.dtype)
 
 
+@checked
 def speed(
     keys: Key[Array, "batch"],
     waveform: Float[Array, "batch samples"],
@@ -77,6 +80,7 @@ def speed(
     return _sample_at(waveform[..., None], step, waveform.shape[1], silent_end=False)[..., 0]
 
 
+@checked
 def stretch(
     keys: Key[Array, "batch"],
     power: Float[Array, "batch frames bins"],
@@ -111,6 +115,7 @@ def stretch(
     return _sample_at(magnitude, rate, power.shape[1] if frames is None else frames, silent_end=True) ** 2
 
 
+@checked
 def shift(
     keys: Key[Array, "batch"],
     power: Float[Array, "batch frames bins"],
@@ -139,7 +144,7 @@ def shift(
         raise ValueError(f"frames is {frames}; expected 0 or more.")
     # The floor of U(-frames, frames + 1) is uniform over these integers.
     moves = jnp.floor(_draw_amounts(keys, -frames, frames + 1, 0.0, probability)).astype(jnp.int32)
-    places = jnp.arange(power.shape[1])[None] - moves[:, None]
+    places = jnp.arange(power.shape[1], dtype=jnp.int32)[None] - moves[:, None]
     return _frames_at(power, places)
 
 
@@ -151,7 +156,7 @@ def _draw_amounts(
         raise ValueError(f"probability is {probability}; expected a number in [0, 1].")
     if not low <= high:
         raise ValueError(f"The smallest amount is {low} and the largest {high}; expected them in order.")
-    draws = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys)
+    draws = jax.vmap(lambda key: jax.random.uniform(key, (2,), jnp.float32))(keys)
     amount = jnp.float32(low) + (jnp.float32(high) - jnp.float32(low)) * draws[:, 0]
     return jnp.where(draws[:, 1] < probability, amount, jnp.float32(neutral))
 
@@ -187,6 +192,7 @@ def _frames_at(
     return jnp.where(there.reshape(*there.shape, *(1,) * (x.ndim - 2)), taken, jnp.zeros((), x.dtype))
 
 
+@checked
 def crop_and_flip(
     keys: Key[Array, "batch"], images: Num[Array, "batch height width channels"], *, pad: int = 4
 ) -> Num[Array, "batch height width channels"]:
@@ -208,8 +214,6 @@ def crop_and_flip(
     References:
       He et al., Deep Residual Learning for Image Recognition, 2016, section 4.2 (the standard one for CIFAR-10).
     """
-    if images.ndim != 4:
-        raise ValueError(f"images have shape {images.shape}; expected [batch, height, width, channels].")
     if pad < 0:
         raise ValueError(f"pad is {pad}; expected a number of pixels, 0 or more.")
     return on_shards(_crop_and_flip, lead=1, rows={"keys": keys, "images": images}, shared={"pad": pad})
@@ -221,9 +225,11 @@ def _crop_and_flip(keys: Array, images: Array, pad: int) -> Array:
 
     def pixels(key: Array) -> tuple[Array, Array]:
         where, mirror = jax.random.split(key)
-        row, column = jax.random.randint(where, (2,), 0, 2 * pad + 1)
-        columns = jnp.arange(width)
-        return row + jnp.arange(height), column + jnp.where(jax.random.bernoulli(mirror), columns[::-1], columns)
+        row, column = jax.random.randint(where, (2,), 0, 2 * pad + 1, jnp.int32)
+        columns = jnp.arange(width, dtype=jnp.int32)
+        return row + jnp.arange(height, dtype=jnp.int32), column + jnp.where(
+            jax.random.bernoulli(mirror), columns[::-1], columns
+        )
 
     # Gather pixels from the whole batch: slicing each image takes a CPU nine times as long.
     rows, columns = jax.vmap(pixels)(keys)

@@ -1,18 +1,18 @@
 """Convolution and pooling in the form that is fast on each backend inside a scan."""
 
 import functools
-import operator
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
+from sparsejax.functional.arguments import checked
 from sparsejax.functional.shards import on_shards
 
 
+@checked
 def conv2d(
     x: Float[Array, "batch height width inputs"], kernel: Float[Array, "kh kw inputs outputs"]
 ) -> Float[Array, "batch rows columns outputs"]:
@@ -33,7 +33,7 @@ def conv2d(
       ValueError: shapes do not fit, or the kernel is larger than the image.
     """
     kh, kw, inputs, _ = kernel.shape
-    if x.ndim != 4 or x.shape[-1] != inputs or x.shape[1] < kh or x.shape[2] < kw:
+    if x.shape[-1] != inputs or x.shape[1] < kh or x.shape[2] < kw:
         raise ValueError(
             f"Cannot convolve images {x.shape} with a kernel {kernel.shape}; expected [batch, height, width, "
             f"{inputs}] with height >= {kh} and width >= {kw}."
@@ -41,6 +41,7 @@ def conv2d(
     return lax.platform_dependent(x, kernel, cpu=_by_products, default=_by_convolution)
 
 
+@checked
 def depthwise_conv2d(
     x: Float[Array, "batch height width channels"], kernel: Float[Array, "kh kw channels"]
 ) -> Float[Array, "batch height width channels"]:
@@ -60,7 +61,7 @@ def depthwise_conv2d(
     Raises:
       ValueError: shapes do not fit.
     """
-    if x.ndim != 4 or kernel.ndim != 3 or x.shape[-1] != kernel.shape[-1]:
+    if x.shape[-1] != kernel.shape[-1]:
         raise ValueError(
             f"Cannot convolve images {x.shape} channel by channel with a kernel {kernel.shape}; expected [batch, "
             "height, width, channels] and [kernel height, kernel width, channels]."
@@ -68,9 +69,8 @@ def depthwise_conv2d(
     return lax.platform_dependent(x, kernel, cpu=_by_shifts, default=_by_grouped_convolution)
 
 
-def max_pool2d(
-    x: Float[Array, "batch height width channels"], window: int | np.integer = 2
-) -> Float[Array, "batch h w channels"]:
+@checked
+def max_pool2d(x: Float[Array, "batch height width channels"], window: int = 2) -> Float[Array, "batch h w channels"]:
     """Takes the maximum over non-overlapping windows; incomplete windows are dropped.
 
     A maximum over reshaped axes is twice as fast as `lax.reduce_window` on a CPU. Tied maxima share the gradient.
@@ -81,8 +81,13 @@ def max_pool2d(
 
     Returns:
       `[batch, height // window, width // window, channels]`.
+
+    Raises:
+      ValueError: window is not positive.
     """
-    return on_shards(_max_of_windows, lead=1, rows={"x": x}, shared={"window": operator.index(window)})
+    if window < 1:
+        raise ValueError(f"window is {window}; expected 1 or more.")
+    return on_shards(_max_of_windows, lead=1, rows={"x": x}, shared={"window": window})
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))

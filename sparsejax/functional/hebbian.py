@@ -15,10 +15,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from sparsejax.functional.arguments import checked
 from sparsejax.functional.convolution import conv2d
 from sparsejax.functional.selection import kth_largest, top_k
+from sparsejax.functional.sums import at_least_float32, mean
 
 
+@checked
 def unit_norm(kernel: Float[Array, "*inputs outputs"], *, eps: float = 1e-6) -> Float[Array, "*inputs outputs"]:
     """Returns the kernel with each neuron's weights divided by their norm, so that responses are projections.
 
@@ -41,6 +44,7 @@ def unit_norm(kernel: Float[Array, "*inputs outputs"], *, eps: float = 1e-6) -> 
     return kernel / (length + eps).reshape((1,) * (kernel.ndim - 1) + (-1,))
 
 
+@checked
 def divisive_norm(
     y: Float[Array, "batch height width channels"],
     *,
@@ -72,12 +76,12 @@ def divisive_norm(
       Cekic, Bakiskan & Madhow, Neuro-Inspired Deep Neural Networks with Sparse, Strong Activations, 2022, Eq. 2; pool
       and eps are those of the code.
     """
-    if y.ndim != 4:
-        raise ValueError(f"y has shape {y.shape}; expected [batch, height, width, channels].")
     if isinstance(sigma, (int, float)) and not 0 <= sigma <= 1:
         raise ValueError(f"sigma is {sigma}; expected a weight in [0, 1].")
     if pool < 1 or pool % 2 == 0:
         raise ValueError(f"pool is {pool}; expected an odd number of positions, 1 for none.")
+    if y.size == 0:
+        return y
     # The gradient of jnp.abs at 0 is 1, not 0.
     activity = y * jax.lax.stop_gradient(jnp.sign(y))
     mean = jnp.mean(_local_max(activity, pool), axis=-1, keepdims=True)
@@ -85,6 +89,7 @@ def divisive_norm(
     return y / (sigma * most + (1 - sigma) * mean + eps)
 
 
+@checked
 def adaptive_threshold(
     z: Float[Array, "batch height width channels"], *, keep: float = 0.2
 ) -> Float[Array, "batch height width channels"]:
@@ -108,7 +113,7 @@ def adaptive_threshold(
       Cekic, Bakiskan & Madhow, Neuro-Inspired Deep Neural Networks with Sparse, Strong Activations, 2022, Eq. 3 with
       the 1 - keep quantile of section 2.1; strictness and floor are those of the code.
     """
-    batch, height, width, channels = _images(z)
+    batch, height, width, channels = z.shape
     if not 0 < keep <= 1:
         raise ValueError(f"keep is {keep}; expected a fraction in (0, 1].")
     positions = height * width
@@ -120,6 +125,7 @@ def adaptive_threshold(
     return _keep_above(z, threshold[:, None, None, :])
 
 
+@checked
 def mean_threshold(
     z: Float[Array, "batch height width channels"], *, factor: float | Float[Array, ""] = 1.0
 ) -> Float[Array, "batch height width channels"]:
@@ -141,11 +147,11 @@ def mean_threshold(
       Cekic, Bakiskan & Madhow, Neuro-Inspired Deep Neural Networks with Sparse, Strong Activations, 2022, section 2.1,
       the alternative threshold.
     """
-    _images(z)
     mean = jnp.mean(jax.lax.stop_gradient(z), axis=(1, 2), keepdims=True)
-    return _keep_above(z, factor * mean)
+    return _keep_above(z, jnp.asarray(factor, z.dtype) * mean)
 
 
+@checked
 def hebbian_cost(
     y: Float[Array, "*batch channels"], *, demote: float | Float[Array, ""], promoted: float = 0.1
 ) -> Float[Array, ""]:
@@ -163,7 +169,7 @@ def hebbian_cost(
       promoted: fraction of the neurons that count as the most active; K is rounded up.
 
     Returns:
-      L, float32 `[]`, in the unit of y.
+      L, float32 or float64 `[]`, in the unit of y; 0 for an empty batch.
 
     Raises:
       ValueError: promoted leaves no neuron among the most active or among the others.
@@ -179,13 +185,13 @@ def hebbian_cost(
             f"promoted is {promoted}, {k} of {neurons} neurons; expected a fraction that leaves at least one neuron "
             "among the most active and one among the others."
         )
-    y = y.astype(jnp.float32)
+    y = at_least_float32(y)
     most = jnp.sum(top_k(y, k, ties="first"), axis=-1)
     others = jnp.sum(y, axis=-1) - most
-    return jnp.mean(most / k - demote * others / (neurons - k))
+    return mean(most / k - demote * others / (neurons - k))
 
 
-@jax.custom_vjp
+@checked
 def conv2d_twice(
     x: Float[Array, "batch height width inputs"], kernel: Float[Array, "kh kw inputs outputs"]
 ) -> tuple[Float[Array, "batch rows columns outputs"], Float[Array, "batch rows columns outputs"]]:
@@ -208,12 +214,17 @@ def conv2d_twice(
       The code of Cekic, Bakiskan & Madhow, Neuro-Inspired Deep Neural Networks with Sparse, Strong Activations, 2022,
       whose gradient of each layer's cost stays in the layer; the paper does not mention it.
     """
+    return _conv2d_twice(x, kernel)
+
+
+@jax.custom_vjp
+def _conv2d_twice(x, kernel):
     y = conv2d(x, kernel)
     return y, y
 
 
 def _forward(x, kernel):
-    return conv2d_twice(x, kernel), (x, kernel)
+    return _conv2d_twice(x, kernel), (x, kernel)
 
 
 def _backward(saved, gradients):
@@ -224,7 +235,7 @@ def _backward(saved, gradients):
     return to_input, to_kernel
 
 
-conv2d_twice.defvjp(_forward, _backward)
+_conv2d_twice.defvjp(_forward, _backward)
 
 
 def _local_max(y: Array, side: int) -> Array:
@@ -245,9 +256,3 @@ def _local_max(y: Array, side: int) -> Array:
 def _keep_above(z: Array, threshold: Array) -> Array:
     """Keeps values above the threshold, and NaN."""
     return jnp.where(z <= threshold, jnp.zeros_like(z), z)
-
-
-def _images(z: Array) -> tuple[int, ...]:
-    if z.ndim != 4:
-        raise ValueError(f"z has shape {z.shape}; expected [batch, height, width, channels].")
-    return z.shape

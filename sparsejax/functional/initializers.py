@@ -3,11 +3,14 @@
 import math
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from sparsejax.functional.arguments import checked
 from sparsejax.functional.masks import fan_in_of
 
 
+@checked
 def uniform_fan_in(key: PRNGKeyArray, shape: tuple[int, ...], fan_in: int | None = None) -> Float[Array, "*shape"]:
     r"""Draws from :math:`U(-1/\sqrt{n}, 1/\sqrt{n})`, n the fan-in: PyTorch's default for weights and biases.
 
@@ -32,4 +35,4 @@ def uniform_fan_in(key: PRNGKeyArray, shape: tuple[int, ...], fan_in: int | None
     if fan_in < 1:
         raise ValueError(f"fan_in is {fan_in}; expected a positive number of inputs.")
     bound = 1 / math.sqrt(fan_in)
-    return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
+    return jax.random.uniform(key, shape, jnp.float32, minval=-bound, maxval=bound)

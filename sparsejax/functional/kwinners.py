@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from sparsejax.functional.arguments import checked
 from sparsejax.functional.selection import Count, Ties, as_count, keep
 from sparsejax.functional.shards import on_shards
 from sparsejax.functional.sparse_code import SparseCode
@@ -23,6 +24,7 @@ class BoostState(NamedTuple):
     samples: Float[Array, ""]
 
 
+@checked
 def init_boost_state(units: int) -> BoostState:
     """Returns the initial state of a layer, with all duty cycles 0.
 
@@ -44,6 +46,7 @@ def init_boost_state(units: int) -> BoostState:
     return BoostState(jnp.zeros(units, jnp.float32), jnp.zeros((), jnp.float32))
 
 
+@checked
 def k_winners(
     x: Float[Array, "*batch units"],
     state: BoostState,
@@ -80,12 +83,13 @@ def k_winners(
       Ahmad & Scheinkman, How Can We Be So Dense? The Benefits of Using Highly Sparse Representations, 2019, Eq. 6-7
       and Algorithm 1.
     """
-    _check(x.shape[-1], state, boost_strength)
+    state = _checked_state(x.shape[-1], state, boost_strength)
     k = as_count(k, x.shape[:-1], x.shape[-1], least=0)
     gain = _gain(state, k / x.shape[-1], boost_strength, x.dtype)
     return keep(x, k, gain=gain, ties=ties, relu=relu)
 
 
+@checked
 def k_winners_2d(
     x: Float[Array, "*batch height width channels"],
     state: BoostState,
@@ -117,9 +121,7 @@ def k_winners_2d(
     References:
       Ahmad & Scheinkman, 2019, section 3.2.
     """
-    if x.ndim < 3:
-        raise ValueError(f"x has shape {x.shape}; k_winners_2d expects [..., height, width, channels].")
-    _check(x.shape[-1], state, boost_strength)
+    state = _checked_state(x.shape[-1], state, boost_strength)
     competitors = x.shape[-1] if local else x.shape[-3] * x.shape[-2] * x.shape[-1]
     k = as_count(k, x.shape[:-3], competitors, least=0)
     if local and not isinstance(k, int) and k.ndim:
@@ -128,6 +130,7 @@ def k_winners_2d(
     return keep(x, k, gain=gain, axes=1 if local else 3, ties=ties, relu=relu)
 
 
+@checked
 def boost(
     x: Float[Array, "*batch units"],
     state: BoostState,
@@ -149,10 +152,11 @@ def boost(
     References:
       Ahmad & Scheinkman, How Can We Be So Dense?, 2019, Eq. 7 and Algorithm 1.
     """
-    gain = _gain(state, target, boost_strength, x.dtype)
+    gain = _gain(_checked_state(x.shape[-1], state, boost_strength), target, boost_strength, x.dtype)
     return lax.stop_gradient(x * gain.reshape((1,) * (x.ndim - gain.ndim) + gain.shape))
 
 
+@checked
 def update_boost_state(
     state: BoostState,
     y: Float[Array, "*batch units"] | SparseCode,
@@ -174,7 +178,7 @@ def update_boost_state(
       axis_name: mesh axis over which the batch is sharded; counts are summed over it, so all replicas agree.
 
     Returns:
-      The new state; no gradient passes.
+      The new state, that before if the batch is empty; no gradient passes.
 
     Raises:
       ValueError: period is not positive, or y does not fit the state.
@@ -184,7 +188,10 @@ def update_boost_state(
     """
     if period < 1:
         raise ValueError(f"period is {period}; expected a positive number of examples.")
-    count, batch = _wins(state.duty_cycle.shape[-1], y)
+    state = _checked_state(state.duty_cycle.shape[0], state)
+    if math.prod(y.values.shape if isinstance(y, SparseCode) else y.shape) == 0:
+        return state
+    count, batch = _wins(state.duty_cycle.shape[0], y)
     if axis_name is not None:
         count = lax.psum(count, axis_name)
         batch = batch * lax.axis_size(axis_name)
@@ -219,6 +226,7 @@ def _wins(units: int, y: Array | SparseCode) -> tuple[Float[Array, "units"], Flo
     return count / math.prod(y.shape[1:-1]), jnp.asarray(y.shape[0], jnp.float32)
 
 
+@checked
 def inference_k(k: Count, factor: float | Float[Array, ""], units: int) -> Int[Array, "*rows"]:
     """Returns the number of winners at inference: factor * k, rounded half to even, at most all units.
 
@@ -230,10 +238,15 @@ def inference_k(k: Count, factor: float | Float[Array, ""], units: int) -> Int[A
     Returns:
       k at inference, int32 `[]`, or `[...]` as k.
 
+    Raises:
+      ValueError: k is not an integer, or factor is a Python number that is negative or not finite.
+
     References:
       Ahmad & Scheinkman, How Can We Be So Dense?, 2019, section 3: "During inference we increase k by 50%"; the
       rounding is that of the authors' code.
     """
+    if isinstance(factor, (int, float)) and not 0 <= factor < math.inf:
+        raise ValueError(f"factor is {factor}; expected a finite number, 0 or more.")
     return jnp.minimum(jnp.round(jnp.asarray(k, jnp.float32) * factor), units).astype(jnp.int32)
 
 
@@ -243,11 +256,12 @@ def _gain(
     """Returns each unit's boost factor in the ranking, per row if there is one target per row."""
     target = jnp.asarray(target, jnp.float32)
     duty_cycle = state.duty_cycle.reshape((1,) * target.ndim + (-1,))
-    exponent = boost_strength * (target[..., None] - duty_cycle)
+    exponent = jnp.asarray(boost_strength, jnp.float32) * (target[..., None] - duty_cycle)
     return lax.stop_gradient(jnp.exp(exponent).astype(dtype))
 
 
-def _check(units: int, state: BoostState, boost_strength: float | Float[Array, ""]) -> None:
+def _checked_state(units: int, state: BoostState, boost_strength: float | Float[Array, ""] = 0.0) -> BoostState:
+    """Returns the state in float32; refuses one of another layer."""
     if state.duty_cycle.shape[-1] != units:
         raise ValueError(
             f"The boost state has {state.duty_cycle.shape[-1]} units, but x has {units}; create it with "
@@ -255,3 +269,4 @@ def _check(units: int, state: BoostState, boost_strength: float | Float[Array, "
         )
     if isinstance(boost_strength, (int, float)) and not boost_strength >= 0:
         raise ValueError(f"boost_strength is {boost_strength}; expected 0 (no boosting) or more.")
+    return BoostState(*(part.astype(jnp.float32) for part in state))

@@ -4,16 +4,18 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from sparsejax.functional.arguments import checked
 
+
+@checked
 def explain_away(
     drive: Float[Array, "*batch units"],
     lateral: Float[Array, "units units"],
     *,
-    steps: int | np.integer = 1,
+    steps: int = 1,
     gamma: float | Float[Array, ""] = 1.0,
     zero_diagonal: bool = False,
     only_inhibitory: bool = False,
@@ -59,13 +61,14 @@ def explain_away(
     return _settle(drive, inhibition, steps, gamma)
 
 
+@checked
 def inhibitory_interneuron(
     drive: Float[Array, "*batch units"],
     gather: Float[Array, "units"],
     scatter: Float[Array, "units"],
     bias: Float[Array, ""] | None = None,
     *,
-    steps: int | np.integer = 1,
+    steps: int = 1,
     gamma: float | Float[Array, ""] = 1.0,
     rectified: bool = False,
 ) -> Float[Array, "*batch units"]:
@@ -98,8 +101,6 @@ def inhibitory_interneuron(
                 f"{name} has shape {weights.shape}, but drive has {drive.shape[-1]} units; expected one weight each, "
                 f"({drive.shape[-1]},)."
             )
-    if bias is not None and jnp.shape(bias) != ():
-        raise ValueError(f"bias has shape {jnp.shape(bias)}; expected () because there is one interneuron.")
 
     def inhibition(z):
         activity = z @ gather if bias is None else z @ gather + bias
@@ -108,9 +109,9 @@ def inhibitory_interneuron(
     return _settle(drive, inhibition, steps, gamma)
 
 
-def _settle(drive: Array, inhibition: Callable[[Array], Array], steps: int | np.integer, gamma: float | Array) -> Array:
-    if not isinstance(steps, (int, np.integer)) or steps < 0:
-        raise ValueError(f"steps is {steps!r}; expected an integer number of updates, 0 (a plain ReLU layer) or more.")
+def _settle(drive: Array, inhibition: Callable[[Array], Array], steps: int, gamma: float | Array) -> Array:
+    if steps < 0:
+        raise ValueError(f"steps is {steps}; expected a number of updates, 0 (a plain ReLU layer) or more.")
     if isinstance(gamma, (int, float)) and not gamma >= 0:
         raise ValueError(f"gamma is {gamma}; expected the size of an update, 0 or more.")
     rate = jnp.asarray(gamma, drive.dtype)
@@ -118,5 +119,5 @@ def _settle(drive: Array, inhibition: Callable[[Array], Array], steps: int | np.
     def step(mu, _):
         return mu + rate * (drive - inhibition(jax.nn.relu(mu)) - mu), None
 
-    mu, _ = lax.scan(step, drive, length=int(steps))
+    mu, _ = lax.scan(step, drive, length=steps)
     return jax.nn.relu(mu)

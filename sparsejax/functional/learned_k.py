@@ -1,22 +1,26 @@
 """Learned or scheduled k: a soft Top-K, a sampled k, and a k that decreases over training."""
 
+import math
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int, Key, Num
+from jaxtyping import Array, Float, Int, Key
 
+from sparsejax.functional.arguments import checked
 from sparsejax.functional.selection import Count, kth_largest
+from sparsejax.functional.sums import at_least_float32, mean
 from sparsejax.functional.threshold import ordered_key
 
 Decay = Literal["linear", "exponential"]
+_MOST_EPOCHS = 46_340  # the square of this number fits int32
 _SPAN = 20.0  # range of the sigmoid's argument over the window
 
 
+@checked
 def soft_top_k(
-    x: Float[Array, "*rows n"], k: float | Float[Array, "*rows"] | Float[Array, ""], *, window: int | np.integer
+    x: Float[Array, "*rows n"], k: float | Float[Array, "*rows"] | Float[Array, ""], *, window: int
 ) -> Float[Array, "*rows n"]:
     r"""Keeps about the k largest values, weighting those near the k-th by a sigmoid, so that k can be learned.
 
@@ -45,8 +49,8 @@ def soft_top_k(
       window is k +- w; in the code and here, w is its full width.
     """
     n = x.shape[-1]
-    if not isinstance(window, (int, np.integer)) or not 2 <= window <= n:
-        raise ValueError(f"window is {window!r}, but a row has {n} units; expected an integer, 2 <= window <= {n}.")
+    if not 2 <= window <= n:
+        raise ValueError(f"window is {window}, but a row has {n} units; expected an integer, 2 <= window <= {n}.")
     k = jnp.asarray(k, jnp.float32)
     if k.ndim and k.shape != x.shape[:-1]:
         raise ValueError(f"k has shape {k.shape}; expected () or one k per row, {x.shape[:-1]}.")
@@ -63,6 +67,7 @@ def soft_top_k(
     return jnp.where(rank < end, x, jnp.zeros_like(x)) * weight.astype(x.dtype)
 
 
+@checked
 def sampled_k(
     keys: Key[Array, "batch"],
     mu: float | Float[Array, ""],
@@ -103,6 +108,7 @@ def _k_of_noise(noise: Float[Array, "batch"], mu, sigma, n: int) -> tuple[Int[Ar
     return jnp.clip(k, 1, n), jax.scipy.stats.norm.logpdf(u, mu, sigma)
 
 
+@checked
 def reinforce_loss(
     log_p: Float[Array, "batch"], loss: Float[Array, "batch"], baseline: float | Float[Array, ""]
 ) -> Float[Array, ""]:
@@ -118,7 +124,7 @@ def reinforce_loss(
         variance. `update_reinforce_baseline` keeps a running mean.
 
     Returns:
-      A scalar `[]`.
+      A scalar `[]`, 0 for an empty batch.
 
     Raises:
       ValueError: log_p and loss have different shapes.
@@ -127,11 +133,11 @@ def reinforce_loss(
       Williams, Simple statistical gradient-following algorithms for connectionist reinforcement learning, 1992. The
       code of Bricken et al., 2022, has the opposite sign, which would maximise the loss, and no baseline.
     """
-    if log_p.shape != loss.shape:
-        raise ValueError(f"log_p has shape {log_p.shape}, but loss has {loss.shape}; expected one loss per sample.")
-    return jnp.mean(log_p * lax.stop_gradient(loss - baseline))
+    log_p, loss = at_least_float32(log_p), at_least_float32(loss)
+    return mean(log_p * lax.stop_gradient(loss - baseline))
 
 
+@checked
 def update_reinforce_baseline(
     baseline: float | Float[Array, ""],
     loss: Float[Array, "batch"],
@@ -148,7 +154,7 @@ def update_reinforce_baseline(
       axis_name: mesh axis over which the batch is sharded.
 
     Returns:
-      The new baseline `[]`; no gradient passes.
+      The new baseline `[]`, the same after an empty batch; no gradient passes.
 
     Raises:
       ValueError: decay is a Python number outside [0, 1].
@@ -158,18 +164,22 @@ def update_reinforce_baseline(
     """
     if isinstance(decay, (int, float)) and not 0 <= decay <= 1:
         raise ValueError(f"decay is {decay}; expected the weight of the old mean, in [0, 1].")
-    mean = jnp.mean(loss)
+    loss = at_least_float32(loss)
+    if loss.size == 0:
+        return lax.stop_gradient(jnp.asarray(baseline, loss.dtype))
+    average = jnp.mean(loss)
     if axis_name is not None:
-        mean = lax.pmean(mean, axis_name)
-    return lax.stop_gradient(mean + decay * (baseline - mean))
+        average = lax.pmean(average, axis_name)
+    return lax.stop_gradient(average + decay * (baseline - average))
 
 
+@checked
 def k_schedule(
-    epoch: float | np.integer | Num[Array, "*shape"],
+    epoch: float | Float[Array, "*shape"] | Int[Array, "*shape"],
     *,
-    n: int | np.integer,
-    k_min: float | np.integer | Num[Array, ""],
-    epochs: float | np.integer | Num[Array, ""],
+    n: int,
+    k_min: float | Float[Array, ""] | Int[Array, ""],
+    epochs: float | Float[Array, ""] | Int[Array, ""],
     kind: Decay = "linear",
 ) -> Int[Array, "*shape"]:
     r"""Returns a k that decreases from n to k_min, truncated to an integer.
@@ -178,29 +188,30 @@ def k_schedule(
     :math:`n\, (k_{min} / n)^t`.
 
     Args:
-      epoch: epochs done, a number or an array `[...]`; may be traced. After `epochs`, k stays at k_min.
+      epoch: epochs done, a number or an array `[...]`, rounded down; may be traced. After `epochs`, k stays at k_min.
       n: number of units.
-      k_min: k at the end, 1 <= k_min <= n; may be traced.
-      epochs: number of epochs, at most 46,340; may be traced.
+      k_min: k at the end, 1 <= k_min <= n, rounded; may be traced.
+      epochs: number of epochs, at most 46,340, rounded; may be traced.
       kind: "linear" or "exponential".
 
     Returns:
       k `[...]`, int32. Linear is exact; exponential is a float32 power, which may be off by one where it is an integer.
 
     Raises:
-      ValueError: k_min is a Python int outside [1, n], epochs one outside [1, 46340], or kind is unknown.
+      ValueError: k_min is a Python number outside [1, n], epochs one outside [1, 46340], epoch is NaN, or kind is
+        unknown.
 
     References:
       Bricken et al., 2022, the code's LINEAR_DECAY and EXP_DECAY, stepped once per epoch over 100 epochs.
     """
-    if kind not in ("linear", "exponential"):
-        raise ValueError(f"kind is {kind!r}; expected 'linear' or 'exponential'.")
-    if isinstance(k_min, (int, np.integer)) and not 1 <= k_min <= n:
+    if isinstance(k_min, (int, float)) and not 1 <= k_min <= n:
         raise ValueError(f"k_min is {k_min}, but the layer has {n} units; expected 1 <= k_min <= {n}.")
-    if isinstance(epochs, (int, np.integer)) and not 1 <= epochs <= 46340:
+    if isinstance(epochs, (int, float)) and not 1 <= epochs <= _MOST_EPOCHS:
         raise ValueError(f"epochs is {epochs}; expected 1 to 46340. For a longer decay, use larger units of time.")
-    k_min, epochs = jnp.asarray(k_min, jnp.int32), jnp.asarray(epochs, jnp.int32)
-    done = jnp.clip(jnp.asarray(epoch, jnp.int32), 0, epochs)
+    if isinstance(epoch, float) and math.isnan(epoch):
+        raise ValueError("epoch is nan; expected the number of epochs done.")
+    k_min, epochs = jnp.round(k_min).astype(jnp.int32), jnp.round(epochs).astype(jnp.int32)
+    done = jnp.minimum(jnp.floor(jnp.clip(epoch, 0, _MOST_EPOCHS)).astype(jnp.int32), epochs)
     if kind == "linear":
         # The decrease, rounded up, in integers that cannot overflow.
         whole, rest = jnp.divmod(n - k_min, epochs)
@@ -210,6 +221,7 @@ def k_schedule(
     return jnp.clip((n * ratio**time * (1 + 1e-6)).astype(jnp.int32), k_min, n)
 
 
+@checked
 def top_k_subtract(x: Float[Array, "*rows n"], k: Count) -> Float[Array, "*rows n"]:
     r"""Subtracts the k-th largest value of each row from it and rectifies: :math:`\mathrm{ReLU}(x - x_{(k)})`.
 

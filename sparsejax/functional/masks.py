@@ -4,10 +4,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from sparsejax.functional.arguments import checked
 from sparsejax.functional.selection import winners
 from sparsejax.functional.shards import on_shards, spread_like
 
 
+@checked
 def sparse_mask(key: PRNGKeyArray, shape: tuple[int, ...], density: float | Float[Array, ""]) -> Bool[Array, "*shape"]:
     """Draws the connected inputs of every unit independently.
 
@@ -42,6 +44,7 @@ def sparse_mask(key: PRNGKeyArray, shape: tuple[int, ...], density: float | Floa
     return winners(scores, connections).T.reshape(shape)
 
 
+@checked
 def connections_per_unit(shape: tuple[int, ...], density: float) -> int:
     """Returns the number of non-zero weights of each unit: round(density * fan_in), half to even.
 
@@ -104,6 +107,7 @@ def check_kernel(shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
     raise ValueError(f"The kernel has shape {shape}; expected {names}, {expected}.{hint}")
 
 
+@checked
 def rewire(
     key: PRNGKeyArray,
     weights: Float[Array, "*inputs units"],
@@ -155,7 +159,7 @@ def rewire(
 def _move(weights, mask, gradient, scores, fraction) -> tuple[Bool[Array, "units *inputs"], ...]:
     """Marks the connections that each unit keeps, and those it grows."""
     connected = mask.reshape(len(mask), -1)
-    count = jnp.sum(connected.astype(jnp.int32), axis=-1)
+    count = jnp.sum(connected, axis=-1, dtype=jnp.int32)
     moved = jnp.round(jnp.asarray(fraction, jnp.float32) * count.astype(jnp.float32)).astype(jnp.int32)
     # -1 is below every magnitude and every random number, so it is never chosen.
     kept = winners(jnp.where(connected, jnp.abs(weights.reshape(connected.shape)), -1.0), count - moved)

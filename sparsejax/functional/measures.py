@@ -4,12 +4,14 @@ import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Integer, Num
+from jaxtyping import Array, Bool, Float, Int, Num
 
+from sparsejax.functional.arguments import checked
 from sparsejax.functional.shards import on_shards
+from sparsejax.functional.sums import at_least_float32, mean
 
 
+@checked
 def l0(x: Float[Array, "*batch units"]) -> Int[Array, "*batch"]:
     """Counts the non-zero units of each example, of either sign.
 
@@ -19,9 +21,10 @@ def l0(x: Float[Array, "*batch units"]) -> Int[Array, "*batch"]:
     Returns:
       int32 `[...]`.
     """
-    return jnp.sum((x != 0).astype(jnp.int32), axis=-1)
+    return jnp.sum(x != 0, axis=-1, dtype=jnp.int32)
 
 
+@checked
 def active_fraction(x: Float[Array, "*shape"]) -> Float[Array, ""]:
     """Returns the fraction of non-zero entries (the density) of an array.
 
@@ -29,11 +32,12 @@ def active_fraction(x: Float[Array, "*shape"]) -> Float[Array, ""]:
       x: any array `[...]`.
 
     Returns:
-      A fraction in [0, 1], float32 `[]`.
+      A fraction in [0, 1], float32 `[]`; 0 of nothing.
     """
-    return jnp.mean((x != 0).astype(jnp.float32))
+    return mean((x != 0).astype(jnp.float32))
 
 
+@checked
 def dead_units(x: Float[Array, "batch units"]) -> Bool[Array, "units"]:
     """Marks the units that are zero in every example.
 
@@ -46,9 +50,8 @@ def dead_units(x: Float[Array, "batch units"]) -> Bool[Array, "units"]:
     return jnp.all(x == 0, axis=0)
 
 
-def is_misclassified(
-    logits: Float[Array, "*batch classes"], labels: Integer[Array | np.ndarray, "*batch"]
-) -> Bool[Array, "*batch"]:
+@checked
+def is_misclassified(logits: Float[Array, "*batch classes"], labels: Int[Array, "*batch"]) -> Bool[Array, "*batch"]:
     """Returns which examples a classifier misclassifies; an answer with a NaN among its logits is always wrong.
 
     `argmax` alone would take the first NaN for the answer.
@@ -61,9 +64,10 @@ def is_misclassified(
       Booleans `[...]`.
     """
     answers = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    return (answers != jnp.asarray(labels, jnp.int32)) | jnp.any(jnp.isnan(logits), axis=-1)
+    return (answers != labels.astype(jnp.int32)) | jnp.any(jnp.isnan(logits), axis=-1)
 
 
+@checked
 def binary_entropy(p: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     r"""Returns the entropy of a Bernoulli variable in bits, :math:`-p \log_2 p - (1-p) \log_2 (1-p)`, with 0 log 0 = 0.
 
@@ -81,6 +85,7 @@ def binary_entropy(p: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return -(p * jnp.log2(safe_p) + q * jnp.log2(safe_q))
 
 
+@checked
 def duty_entropy(duty_cycle: Float[Array, "units"], *, positions: int = 1) -> Float[Array, ""]:
     """Returns the entropy of a layer in bits: the sum over its units, as independent Bernoulli variables.
 
@@ -91,13 +96,19 @@ def duty_entropy(duty_cycle: Float[Array, "units"], *, positions: int = 1) -> Fl
     Returns:
       A number of bits `[]`; at most `max_entropy` if the duty cycles add up to k.
 
+    Raises:
+      ValueError: positions is not positive.
+
     References:
       Ahmad & Scheinkman, How Can We Be So Dense?, 2019, section 3.1, which maximises the entropy of a layer; the
       formula is that of the authors' library.
     """
+    if positions < 1:
+        raise ValueError(f"positions is {positions}; expected 1 or more.")
     return positions * jnp.sum(binary_entropy(duty_cycle))
 
 
+@checked
 def max_entropy(units: int, k: int | Num[Array, ""]) -> Float[Array, ""]:
     """Returns the largest entropy in bits of a layer with k winners, when all units win equally often.
 
@@ -109,16 +120,19 @@ def max_entropy(units: int, k: int | Num[Array, ""]) -> Float[Array, ""]:
       A number of bits `[]`: units times the entropy of a Bernoulli variable with probability k / units.
 
     Raises:
-      ValueError: k is a Python number outside [0, units].
+      ValueError: units is not positive, or k a Python number outside [0, units].
 
     References:
       Ahmad & Scheinkman, How Can We Be So Dense?, 2019, section 3.1; the formula is that of the authors' library.
     """
-    if isinstance(k, (int, float)) and not 0 <= k <= units:
+    if units < 1:
+        raise ValueError(f"units is {units}; expected 1 or more.")
+    if isinstance(k, int) and not 0 <= k <= units:
         raise ValueError(f"k is {k}, but the layer has {units} units; expected 0 <= k <= {units}.")
     return units * binary_entropy(jnp.asarray(k / units, jnp.float32))
 
 
+@checked
 def gini(x: Float[Array, "*batch units"]) -> Float[Array, "*batch"]:
     r"""Returns the Gini index of each example: how unequally its activity is distributed over the units.
 
@@ -131,7 +145,7 @@ def gini(x: Float[Array, "*batch units"]) -> Float[Array, "*batch"]:
       x: activations `[..., units]`.
 
     Returns:
-      The index of each example, float32 `[...]`, in [0, 1 - 1/N].
+      The index of each example, float32 or float64 `[...]`, in [0, 1 - 1/N].
 
     References:
       Hurley & Rickard, Comparing Measures of Sparsity, 2009; the thesis Sparse Coding in Deep Neural Networks and the
@@ -142,12 +156,13 @@ def gini(x: Float[Array, "*batch units"]) -> Float[Array, "*batch"]:
 
 def _gini(x: Float[Array, "*batch units"]) -> Float[Array, "*batch"]:
     a, units = jnp.sort(_unit_scale(x), axis=-1), x.shape[-1]
-    rank = 2 * jnp.arange(1, units + 1, dtype=jnp.float32) - units - 1
+    rank = 2 * jnp.arange(1, units + 1, dtype=a.dtype) - units - 1
     total = jnp.sum(a, axis=-1)
     weighted = jnp.matmul(a, rank, precision="highest")  # ranks need more precision than a TPU's default product
     return jnp.where(total > 0, weighted / (units * jnp.where(total > 0, total, 1.0)), 0.0)
 
 
+@checked
 def hoyer(x: Float[Array, "*batch units"]) -> Float[Array, "*batch"]:
     r"""Returns Hoyer's index of each example, from the ratio of its norms.
 
@@ -159,7 +174,7 @@ def hoyer(x: Float[Array, "*batch units"]) -> Float[Array, "*batch"]:
       x: activations `[..., units]`, of at least 2 units.
 
     Returns:
-      The index of each example, float32 `[...]`, in [0, 1].
+      The index of each example, float32 or float64 `[...]`, in [0, 1].
 
     Raises:
       ValueError: there are fewer than 2 units.
@@ -177,6 +192,7 @@ def hoyer(x: Float[Array, "*batch units"]) -> Float[Array, "*batch"]:
     return jnp.where(square > 0, (math.sqrt(units) - ratio) / (math.sqrt(units) - 1), 0.0)
 
 
+@checked
 def gini_weighted_accuracy(
     accuracy: Float[Array, "*points networks"], index: Float[Array, "*points networks"]
 ) -> Float[Array, "*points"]:
@@ -191,13 +207,21 @@ def gini_weighted_accuracy(
     Returns:
       A number in [0, 1] for each weight, `[...]`.
 
+    Raises:
+      ValueError: shapes differ.
+
     References:
       The thesis Sparse Coding in Deep Neural Networks and the Visual System, section 3.1.3 and Fig. 3.7.
     """
+    if accuracy.shape != index.shape:
+        raise ValueError(f"accuracy has shape {accuracy.shape}, but index {index.shape}; expected [..., networks].")
     return jnp.mean(accuracy, axis=-1) * jnp.mean(index, axis=-1)
 
 
-def best_weight(weights: Num[Array, "points"], accuracy: Array, index: Array) -> Num[Array, ""]:
+@checked
+def best_weight(
+    weights: Num[Array, "points"], accuracy: Float[Array, "points networks"], index: Float[Array, "points networks"]
+) -> Num[Array, ""]:
     """Returns the weight of the penalty with the largest Gini-weighted accuracy.
 
     Args:
@@ -207,12 +231,21 @@ def best_weight(weights: Num[Array, "points"], accuracy: Array, index: Array) ->
     Returns:
       One of the weights `[]`, the first if several are the best.
 
+    Raises:
+      ValueError: shapes do not fit, or there is no weight.
+
     References:
       The thesis Sparse Coding in Deep Neural Networks and the Visual System, section 3.1.3 and Fig. 3.7.
     """
-    return jnp.asarray(weights)[jnp.argmax(gini_weighted_accuracy(accuracy, index))]
+    if weights.shape != accuracy.shape[:1] or not weights.size:
+        raise ValueError(
+            f"weights have shape {weights.shape} and accuracy {accuracy.shape}; expected [points] and "
+            "[points, networks], of at least one point."
+        )
+    return weights[jnp.argmax(gini_weighted_accuracy(accuracy, index))]
 
 
+@checked
 def confusion_matrix(
     labels: Int[Array, "batch"],
     predictions: Int[Array, "batch"],
@@ -223,23 +256,30 @@ def confusion_matrix(
     """Counts examples by their class (row) and predicted class (column).
 
     Args:
-      labels: classes `[batch]`, in [0, classes).
-      predictions: predicted classes `[batch]`; those outside that range are not counted.
+      labels: classes `[batch]`.
+      predictions: predicted classes `[batch]`; labels or predictions outside [0, classes) are not counted.
       classes: number of classes.
       counted: examples that count `[batch]`; None for all.
 
     Returns:
       Counts, int32 `[classes, classes]`.
+
+    Raises:
+      ValueError: classes is not positive.
     """
+    _check_classes(classes)
     ones = jnp.ones_like(labels, jnp.int32) if counted is None else counted.astype(jnp.int32)
 
     def count(labels, predictions, ones):
-        return jnp.zeros((classes, classes), jnp.int32).at[labels, predictions].add(ones, mode="drop")
+        # An index of -1 would be the last class.
+        places = (jnp.where(place < 0, classes, place) for place in (labels, predictions))
+        return jnp.zeros((classes, classes), jnp.int32).at[tuple(places)].add(ones, mode="drop")
 
     rows = {"labels": labels, "predictions": predictions, "ones": ones}
     return on_shards(count, lead=1, rows=rows, shared={}, summed=True)
 
 
+@checked
 def precision(confusion: Num[Array, "*batch classes classes"]) -> Float[Array, "*batch classes"]:
     """Returns the precision of each class; NaN for a class that is never predicted.
 
@@ -248,10 +288,14 @@ def precision(confusion: Num[Array, "*batch classes classes"]) -> Float[Array, "
 
     Returns:
       A fraction for each class, float32 `[..., classes]`.
+
+    Raises:
+      ValueError: confusion is not square.
     """
     return _share_on_diagonal(confusion, jnp.sum(confusion, axis=-2))
 
 
+@checked
 def recall(confusion: Num[Array, "*batch classes classes"]) -> Float[Array, "*batch classes"]:
     """Returns the recall of each class; NaN for a class without examples.
 
@@ -260,10 +304,14 @@ def recall(confusion: Num[Array, "*batch classes classes"]) -> Float[Array, "*ba
 
     Returns:
       A fraction for each class, float32 `[..., classes]`.
+
+    Raises:
+      ValueError: confusion is not square.
     """
     return _share_on_diagonal(confusion, jnp.sum(confusion, axis=-1))
 
 
+@checked
 def active_counts(
     active: Bool[Array, "batch units"], labels: Int[Array, "batch"], *, classes: int
 ) -> Int[Array, "classes units"]:
@@ -276,7 +324,11 @@ def active_counts(
 
     Returns:
       int32 `[classes, units]`.
+
+    Raises:
+      ValueError: classes is not positive.
     """
+    _check_classes(classes)
 
     def count(active, labels):
         # A product with the labels' one-hot code is exact in float32 and much faster than a scatter.
@@ -286,6 +338,7 @@ def active_counts(
     return on_shards(count, lead=1, rows={"active": active, "labels": labels}, shared={}, summed=True)
 
 
+@checked
 def activation_frequency(x: Float[Array, "batch units"], *, threshold: float = 0.0) -> Float[Array, "units"]:
     """Returns the fraction of examples for which the magnitude of each unit exceeds `threshold`.
 
@@ -296,9 +349,10 @@ def activation_frequency(x: Float[Array, "batch units"], *, threshold: float = 0
     Returns:
       A fraction in [0, 1] for each unit, float32 `[units]`.
     """
-    return jnp.mean((jnp.abs(x) > threshold).astype(jnp.float32), axis=0)
+    return mean((jnp.abs(x) > threshold).astype(jnp.float32), axis=0)
 
 
+@checked
 def magnitude_counts(
     x: Float[Array, "*shape"], edges: Float[Array, "edges"], *, counted: Bool[Array, "*#shape"] | None = None
 ) -> Int[Array, "edges+1"]:
@@ -315,19 +369,27 @@ def magnitude_counts(
     ones = jnp.ones_like(x, jnp.int32) if counted is None else jnp.broadcast_to(counted, x.shape).astype(jnp.int32)
 
     def count(x, ones, edges):
-        place = jnp.searchsorted(edges, jnp.abs(x).astype(jnp.float32).ravel(), side="right")
+        magnitude = at_least_float32(jnp.abs(x)).ravel()
+        place = jnp.searchsorted(edges.astype(magnitude.dtype), magnitude, side="right")
         return jnp.zeros(edges.shape[0] + 1, jnp.int32).at[place].add(ones.ravel())
 
     return on_shards(count, lead=x.ndim, rows={"x": x, "ones": ones}, shared={"edges": edges}, summed=True)
 
 
 def _unit_scale(x: Array) -> Float[Array, "*batch units"]:
-    """Returns absolute values divided by their maximum, in float32, so that no sum overflows or underflows."""
-    a = jnp.abs(x.astype(jnp.float32))
-    most = jnp.max(a, axis=-1, keepdims=True)
+    """Returns absolute values divided by their maximum, in float32 at least, so that no sum overflows or underflows."""
+    a = jnp.abs(at_least_float32(x))
+    most = jnp.max(a, axis=-1, keepdims=True, initial=0)
     return a / jnp.where(most > 0, most, 1.0)
 
 
+def _check_classes(classes: int) -> None:
+    if classes < 1:
+        raise ValueError(f"classes is {classes}; expected 1 or more.")
+
+
 def _share_on_diagonal(confusion: Array, totals: Array) -> Float[Array, "*batch classes"]:
+    if confusion.shape[-2] != confusion.shape[-1]:
+        raise ValueError(f"confusion has shape {confusion.shape}; expected [..., classes, classes].")
     hits = jnp.diagonal(confusion, axis1=-2, axis2=-1).astype(jnp.float32)
     return jnp.where(totals > 0, hits / jnp.maximum(totals, 1).astype(jnp.float32), jnp.nan)

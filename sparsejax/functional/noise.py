@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
+from sparsejax.functional.arguments import checked
 from sparsejax.functional.selection import winners
 
 Distribution = Literal["gaussian", "laplace", "uniform"]
@@ -16,6 +17,7 @@ _DRAWS = {
 }
 
 
+@checked
 def example_keys(key: PRNGKeyArray, rows: Int[Array, "batch"]) -> Key[Array, "batch"]:
     """Returns one key per example, made from its index in the whole batch (not in this device's part of it).
 
@@ -29,6 +31,7 @@ def example_keys(key: PRNGKeyArray, rows: Int[Array, "batch"]) -> Key[Array, "ba
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, rows)
 
 
+@checked
 def pixel_noise(
     keys: Key[Array, "batch"],
     images: Float[Array, "batch height width channels"],
@@ -67,6 +70,7 @@ def pixel_noise(
     return jnp.where(hit, jnp.asarray(value, images.dtype), images)
 
 
+@checked
 def add_noise(
     keys: Key[Array, "batch"],
     x: Float[Array, "batch *shape"],
@@ -93,14 +97,13 @@ def add_noise(
       Bricken et al., Noise Transforms Feed-Forward Networks into Sparse Coding Networks, 2022, Eq. 1, whose sigma is
       the standard deviation in the code, and Fig. 7 (Laplace).
     """
-    if distribution not in _DRAWS:
-        raise ValueError(f"distribution is {distribution!r}; expected one of {', '.join(map(repr, _DRAWS))}.")
     if isinstance(sigma, (int, float)) and not sigma >= 0:
         raise ValueError(f"sigma is {sigma}; expected 0 (no noise) or more.")
     noise = jax.vmap(lambda key: _DRAWS[distribution](key, x.shape[1:], jnp.float32))(keys)
     return x + (sigma * noise).astype(x.dtype)
 
 
+@checked
 def salt_and_pepper(
     keys: Key[Array, "batch"],
     images: Float[Array, "batch height width channels"],
@@ -125,11 +128,12 @@ def salt_and_pepper(
     References:
       Gonzalez & Woods, Digital Image Processing, 2018 (impulse noise); the exact count is that of `pixel_noise`.
     """
-    hit = pixel_noise(keys, jnp.zeros((*images.shape[:3], 1)), level=level, value=1.0) > 0
+    hit = pixel_noise(keys, jnp.zeros((*images.shape[:3], 1), jnp.float32), level=level, value=1.0) > 0
     coins = jax.vmap(lambda key: jax.random.bernoulli(jax.random.fold_in(key, 1), shape=(*images.shape[1:3], 1)))(keys)
     return jnp.where(hit, jnp.where(coins, *reversed(bounds)).astype(images.dtype), images)
 
 
+@checked
 def anneal(
     sigma: float | Float[Array, ""],
     time: float | Float[Array, ""],
@@ -157,6 +161,7 @@ def anneal(
     return sigma * jnp.where(late <= 0, 1.0, jnp.maximum(left, 0.0))
 
 
+@checked
 def dropout(
     keys: Key[Array, "batch"], x: Float[Array, "batch *shape"], *, rate: float | Float[Array, ""]
 ) -> Float[Array, "batch *shape"]:
@@ -178,10 +183,12 @@ def dropout(
     """
     if isinstance(rate, (int, float)) and not 0 <= rate < 1:
         raise ValueError(f"rate is {rate}; expected a probability in [0, 1).")
-    kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(keys)
+    keep = jnp.asarray(1 - rate, jnp.float32)
+    kept = jax.vmap(lambda key: jax.random.bernoulli(key, keep, x.shape[1:]))(keys)
     return jnp.where(kept, x / jnp.asarray(1 - rate, x.dtype), jnp.zeros_like(x))
 
 
+@checked
 def white_noise_blend(
     keys: Key[Array, "batch"], waveform: Float[Array, "batch samples"], *, level: float | Float[Array, ""]
 ) -> Float[Array, "batch samples"]:

@@ -18,7 +18,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from sparsejax.functional.arguments import checked
 from sparsejax.functional.normal import normal_cdf
+from sparsejax.functional.sums import at_least_float32
 
 # Beyond this many standard deviations from the threshold, noise never takes a unit across it (in float32).
 _FAR = 12.0
@@ -35,6 +37,7 @@ class ImplicitTerms(NamedTuple):
     co_fluctuation: Float[Array, "*batch"]
 
 
+@checked
 def implicit_terms(
     x: Float[Array, "*batch inputs"],
     encoder: Float[Array, "inputs units"],
@@ -75,7 +78,9 @@ def implicit_terms(
       are ours. The leading order in sigma, without the mean shift and the smoothing near the threshold, is wrong by
       several times in an untrained network.
     """
-    x, encoder, encoder_bias, decoder, decoder_bias = map(_single, (x, encoder, encoder_bias, decoder, decoder_bias))
+    x, encoder, encoder_bias, decoder, decoder_bias = map(
+        at_least_float32, (x, encoder, encoder_bias, decoder, decoder_bias)
+    )
     error = _error(x, encoder, encoder_bias, decoder, decoder_bias, sigma, target, jax.nn.relu)
     if terms < 1:
         raise ValueError(f"terms is {terms}; expected at least one term of the series (12 suffice for most networks).")
@@ -106,6 +111,7 @@ def implicit_terms(
     )
 
 
+@checked
 def implicit_terms_smooth(
     x: Float[Array, "*batch inputs"],
     encoder: Float[Array, "inputs units"],
@@ -143,7 +149,9 @@ def implicit_terms_smooth(
     References:
       Bricken et al., 2023; Bishop, Training with noise is equivalent to Tikhonov regularization, 1995.
     """
-    x, encoder, encoder_bias, decoder, decoder_bias = map(_single, (x, encoder, encoder_bias, decoder, decoder_bias))
+    x, encoder, encoder_bias, decoder, decoder_bias = map(
+        at_least_float32, (x, encoder, encoder_bias, decoder, decoder_bias)
+    )
     error = _error(x, encoder, encoder_bias, decoder, decoder_bias, sigma, target, activation)
     z = _affine(x, encoder, encoder_bias)
 
@@ -185,12 +193,7 @@ def _error(x, encoder, encoder_bias, decoder, decoder_bias, sigma, target, activ
     if isinstance(sigma, (int, float)) and not sigma >= 0:
         raise ValueError(f"sigma is {sigma}; expected a standard deviation, 0 (no noise) or more.")
     hidden = activation(_affine(x, encoder, encoder_bias))
-    return (x if target is None else _single(target)) - _affine(hidden, decoder, decoder_bias)
-
-
-def _single(x: Array) -> Array:
-    """Returns x in float32 at least, because half precision is too coarse for such small terms."""
-    return x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
+    return (x if target is None else at_least_float32(target)) - _affine(hidden, decoder, decoder_bias)
 
 
 def _affine(x: Array, weights: Array, bias: Array) -> Array:

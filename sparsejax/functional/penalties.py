@@ -1,19 +1,23 @@
 """Penalties on activations: summed over the units of an example, averaged over the batch.
 
 All axes except the first are units, so every position of a feature map counts as one. Sums are in float32 for all types
-of activations.
+of activations but float64; an empty batch costs 0.
 """
 
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from sparsejax.functional.arguments import checked
+from sparsejax.functional.sums import at_least_float32
 
-def l1(activations: Float[Array, "batch *units"]) -> Float[Array, ""]:
+
+@checked
+def l1(activations: Float[Array, "batch units *more"]) -> Float[Array, ""]:
     """Returns the sum of the absolute values, the penalty of a Laplace prior; its gradient is 0 at 0.
 
     Args:
-      activations: a layer's output `[batch, ...]`.
+      activations: a layer's output `[batch, units]`, `[batch, height, width, channels]`, ....
 
     Returns:
       Summed over the units of an example and averaged over the batch, float32 `[]`.
@@ -29,11 +33,12 @@ def l1(activations: Float[Array, "batch *units"]) -> Float[Array, ""]:
     return _per_example(activations, lambda a: a * lax.stop_gradient(jnp.sign(a)))
 
 
-def l2(activations: Float[Array, "batch *units"]) -> Float[Array, ""]:
+@checked
+def l2(activations: Float[Array, "batch units *more"]) -> Float[Array, ""]:
     """Returns the sum of squares, the penalty of a Gaussian prior: it shrinks activations but does not make them 0.
 
     Args:
-      activations: a layer's output `[batch, ...]`.
+      activations: a layer's output `[batch, units]`, `[batch, height, width, channels]`, ....
 
     Returns:
       Summed over the units of an example and averaged over the batch, float32 `[]`.
@@ -44,11 +49,12 @@ def l2(activations: Float[Array, "batch *units"]) -> Float[Array, ""]:
     return _per_example(activations, jnp.square)
 
 
-def cauchy(activations: Float[Array, "batch *units"]) -> Float[Array, ""]:
+@checked
+def cauchy(activations: Float[Array, "batch units *more"]) -> Float[Array, ""]:
     r"""Returns the sum of :math:`\log(1 + a^2)`, the penalty of a Cauchy prior.
 
     Args:
-      activations: a layer's output `[batch, ...]`.
+      activations: a layer's output `[batch, units]`, `[batch, height, width, channels]`, ....
 
     Returns:
       Summed over the units of an example and averaged over the batch, float32 `[]`.
@@ -63,11 +69,12 @@ def cauchy(activations: Float[Array, "batch *units"]) -> Float[Array, ""]:
     return _per_example(activations, lambda a: jnp.log1p(jnp.square(a)))
 
 
-def gaussian(activations: Float[Array, "batch *units"]) -> Float[Array, ""]:
+@checked
+def gaussian(activations: Float[Array, "batch units *more"]) -> Float[Array, ""]:
     """Returns the sum of :math:`-e^{-a^2}`, a smooth approximation of counting: minus the number of units if all are 0.
 
     Args:
-      activations: a layer's output `[batch, ...]`.
+      activations: a layer's output `[batch, units]`, `[batch, height, width, channels]`, ....
 
     Returns:
       Summed over the units of an example and averaged over the batch, float32 `[]`.
@@ -83,8 +90,4 @@ def gaussian(activations: Float[Array, "batch *units"]) -> Float[Array, ""]:
 
 
 def _per_example(activations, cost) -> Float[Array, ""]:
-    if activations.ndim < 2:
-        raise ValueError(
-            f"activations have shape {activations.shape}; expected [batch, ...] (for one example, activations[None])."
-        )
-    return jnp.sum(cost(activations.astype(jnp.float32))) / activations.shape[0]
+    return jnp.sum(cost(at_least_float32(activations))) / max(1, activations.shape[0])

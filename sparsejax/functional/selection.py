@@ -5,7 +5,6 @@ k, so k may be traced; rows are independent, so a sharded batch is never gathere
 """
 
 import math
-import operator
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, TypeAlias
@@ -17,6 +16,7 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Bool, Float, Int, Num
 
+from sparsejax.functional.arguments import checked
 from sparsejax.functional.kernels import gpu as gpu_rows
 from sparsejax.functional.shards import is_unsharded, on_shards, spread_like, vary_alike
 from sparsejax.functional.threshold import ordered_key, threshold
@@ -30,14 +30,15 @@ _CACHED = 2**20
 """Number of values that fit a CPU's cache."""
 
 
-def kth_largest(x: Num[Array, "*shape"], k: Count, *, axis: int | np.integer = -1) -> Num[Array, "..."]:
+@checked
+def kth_largest(x: Num[Array, "*shape"], k: Count, *, axis: int = -1) -> Num[Array, "..."]:
     """Returns the k-th largest value along an axis, exactly.
 
     NaN counts as the largest value of all, and -0 equals +0. The gradient is shared equally by the units with that
     value.
 
     Args:
-      x: values `[..., n]`, float16, bfloat16, float32 or int32.
+      x: values `[..., n]`, floats, int32 or int64.
       k: rank, 1 <= k <= n, one or one per row `[...]`; may be traced (then it is clipped to that range).
       axis: the axis of the n values; the others are batch axes.
 
@@ -47,20 +48,19 @@ def kth_largest(x: Num[Array, "*shape"], k: Count, *, axis: int | np.integer = -
     Raises:
       ValueError: k is not an integer or outside [1, n], or has another shape; or x has another dtype.
     """
-    x = jnp.moveaxis(x, int(axis), -1)
+    x = jnp.moveaxis(x, axis, -1)
     rows, shared = _by_shape(x, as_count(k, x.shape[:-1], x.shape[-1], least=1))
     return on_shards(_kth_largest, lead=x.ndim - 1, rows=rows, shared=shared)
 
 
-def top_k(
-    x: Num[Array, "*shape"], k: Count, *, axis: int | np.integer = -1, ties: Ties = "first"
-) -> Num[Array, "*shape"]:
+@checked
+def top_k(x: Num[Array, "*shape"], k: Count, *, axis: int = -1, ties: Ties = "first") -> Num[Array, "*shape"]:
     """Keeps the k largest values along an axis and zeroes the rest.
 
     The gradient is 1 on the winners and 0 elsewhere.
 
     Args:
-      x: values `[..., n]`, float16, bfloat16, float32 or int32.
+      x: values `[..., n]`, floats, int32 or int64.
       k: number of winners per row, 0 <= k <= n, one or one per row `[...]`; may be traced (then it is clipped to that
         range).
       axis: the axis of the n values; the others are batch axes.
@@ -77,7 +77,7 @@ def top_k(
     References:
       Makhzani & Frey, k-Sparse Autoencoders, 2013, section 2.
     """
-    return jnp.moveaxis(keep(jnp.moveaxis(x, int(axis), -1), k, ties=ties), -1, int(axis))
+    return jnp.moveaxis(keep(jnp.moveaxis(x, axis, -1), k, ties=ties), -1, axis)
 
 
 def keep(
@@ -94,7 +94,7 @@ def keep(
     The gradient is 1 on the winners and 0 elsewhere.
 
     Args:
-      x: values `[..., n]`, float16, bfloat16, float32 or int32.
+      x: values `[..., n]`, floats, int32 or int64.
       k: number of winners per row, 0 <= k <= size of a row, one or one per row; may be traced (then it is clipped to
         that range).
       gain: factors of the ranking, `[units]` or for each row `[..., units]`, of the type of x; units are the last
@@ -116,6 +116,7 @@ def keep(
     return spread_like(kept, x)
 
 
+@checked
 def winners(rank: Num[Array, "*rows n"], k: Count, *, ties: Ties = "first") -> Bool[Array, "*rows n"]:
     """Marks the k units of highest rank in each row.
 
@@ -131,40 +132,34 @@ def winners(rank: Num[Array, "*rows n"], k: Count, *, ties: Ties = "first") -> B
 
     Raises:
       ValueError: k is not an integer or outside [0, n], or has another shape; ties is unknown; or rank has another
-        dtype than float16, bfloat16, float32 and int32.
+        dtype than a float, int32 and int64.
     """
-    if ties not in ("first", "all"):
-        raise ValueError(f"ties is {ties!r}; expected 'first' (keep exactly k) or 'all' (keep every tied unit).")
     n = rank.shape[-1]
     k = as_count(k, rank.shape[:-1], n, least=0)
-    if isinstance(k, int) and k in (0, n):
-        return jnp.full_like(rank, k == n, bool)
+    if n == 0 or (isinstance(k, int) and k in (0, n)):
+        return jnp.full_like(rank, n > 0 and k == n, bool)
     return spread_like((_first if ties == "first" else _all)(lax.stop_gradient(rank), _broadcast_k(k, rank)), rank)
 
 
-def as_count(k: Any, rows: tuple[int, ...], n: int, *, least: int) -> int | Int[Array, "..."]:
+def as_count(k: Count, rows: tuple[int, ...], n: int, *, least: int) -> int | Int[Array, "..."]:
     """Returns k as an int or as int32, `[]` or one for each row; a traced one, whose value is unknown, is clipped.
 
     Args:
-      k: as passed by the caller.
+      k: as converted by `checked`.
       rows: shape of the batch.
       n: units per row.
       least: the smallest k allowed.
 
     Raises:
-      ValueError: k is not an integer, outside [least, n], or has another shape.
+      ValueError: k is outside [least, n] or has another shape.
     """
     expected = f"expected {least} <= k <= {n}"
-    if isinstance(k, (int, np.integer)) and not isinstance(k, bool):
-        k = operator.index(k)
+    if n < least:
+        raise ValueError(f"A row has {n} units; expected at least {least}.")
+    if isinstance(k, int):
         if not least <= k <= n:
             raise ValueError(f"k is {k}, but a row has {n} units; {expected}.")
         return k
-    if not isinstance(k, (jax.Array, np.ndarray)):
-        hint = f" (for a fraction f of n={n}, use round(f * n))" if isinstance(k, (float, np.floating)) else ""
-        raise ValueError(f"k is {k!r}; expected an integer number of units{hint}.")
-    if not jnp.issubdtype(k.dtype, jnp.integer):
-        raise ValueError(f"k is an array of {k.dtype}; expected integers, such as jnp.round(k).astype(jnp.int32).")
     if k.shape not in ((), rows):
         raise ValueError(f"k has shape {k.shape}; expected one for all rows, (), or one for each, {rows}.")
     if isinstance(k, np.ndarray) and k.size and not (least <= k.min() and k.max() <= n):

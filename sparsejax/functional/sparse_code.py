@@ -17,6 +17,7 @@ from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, UInt
 
+from sparsejax.functional.arguments import checked
 from sparsejax.functional.selection import as_count, winners
 from sparsejax.functional.shards import on_shards, vary_alike
 
@@ -73,9 +74,8 @@ class SparseCode(_Winners):
         return cls(values, indices, units)
 
 
-def sparse_top_k(
-    x: Float[Array, "*batch n"], k: int | np.integer, *, rank: Float[Array, "*batch n"] | None = None
-) -> SparseCode:
+@checked
+def sparse_top_k(x: Float[Array, "*batch n"], k: int, *, rank: Float[Array, "*batch n"] | None = None) -> SparseCode:
     """Returns the k largest values of each row and their indices; ties keep the lower index.
 
     The gradient goes to the winners. It is the sort-free selection of `top_k`, followed by a search in the counts of
@@ -83,7 +83,7 @@ def sparse_top_k(
 
     Args:
       x: values `[..., n]`, float16, bfloat16 or float32.
-      k: number of winners, 1 <= k <= n; an int, because it is a shape.
+      k: number of winners, 1 <= k <= n; static, because it is a shape. For a traced one use `top_k`.
       rank: values to rank by instead of x, `[..., n]`; no gradient passes.
 
     Returns:
@@ -95,11 +95,12 @@ def sparse_top_k(
     References:
       Makhzani & Frey, k-Sparse Autoencoders, 2013, section 2.
     """
-    k = _as_size(k, x.shape[-1])
+    size = as_count(k, (), x.shape[-1], least=1)
     rank = lax.stop_gradient(x if rank is None else rank)
-    return on_shards(partial(_sparse_top_k, k=k), lead=x.ndim - 1, rows={"x": x, "rank": rank}, shared={})
+    return on_shards(partial(_sparse_top_k, k=size), lead=x.ndim - 1, rows={"x": x, "rank": rank}, shared={})
 
 
+@checked
 def to_dense(code: SparseCode, units: int) -> Float[Array, "*batch units"]:
     """Returns the dense form of a code: its values at their indices, zeros elsewhere.
 
@@ -119,6 +120,7 @@ def to_dense(code: SparseCode, units: int) -> Float[Array, "*batch units"]:
     return on_shards(_to_dense, lead=lead, rows={"code": code}, shared={"units": units})
 
 
+@checked
 def decode(code: SparseCode, kernel: Float[Array, "units outputs"]) -> Float[Array, "*batch outputs"]:
     """Returns the sum of the winners' rows, each times its value: the product of the dense code and the kernel.
 
@@ -176,14 +178,15 @@ def gathering_is_faster(density: float, batch: int | None = None) -> bool:
     References:
       benchmarks/inference.py and benchmarks/sae_decode.py, where this was measured.
     """
-    return density <= (_SPARSE if batch is None else max(_SPARSE, _SPARSE_ALONE / math.sqrt(batch)))
+    return density <= (_SPARSE if batch is None else max(_SPARSE, _SPARSE_ALONE / math.sqrt(max(1, batch))))
 
 
+@checked
 def encode_top_k(
     x: Float[Array, "*batch inputs"],
     kernel: Float[Array, "units inputs"],
     bias: Float[Array, "units"],
-    k: int | np.integer,
+    k: int,
     *,
     gain: Float[Array, "units"] | None = None,
 ) -> SparseCode:
@@ -203,29 +206,26 @@ def encode_top_k(
       SparseCode, `[..., k]`; if fewer than k units are positive, the other values are 0.
 
     Raises:
-      ValueError: k is not an int in [1, units], or the kernel does not fit the inputs.
+      ValueError: k is not an int in [1, units], or the kernel does not fit the inputs, or bias or gain the kernel.
 
     References:
       Makhzani & Frey, k-Sparse Autoencoders, 2013, section 2; Gao et al., Scaling and evaluating sparse autoencoders,
       2024, Eq. 4.
     """
-    if kernel.ndim != 2 or kernel.shape[1] != x.shape[-1]:
+    if kernel.shape[1] != x.shape[-1]:
         raise ValueError(
             f"The kernel has shape {kernel.shape}, but x has {x.shape[-1]} inputs; expected [units, inputs], a row for "
             "each unit (that of a dense layer, [inputs, units], is transposed)."
         )
+    for name, weights in (("bias", bias), ("gain", gain)):
+        if weights is not None and weights.shape != kernel.shape[:1]:
+            raise ValueError(f"{name} has shape {weights.shape}; expected one for each unit, {kernel.shape[:1]}.")
     shared = {"kernel": kernel, "bias": bias, "gain": gain}
-    encode = partial(_encode_rows, k=_as_size(k, kernel.shape[0]))
+    encode = partial(_encode_rows, k=as_count(k, (), kernel.shape[0], least=1))
     return on_shards(encode, lead=x.ndim - 1, rows={"x": x}, shared=shared)
 
 
-def _as_size(k: int | np.integer, units: int) -> int:
-    if not isinstance(k, (int, np.integer)):
-        raise ValueError(f"k is {k!r}; expected an int because it is the size of the result; use top_k for a traced k.")
-    return int(as_count(k, (), units, least=1))
-
-
-def _sparse_top_k(x: Array, rank: Array, k: int) -> SparseCode:
+def _sparse_top_k(x: Array, rank: Array, k: Any) -> SparseCode:
     indices = _places(winners(rank, k, ties="first"), k)
     return SparseCode(jnp.take_along_axis(x, indices, axis=-1), indices, x.shape[-1])
 
@@ -244,7 +244,7 @@ def _decode_rows(code: SparseCode, kernel: Array) -> Array:
     return _decode(*arguments).reshape(*code.values.shape[:-1], kernel.shape[-1])
 
 
-def _encode_rows(x: Array, kernel: Array, bias: Array, gain: Array | None, k: int) -> SparseCode:
+def _encode_rows(x: Array, kernel: Array, bias: Array, gain: Array | None, k: Any) -> SparseCode:
     code: Any = _encode(*vary_alike(x.reshape(-1, x.shape[-1]), kernel, bias, gain), k)
     values, indices = (part.reshape(*x.shape[:-1], k) for part in code)
     return SparseCode(values, indices, kernel.shape[0])

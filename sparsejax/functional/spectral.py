@@ -2,12 +2,16 @@
 
 import functools
 import math
+from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from sparsejax.functional.arguments import checked
+
+PadMode = Literal["reflect", "constant"]
 SAMPLE_RATE, N_FFT, HOP, BANDS = 16_000, 2048, 512, 32
 
 
@@ -16,8 +20,9 @@ def frames_of(samples: int, *, hop: int = HOP) -> int:
     return 1 + samples // hop
 
 
+@checked
 def stft_power(
-    waveform: Float[Array, "*batch samples"], *, n_fft: int = N_FFT, hop: int = HOP, pad_mode: str = "reflect"
+    waveform: Float[Array, "*batch samples"], *, n_fft: int = N_FFT, hop: int = HOP, pad_mode: PadMode = "reflect"
 ) -> Float[Array, "*batch frames bins"]:
     """Returns the power |STFT|^2 of frames centred on every hop-th sample, under a periodic Hann window.
 
@@ -40,8 +45,6 @@ def stft_power(
     samples = waveform.shape[-1]
     if n_fft < 2 or n_fft % 2 or hop < 1:
         raise ValueError(f"n_fft is {n_fft} and hop {hop}; expected an even number of samples and 1 or more.")
-    if pad_mode not in ("reflect", "constant"):
-        raise ValueError(f"pad_mode is {pad_mode!r}; expected 'reflect' or 'constant'.")
     if pad_mode == "reflect" and samples <= n_fft // 2:
         raise ValueError(
             f"The waveform has {samples} samples; with pad_mode 'reflect' and n_fft {n_fft}, {n_fft // 2 + 1} or more "
@@ -52,11 +55,12 @@ def stft_power(
     # Slices, because a gather of overlapping frames takes several times as long on a CPU.
     starts = range(0, frames_of(samples, hop=hop) * hop, hop)
     frames = jnp.stack([padded[..., start : start + n_fft] for start in starts], axis=-2)
-    window = np.float32(0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft))
+    window = np.asarray(0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft), frames.dtype)
     spectrum = jnp.fft.rfft(frames * window.reshape((1,) * (frames.ndim - 1) + (-1,)))
     return jnp.real(spectrum) ** 2 + jnp.imag(spectrum) ** 2
 
 
+@checked
 @functools.cache
 def mel_filters(*, sample_rate: int = SAMPLE_RATE, n_fft: int = N_FFT, bands: int = BANDS) -> np.ndarray:
     """Returns triangular filters of equal area, evenly spaced on Slaney's mel scale from 0 to half the sample rate.
@@ -74,11 +78,16 @@ def mel_filters(*, sample_rate: int = SAMPLE_RATE, n_fft: int = N_FFT, bands: in
       float32 `[bands, 1 + n_fft // 2]`; a cached NumPy array.
 
     Raises:
-      ValueError: a band is too narrow to contain a frequency, so it would always be 0.
+      ValueError: a setting is out of range, or a band is too narrow to contain a frequency, so it would always be 0.
 
     References:
       Slaney, Auditory Toolbox, Technical Report 1998-010; librosa's documentation of `filters.mel`.
     """
+    if sample_rate < 1 or n_fft < 2 or n_fft % 2 or not 1 <= bands <= n_fft:
+        raise ValueError(
+            f"sample_rate is {sample_rate}, n_fft {n_fft} and bands {bands}; expected 1 or more, an even number of "
+            "samples, and at least one band but no more than those samples."
+        )
     top = sample_rate / 2
     edges = _hertz(np.linspace(0.0, _mel(top), bands + 2))
     frequencies = np.linspace(0.0, top, 1 + n_fft // 2)
@@ -96,6 +105,7 @@ def mel_filters(*, sample_rate: int = SAMPLE_RATE, n_fft: int = N_FFT, bands: in
     return filters
 
 
+@checked
 def power_to_db(
     power: Float[Array, "*batch rows columns"], *, amin: float = 1e-10, top_db: float | None = 80.0
 ) -> Float[Array, "*batch rows columns"]:
@@ -122,6 +132,7 @@ def power_to_db(
     return level if top_db is None else jnp.maximum(level, -top_db)
 
 
+@checked
 def mel_power(
     power: Float[Array, "*batch frames bins"], *, sample_rate: int = SAMPLE_RATE, bands: int = BANDS
 ) -> Float[Array, "*batch bands frames"]:
@@ -143,9 +154,10 @@ def mel_power(
       Spoken Sentences, 1980 (mel bands); librosa's documentation of `feature.melspectrogram`.
     """
     filters = mel_filters(sample_rate=sample_rate, n_fft=2 * (power.shape[-1] - 1), bands=bands)
-    return jnp.swapaxes(jnp.matmul(power, filters.T, precision=lax.Precision.HIGHEST), -1, -2)
+    return jnp.swapaxes(jnp.matmul(power, filters.T.astype(power.dtype), precision=lax.Precision.HIGHEST), -1, -2)
 
 
+@checked
 def mel_spectrogram(
     waveform: Float[Array, "*batch samples"],
     *,
@@ -153,7 +165,7 @@ def mel_spectrogram(
     n_fft: int = N_FFT,
     hop: int = HOP,
     bands: int = BANDS,
-    pad_mode: str = "reflect",
+    pad_mode: PadMode = "reflect",
 ) -> Float[Array, "*batch bands frames"]:
     """Returns the mel spectrogram in decibels below its maximum; by default 32 x 32 for a second at 16 kHz.
 

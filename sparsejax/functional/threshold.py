@@ -26,19 +26,22 @@ def ordered_key(x: Num[Array, "*shape"]) -> Int[Array, "*shape"]:
     """Maps values to integers of the same width and order; all NaN to the largest, both zeros to 0.
 
     Args:
-      x: values of dtype float32, int32, bfloat16 or float16.
+      x: values of dtype float64, float32, bfloat16, float16, int64 or int32.
 
     Returns:
-      Array like x, int32 or int16.
+      Array like x, int64, int32 or int16.
 
     Raises:
       ValueError: x has another dtype.
     """
-    if x.dtype == jnp.int32:
+    if x.dtype in (jnp.int32, jnp.int64):
         return x
-    if x.dtype not in (jnp.float32, jnp.bfloat16, jnp.float16):
-        raise ValueError(f"Cannot rank values of dtype {x.dtype}; expected float32, bfloat16, float16 or int32.")
-    integer = jnp.int32 if x.dtype == jnp.float32 else jnp.int16
+    if x.dtype not in (jnp.float64, jnp.float32, jnp.bfloat16, jnp.float16):
+        raise ValueError(
+            f"Cannot rank values of dtype {x.dtype}; expected floats or 32-bit or 64-bit integers, such as "
+            "x.astype(jnp.int32)."
+        )
+    integer = {2: jnp.int16, 4: jnp.int32, 8: jnp.int64}[x.dtype.itemsize]
     largest = jnp.asarray(jnp.iinfo(integer).max, integer)
     bits = lax.bitcast_convert_type(x, integer)
     key = jnp.where(bits < 0, -(bits & largest), bits)
@@ -55,15 +58,28 @@ def threshold(
     several bits.
 
     Args:
-      key: int32 or int16, `[..., n]`.
-      k: rank, 1 <= k <= n, one or one for each row; not checked.
+      key: int64, int32 or int16, `[..., n]`.
+      k: rank, 1 <= k <= n, int32, one or one for each row; not checked.
 
     Returns:
       The thresholds, of the dtype of key, and which rows have no tie at the threshold.
     """
     k = jnp.broadcast_to(k, key.shape[:-1])
+    if key.dtype == jnp.int64:
+        return _by_words(key, k)
     on_tpu = _by_blocks if tpu_blocks.is_usable(key.shape) and is_unsharded(key) else _by_bisection
     return lax.platform_dependent(key, k, cpu=_by_bisection, tpu=on_tpu, default=_by_digits)
+
+
+def _by_words(key: Int[Array, "*rows n"], k: Int[Array, "*rows"]):
+    """Searches the upper 32 bits of wide keys, then the lower ones of those whose upper ones are at the threshold."""
+    upper, exactly = threshold((key >> 32).astype(jnp.int32), k)
+    base = upper.astype(jnp.int64)[..., None] << 32
+    lower = (jnp.clip(key, base, base + 0xFFFFFFFF) - (base + 2**31)).astype(jnp.int32)
+    # If k keys have an upper part at or above that threshold, there is nothing left to search.
+    within = jnp.where(exactly, 0, threshold(lower, k)[0].astype(jnp.int64) + 2**31)
+    at = base[..., 0] + within
+    return at, _number(key >= at[..., None]) == k
 
 
 def _by_bisection(key: Int[Array, "*rows n"], k: Int[Array, "*rows"]):
@@ -228,4 +244,4 @@ def _by_digits(key: Int[Array, "*rows n"], k: Int[Array, "*rows"], bits: int = 3
 
 
 def _number(marked: Bool[Array, "*rows n"]) -> Int[Array, "*rows"]:
-    return jnp.sum(marked.astype(jnp.int32), axis=-1)
+    return jnp.sum(marked, axis=-1, dtype=jnp.int32)

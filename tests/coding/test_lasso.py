@@ -122,7 +122,7 @@ def test_a_fixed_number_of_iterations(solve):
     np.testing.assert_array_equal(result.iterations, 20)
     primal, gap = objective(x, dictionary, np.zeros((12, 24)), 0.1)
     best = np.asarray(solve(x, dictionary, l1=0.1).gap)
-    assert np.all(gap / primal >= result.gap) and np.all(result.gap + 1e-6 >= best)
+    assert np.all(gap / primal >= np.asarray(result.gap)) and np.all(result.gap + 1e-6 >= best)
     if solve.__name__ == "ista":
         nothing = solve(x, dictionary, l1=0.1, tolerance=None, max_iterations=0)
         assert not nothing.code.any() and not nothing.iterations.any()

@@ -214,9 +214,9 @@ def test_errors_say_what_was_expected():
         sparsenet_code(x, dictionary, scale=0)
     with pytest.raises(ValueError, match="inputs is 0 and atoms 4"):
         init_sparsenet(jax.random.key(0), 0, 4)
-    with pytest.raises(ValueError, match="one batch"):
+    with pytest.raises(ValueError, match=r"expected \[examples, inputs\]"):
         sparsenet_step(SparsenetState(dictionary, np.ones(24), np.ones(24)), x[0])
-    with pytest.raises(ValueError, match="one batch"):
+    with pytest.raises(ValueError, match=r"expected \[examples, inputs\]"):
         dictionary_step(state, x[0], l1=0.1)
     with pytest.raises(ValueError, match="atoms is 0"):
         init_dictionary(jax.random.key(0), x, atoms=0)

@@ -297,6 +297,7 @@ def test_a_kernel_shared_by_shards_gets_the_sum_of_their_gradients(batch):
         (AxisType.Auto, P("data"), False),
     ],
 )
+@pytest.mark.skipif(jax.config.read("jax_enable_x64"), reason="TPU kernels have no 64-bit types")
 def test_a_tpu_runs_its_kernel_where_each_device_has_rows_of_its_own(kind, spec, kernel):
     """Mosaic's compiler does not shard kernels."""
     x = jax.device_put(jnp.ones((8, 1024)), NamedSharding(mesh_of(8, kind), spec))

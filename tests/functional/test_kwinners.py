@@ -39,7 +39,7 @@ update = jax.jit(update_boost_state, static_argnames="period")
     ],
 )
 def test_boosting_favours_idle_units_and_outputs_their_own_value(strength, kept):
-    x = jnp.array([1.0, 1.1, 1.2, 1.3])
+    x = jnp.array([1.0, 1.1, 1.2, 1.3], jnp.float32)
     state = BoostState(jnp.array([0.0, 0.0, 1.0, 0.5]), jnp.float32(1000))
     np.testing.assert_array_equal(keep(x, state, k=2, boost_strength=strength), x * np.array(kept, np.float32))
 

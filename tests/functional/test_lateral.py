@@ -93,7 +93,7 @@ def test_a_linear_interneuron_is_explaining_away_of_rank_one(steps, gamma):
 
 def test_an_inactive_rectified_interneuron_does_not_inhibit():
     drive, _ = example()
-    gather, scatter = jnp.ones(UNITS), jnp.ones(UNITS)
+    gather, scatter = jnp.ones(UNITS, jnp.float32), jnp.ones(UNITS, jnp.float32)
     y = interneuron(drive, gather, scatter, jnp.float32(-1e3), rectified=True)
     np.testing.assert_array_equal(y, np.maximum(drive, 0))
 

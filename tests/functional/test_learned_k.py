@@ -247,7 +247,7 @@ ROW = jnp.ones((2, 8))
         (lambda: soft_top_k(ROW, jnp.ones(3), window=2), r"k has shape \(3,\); expected \(\) or one k per row, \(2,\)"),
         (lambda: sampled_k(jax.random.split(jax.random.key(0)), 1.0, 1.0, 0), "n is 0"),
         (lambda: sampled_k(jax.random.split(jax.random.key(0)), 1.0, 0.0, 9), "sigma is 0.0"),
-        (lambda: reinforce_loss(jnp.ones(3), jnp.ones(()), 0.0), r"log_p has shape \(3,\), but loss has \(\)"),
+        (lambda: reinforce_loss(jnp.ones(3), jnp.ones(2), 0.0), "There are 3 of log_p and 2 of loss"),
         (lambda: update_reinforce_baseline(0.0, jnp.ones(3), decay=1.5), "decay is 1.5"),
         (lambda: k_schedule(0, n=5, k_min=6, epochs=3), "k_min is 6, but the layer has 5 units"),
         (lambda: k_schedule(0, n=5, k_min=0, epochs=3), "k_min is 0"),

@@ -97,7 +97,7 @@ def test_uniform_noise_has_the_standard_deviation_asked_for_and_ends():
 
 
 def test_salt_and_pepper_turns_a_fraction_of_the_pixels_black_or_white():
-    images, salted = jnp.full((3, 20, 10, 3), 0.4), jax.jit(salt_and_pepper, static_argnames="bounds")
+    images, salted = jnp.full((3, 20, 10, 3), 0.4, jnp.float32), jax.jit(salt_and_pepper, static_argnames="bounds")
     changed = np.asarray(salted(keys_of(range(3)), images, level=0.25, bounds=(-1.0, 2.0)))
     one = changed[..., 0]
     assert (changed == one[..., None]).all() and set(np.unique(one)) == {np.float32(0.4), -1.0, 2.0}

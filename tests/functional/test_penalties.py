@@ -69,7 +69,7 @@ def test_half_precision_is_summed_in_single(penalty, cost, slope):
 @ALL
 def test_nan_passes_and_one_example_alone_is_refused(penalty, cost, slope):
     assert np.isnan(both[penalty](X.at[0, 0].set(jnp.nan))[0])
-    with pytest.raises(ValueError, match=r"shape \(3,\); expected \[batch, ...\]"):
+    with pytest.raises(ValueError, match=r"shape \(3,\); expected \[batch, units, ...\]"):
         penalty(X[0])
 
 

@@ -150,7 +150,7 @@ def _last_tied(places: Callable[[], list[Array]], keys: list[Array], low, exactl
 
 
 def _total(marked: Iterable[Bool[Array, "width"]]) -> Int[Array, ""]:
-    return jnp.sum(functools.reduce(jnp.add, (part.astype(jnp.int32) for part in marked)))
+    return jnp.sum(functools.reduce(jnp.add, (part.astype(jnp.int32) for part in marked)), dtype=jnp.int32)
 
 
 def _key(x: Float[Array, "*shape"], gain: Float[Array, "*#shape"] | None) -> UInt[Array, "*shape"]:

@@ -16,9 +16,11 @@ _LONGEST = 2**17
 def is_usable(shape: tuple[int, ...]) -> bool:
     """Returns whether rows of an array `[..., n]` can be processed in blocks.
 
-    They cannot if they are empty or eight do not fit, or if SPARSEJAX_TPU_KERNELS is 0 in the environment, for a TPU or
-    version whose compiler rejects the kernel.
+    They cannot if they are empty or eight do not fit, with 64-bit types, which the kernels' compiler does not know, or
+    if SPARSEJAX_TPU_KERNELS is 0 in the environment, for a TPU or version whose compiler rejects the kernel.
     """
+    if jax.config.read("jax_enable_x64"):
+        return False
     return 0 < shape[-1] <= _LONGEST and 0 not in shape and os.environ.get("SPARSEJAX_TPU_KERNELS") != "0"
 
 

@@ -57,7 +57,7 @@ def test_it_keeps_the_winners_and_their_gradients(n, dtype, boosted, first, relu
 
     @jax.jit
     def both(k):
-        y, pull = jax.vjp(lambda x: gpu_rows.keep_winners(x, gain, jnp.full(ROWS, k), first, relu, True), x)
+        y, pull = jax.vjp(lambda x: gpu_rows.keep_winners(x, gain, jnp.full(ROWS, k, jnp.int32), first, relu, True), x)
         return y, pull(jnp.ones_like(x))[0]
 
     marked = jax.jit(partial(winners, ties="first" if first else "all"))

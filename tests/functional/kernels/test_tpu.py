@@ -57,6 +57,7 @@ def test_networks_of_a_grid_and_a_batch_over_devices():
     assert_extremes(jax.jit(shared)(values, k), values, k[:, None])
 
 
+@pytest.mark.skipif(jax.config.read("jax_enable_x64"), reason="TPU kernels have no 64-bit types")
 @pytest.mark.parametrize("shape", [(4, 0), (0, 4), (4, 2**17 + 1)])
 def test_rows_that_fit_no_block_are_left_to_xla(shape):
     assert not tpu_blocks.is_usable(shape)
@@ -64,6 +65,7 @@ def test_rows_that_fit_no_block_are_left_to_xla(shape):
 
 
 @pytest.mark.parametrize(("setting", "kernels"), [(None, True), ("1", True), ("0", False)])
+@pytest.mark.skipif(jax.config.read("jax_enable_x64"), reason="TPU kernels have no 64-bit types")
 def test_the_environment_decides_what_a_tpu_runs(monkeypatch, setting, kernels):
     if setting is None:
         monkeypatch.delenv("SPARSEJAX_TPU_KERNELS", raising=False)
