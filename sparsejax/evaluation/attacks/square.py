@@ -115,10 +115,11 @@ def _window(key: PRNGKeyArray, x: Array, side: Array) -> tuple[Array, Array, Arr
     batch, height, width, _ = x.shape
     own = jax.random.split(key)
     top, left = (
-        jax.random.randint(k, (batch, 1, 1, 1), 0, jnp.maximum(size - side, 1))
+        jax.random.randint(k, (batch, 1, 1, 1), 0, jnp.maximum(size - side, 1), jnp.int32)
         for k, size in zip(own, (height, width), strict=True)
     )
-    rows, columns = jnp.arange(height).reshape(1, -1, 1, 1), jnp.arange(width).reshape(1, 1, -1, 1)
+    rows = jnp.arange(height, dtype=jnp.int32).reshape(1, -1, 1, 1)
+    columns = jnp.arange(width, dtype=jnp.int32).reshape(1, 1, -1, 1)
     return top, left, (rows >= top) & (rows < top + side) & (columns >= left) & (columns < left + side)
 
 
