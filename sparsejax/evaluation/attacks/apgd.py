@@ -232,10 +232,13 @@ def _climb(
 
 
 def _apply_checkpoint(state: _Climb, period: Array) -> _Climb:
-    """Returns examples without progress to their best points, with half the step size."""
+    """Returns examples without progress to their best points, with half the step size.
+
+    One that is misclassified now stays: its best point, of the largest loss, need not be.
+    """
     seldom = state.rises <= _RISES * period.astype(state.rises.dtype)
     stuck = ~state.halved & (state.checked_loss >= state.best_loss)
-    halve = seldom | stuck
+    halve = (seldom | stuck) & ~state.done
     back = expand(halve, state.now)
     return state._replace(
         now=jnp.where(back, state.best, state.now),

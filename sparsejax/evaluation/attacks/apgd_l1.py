@@ -94,7 +94,7 @@ def _stage(network, x, start, labels, radius, density, loss, iterations, bounds,
 def _apply_checkpoint(state: _Climb, x: Array, radius: Array) -> _Climb:
     """Adapts the density of the steps to the best point; restarts from it with full steps where it became sparser."""
     entries = length(state.best - x, "l0")
-    sparser = entries < _SETTLED * state.entries
+    sparser = (entries < _SETTLED * state.entries) & ~state.done  # which stay
     back = expand(sparser, x)
     return state._replace(
         now=jnp.where(back, state.best, state.now),

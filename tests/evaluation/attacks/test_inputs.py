@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sparsejax.errors import ConfigError
-from sparsejax.evaluation.attacks import fmn, pgd, square
+from sparsejax.evaluation.attacks import apgd, fmn, pgd, square
 from sparsejax.evaluation.attacks.ensemble import auto_attack
 from tests.evaluation.attacks.networks import curved, length_of
 from tests.evaluation.attacks.test_attacks import ATTACKS
@@ -202,3 +202,19 @@ def test_square_attacks_images_that_are_not_square(shape, norm):
     assert (length_of(found.images - x, norm) <= (0.2 if norm == "linf" else 0.6) + 1e-6).all()
     np.testing.assert_array_equal(found.success, np.asarray(logits(found.images)).argmax(-1) != np.asarray(labels))
     assert 3 < found.success.sum() < 20
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.parametrize("scale", [1e-6, 1.0])
+def test_the_image_of_a_success_is_misclassified_also_at_a_checkpoint(norm, scale):
+    # With logits close to 0, the image of the largest cross-entropy is often classified correctly.
+    rng = np.random.default_rng(0)
+    weights = (scale * rng.normal(size=(5, 3))).astype(np.float32)
+    x = rng.uniform(size=(200, 5)).astype(np.float32)
+    labels = (x @ weights).argmax(-1).astype(np.int32)
+    attack = jax.jit(lambda x: apgd(lambda x: x @ weights, x, labels, epsilon=0.05, norm=norm, iterations=2, key=KEY))
+    found = attack(x)
+    images = np.asarray(found.images, np.float64)
+    lead = images @ weights - np.take_along_axis(images @ weights, labels[:, None], 1)
+    np.put_along_axis(lead, labels[:, None], -np.inf, 1)
+    assert (np.asarray(found.success) <= (lead.max(1) > -1e-6 * scale)).all() and found.success.sum() > 10
