@@ -1,9 +1,12 @@
 """Runs several processes on this machine, for testing: `python launch/local_processes.py N -- --config NAME`.
 
-They connect over the loopback interface. Output lines are prefixed with the process index; if one fails, all are ended.
+They connect over the loopback interface. Output lines are prefixed with the process index; if one fails, or this one is
+ended, all are ended.
 """
 
 import argparse
+import ctypes
+import functools
 import os
 import shlex
 import signal
@@ -50,15 +53,22 @@ def _settings(address: str, processes: int, process: int, devices: int) -> dict[
 
 
 def _run(command: list[str], settings: list[dict[str, str]]) -> int:
-    running = [
-        subprocess.Popen(command, env=os.environ | own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        for own in settings
-    ]
+    running: list[subprocess.Popen[str]] = []
+    for name in ("SIGTERM", "SIGINT", "SIGHUP"):  # forwarded to all processes; Windows has no SIGHUP
+        signal.signal(
+            getattr(signal, name, signal.SIGTERM),
+            lambda number, _: [process.send_signal(number) for process in running],
+        )
+    for own in settings:
+        running.append(
+            subprocess.Popen(
+                command, env=os.environ | own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                preexec_fn=functools.partial(_end_with, os.getpid()),
+            )
+        )  # fmt: skip
     readers = [threading.Thread(target=_relay, args=(i, process)) for i, process in enumerate(running)]
     for reader in readers:
         reader.start()
-    for number in (signal.SIGTERM, signal.SIGINT):  # forwarded to all processes
-        signal.signal(number, lambda number, _: [process.send_signal(number) for process in running])
     failed = 0
     waiting = set(range(len(running)))
     while waiting:
@@ -78,10 +88,24 @@ def _run(command: list[str], settings: list[dict[str, str]]) -> int:
     return failed if failed >= 0 else 128 - failed
 
 
+def _end_with(parent: int) -> None:
+    """Asks the system to end this process when its parent is killed (on Linux)."""
+    if sys.platform == "linux":
+        terminate = 1  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(terminate, signal.SIGTERM)
+        if os.getppid() != parent:  # it was killed before
+            os._exit(143)
+
+
 def _relay(number: int, process: "subprocess.Popen[str]") -> None:
     assert process.stdout is not None
-    for line in process.stdout:
-        print(f"[{number}] {line}", end="", flush=True)
+    reader_left = False
+    for line in process.stdout:  # to its end, or the process would wait
+        try:
+            if not reader_left:
+                print(f"[{number}] {line}", end="", flush=True)
+        except OSError:
+            reader_left = True
 
 
 def _free_port() -> int:

@@ -41,7 +41,8 @@ srun python -m sparsejax.launch --distributed $words &
 step=\$!
 again() {
   kill -TERM \"\$step\"
-  wait \"\$step\" && scontrol requeue \"\$SLURM_JOB_ID\"
+  wait \"\$step\"
+  case \$? in 0 | 143) scontrol requeue \"\$SLURM_JOB_ID\" ;; esac # 143: it was not training, nothing was lost
   exit
 }
 trap again TERM

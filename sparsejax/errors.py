@@ -1,6 +1,7 @@
 """Errors caused by users. Each message says what was given, what was expected and what to do."""
 
 import contextlib
+import signal
 from collections.abc import Iterator
 
 
@@ -46,8 +47,16 @@ class DivergedError(SparsejaxError, ArithmeticError):
     """A loss or parameters that are no longer finite."""
 
 
-class Interrupted(Exception):
-    """Not an error: the run received SIGTERM, saved a checkpoint, and can be resumed."""
+class Interrupted(KeyboardInterrupt):
+    """Not an error: the run received a signal, saved a checkpoint, and can be resumed.
+
+    Attributes:
+      number: of the signal.
+    """
+
+    def __init__(self, where: str, number: int = signal.SIGTERM):
+        super().__init__(where)
+        self.number = number
 
 
 class CheckpointError(SparsejaxError, ValueError):

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,12 +13,13 @@ import jax
 from sparsejax.configuration import find_differing_fields, plain, replace, stack
 from sparsejax.data.dataset import Dataset, examples_noun
 from sparsejax.data.resident import example_of
-from sparsejax.errors import ConfigError
+from sparsejax.errors import ConfigError, RunFolderError, SparsejaxWarning
 from sparsejax.evaluation.evaluator import Evaluator
 from sparsejax.evaluation.measure import chosen_measures
 from sparsejax.evaluation.report import summary
 from sparsejax.figures.run import write_figures
 from sparsejax.models.base import Variables
+from sparsejax.terminal import lasting_output
 from sparsejax.training import checkpoints, loop, processes
 from sparsejax.training.checks import load_data
 from sparsejax.training.config import Config
@@ -136,12 +138,12 @@ def run(
       ConfigError, DataMissingError, DataDamagedError, RunFolderError, CheckpointError: see their messages; all but
         those of a damaged or full disk are raised before compilation.
       DivergedError: a loss is not finite.
-      Interrupted: the run received SIGTERM and saved a checkpoint.
+      Interrupted: the run received a signal and saved a checkpoint.
     """
     if resume_step is not None:  # first, because everything else takes longer
         _check_resume_step(folder, fresh, resume_step)
     find_devices()
-    with contextlib.ExitStack() as hold:
+    with lasting_output(), contextlib.ExitStack() as hold:
         return _run(experiment, folder, dataset, fresh, resume_step, hold)
 
 
@@ -178,11 +180,13 @@ def _run(
     example = example_of(job.data)
     measuring.check(shapes_of(job.config, example).state.variables)
 
+    changes: list[str] = []
+
     def claim() -> None:  # only now: with `fresh` it deletes the earlier run, so nothing may be refused after it
         hold.enter_context(folder.hold())
         if fresh:
             folder.discard()
-        folder.claim(description)
+        changes.extend(folder.claim(description))
 
     processes.run_in_first_process(claim)
     first, members = processes.is_first(), len(experiment.configs)
@@ -204,7 +208,7 @@ def _run(
         )
         log = MetricsLog(folder.metrics, folder.tensorboard, resumed_step=step, quiet=not first)
         terminal = Terminal(total * members, done * members, quiet=not first)
-        for line in _first_lines(experiment, dataset, job.placement, step):
+        for line in _first_lines(experiment, dataset, job.placement, step, changes):
             terminal.say(line)
         training_started = time.perf_counter()
         try:
@@ -241,7 +245,11 @@ def _run(
         for file, arrays in final.arrays.items():
             folder.write_arrays(folder.path / file, arrays)
         folder.write(folder.result, result)
-        write_figures(folder, result, variables, measures)
+        try:
+            write_figures(folder, result, variables, measures)
+        except (OSError, RunFolderError) as error:
+            said = f"The run is finished, but its figures or report could not be made: {error}"
+            warnings.warn(f"{said} `sparsejax report {folder.path}` makes them.", SparsejaxWarning, stacklevel=2)
 
     processes.run_in_first_process(write)
     return Finished(result, variables)
@@ -260,7 +268,9 @@ def _origin(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _first_lines(experiment: Experiment, dataset: Dataset, placement: Placement, step: int) -> list[str]:
+def _first_lines(
+    experiment: Experiment, dataset: Dataset, placement: Placement, step: int, changes: Sequence[str]
+) -> list[str]:
     """Returns the first lines of a run's output."""
     members = len(experiment.configs)
     devices = 1 if placement.mesh is None else placement.mesh.size
@@ -271,4 +281,6 @@ def _first_lines(experiment: Experiment, dataset: Dataset, placement: Placement,
     ]
     if step:
         lines.append(f"resuming from the checkpoint of step {step:,}")
+        if changes:
+            lines.append(f"NOTE: {'; '.join(changes)}: the results may differ in their last bits")
     return lines

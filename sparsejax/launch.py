@@ -2,7 +2,16 @@
 
 import sys
 
-from sparsejax.commands.train import main
+from sparsejax.signals import end_at_signals
+
+
+def main() -> int:
+    """Runs the command line of this process; returns its exit status."""
+    end_at_signals()  # before the imports
+    from sparsejax.commands.train import main as run
+
+    return run()
+
 
 if __name__ == "__main__":
     sys.exit(main())

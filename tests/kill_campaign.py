@@ -25,9 +25,8 @@ SHORT = [*RUN, "--training.epochs", "12", *ONE]
 
 def last_networks(folder: Path) -> dict[str, np.ndarray]:
     """Returns the arrays of the last checkpoint."""
-    with checkpoints.open_checkpoints(folder / "checkpoints", keep=2) as saved:
-        restored = saved._manager.restore(saved.steps()[-1])
-    return {name: np.asarray(leaf) for name, leaf in restored["tree"].items()}
+    *_, last = checkpoints.find_steps(folder / "checkpoints").values()
+    return checkpoints.read(last)
 
 
 def assert_same_run(actual: Path, expected: Path) -> None:

@@ -28,8 +28,9 @@ def _run(arguments: list[str]) -> int:
     from sparsejax.data.latents import LATENTS_FILE, latents_bytes
     from sparsejax.files import write_whole
     from sparsejax.training.checks import load_data
+    from sparsejax.training.environment import environment
     from sparsejax.training.restore import check_same_data, config_of, load_network, read_record
-    from sparsejax.training.run_folder import RunFolder, environment
+    from sparsejax.training.run_folder import RunFolder
 
     folder, member = RunFolder(Path(options.run)), options.member
     run_of = read_record(folder)

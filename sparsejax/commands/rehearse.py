@@ -15,8 +15,8 @@ from sparsejax.experiment import Experiment
 from sparsejax.training import loop
 from sparsejax.training.checks import load_data
 from sparsejax.training.devices import Placement
+from sparsejax.training.environment import version_of
 from sparsejax.training.prepare import prepare, shapes_of, shapes_on
-from sparsejax.training.run_folder import version_of
 
 _COLLECTIVE = re.compile(r" (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from sparsejax import studies
 from sparsejax.commands.status import status_of
 from sparsejax.errors import ConfigError
+from sparsejax.terminal import lasting_output
 
 _DESCRIPTION = """Reproduce a figure or table of a paper. Writes DIR/NAME.png and DIR/NAME.json, and the networks to
 folders next to them, which other figures reuse. Run the same command again to resume."""
@@ -44,13 +45,15 @@ def _run(arguments: list[str]) -> int:
     use_cores()
     from sparsejax.figures.style import png
     from sparsejax.files import write_whole
-    from sparsejax.training.run_folder import RunFolder, environment
+    from sparsejax.training.environment import environment
+    from sparsejax.training.run_folder import RunFolder
 
     study, out = studies.get(options.name), Path(options.out).absolute()
     folder = out / options.name / options.scale
     started = time.perf_counter()
     _check_seeds(options.name, options.seeds, study.seeds)
-    outcome = study.make(options.scale, folder, options.seeds)
+    with lasting_output():
+        outcome = study.make(options.scale, folder, options.seeds)
     picture = write_whole(out / f"{options.name}.png", png(outcome.figure))
     numbers = out / f"{options.name}.json"
     RunFolder(folder).write(

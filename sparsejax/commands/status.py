@@ -1,24 +1,24 @@
-"""Shared by the commands: errors as one sentence, exit statuses, and a clean exit on SIGTERM."""
+"""Shared by the commands: errors as one sentence, and exit statuses."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from sparsejax.errors import Interrupted, SparsejaxError
 from sparsejax.registry import run_file
-from sparsejax.terminal import plain_output
+from sparsejax.signals import HOW_TO_RESUME
+from sparsejax.terminal import complain, plain_output
 
 if TYPE_CHECKING:
     import argparse
 
-HOW_TO_RESUME = "run the same command to resume from the last checkpoint"
-
 
 def status_of(run: Callable[[list[str]], int], arguments: Sequence[str] | None, *, stopped: str = HOW_TO_RESUME) -> int:
-    """Runs a command; returns its exit status: 0 success, 1 failure, 2 invalid arguments, 130 or 141 interrupted.
+    """Runs a command; returns its exit status: 0 success, 1 failure, 2 invalid arguments, 128 + N for the signal N.
 
-    130 is Ctrl-C; 141 is a closed pipe, such as that of `head`.
+    130 is Ctrl-C; 141 is a closed pipe, such as that of `head`. A run that saves a checkpoint on SIGTERM succeeds.
 
     Args:
       run: takes the command-line arguments.
@@ -38,15 +38,20 @@ def _status_of(run: Callable[[list[str]], int], arguments: list[str], stopped: s
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise Python reports an error at exit
         return 141
     except SparsejaxError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return error.status
+    except OSError as error:
+        what = error.filename if isinstance(error.filename, str) else "A file"
+        complain(f"error: {what} cannot be used: {error.strerror or error}; when it can, {stopped}.")
+        return 1
     except Interrupted as stop:
-        print(f"Received SIGTERM and saved a checkpoint {stop}; run the same command to resume.", file=sys.stderr)
-        return 0
+        name = signal.Signals(stop.number).name
+        complain(f"Received {name} and saved a checkpoint {stop}; run the same command to resume.")
+        return 0 if stop.number == signal.SIGTERM else 128 + stop.number
     except SystemExit as stop:  # help was printed, or an option was invalid
         return stop.code if isinstance(stop.code, int) else 2
     except KeyboardInterrupt:
-        print(f"\nStopped; {stopped}.", file=sys.stderr)
+        complain(f"\nStopped; {stopped}.")
         return 130
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sparsejax import __version__, configs
 from sparsejax.commands.status import add_import, run_files, status_of
 from sparsejax.errors import ConfigError
+from sparsejax.terminal import lasting_output
 
 if TYPE_CHECKING:
     from sparsejax.training.config import Config
@@ -90,11 +91,12 @@ def _run(arguments: list[str]) -> int:
 
     folder = RunFolder(Path(options.out or f"runs/{name}"))
     experiment = Experiment(name, *members)
-    result, _ = run(experiment, folder, fresh=options.fresh, resume_step=options.resume_step)
-    if is_first():
-        from sparsejax.evaluation.measure import measures_of
+    with lasting_output():
+        result, _ = run(experiment, folder, fresh=options.fresh, resume_step=options.resume_step)
+        if is_first():
+            from sparsejax.evaluation.measure import measures_of
 
-        print(*_closing_lines(result, measures_of(result), folder.path), sep="\n")
+            print(*_closing_lines(result, measures_of(result), folder.path), sep="\n")
     return 0
 
 

@@ -1,36 +1,39 @@
-"""Checkpoints and their verification; the only module that uses Orbax."""
+"""Checkpoints: one file for each step, written in the background and verified when it is read.
 
-import dataclasses
-import errno
-import itertools
-import logging
-import os
+`STEP.npz` has the arrays of a tree by name, and an entry `checkpoint` with its score and the types of arrays that
+NumPy's format lacks. Its zip format holds a checksum of every entry. A file with this name is complete, and on disk.
+"""
+
+import functools
+import json
+import math
 import re
 import shutil
-import sys
-import threading
-import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+import zipfile
+from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
-from orbax.checkpoint._src.serialization import tensorstore_utils
-from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from sparsejax.errors import CheckpointError, Interrupted
-from sparsejax.files import find_lacking
+from sparsejax.files import make_folder, remove_incomplete, replace_file
 from sparsejax.training.named import by_name, difference, fill
-from sparsejax.training.processes import gather
+from sparsejax.training.orbax_files import read_folder
+from sparsejax.training.processes import gather, is_first, run_in_first_process
 
-_ORDER = re.compile(r"^\d+")
-"""The place of an array in its tree, with which its name in a checkpoint begins."""
+_STEP = re.compile(r"([0-9]{1,18})(\.npz)?")
+"""Name of a checkpoint; one without suffix is a folder, of an earlier version."""
+_REMOVED = ".removed"
+_DESCRIPTION = "checkpoint"
+_ATTEMPTS = 20
 
 
-@dataclasses.dataclass(frozen=True)
-class Restored:
+class Restored(NamedTuple):
     """A restored checkpoint: its step, and the saved tree."""
 
     step: int
@@ -38,225 +41,221 @@ class Restored:
 
 
 class Checkpoints:
-    """The checkpoints of one run; use `open_checkpoints`, which closes them: an unclosed manager loses the last one."""
+    """The checkpoints of one run; use `open_checkpoints`, which waits until the last one is written."""
 
-    def __init__(self, manager: ocp.CheckpointManager, folder: Path):
-        self._manager = manager
-        self._folder = folder
-        self.failed = False
-        """Whether a read failed, which Orbax's threads may report again."""
+    def __init__(self, folder: Path, keep: int, writer: ThreadPoolExecutor):
+        self._folder, self._keep, self._writer = folder, keep, writer
+        self._pending: Future[None] | None = None
+        self._scores = {step: _score_of(path) for step, path in find_steps(folder).items()} if is_first() else {}
 
     def steps(self) -> list[int]:
         """Returns the steps that have a checkpoint, in order."""
-        return sorted(self._manager.all_steps())
+        return list(find_steps(self._folder))
 
     def save(self, step: int, tree: Any, *, score: float) -> None:
         """Saves a tree of arrays in the background; the one with the highest `score` is the best.
 
         Raises:
-          CheckpointError: it, or the previous one, could not be written.
+          CheckpointError: the previous one could not be written.
         """
-        leaves = _plain(tree)
-        items = ocp.args.Composite(
-            tree=ocp.args.StandardSave(leaves),
-            checksums=ocp.args.JsonSave(_checksums(leaves)),
-        )
-        with _translate_write_errors(self._folder):
-            self._manager.save(step, args=items, metrics={"score": score}, force=True)
+        # Copies, because on a CPU the arrays share the memory of the training, which continues.
+        arrays = {name: np.array(leaf) for name, leaf in by_name(gather(tree)).items()}
+        self.wait()
+        if is_first():
+            self._pending = self._writer.submit(self._write, step, arrays, score)
+
+    def check(self) -> None:
+        """Raises the error of a failed write now, without waiting for the next one; only in a single process.
+
+        Raises:
+          CheckpointError: a checkpoint could not be written.
+        """
+        if self._pending is not None and self._pending.done() and jax.process_count() == 1:
+            self.wait()
+
+    def wait(self) -> None:
+        """Waits until the last checkpoint is on disk; all processes must call it.
+
+        Raises:
+          CheckpointError: it could not be written.
+        """
+        pending, self._pending = self._pending, None
+        run_in_first_process(lambda: None if pending is None else pending.result())
 
     def restore(self, like: Any, step: int | None = None) -> Restored | None:
-        """Restores a checkpoint, by default the latest; None if there is none.
-
-        Args:
-          like: a tree with arrays of the same names, shapes and dtypes; they may be `jax.ShapeDtypeStruct`.
-          step: of the checkpoint; later ones are then removed, because the run resumes from it.
+        """Restores a checkpoint as `restore` does, and removes later ones, because the run resumes from it.
 
         Raises:
           CheckpointError: it is damaged, belongs to another network, or does not exist.
         """
-        steps = self.steps()
-        if step is None and not steps:
-            return None
-        if step is not None:
-            check_step(self._folder, step, steps)
-        chosen = steps[-1] if step is None else step
-        try:
-            items = ocp.args.Composite(tree=ocp.args.StandardRestore(), checksums=ocp.args.JsonRestore())
-            restored = self._manager.restore(chosen, args=items)
-            leaves = {name: np.asarray(leaf) for name, leaf in restored["tree"].items()}
-            expected, found = restored["checksums"], _checksums(leaves)
-        except Exception as error:  # Orbax and TensorStore raise plain exceptions with very long messages
-            self.failed = True
-            raise self._damaged(chosen, _first_line(error)) from error
-        wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-        if wrong:
-            raise self._damaged(chosen, f"the checksum of {', '.join(wrong)} is wrong")
-        named = {_ORDER.sub("", name): leaf for name, leaf in leaves.items()}
-        if other := difference(named, like):
-            raise CheckpointError(
-                f"The checkpoint of step {chosen} in {self._folder} belongs to another network: it {other}. Use the "
-                "configuration it was trained with, or another --out."
-            )
-        for later in (s for s in steps if s > chosen):
-            self._manager.delete(later)
-        return Restored(chosen, fill(like, named))
+        self.wait()
+        restored = restore(self._folder, like, step)
+        if restored is not None and is_first():
+            with _translate_errors(self._folder):
+                self._remove({later for later in self.steps() if later > restored.step})
+        return restored
 
-    def _damaged(self, step: int, reason: str) -> CheckpointError:
-        earlier = [s for s in self.steps() if s < step]
-        way_out = "there is no earlier one"
-        if earlier:
-            way_out = f"--resume-step {earlier[-1]} resumes from the previous one"
-        return CheckpointError(
-            f"The checkpoint of step {step} in {self._folder} is damaged: {reason}. It is not used; {way_out}, "
-            "and --fresh starts a new run."
-        )
+    def _write(self, step: int, arrays: Mapping[str, np.ndarray], score: float) -> None:
+        """Writes a checkpoint; then removes all but the newest and the best."""
+        with _translate_errors(self._folder):
+            replace_file(self._folder / f"{step}.npz", functools.partial(_write_npz, arrays=arrays, score=score))
+            self._scores[step] = score
+            steps = self.steps()
+            best = max(steps, key=lambda step: (self._scores[step], step))
+            self._remove({*steps} - {best, *steps[-self._keep :]})
+
+    def _remove(self, steps: Collection[int]) -> None:
+        paths = find_steps(self._folder)
+        for step in sorted(steps, reverse=True):  # the remaining ones are always those of one run up to some step
+            _remove(paths[step])
+            self._scores.pop(step, None)
 
 
 @contextmanager
 def open_checkpoints(folder: Path, *, keep: int) -> Iterator[Checkpoints]:
-    """Opens the checkpoints of a run and, on leaving, waits until all are written.
+    """Opens the checkpoints of a run to add others and, on leaving, waits until all are written.
 
     Args:
-      folder: created if missing; absolute, because Orbax otherwise fails in the background.
+      folder: created if missing; no other run may write to it.
       keep: number of latest checkpoints to keep, in addition to the best one.
 
     Raises:
-      CheckpointError: on leaving, the last one could not be written.
+      CheckpointError: the folder cannot be written, or, on leaving, the last checkpoint.
     """
-    folder = folder.absolute()
-    policies = [
-        preservation_policy.LatestN(keep),
-        preservation_policy.BestN(get_metric_fn=lambda metrics: metrics["score"], n=1),
-    ]
-    options = ocp.CheckpointManagerOptions(
-        create=True,
-        enable_async_checkpointing=True,
-        preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
-    )
-    with _suit_file_system(folder), _silence_orbax() as opened_now:
-        with _translate_write_errors(folder):
-            manager = ocp.CheckpointManager(folder, options=options)
-        opened_now.append(saved := Checkpoints(manager, folder))
+    if is_first():
+        with _translate_errors(folder):
+            make_folder(folder)
+            remove_incomplete(folder)
+            for path in (folder / _REMOVED, *folder.glob("*.orbax-checkpoint-tmp*")):
+                shutil.rmtree(path, ignore_errors=True)
+    with ThreadPoolExecutor(1, "checkpoints") as writer:  # on leaving, it waits for the write
+        saved = Checkpoints(folder, keep, writer)
         try:
             yield saved
         except Interrupted:  # a checkpoint reported as saved must be on disk
-            with _translate_write_errors(folder):
-                manager.close()
+            saved.wait()
             raise
-        except BaseException:
-            with suppress(Exception):  # the first error is the relevant one
-                manager.close()
-            raise
-        with _translate_write_errors(folder):
-            manager.close()
+        saved.wait()
 
 
-@contextmanager
-def _suit_file_system(folder: Path) -> Iterator[None]:
-    """Lets TensorStore write without locks or fsync where the file system lacks them.
+def restore(folder: Path, like: Any, step: int | None = None) -> Restored | None:
+    """Restores a checkpoint, by default the latest; None if there is none. It changes nothing.
 
-    Each process writes its own files, and the run folder is locked once, so that TensorStore's locks are not needed.
-    Orbax has no option for it, but makes each of TensorStore's contexts from one of two dictionaries.
-    """
-    settings = {"locks": ("file_io_locking", {"mode": "none"}), "fsync": ("file_io_sync", False)}
-    chosen = dict(settings[name] for name in find_lacking(folder.parent))
-    contexts = [getattr(tensorstore_utils, name, {}) for name in ("_BASE_TS_CONTEXT", "_DEFAULT_OCDBT_TS_CONTEXT")]
-    for context in contexts:
-        context.update(chosen)
-    try:
-        yield
-    finally:
-        for context, name in itertools.product(contexts, chosen):
-            context.pop(name, None)
-
-
-@contextmanager
-def _translate_write_errors(folder: Path) -> Iterator[None]:
-    """Turns Orbax's errors on writing, often raised at a later call, into an error that says what to do."""
-    try:
-        yield
-    except Exception as error:
-        raise CheckpointError(
-            f"A checkpoint cannot be written to {folder}: {_cause(error)}. Complete checkpoints are intact; "
-            "free disk space or make the folder writable, then run the same command to resume from the last one."
-        ) from error
-
-
-@contextmanager
-def _silence_orbax() -> Iterator[list[Checkpoints]]:
-    """Keeps Orbax's threads from printing tracebacks of errors that are also raised on joining them.
-
-    After a failure some of them end late and use an event loop that is already closed; these errors are suppressed,
-    too. Yields a list for the opened checkpoints.
-    """
-    threads, unraisable = threading.excepthook, sys.unraisablehook
-    loggers = [logging.getLogger("absl"), logging.getLogger("asyncio")]
-
-    def of_thread(arguments: Any) -> None:
-        if not type(arguments.thread).__module__.startswith("orbax."):
-            threads(arguments)
-
-    def of_loop(arguments: Any) -> None:
-        if "Event loop is closed" not in str(arguments.exc_value):
-            unraisable(arguments)
-
-    threading.excepthook, sys.unraisablehook = of_thread, of_loop
-    for logger in loggers:
-        logger.addFilter(_is_not_from_orbax)
-    yield (opened_now := [])
-    if any(saved.failed for saved in opened_now):
-        return
-    threading.excepthook, sys.unraisablehook = threads, unraisable
-    for logger in loggers:
-        logger.removeFilter(_is_not_from_orbax)
-
-
-def _is_not_from_orbax(record: logging.LogRecord) -> bool:
-    # Orbax raises one of several simultaneous write errors; the event loop logs the others with their locations
-    return "orbax" not in record.pathname and not (record.name == "asyncio" and "/orbax/" in record.getMessage())
-
-
-def check_step(folder: Path, step: int, steps: Sequence[int] | None = None) -> None:
-    """Checks that there is a checkpoint of a step.
+    A run in the folder may meanwhile replace checkpoints by newer ones.
 
     Args:
       folder: of the checkpoints; it may not exist.
+      like: a tree with arrays of the same names, shapes and dtypes; they may be `jax.ShapeDtypeStruct`.
       step: of the checkpoint.
-      steps: those of all; None to look for them in the folder, where an incomplete one has another name.
+
+    Raises:
+      CheckpointError: it is damaged, cannot be read, belongs to another network, or does not exist.
+    """
+    for _ in range(_ATTEMPTS):
+        paths = find_steps(folder)
+        if step is not None:
+            check_step(folder, step)
+        elif not paths:
+            return None
+        chosen = max(paths) if step is None else step
+        try:
+            arrays = read(paths[chosen])
+        except Exception as error:  # of a damaged file, NumPy, zipfile and Orbax raise many
+            if not paths[chosen].exists():
+                continue
+            if isinstance(error, OSError) and error.errno is not None:
+                raise CheckpointError(
+                    f"The checkpoint of step {chosen} in {folder} cannot be read: {error.strerror}. Repeat the command "
+                    "when the disk can be read again."
+                ) from error
+            raise _damaged(folder, chosen, error) from error
+        if other := difference(arrays, like):
+            raise CheckpointError(
+                f"The checkpoint of step {chosen} in {folder} belongs to another network: it {other}. Use the "
+                "configuration it was trained with, or another --out."
+            )
+        return Restored(chosen, fill(like, arrays))
+    raise CheckpointError(
+        f"The run in {folder.parent} replaced its checkpoints faster than they could be read; repeat the command, or "
+        "wait for the end of the run."
+    )
+
+
+def find_steps(folder: Path) -> dict[int, Path]:
+    """Returns the complete checkpoints in a folder by step, in order."""
+    if not folder.is_dir():
+        return {}
+    found = [(name, path) for path in sorted(folder.iterdir()) if (name := _STEP.fullmatch(path.name))]
+    return dict(sorted((int(name[1]), path) for name, path in found))
+
+
+def check_step(folder: Path, step: int) -> None:
+    """Checks that there is a checkpoint of a step in a folder, which may not exist.
 
     Raises:
       CheckpointError: there is none.
     """
-    if steps is None:
-        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-        steps = sorted(int(name) for name in names if name.isascii() and name.isdigit())
+    steps = [*find_steps(folder)]
     if step not in steps:
+        raise CheckpointError(f"There is no checkpoint of step {step} in {folder}; available: {steps or 'none'}.")
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    """Returns the arrays of a checkpoint by name; of a damaged one, it raises one of many exceptions."""
+    if path.is_dir():
+        return read_folder(path)
+    with np.load(path, allow_pickle=False) as entries:
+        types = json.loads(str(entries[_DESCRIPTION]))["types"]
+        arrays = {name: entries[name] for name in entries.files if name != _DESCRIPTION}
+    return {name: array.view(jnp.dtype(types[name])) if name in types else array for name, array in arrays.items()}
+
+
+def _write_npz(file: IO[bytes], arrays: Mapping[str, np.ndarray], score: float) -> None:
+    types = {name: array.dtype.name for name, array in arrays.items() if array.dtype.isbuiltin != 1}
+    described = {"score": score if math.isfinite(score) else None, "types": types}
+    plain = {name: array.view(f"u{array.itemsize}") if name in types else array for name, array in arrays.items()}
+    np.savez(file, allow_pickle=False, **{_DESCRIPTION: np.array(json.dumps(described)), **plain})
+
+
+def _score_of(path: Path) -> float:
+    """Returns the score of a checkpoint, or -inf if it has none or is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as entries:
+            score = json.loads(str(entries[_DESCRIPTION]))["score"]
+        return -math.inf if score is None else float(score)
+    except Exception:
+        return -math.inf
+
+
+def _remove(path: Path) -> None:
+    """Removes a checkpoint; one that is a folder vanishes at once, too."""
+    if not path.is_dir():
+        path.unlink()
+        return
+    aside = path.with_name(_REMOVED)
+    path.rename(aside)
+    shutil.rmtree(aside)
+
+
+def _damaged(folder: Path, step: int, error: Exception) -> CheckpointError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    if isinstance(error, zipfile.BadZipFile) and reason.startswith("Bad CRC-32 for file "):
+        reason = f"the checksum of {reason.removeprefix('Bad CRC-32 for file ')[1:-1].removesuffix('.npy')} is wrong"
+    earlier = [other for other in find_steps(folder) if other < step]
+    way_out = f"--resume-step {earlier[-1]} resumes from the previous one" if earlier else "there is no earlier one"
+    return CheckpointError(
+        f"The checkpoint of step {step} in {folder} is damaged: {reason}. It is not used; {way_out}, and --fresh "
+        "starts a new run."
+    )
+
+
+@contextmanager
+def _translate_errors(folder: Path) -> Iterator[None]:
+    """Turns an error of the system into one that says what to do."""
+    try:
+        yield
+    except OSError as error:
         raise CheckpointError(
-            f"There is no checkpoint of step {step} in {folder}; available: {list(steps) if steps else 'none'}."
-        )
-
-
-def remove(folder: Path) -> None:
-    """Deletes all checkpoints of a run."""
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def _plain(tree: Any) -> dict[str, np.ndarray]:
-    """Flattens a tree to arrays whose names begin with their place in it."""
-    return {f"{i:04d}{name}": leaf for i, (name, leaf) in enumerate(by_name(gather(tree)).items())}
-
-
-def _checksums(leaves: dict[str, np.ndarray]) -> dict[str, int]:
-    return {name: zlib.crc32(np.ascontiguousarray(leaf).tobytes()) for name, leaf in leaves.items()}
-
-
-def _cause(error: Exception) -> str:
-    """Returns the system's reason for the failed write, if the message has one."""
-    text = str(error)
-    reasons = map(os.strerror, (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EACCES, errno.EROFS))
-    return next((reason for reason in reasons if reason in text), None) or _first_line(error)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return f"{type(error).__name__}: {lines[0][:200]}"
+            f"A checkpoint cannot be written to {folder}: {error.strerror or error}. Complete checkpoints are intact; "
+            "free disk space or make the folder writable, then run the same command to resume from the last one."
+        ) from error

@@ -15,6 +15,7 @@ from jaxtyping import Array
 from sparsejax.data.streaming import Streamed
 from sparsejax.errors import ConfigError
 from sparsejax.training.config import DevicesConfig
+from sparsejax.training.environment import usable_cores
 from sparsejax.training.members import map_members
 from sparsejax.training.processes import gather
 
@@ -154,7 +155,7 @@ def use_cores(members: int | None = None) -> None:
         uses some.
     """
     asked = "JAX_NUM_CPU_DEVICES" in os.environ or "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores() or 1
     count = cores if members is None else share_of_cores(members, cores)
     if count > 1 and not asked:
         with contextlib.suppress(RuntimeError):  # JAX is already initialised

@@ -1,17 +1,21 @@
 """Outputs of a run: metrics.jsonl, TensorBoard events, and the terminal."""
 
+import contextlib
 import json
+import os
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from sparsejax.errors import SparsejaxWarning
-from sparsejax.files import find_lacking
+from sparsejax.errors import RunFolderError, SparsejaxWarning
+from sparsejax.files import is_supported, write_whole
 from sparsejax.terminal import console_width, encodable
+from sparsejax.training.events import Events
 from sparsejax.training.run_folder import finite
 
 
@@ -19,58 +23,78 @@ class MetricsLog:
     """Appends one JSON object per line to a file, and writes its numbers to TensorBoard.
 
     On resuming, lines after the restored step are removed first, because those steps are repeated. A quiet log writes
-    nothing, and TensorBoard's writer needs a file system with fsync.
+    nothing.
+
+    Raises:
+      RunFolderError: of all methods, the file cannot be written. Events for TensorBoard then end with a warning.
     """
 
     def __init__(self, path: Path, tensorboard: Path, *, resumed_step: int, quiet: bool = False):
-        self._file, self._writer = None, None
+        self._file, self._events = None, None
         if quiet:
             return
         kept = [line for line in read_metrics(path) if line["step"] <= resumed_step] if resumed_step else []
-        self._file = path.open("w", encoding="utf-8", buffering=1)
-        for line in kept:
-            self._file.write(json.dumps(line) + "\n")
-        if "fsync" in find_lacking(path.parent):
-            no_events = f"The file system of {path} has no fsync: no events for TensorBoard are written."
-            warnings.warn(no_events, SparsejaxWarning, stacklevel=2)
-            return
-        from tensorboardX import SummaryWriter  # here, because the import is slow
-
-        self._writer = SummaryWriter(str(tensorboard), purge_step=resumed_step + 1 if resumed_step else None)
+        write_whole(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        with _refuse(path):
+            self._file = path.open("a", encoding="utf-8", buffering=1)
+        self._events = Events(tensorboard, resumed_step=resumed_step)
 
     def write(self, step: int, epoch: float, values: dict[str, Any]) -> None:
         """Appends a line; a value is a number, or a list with one number per network."""
-        if self._file is None:
+        if self._file is None or self._events is None:
             return
         line = finite({"step": step, "epoch": epoch, "time": time.time(), **values})
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
-        if self._writer is None:
+        with _refuse(Path(self._file.name)):
+            self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        self._events.write(step, values)
+
+    def sync(self) -> None:
+        """Returns when all lines are on disk."""
+        if self._file is None or self._events is None:
             return
-        for name, value in values.items():
-            mean = sum(value) / len(value) if isinstance(value, list) else value
-            self._writer.add_scalar(name, mean, step)
+        with _refuse(Path(self._file.name)):
+            is_supported(os.fsync, self._file.fileno())
+        self._events.sync()
 
     def close(self) -> None:
-        """Flushes and closes the files."""
-        if self._file is not None:
+        """Closes the files."""
+        if self._file is None or self._events is None:
+            return
+        self._events.close()
+        with contextlib.suppress(OSError):  # every line was written before
             self._file.close()
-        if self._writer is not None:
-            self._writer.close()
+
+
+@contextlib.contextmanager
+def _refuse(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunFolderError(
+            f"{path} cannot be written: {error.strerror or error}. Complete checkpoints are intact; free disk space or "
+            "make the folder writable, then run the same command to resume from the last one."
+        ) from None
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Returns the lines of a metrics file up to the first damaged one; a kill may truncate the last one."""
+    """Returns the lines of a metrics file; warns of damaged ones, except for the last one: a kill may truncate it."""
     if not path.exists():
         return []
-    lines = []
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    lines, damaged = [], []
+    texts = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    for number, text in enumerate(texts, 1):
         try:
             line = json.loads(text)
         except (ValueError, RecursionError):
-            break
-        if not isinstance(line, dict) or not isinstance(line.get("step"), int):
-            break
-        lines.append(line)
+            line = None
+        if isinstance(line, dict) and isinstance(line.get("step"), int):
+            lines.append(line)
+        elif number < len(texts):
+            damaged.append(number)
+    if damaged:
+        where = f"line{'s' if len(damaged) > 1 else ''} {', '.join(map(str, damaged[:5]))}"
+        more = f" and {len(damaged) - 5} more" if len(damaged) > 5 else ""
+        warnings.warn(f"{path} is damaged in {where}{more}; the others are used.", SparsejaxWarning, stacklevel=2)
     return lines
 
 

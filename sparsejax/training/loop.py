@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ from jaxtyping import Array, Float
 from sparsejax.data.dataset import Split
 from sparsejax.data.resident import Resident, epoch_order, steps_per_epoch
 from sparsejax.data.streaming import Streamed, read_chunks
-from sparsejax.errors import DivergedError, Interrupted
+from sparsejax.errors import DivergedError, Interrupted, SparsejaxWarning
 from sparsejax.models.base import Variables
 from sparsejax.training.checkpoints import Checkpoints
 from sparsejax.training.config import TrainingConfig
@@ -36,7 +37,7 @@ def train(
     saved: Checkpoints,
     log: MetricsLog,
     terminal: Terminal,
-    asked_to_stop: Callable[[], bool] = lambda: False,
+    asked_to_stop: Callable[[], int] = lambda: 0,
 ) -> Progress:
     """Trains to the last epoch, starting at `progress`.
 
@@ -44,8 +45,10 @@ def train(
     checkpoint is saved after every `checkpoint_every` steps, at the end of a chunk.
 
     Raises:
-      Interrupted: the run received SIGTERM and saved a checkpoint.
-      DivergedError: a loss is not finite; the steps since the last checkpoint are not saved.
+      Interrupted: the run received a signal and saved a checkpoint.
+      CheckpointError, RunFolderError: a file cannot be written.
+      DivergedError: a loss is not finite, or all steps of an epoch were skipped for this; the steps since the last
+        checkpoint are not saved.
     """
     chunk_for = functools.cache(functools.partial(compile_chunk, job))
     objective = OBJECTIVES[job.config.objective.kind]
@@ -55,6 +58,7 @@ def train(
         return gather_members(values, job.members)
 
     def save(step: int, score: float) -> None:
+        log.sync()  # before the checkpoint, whose steps are not repeated
         saved.save(step, numbers(progress), score=score)
 
     first_epoch, position, step = (int(values[0]) for values in numbers(progress.state[3:]))
@@ -74,13 +78,15 @@ def train(
             collected.append(metrics)
             terminal.advance(length * batch_size * job.members, f"epoch {epoch + 1}/{job.training.epochs}")
             log.write(step, epoch + done / steps, {name: values.tolist() for name, values in metrics.items()})
+            saved.check()
             stop = asked_to_stop()
             due = job.training.checkpoint_every is not None and step - saved_step >= job.training.checkpoint_every
             if done < steps and (due or stop):
                 save(step, float("-inf"))
                 saved_step = step
                 if stop:
-                    raise Interrupted(f"after step {step:,}")
+                    raise Interrupted(f"after step {step:,}", stop)
+        _check_progress(job, collected, epoch=epoch, steps=steps)
         scores = evaluate(progress.state.variables, progress.state.epoch.astype(np.float32))
         score = scores[f"test_{objective.best}"] * (-1 if objective.least else 1)
         progress = progress._replace(best=better(progress.best, progress.state, score))
@@ -90,8 +96,8 @@ def train(
         saved_step = step
         terminal.say(_epoch_line(epoch, job.training.epochs, collected, scores, terminal.pace))
         terminal.restart_clock()
-        if asked_to_stop() and epoch + 1 < job.training.epochs:
-            raise Interrupted(f"after step {step:,}")
+        if stop := asked_to_stop():
+            raise Interrupted(f"after step {step:,}", stop)
     return progress
 
 
@@ -119,6 +125,27 @@ def _check_finite(
         "--training.learning-rate or a --training.clip-norm in a new folder, or --training.on-nan skip to skip such "
         "steps out."
     )
+
+
+def _check_progress(job: Job, collected: list[dict[str, np.ndarray]], *, epoch: int, steps: int) -> None:
+    """Checks that not every step of a whole epoch was skipped; warns if only some networks have such an epoch.
+
+    Raises:
+      DivergedError: all networks have one.
+    """
+    if job.training.on_nan != "skip":
+        return
+    stuck = np.flatnonzero(sum(metrics["not_finite"] for metrics in collected) == steps)
+    if not stuck.size:
+        return
+    which = "the network" if job.members == 1 else f"{stuck.size} of {job.members} networks"
+    said = (
+        f"All {steps:,} steps of epoch {epoch + 1} were skipped for {which}, because a loss, a gradient or the updated "
+        "parameters were not finite; use a smaller --training.learning-rate or a --training.clip-norm in a new folder."
+    )
+    if stuck.size == job.members:
+        raise DivergedError(said)
+    warnings.warn(f"{said} The first is network {stuck[0]} (counted from 0).", SparsejaxWarning, stacklevel=2)
 
 
 def examples_done(config: TrainingConfig, examples: int, epoch: int, position: int) -> int:

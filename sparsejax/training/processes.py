@@ -18,6 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from sparsejax.errors import ConfigError, RunFolderError
+from sparsejax.signals import defer_signals
 
 _SHUTDOWN_S = 15
 _HEARTBEAT_S = 20
@@ -136,31 +137,25 @@ def gather(tree: Any) -> Any:
 
 
 @contextmanager
-def termination() -> Iterator[Callable[[], bool]]:
-    """Yields a function that returns whether the run has received SIGTERM.
+def termination() -> Iterator[Callable[[], int]]:
+    """Yields a function that returns the number of the signal that the run has received, or 0: see `defer_signals`.
 
-    With several processes all of them must call it equally often: it becomes true in all of them at the same call,
-    whichever process received the signal, and stays true. JAX's own sync point does not work here: it is a call number,
-    Orbax also calls it and counts in steps, and a step agreed on may never be one of ours.
+    With several processes all of them must call it equally often: it returns the number in all of them at the same
+    call, whichever process received the signal, and from then on. JAX's own sync point does not work here: it is a
+    number of steps, and a step agreed on may never be one of ours.
     """
-    asked = threading.Event()
+    agreed = 0
 
-    def agree_to_stop() -> bool:
-        stop = asked.is_set()  # read once: a signal after the broadcast counts for the next call
+    def agree_to_stop() -> int:
+        nonlocal agreed
+        own = received()  # read once: a signal after the broadcast counts for the next call
         if jax.process_count() > 1:
-            stop = bool(np.any(multihost_utils.process_allgather(np.int32(stop))))
-        if stop:
-            asked.set()
-        return stop
+            own = int(np.max(multihost_utils.process_allgather(np.int32(own))))
+        agreed = agreed or own
+        return agreed
 
-    if threading.current_thread() is not threading.main_thread():  # only the main thread handles signals
+    with defer_signals() as received:
         yield agree_to_stop
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
-    try:
-        yield agree_to_stop
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def leave(status: int) -> NoReturn:

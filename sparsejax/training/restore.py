@@ -180,10 +180,7 @@ def load_state(folder: RunFolder, run_of: Record) -> TrainState:
     find_devices()
     configs, (shape, dtype, *_) = run_of.configs, _inputs(run_of)
     untrained = shapes_of(stack(configs), example(shape, dtype))
-    restored = None
-    if folder.checkpoints.is_dir():  # opening would create it
-        with checkpoints.open_checkpoints(folder.checkpoints, keep=configs[0].training.keep_checkpoints) as saved:
-            restored = saved.restore(untrained)
+    restored = checkpoints.restore(folder.checkpoints, untrained)
     if restored is None:
         raise CheckpointError(f"There is no checkpoint in {folder.checkpoints}; train the network for an epoch first.")
     return jax.tree.map(jnp.asarray, restored.tree.state)

@@ -5,31 +5,26 @@ import json
 import math
 import os
 import platform
-import shlex
 import shutil
-import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-from sparsejax import __version__
 from sparsejax.data import title
 from sparsejax.data.dataset import examples_noun
 from sparsejax.errors import ConfigError, RunFolderError, SparsejaxWarning
-from sparsejax.files import lock, write_whole
+from sparsejax.files import incomplete, lock, make_folder, open_lock, remove_incomplete, sync_folder, write_whole
 from sparsejax.terminal import encodable
 from sparsejax.training.config import Config
+from sparsejax.training.environment import environment, find_changes
 from sparsejax.training.schema import VERSION, from_json, to_json
 
 # Devices and the frequency of checkpoints do not change the result, so these may differ on resuming.
 _FREE_FIELDS = ("devices.", "training.checkpoint_every", "training.keep_checkpoints", "data.source")
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 class RunFolder:
@@ -55,76 +50,125 @@ class RunFolder:
         self.figures = self.path / "figures"
         self.report = self.path / "report.html"
         self.lock = self.path / ".lock"
-
-    def claim(self, description: Mapping[str, Any]) -> bool:
-        """Claims the folder for this run; returns whether it has an earlier run of the same configuration.
-
-        Args:
-          description: the contents of `config.json`.
-
-        Raises:
-          RunFolderError: it cannot be written, has other contents, or a run of another configuration.
-        """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunFolderError(
-                f"The run folder {self.path} cannot be written: {error.strerror or error}. Choose another with --out."
-            ) from None
-        if self.config.exists():
-            if self._compare(description):
-                self.write(self.config, description)
-            return True
-        self._refuse_other_things()
-        self.write(self.config, description)
-        return False
+        self.discarded = self.path / ".discarded"
+        """The `config.json` of a run that is being deleted; it is the last of its files."""
 
     @contextmanager
     def hold(self) -> Iterator[None]:
-        """Locks the folder; the system releases the lock when the process ends.
+        """Locks the folder, and completes what a killed run has begun in it; the system releases the lock at the end.
 
         Without locks in the file system, or on Windows, it warns and goes on.
 
         Raises:
           RunFolderError: another run uses it, it cannot be written or locked, or it has other contents.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._refuse_other_things()
-            file = self.lock.open("a+", encoding="utf-8")
-        except OSError as error:
-            raise RunFolderError(
-                f"The run folder {self.path} cannot be written: {error.strerror or error}. Choose another with --out."
-            ) from None
+        with self._translate_errors("written"):
+            make_folder(self.path)
+            existed = self.lock.exists()
+            file = open_lock(self.lock)
         with file:
             try:
-                locked = lock(file)
+                with self._translate_errors("locked"):
+                    locked = lock(file)
             except BlockingIOError:
-                file.seek(0)
                 raise RunFolderError(
                     f"{self.path} is in use by another run ({file.read() or 'unknown process'}); wait for its end, or "
                     "choose another folder with --out."
                 ) from None
-            except OSError as error:
-                raise RunFolderError(
-                    f"The run folder {self.path} cannot be locked: {error.strerror or error}. Choose another with "
-                    "--out."
-                ) from None
             if not locked:
                 no_locks = f"The file system of {self.path} has no locks: make sure that no other run uses this folder."
                 warnings.warn(no_locks, SparsejaxWarning, stacklevel=2)
+            try:
+                self._refuse_other_things()
+            except RunFolderError:
+                if not existed:  # leave a folder of something else as it was
+                    self.lock.unlink()
+                raise
+            with self._translate_errors("written"):
+                self._complete()
             with suppress(OSError):  # the owner is only informative
                 file.truncate(0)
                 file.write(f"process {os.getpid()} on {platform.node() or 'this machine'}")
                 file.flush()
             yield
 
+    def claim(self, description: Mapping[str, Any]) -> list[str]:
+        """Claims the folder for this run, or for resuming an earlier one of the same configuration.
+
+        Args:
+          description: the contents of `config.json`.
+
+        Returns:
+          Changes of the machine since the start of an earlier run, for which its results may differ by rounding.
+
+        Raises:
+          RunFolderError: it cannot be written, has other contents, or a run of another configuration.
+        """
+        if self.config.exists():
+            earlier, longer = self._compare(description)
+            if longer:
+                self.write(self.config, description)
+            return find_changes(earlier, description)
+        with self._translate_errors("written"):
+            make_folder(self.path)
+        self._refuse_other_things()
+        self.write(self.config, description)
+        return []
+
     def discard(self) -> None:
-        """Deletes an earlier run; other files in the folder stay, and `claim` then raises an error."""
-        for path in (self.checkpoints, self.tensorboard, self.figures, self.arrays):
-            shutil.rmtree(path, ignore_errors=True)
-        for path in (self.config, self.metrics, self.result, self.units, self.detail, self.report):
-            path.unlink(missing_ok=True)
+        """Deletes an earlier run; a process that is killed here leaves a folder in which `hold` deletes the rest.
+
+        Raises:
+          RunFolderError: it has files that are not of a run, and nothing was deleted; or it cannot be written.
+        """
+        if not self.config.exists():
+            return
+        if foreign := sorted({path.name for path in self.path.iterdir()} - self._own()):
+            raise RunFolderError(
+                f"{self.path} has {', '.join(foreign[:5])}, which --fresh does not delete. Move it elsewhere, or "
+                "choose another folder with --out."
+            )
+        with self._translate_errors("written"):
+            self.config.replace(self.discarded)
+            self._complete()
+
+    def _complete(self) -> None:
+        """Removes the incomplete files of killed processes, and the rest of a run that one has begun to delete."""
+        for name in self._own():
+            if incomplete(name) is not None:
+                (self.path / name).unlink()
+        for folder in (self.figures, self.arrays):
+            remove_incomplete(folder)
+        if not self.discarded.exists():
+            return
+        sync_folder(self.path)
+        for path in self._paths() - {self.lock, self.discarded}:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        sync_folder(self.path)
+        self.discarded.unlink()
+
+    def _paths(self) -> set[Path]:
+        """Returns the paths of everything that a run may write, apart from the arrays of a user's measures."""
+        return {path for path in vars(self).values() if path != self.path}
+
+    def _own(self) -> set[str]:
+        """Returns the names of these, and those of incomplete ones in the folder."""
+        names = {path.name for path in self._paths()}
+        return names | {path.name for path in self.path.iterdir() if incomplete(path.name) in names}
+
+    @contextmanager
+    def _translate_errors(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            raise RunFolderError(
+                f"The run folder {self.path} cannot be {what}: {error.strerror or error}. Choose another with --out."
+            ) from None
 
     def write(self, path: Path, content: Mapping[str, Any]) -> None:
         """Writes a JSON file atomically.
@@ -161,15 +205,21 @@ class RunFolder:
         write_whole(path, buffer.getvalue())
 
     def _refuse_other_things(self) -> None:
-        foreign = sorted(entry.name for entry in self.path.iterdir() if entry != self.lock)
-        if foreign and not self.config.exists():
+        if self.config.exists() or self.discarded.exists():
+            return
+        unfinished = {name for name in self._own() if incomplete(name) == self.config.name}
+        if foreign := sorted({path.name for path in self.path.iterdir()} - {self.lock.name} - unfinished):
             raise RunFolderError(
                 f"{self.path} is not a run folder: it has {', '.join(foreign[:5])} but no config.json. Choose an empty "
                 "or new folder with --out."
             )
 
-    def _compare(self, description: Mapping[str, Any]) -> bool:
-        """Checks that the run in the folder has the same configuration; returns whether this one has more epochs."""
+    def _compare(self, description: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+        """Checks that the run in the folder has the same configuration.
+
+        Returns:
+          Its description, and whether this one has more epochs.
+        """
         try:
             earlier = json.loads(self.config.read_text(encoding="utf-8"))
             before = from_json(earlier)
@@ -202,7 +252,7 @@ class RunFolder:
                 f"{self.path} has a run of another configuration; these differ: {'; '.join(differing)}. Pass the "
                 "same options to resume it, another --out for a new run, or --fresh to replace it."
             )
-        return longer
+        return earlier, longer
 
 
 def describe(
@@ -221,37 +271,6 @@ def describe(
     }
 
 
-def environment(program: str = "python -m sparsejax.launch") -> dict[str, Any]:
-    """Returns the command, the versions and the device of a result.
-
-    Args:
-      program: name of the command, if this process was not started as a command of sparsejax.
-    """
-    return {
-        "command": shlex.join([*_program(program), *sys.argv[1:]]),
-        "versions": {
-            "python": platform.python_version(),
-            "sparsejax": __version__,
-            **{name: version_of(name) for name in _PACKAGES},
-        },
-        "device": {
-            "kind": jax.devices()[0].device_kind,
-            "platform": jax.default_backend(),
-            "count": jax.device_count(),
-            "cores": os.cpu_count(),
-        },
-    }
-
-
-def _program(otherwise: str) -> list[str]:
-    """Returns how this process was started, which is `sparsejax.reproduce` for networks of a study."""
-    script = Path(sys.argv[0]).name
-    if script in ("sparsejax", "sparsejax-reproduce"):
-        return [script]
-    module = getattr(getattr(sys.modules["__main__"], "__spec__", None), "name", "")
-    return ["python", "-m", module] if module.startswith("sparsejax.") else otherwise.split()
-
-
 def finite(value: Any) -> Any:
     """Replaces numbers that JSON does not support (NaN, infinities) by null, and tuples by lists."""
     if isinstance(value, Mapping):
@@ -268,14 +287,6 @@ def _describe_data(data: Mapping[str, Any]) -> str:
     kind = examples_noun(data.get("kind", "examples"))
     counts = f"{data.get('train', '?')} training and {data.get('test', '?')} test {kind}"
     return f"{title(data.get('name', '?'), data.get('source', '?'))}, {counts}, contents {data['fingerprint'][:8]}"
-
-
-def version_of(package: str) -> str | None:
-    """Returns the version of an installed package, or None."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

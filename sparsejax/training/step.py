@@ -96,7 +96,9 @@ def step(
         )
     metrics |= {"grad_norm": norm, "learning_rate": rate}
     if training.on_nan == "skip":
-        finite = is_finite(metrics)
+        total = sum(jnp.sum(jnp.abs(leaf)) for leaf in jax.tree.leaves(variables.params))
+        finite = is_finite(metrics) & jnp.isfinite(total)
+        metrics["grad_norm"] = jnp.where(finite, norm, jnp.nan)  # `is_finite` of a skipped step is false
         variables, opt_state = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old),
             (variables, opt_state), (state.variables, state.opt_state),

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from sparsejax.errors import CheckpointError, ConfigError
-from sparsejax.training.checkpoints import _ORDER, _plain, open_checkpoints
+from sparsejax.training.checkpoints import open_checkpoints
 from sparsejax.training.named import by_name, difference, fill
 
 
@@ -34,14 +34,6 @@ def test_a_checkpoint_is_restored_by_name(tmp_path, other, said):
             saved.restore(arrays(**other))
         with pytest.raises(CheckpointError, match=r"decoder'\] is float32 \[3\] where float16 \[3\] is expected"):
             saved.restore(arrays(encoder=2) | {"decoder": np.zeros(3, np.float16)})
-
-
-def test_more_than_ten_thousand_arrays_keep_their_places(tmp_path):
-    tree = [np.int32(i) for i in range(10_050)]
-    plain = _plain(tree)
-    assert sorted(plain) != list(plain), "five digits sort before four"
-    named = {_ORDER.sub("", name): leaf for name, leaf in plain.items()}
-    assert difference(named, tree) == "" and fill(tree, named) == tree
 
 
 def test_the_state_of_another_optimizer_is_refused(tmp_path):

@@ -1,0 +1,17 @@
+"""`sparsejax COMMAND` or `python -m sparsejax COMMAND`: all commands under one name."""
+
+import sys
+
+from sparsejax.signals import end_at_signals
+
+
+def main() -> int:
+    """Runs the command line of this process; returns its exit status."""
+    end_at_signals()  # before the imports
+    from sparsejax.commands.cli import main as run
+
+    return run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""Ends of a process from outside: SIGINT (Ctrl-C), SIGTERM (preemption, end of a job), SIGHUP (a closed terminal).
+
+Every file is replaced in one step, so that a process may end at any point of its work. Only training defers these
+signals, to save what it has done.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+HOW_TO_RESUME = "run the same command to resume from the last checkpoint"
+
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
+_PATIENCE_S = 1.0
+"""A terminal and the programs between it and this process may each pass on the same Ctrl-C."""
+
+
+def end_at_signals() -> None:
+    """Ends this process at a signal with one sentence and the status 128 + its number, from now on."""
+    for number in _handled():
+        signal.signal(number, _end)
+
+
+@contextlib.contextmanager
+def defer_signals() -> Iterator[Callable[[], int]]:
+    """Yields a function that returns the number of the first signal received since, or 0.
+
+    Signals do nothing else until the end of the block, unless an exception ends it; only another Ctrl-C after a second
+    does immediately what it did before. Outside of the main thread, signals are not handled.
+    """
+    received: list[int] = []
+    first_at = 0.0
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal first_at
+        if not received:
+            first_at = time.monotonic()
+        received.append(number)
+        usual = before[number]
+        if number == signal.SIGINT and time.monotonic() - first_at > _PATIENCE_S and callable(usual):
+            usual(number, frame)
+
+    before = {number: signal.getsignal(number) for number in _handled()}
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield lambda: received[0] if received else 0
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if received:  # after the last question for it
+        signal.raise_signal(received[0])
+
+
+def _handled() -> list[int]:
+    """Returns the signals to handle; those that are ignored, as by `nohup`, stay so."""
+    if threading.current_thread() is not threading.main_thread():
+        return []
+    numbers = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
+    return [number for number in numbers if signal.getsignal(number) not in (signal.SIG_IGN, None)]
+
+
+def _end(number: int, _: FrameType | None) -> None:
+    for ignored in _handled():
+        signal.signal(ignored, signal.SIG_IGN)
+    with contextlib.suppress(Exception):  # the terminal may be gone, or this may interrupt a write to it
+        sys.stdout.flush()
+    with contextlib.suppress(OSError):
+        os.write(2, f"\nReceived {signal.Signals(number).name} and stopped; {HOW_TO_RESUME}.\n".encode())
+    os._exit(128 + number)
