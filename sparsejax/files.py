@@ -19,6 +19,7 @@ except ImportError:  # on Windows
 _ENOTSUPP = 524  # Linux's own, which has no name outside the kernel
 _LACKING = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL, errno.ENODEV, _ENOTSUPP)
 """Errors of a file system that does not have an operation at all."""
+_BUFFER = 1 << 20
 _TEMPORARY = re.compile(r"\.(.+)\.\d+")
 """Name of an incomplete file: that of the file, and the number of the process."""
 
@@ -71,6 +72,8 @@ def lock(file: IO[Any]) -> bool:
 
 def make_folder(folder: Path) -> None:
     """Makes a folder and its parents, and records them on disk."""
+    if folder.is_dir():
+        return
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for path in missing:
@@ -106,7 +109,7 @@ def replace_file(path: Path, content: bytes | Callable[[IO[bytes]], Any]) -> Non
     make_folder(path.parent)
     temporary.unlink(missing_ok=True)  # of a process that was killed and had this number
     try:
-        with open(temporary, "xb") as file:  # "x" never follows a link
+        with open(temporary, "xb", _BUFFER) as file:  # "x" never follows a link
             if callable(content):
                 content(file)
             else:

@@ -214,7 +214,18 @@ def _write_npz(file: IO[bytes], arrays: Mapping[str, np.ndarray], score: float) 
     types = {name: array.dtype.name for name, array in arrays.items() if array.dtype.isbuiltin != 1}
     described = {"score": score if math.isfinite(score) else None, "types": types}
     plain = {name: array.view(f"u{array.itemsize}") if name in types else array for name, array in arrays.items()}
-    np.savez(file, allow_pickle=False, **{_DESCRIPTION: np.array(json.dumps(described)), **plain})
+    entries = {_DESCRIPTION: np.array(json.dumps(described)), **plain}
+    with zipfile.ZipFile(_Stream(file), "w") as archive:  # type: ignore[arg-type]
+        for name, array in entries.items():
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, array, allow_pickle=False)
+
+
+class _Stream:
+    """A file that cannot be rewound: zipfile then writes it in order, in few and large pieces."""
+
+    def __init__(self, file: IO[bytes]):
+        self.write, self.flush = file.write, file.flush
 
 
 def _score_of(path: Path) -> float:

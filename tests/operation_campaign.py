@@ -1,0 +1,237 @@
+"""Kills a run, or fails its call, at every change of a file; then the same command must end as if nothing had happened.
+
+`python -m tests.operation_campaign` is the campaign of docs/reliability.md; the suite has a sample. A library counts
+the calls of a process that change files below the run folder: see `preload/operations.c`.
+"""
+
+import argparse
+import collections
+import contextlib
+import errno
+import functools
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+from sparsejax.training import checkpoints
+from sparsejax.training.config import CLEAN_MEASURES
+from sparsejax.training.log import MetricsLog
+from tests.command import ONE, ROOT, environment, here, without_figures
+from tests.kill_campaign import assert_same_run
+from tests.preload import compiled
+
+RUN = ["--config", "digits_mlp", "--training.batch-size", "20", "--training.first-epoch-batch-size", "None",
+       "--training.epochs", "4", "--data.train-examples", "60", "--data.test-examples", "20", "--model.hidden", "20",
+       "--model.k", "5", "--model.dropout", "0.1", "--training.momentum", "0.5", "--training.checkpoint-every", "2",
+       "--evaluation.measures", *CLEAN_MEASURES, *ONE]  # fmt: skip
+"""A run of 12 steps; it saves a checkpoint after steps 2 and 3 of each epoch."""
+
+ACTIONS = {"count": 0, "kill": 1, "fail": 2, "full": 3}
+"""What the library does at the chosen operation; if the disk is full, all later ones fail, too."""
+ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
+_LIMIT_S = 120
+
+
+class Ended(NamedTuple):
+    """How a process ended, what it said, and how long it took."""
+
+    status: int
+    said: str
+    seconds: float
+
+
+Trial = Callable[..., Ended]
+
+
+@contextlib.contextmanager
+def forks(folder: Path, **variables: str) -> Iterator[Trial]:
+    """Yields a function that runs a command in a new process, in which `at` chooses an operation below `below`.
+
+    The processes are copies of one that has imported everything, which takes longer than the run itself.
+    """
+    folder.mkdir(exist_ok=True)
+    settings = environment(LD_PRELOAD=str(compiled("operations", folder)), **variables)
+    server = subprocess.Popen([sys.executable, "-m", "tests.forks"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                              text=True, env=settings, cwd=ROOT)  # fmt: skip
+    assert server.stdin is not None and server.stdout is not None
+
+    def trial(words: list[Any], below: Path, *, action: str = "count", at: int = 0, error: int = errno.ENOSPC) -> Ended:
+        output = folder / "said.txt"
+        asked = {"words": [*map(str, words)], "output": str(output), "limit": _LIMIT_S,
+                 "arm": [str(below), at, ACTIONS[action], error, str(folder / "operations.txt")]}  # fmt: skip
+        began = time.perf_counter()
+        print(json.dumps(asked), file=server.stdin, flush=True)
+        status = int(server.stdout.readline())
+        return Ended(status, output.read_text(errors="replace"), time.perf_counter() - began)
+
+    try:
+        yield trial
+    finally:
+        server.stdin.close()
+        server.wait()
+
+
+class Scenario(NamedTuple):
+    """A command on a folder, and the one that must complete it after a fault."""
+
+    prepare: Callable[[Path, Path], None]
+    words: list[Any]
+    again: tuple[str, ...] = ()
+
+
+def nothing(whole: Path, folder: Path) -> None:
+    """Leaves the folder away."""
+
+
+def finished(whole: Path, folder: Path) -> None:
+    """Makes a finished run."""
+    shutil.copytree(whole, folder)
+
+
+def stopped(whole: Path, folder: Path) -> None:
+    """Makes a run that was killed after step 7, with a checkpoint of step 6 and an incomplete line."""
+    before = MetricsLog.write
+
+    def write(self: MetricsLog, step: int, *rest: Any) -> None:
+        before(self, step, *rest)
+        if step == 7:
+            raise KeyboardInterrupt
+
+    with mock.patch.object(MetricsLog, "write", write):
+        assert here(*RUN, "--out", folder).returncode == 130
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 7, "epo')
+
+
+def earlier(whole: Path, folder: Path) -> None:
+    """Makes the same run as of an earlier version: checkpoints are folders of Orbax, more than two of them."""
+    stopped(whole, folder)
+    for path in [*checkpoints.find_steps(folder / "checkpoints").values()]:
+        as_folder(path)
+    for step in (1, 2):
+        shutil.copytree(folder / "checkpoints" / "6", folder / "checkpoints" / str(step))
+    shutil.copytree(folder / "checkpoints" / "6", folder / "checkpoints" / "7.orbax-checkpoint-tmp")
+
+
+def as_folder(path: Path) -> None:
+    """Replaces a checkpoint by a folder, as earlier versions wrote it with Orbax."""
+    import zlib
+
+    import orbax.checkpoint as ocp
+
+    leaves = {f"{i:04d}{name}": leaf for i, (name, leaf) in enumerate(checkpoints.read(path).items())}
+    path.unlink()
+    folder = path.with_suffix("")
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as saver:
+        saver.save(folder / "tree", args=ocp.args.StandardSave(leaves))
+    (folder / "checksums").mkdir()
+    (folder / "checksums" / "metadata").write_text(json.dumps({k: zlib.crc32(v.tobytes()) for k, v in leaves.items()}))
+
+
+SCENARIOS = {
+    "first": Scenario(nothing, RUN),
+    "resume": Scenario(stopped, RUN),
+    "fresh": Scenario(finished, [*RUN, "--fresh"], ("--fresh",)),
+    "earlier version": Scenario(earlier, RUN),
+    "resume step": Scenario(finished, [*RUN, "--resume-step", "11"]),
+}
+
+
+class Campaign:
+    """Trials of one scenario after another, each in a copy of its folder.
+
+    Attributes:
+      outcomes: scenario, action and what happened -> number of trials.
+    """
+
+    def __init__(self, where: Path, trial: Trial):
+        self._where, self._trial = where, trial
+        self.whole = where / "whole"
+        self.outcomes: collections.Counter[str] = collections.Counter()
+        assert here(*RUN, "--out", self.whole).returncode == 0
+
+    @functools.cache  # noqa: B019
+    def template(self, name: str) -> Path:
+        """Returns the folder of a scenario before its command."""
+        folder = self._where / name
+        with without_figures():
+            SCENARIOS[name].prepare(self.whole, folder)
+        return folder
+
+    def start(self, name: str, **fault: Any) -> tuple[Path, Ended]:
+        """Runs the command of a scenario in a copy of its folder."""
+        folder = self._where / "run"
+        shutil.rmtree(folder, ignore_errors=True)
+        if self.template(name).exists():
+            shutil.copytree(self.template(name), folder)
+        return folder, self._trial([*SCENARIOS[name].words, "--out", folder], folder, **fault)
+
+    def count(self, name: str) -> list[str]:
+        """Returns the operations of a scenario without a fault."""
+        folder, ended = self.start(name)
+        assert ended.status == 0, ended.said
+        assert_same_run(folder, self.whole)
+        return (self._where / "forks" / "operations.txt").read_text().splitlines()
+
+    def check(self, name: str, action: str, at: int, *, again: tuple[str, ...]) -> None:
+        """Makes one fault, and then completes the run.
+
+        Raises:
+          AssertionError: the fault was not reported by one sentence, or something was lost.
+        """
+        folder, ended = self.start(name, action=action, at=at, error=ERRORS[at % len(ERRORS)])
+        known = ended.status == -signal.SIGKILL if action == "kill" else ended.status in (0, 1)
+        assert known and "Traceback" not in ended.said, (ended.status, ended.said)
+        assert ended.said.count("error: ") == (ended.status == 1), ended.said
+        what = {0: "continued", 1: "stopped with a sentence"}.get(ended.status, "killed")
+        with without_figures():
+            done = here(*RUN, *again, "--out", folder)
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr, done.stderr
+        assert_same_run(folder, self.whole)
+        left = [path for path in folder.rglob("*") if path.name.endswith(f".{os.getpid()}") or path.name == ".removed"]
+        assert not left and len(list((folder / "checkpoints").iterdir())) <= 3, [*folder.rglob("*")]
+        self.outcomes[f"{name}: {action}: {what}"] += 1
+
+
+def main() -> int:
+    """Runs the campaign; prints what happened and returns 0 if nothing was lost."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--scenarios", nargs="+", choices=SCENARIOS, default=[*SCENARIOS])
+    parser.add_argument("--actions", nargs="+", choices=("kill", "fail", "full"), default=["kill", "fail"])
+    parser.add_argument("--sample", type=int, help="trials of each scenario and action; default: every operation")
+    options = parser.parse_args()
+    began, failed = time.perf_counter(), 0
+    with tempfile.TemporaryDirectory() as folder, forks(Path(folder) / "forks") as trial:
+        campaign = Campaign(Path(folder), trial)
+        for name in options.scenarios:
+            operations = campaign.count(name)
+            print(f"{name}: {len(operations)} operations", flush=True)
+            for action in options.actions:
+                chosen = range(1, len(operations) + 1)
+                if options.sample is not None:
+                    chosen = sorted(random.Random(0).sample(chosen, min(options.sample, len(chosen))))
+                for at in chosen:
+                    again = SCENARIOS[name].again if at % 2 else ()
+                    try:
+                        campaign.check(name, action, at, again=again)
+                    except AssertionError as error:
+                        failed += 1
+                        print(f"FAILED: {name} {action} {again} at {operations[at - 1]}: {error}", flush=True)
+            print(*(f"  {what}: {n}" for what, n in campaign.outcomes.items() if what.startswith(name)),
+                  f"  {time.perf_counter() - began:.0f} s, {failed} failed", sep="\n", flush=True)  # fmt: skip
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
