@@ -12,6 +12,7 @@ import functools
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
+from sparsejax.files import incomplete
 from sparsejax.training import checkpoints
 from sparsejax.training.config import CLEAN_MEASURES
 from sparsejax.training.log import MetricsLog
@@ -36,10 +38,14 @@ RUN = ["--config", "digits_mlp", "--training.batch-size", "20", "--training.firs
        "--evaluation.measures", *CLEAN_MEASURES, *ONE]  # fmt: skip
 """A run of 12 steps; it saves a checkpoint after steps 2 and 3 of each epoch."""
 
-ACTIONS = {"count": 0, "kill": 1, "fail": 2, "full": 3}
-"""What the library does at the chosen operation; if the disk is full, all later ones fail, too."""
+ACTIONS = {"count": 0, "kill": 1, "power": 1, "fail": 2, "full": 3}
+"""What the library does at the chosen operation: with "power", what is not on disk is then lost; with "full", all later
+ones fail, too."""
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
 _LIMIT_S = 120
+
+
+_OPERATION = re.compile(r"(\d+) (\w+) (-?\d+) (.*)")
 
 
 class Ended(NamedTuple):
@@ -147,6 +153,26 @@ SCENARIOS = {
 }
 
 
+def lose_unsynced(folder: Path, operations: list[str]) -> None:
+    """Truncates the files that were written below a folder to their sizes at the last fsync, as a loss of power may."""
+    on_disk: dict[Path, int] = {}
+    for operation in operations:
+        found = _OPERATION.fullmatch(operation)
+        assert found
+        name, size, path = found[2], int(found[3]), folder / found[4].removeprefix("/")
+        if name == "open":
+            on_disk.setdefault(path, 0)
+        elif name == "fsync":
+            on_disk[path] = size
+        elif name == "rename":
+            for source in [other for other in on_disk if other.parent == path.parent]:
+                if incomplete(source.name) == path.name:
+                    on_disk[path] = on_disk.pop(source)
+    for path, size in on_disk.items():
+        if path.is_file() and path.stat().st_size > size:
+            os.truncate(path, size)
+
+
 class Campaign:
     """Trials of one scenario after another, each in a copy of its folder.
 
@@ -181,6 +207,9 @@ class Campaign:
         folder, ended = self.start(name)
         assert ended.status == 0, ended.said
         assert_same_run(folder, self.whole)
+        return self._operations()
+
+    def _operations(self) -> list[str]:
         return (self._where / "forks" / "operations.txt").read_text().splitlines()
 
     def check(self, name: str, action: str, at: int, *, again: tuple[str, ...]) -> None:
@@ -190,7 +219,9 @@ class Campaign:
           AssertionError: the fault was not reported by one sentence, or something was lost.
         """
         folder, ended = self.start(name, action=action, at=at, error=ERRORS[at % len(ERRORS)])
-        known = ended.status == -signal.SIGKILL if action == "kill" else ended.status in (0, 1)
+        if action == "power":
+            lose_unsynced(folder, self._operations()[: at - 1])
+        known = ended.status == -signal.SIGKILL if action in ("kill", "power") else ended.status in (0, 1)
         assert known and "Traceback" not in ended.said, (ended.status, ended.said)
         assert ended.said.count("error: ") == (ended.status == 1), ended.said
         what = {0: "continued", 1: "stopped with a sentence"}.get(ended.status, "killed")
@@ -208,7 +239,7 @@ def main() -> int:
     """Runs the campaign; prints what happened and returns 0 if nothing was lost."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--scenarios", nargs="+", choices=SCENARIOS, default=[*SCENARIOS])
-    parser.add_argument("--actions", nargs="+", choices=("kill", "fail", "full"), default=["kill", "fail"])
+    parser.add_argument("--actions", nargs="+", choices=[*ACTIONS][1:], default=["kill", "fail", "power"])
     parser.add_argument("--sample", type=int, help="trials of each scenario and action; default: every operation")
     options = parser.parse_args()
     began, failed = time.perf_counter(), 0

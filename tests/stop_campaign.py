@@ -51,6 +51,7 @@ def stop_until_done(where: Path, stops: int, rng: random.Random) -> collections.
     Returns:
       How often it was stopped by each signal.
     """
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under `nohup` it would be ignored
     words = [*RUN, "--training.epochs", str(stops)]
     told: collections.Counter[str] = collections.Counter()
     with without_figures():

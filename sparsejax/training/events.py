@@ -19,11 +19,10 @@ class Events:
     """
 
     def __init__(self, folder: Path, *, resumed_step: int):
-        from tensorboardX import summary  # here, because the import is slow
-        from tensorboardX.proto import event_pb2
+        from tensorboardX.proto import event_pb2  # here, because the import is slow
         from tensorboardX.record_writer import RecordWriter
 
-        self._folder, self._scalar = folder, summary.scalar
+        self._folder = folder
         self._protocol: Any = event_pb2
         with self._warn_once():
             folder.mkdir(parents=True, exist_ok=True)
@@ -41,7 +40,7 @@ class Events:
         with self._warn_once():
             for name, value in values.items():
                 mean = sum(value) / len(value) if isinstance(value, list) else value
-                self._event(step, summary=self._scalar(name, mean))
+                self._event(step, summary={"value": [{"tag": name, "simple_value": mean}]})
 
     def sync(self) -> None:
         """Returns when all events are on disk."""

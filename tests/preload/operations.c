@@ -12,6 +12,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/types.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -27,7 +28,7 @@ static atomic_long count;
 #define REAL(name) ((__typeof__(&name)) dlsym(RTLD_NEXT, #name))
 
 /* Arguments: the folder; the number of the operation, from 1; what to do at it; the error of a failed call; a file to
-   which every operation is written as a line, or NULL. */
+   which every operation is written as a line with the size of the file, or NULL. */
 void operations_arm(const char *below, long at, int what, int error, const char *log) {
     snprintf(folder, sizeof folder, "%s", below);
     chosen = at, action = what, error_number = error;
@@ -63,10 +64,10 @@ static void resolve(int base, const char *name, char *path) {
 
 /* Returns whether the call is to fail. Kills the process if it is to be killed; or sets `*late` if given, and the caller
    kills it. */
-static int at(const char *name, const char *path, int *late) {
+static int at(const char *name, const char *path, off_t size, int *late) {
     if (!is_below(path)) return 0;
     long number = atomic_fetch_add(&count, 1) + 1;
-    if (record >= 0) dprintf(record, "%ld %s %s\n", number, name, path + folder_length);
+    if (record >= 0) dprintf(record, "%ld %s %lld %s\n", number, name, (long long) size, path + folder_length);
     if (action == KILL && number == chosen) {
         if (late) return *late = 1, 0;
         kill(getpid(), SIGKILL);
@@ -80,14 +81,15 @@ static int at_name(const char *name, int base, const char *path) {
     char whole[PATH_MAX];
     if (!folder_length) return 0;
     resolve(base, path, whole);
-    return at(name, whole, NULL);
+    return at(name, whole, -1, NULL);
 }
 
 static int at_file(const char *name, int file, int *late) {
     char whole[PATH_MAX];
     if (!folder_length || file == record) return 0;
     path_of(file, whole);
-    return at(name, whole, late);
+    struct stat status;
+    return at(name, whole, fstat(file, &status) ? -1 : status.st_size, late);
 }
 
 static int open_at(int base, const char *path, int flags, va_list rest) {
