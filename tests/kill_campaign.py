@@ -26,7 +26,7 @@ SHORT = [*RUN, "--training.epochs", "12", *ONE]
 def last_networks(folder: Path) -> dict[str, np.ndarray]:
     """Returns the arrays of the last checkpoint."""
     *_, last = checkpoints.find_steps(folder / "checkpoints").values()
-    return checkpoints.read(last)
+    return checkpoints.read_folder(last)
 
 
 def assert_same_run(actual: Path, expected: Path) -> None:

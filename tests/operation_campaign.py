@@ -120,28 +120,12 @@ def stopped(whole: Path, folder: Path) -> None:
 
 
 def earlier(whole: Path, folder: Path) -> None:
-    """Makes the same run as of an earlier version: checkpoints are folders of Orbax, more than two of them."""
+    """Makes the same run as of an earlier version: more than two checkpoints without a score, and an incomplete one."""
     stopped(whole, folder)
-    for path in [*checkpoints.find_steps(folder / "checkpoints").values()]:
-        as_folder(path)
-    for step in (1, 2):
-        shutil.copytree(folder / "checkpoints" / "6", folder / "checkpoints" / str(step))
-    shutil.copytree(folder / "checkpoints" / "6", folder / "checkpoints" / "7.orbax-checkpoint-tmp")
-
-
-def as_folder(path: Path) -> None:
-    """Replaces a checkpoint by a folder, as earlier versions wrote it with Orbax."""
-    import zlib
-
-    import orbax.checkpoint as ocp
-
-    leaves = {f"{i:04d}{name}": leaf for i, (name, leaf) in enumerate(checkpoints.read(path).items())}
-    path.unlink()
-    folder = path.with_suffix("")
-    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as saver:
-        saver.save(folder / "tree", args=ocp.args.StandardSave(leaves))
-    (folder / "checksums").mkdir()
-    (folder / "checksums" / "metadata").write_text(json.dumps({k: zlib.crc32(v.tobytes()) for k, v in leaves.items()}))
+    for path in checkpoints.find_steps(folder / "checkpoints").values():
+        shutil.rmtree(path / "score")
+    for step in ("1", "2", "7.orbax-checkpoint-tmp"):
+        shutil.copytree(folder / "checkpoints" / "6", folder / "checkpoints" / step)
 
 
 SCENARIOS = {

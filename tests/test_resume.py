@@ -125,7 +125,13 @@ DAMAGE = {
     "a bit flipped": flipped,
     "truncated": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
     "emptied": lambda path: path.write_bytes(b""),
+    "gone": Path.unlink,
 }
+
+
+def largest_file(checkpoint: Path) -> Path:
+    files = [path for path in (checkpoint / "tree").rglob("*") if path.is_file()]
+    return max(files, key=lambda path: path.stat().st_size)
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
@@ -134,7 +140,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(tmp_path, damage):
     with checkpoints.open_checkpoints(tmp_path / "c", keep=2) as saved:
         for step in (1, 2):
             saved.save(step, tree, score=1.0)
-    damage(tmp_path / "c" / "2.npz")
+    damage(largest_file(tmp_path / "c" / "2"))
     with checkpoints.open_checkpoints(tmp_path / "c", keep=2) as saved:
         with pytest.raises(CheckpointError, match=r"checkpoint of step 2 .* is damaged: .*--resume-step 1"):
             saved.restore(tree)
@@ -143,7 +149,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(tmp_path, damage):
 
 def test_a_run_resumes_from_an_earlier_checkpoint_if_requested(whole, tmp_path):
     folder = shutil.copytree(whole, tmp_path / "run")
-    flipped(folder / "checkpoints" / "36.npz")
+    flipped(largest_file(folder / "checkpoints" / "36"))
     refused = trained(folder)
     assert refused.returncode == 1 and "Traceback" not in refused.stderr
     assert "checkpoint of step 36" in refused.stderr and "is damaged" in refused.stderr
@@ -185,3 +191,16 @@ def test_checkpoints_keep_keys_and_types_and_refuse_other_networks(tmp_path):
             saved.restore(tree, 2)
         assert saved.restore(tree, 3).tree["n"] == 3
         assert saved.steps() == [1, 3]
+
+
+def test_reads_after_a_failed_one_print_nothing(tmp_path, capfd):
+    tree = {f"w{i}": np.random.default_rng(i).standard_normal((100, 100)).astype(np.float32) for i in range(20)}
+    with checkpoints.open_checkpoints(tmp_path / "c", keep=2) as saved:
+        saved.save(1, tree, score=1.0)
+    with checkpoints.open_checkpoints(tmp_path / "c", keep=2) as saved:
+        assert saved.restore(tree).step == 1
+    for path in (tmp_path / "c/1/tree/ocdbt.process_0/d").iterdir():
+        path.write_bytes(bytes(byte ^ 255 for byte in path.read_bytes()))
+    with checkpoints.open_checkpoints(tmp_path / "c", keep=2) as saved, pytest.raises(CheckpointError):
+        saved.restore(tree)
+    assert "Traceback" not in capfd.readouterr().err

@@ -1,35 +1,28 @@
-"""Checkpoints: one file for each step, written in the background and verified when it is read.
+"""Checkpoints: one folder for each step, written in the background by Orbax and verified when it is read.
 
-`STEP.npz` has the arrays of a tree by name, and an entry `checkpoint` with its score and the types of arrays that
-NumPy's format lacks. Its zip format holds a checksum of every entry. A file with this name is complete, and on disk.
+`STEP` has the arrays of a tree by name, their checksums and a score. A folder with this name is complete, and on disk.
 """
 
-import functools
-import json
-import math
 import re
 import shutil
-import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from sparsejax.errors import CheckpointError, Interrupted
-from sparsejax.files import make_folder, remove_incomplete, replace_file
+from sparsejax.files import make_folder
 from sparsejax.training.named import by_name, difference, fill
-from sparsejax.training.orbax_files import read_folder
+from sparsejax.training.orbax_files import read_folder, score_of, write_folder
 from sparsejax.training.processes import gather, is_first, run_in_first_process
 
-_STEP = re.compile(r"([0-9]{1,18})(\.npz)?")
-"""Name of a checkpoint; one without suffix is a folder, of an earlier version."""
+_STEP = re.compile(r"[0-9]{1,18}")
+"""Name of a checkpoint."""
 _REMOVED = ".removed"
-_DESCRIPTION = "checkpoint"
 _ATTEMPTS = 20
 
 
@@ -46,7 +39,7 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int, writer: ThreadPoolExecutor):
         self._folder, self._keep, self._writer = folder, keep, writer
         self._pending: Future[None] | None = None
-        self._scores = {step: _score_of(path) for step, path in find_steps(folder).items()} if is_first() else {}
+        self._scores = {step: score_of(path) for step, path in find_steps(folder).items()} if is_first() else {}
 
     def steps(self) -> list[int]:
         """Returns the steps that have a checkpoint, in order."""
@@ -98,7 +91,9 @@ class Checkpoints:
     def _write(self, step: int, arrays: Mapping[str, np.ndarray], score: float) -> None:
         """Writes a checkpoint; then removes all but the newest and the best."""
         with _translate_errors(self._folder):
-            replace_file(self._folder / f"{step}.npz", functools.partial(_write_npz, arrays=arrays, score=score))
+            if (path := self._folder / f"{step}").exists():
+                _remove(path)
+            write_folder(path, arrays, score)
             self._scores[step] = score
             steps = self.steps()
             best = max(steps, key=lambda step: (self._scores[step], step))
@@ -125,8 +120,7 @@ def open_checkpoints(folder: Path, *, keep: int) -> Iterator[Checkpoints]:
     if is_first():
         with _translate_errors(folder):
             make_folder(folder)
-            remove_incomplete(folder)
-            for path in (folder / _REMOVED, *folder.glob("*.orbax-checkpoint-tmp*")):
+            for path in (*folder.glob(".*"), *folder.glob("*.orbax-checkpoint-tmp*")):  # of processes that were killed
                 shutil.rmtree(path, ignore_errors=True)
     with ThreadPoolExecutor(1, "checkpoints") as writer:  # on leaving, it waits for the write
         saved = Checkpoints(folder, keep, writer)
@@ -159,8 +153,8 @@ def restore(folder: Path, like: Any, step: int | None = None) -> Restored | None
             return None
         chosen = max(paths) if step is None else step
         try:
-            arrays = read(paths[chosen])
-        except Exception as error:  # of a damaged file, NumPy, zipfile and Orbax raise many
+            arrays = read_folder(paths[chosen])
+        except (OSError, ValueError) as error:
             if not paths[chosen].exists():
                 continue
             if isinstance(error, OSError) and error.errno is not None:
@@ -185,8 +179,7 @@ def find_steps(folder: Path) -> dict[int, Path]:
     """Returns the complete checkpoints in a folder by step, in order."""
     if not folder.is_dir():
         return {}
-    found = [(name, path) for path in sorted(folder.iterdir()) if (name := _STEP.fullmatch(path.name))]
-    return dict(sorted((int(name[1]), path) for name, path in found))
+    return dict(sorted((int(path.name), path) for path in folder.iterdir() if _STEP.fullmatch(path.name)))
 
 
 def check_step(folder: Path, step: int) -> None:
@@ -200,49 +193,8 @@ def check_step(folder: Path, step: int) -> None:
         raise CheckpointError(f"There is no checkpoint of step {step} in {folder}; available: {steps or 'none'}.")
 
 
-def read(path: Path) -> dict[str, np.ndarray]:
-    """Returns the arrays of a checkpoint by name; of a damaged one, it raises one of many exceptions."""
-    if path.is_dir():
-        return read_folder(path)
-    with np.load(path, allow_pickle=False) as entries:
-        types = json.loads(str(entries[_DESCRIPTION]))["types"]
-        arrays = {name: entries[name] for name in entries.files if name != _DESCRIPTION}
-    return {name: array.view(jnp.dtype(types[name])) if name in types else array for name, array in arrays.items()}
-
-
-def _write_npz(file: IO[bytes], arrays: Mapping[str, np.ndarray], score: float) -> None:
-    types = {name: array.dtype.name for name, array in arrays.items() if array.dtype.isbuiltin != 1}
-    described = {"score": score if math.isfinite(score) else None, "types": types}
-    plain = {name: array.view(f"u{array.itemsize}") if name in types else array for name, array in arrays.items()}
-    entries = {_DESCRIPTION: np.array(json.dumps(described)), **plain}
-    with zipfile.ZipFile(_Stream(file), "w") as archive:  # type: ignore[arg-type]
-        for name, array in entries.items():
-            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as entry:
-                np.lib.format.write_array(entry, array, allow_pickle=False)
-
-
-class _Stream:
-    """A file that cannot be rewound: zipfile then writes it in order, in few and large pieces."""
-
-    def __init__(self, file: IO[bytes]):
-        self.write, self.flush = file.write, file.flush
-
-
-def _score_of(path: Path) -> float:
-    """Returns the score of a checkpoint, or -inf if it has none or is damaged."""
-    try:
-        with np.load(path, allow_pickle=False) as entries:
-            score = json.loads(str(entries[_DESCRIPTION]))["score"]
-        return -math.inf if score is None else float(score)
-    except Exception:
-        return -math.inf
-
-
 def _remove(path: Path) -> None:
-    """Removes a checkpoint; one that is a folder vanishes at once, too."""
-    if not path.is_dir():
-        path.unlink()
-        return
+    """Removes a checkpoint, which vanishes at once."""
     aside = path.with_name(_REMOVED)
     path.rename(aside)
     shutil.rmtree(aside)
@@ -250,8 +202,6 @@ def _remove(path: Path) -> None:
 
 def _damaged(folder: Path, step: int, error: Exception) -> CheckpointError:
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-    if isinstance(error, zipfile.BadZipFile) and reason.startswith("Bad CRC-32 for file "):
-        reason = f"the checksum of {reason.removeprefix('Bad CRC-32 for file ')[1:-1].removesuffix('.npy')} is wrong"
     earlier = [other for other in find_steps(folder) if other < step]
     way_out = f"--resume-step {earlier[-1]} resumes from the previous one" if earlier else "there is no earlier one"
     return CheckpointError(

@@ -1,29 +1,168 @@
-"""Reads checkpoints of versions up to 0.2.0, which Orbax wrote: folders with a tree and its checksums."""
+"""Checkpoints as folders that Orbax writes and reads: the arrays of a tree by name, their checksums, and a score."""
 
+import contextlib
+import errno
+import gc
+import itertools
 import json
+import logging
+import math
+import os
 import re
+import shutil
 import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import jax
 import numpy as np
+
+from sparsejax.files import find_lacking, is_supported, sync_folder
 
 _ORDER = re.compile(r"^\d+")
 """The place of an array in its tree, with which its name begins."""
 
 
-def read_folder(folder: Path) -> dict[str, np.ndarray]:
-    """Returns the arrays of a checkpoint by name.
+def write_folder(path: Path, arrays: Mapping[str, np.ndarray], score: float) -> None:
+    """Writes a checkpoint in this process alone. A folder of this name is complete, and on disk.
+
+    Orbax renames a folder once it is written, and its files are not on disk before later ones are: so it writes to
+    another name, and after fsync of all its files that folder is renamed.
 
     Raises:
-      ValueError: a checksum is wrong.
-      Exception: Orbax or TensorStore cannot read it.
+      OSError: it cannot be written.
     """
     import orbax.checkpoint as ocp  # here, because the import is slow
 
-    leaves = ocp.Checkpointer(ocp.StandardCheckpointHandler()).restore(folder / "tree")
-    expected = json.loads((folder / "checksums" / "metadata").read_text(encoding="utf-8"))
-    found = {name: zlib.crc32(np.ascontiguousarray(leaf).tobytes()) for name, leaf in leaves.items()}
-    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-    if wrong:
-        raise ValueError(f"the checksum of {', '.join(wrong)} is wrong")
-    return {_ORDER.sub("", name): np.asarray(leaf) for name, leaf in leaves.items()}
+    leaves = {f"{i:04d}{name}": array for i, (name, array) in enumerate(arrays.items())}
+    items = ocp.args.Composite(
+        tree=ocp.args.StandardSave(leaves),
+        checksums=ocp.args.JsonSave(_checksums(leaves)),
+        score=ocp.args.JsonSave({"score": score if math.isfinite(score) else None}),
+    )
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=jax.process_index(), active_processes={jax.process_index()}, barrier_sync_key_prefix="sparsejax"
+    )
+    handler = ocp.CompositeCheckpointHandler(composite_options=ocp.CompositeOptions(multiprocessing_options=alone))
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    with _suit_file_system(path.parent), _silence_orbax():
+        failed = None
+        try:
+            with ocp.Checkpointer(handler, multiprocessing_options=alone) as saver:
+                saver.save(temporary, args=items, force=True)
+            _sync(temporary)
+            temporary.rename(path)
+            sync_folder(path.parent)
+        except Exception as error:
+            failed = _os_error(error)
+        if failed is not None:
+            gc.collect()  # Orbax's event loop logs other errors of the same write as they are collected
+            for incomplete in path.parent.glob(f"{temporary.name}*"):
+                shutil.rmtree(incomplete, ignore_errors=True)
+            raise failed
+
+
+def read_folder(path: Path) -> dict[str, np.ndarray]:
+    """Returns the arrays of a checkpoint by name.
+
+    Raises:
+      ValueError: it is damaged.
+      OSError: a file is missing, or cannot be read.
+    """
+    import orbax.checkpoint as ocp
+
+    with _silence_orbax():
+        try:
+            expected = json.loads((path / "checksums" / "metadata").read_text(encoding="utf-8"))
+            leaves = ocp.Checkpointer(ocp.StandardCheckpointHandler()).restore(path / "tree")
+            leaves = {name: np.asarray(leaf) for name, leaf in leaves.items()}
+            found = _checksums(leaves)
+            wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+            failed = ValueError(f"the checksum of {', '.join(wrong)} is wrong") if wrong else None
+        except FileNotFoundError as error:
+            leaves, failed = {}, ValueError(f"{Path(error.filename or '').name or 'a file'} is missing")
+        except OSError:
+            raise
+        except Exception as error:  # plain exceptions with very long messages
+            leaves, failed = {}, ValueError(_first_line(error))
+        if failed is not None:
+            gc.collect()
+            raise failed
+    return {_ORDER.sub("", name): leaf for name, leaf in leaves.items()}
+
+
+def score_of(path: Path) -> float:
+    """Returns the score of a checkpoint, or -inf if it has none or is damaged."""
+    try:
+        score = json.loads((path / "score" / "metadata").read_text(encoding="utf-8"))["score"]
+        return -math.inf if score is None else float(score)
+    except (OSError, ValueError, TypeError, KeyError):
+        return -math.inf
+
+
+def _checksums(leaves: Mapping[str, np.ndarray]) -> dict[str, int]:
+    return {name: zlib.crc32(np.ascontiguousarray(leaf).tobytes()) for name, leaf in leaves.items()}
+
+
+def _sync(folder: Path) -> None:
+    """Records a folder and all in it on disk."""
+    for path in folder.rglob("*"):
+        if path.is_dir():
+            sync_folder(path)
+        else:
+            with path.open("rb") as file:
+                is_supported(os.fsync, file.fileno())
+    sync_folder(folder)
+
+
+def _os_error(error: Exception) -> OSError:
+    """Returns the system's reason for a failed write, which Orbax's message has somewhere."""
+    if isinstance(error, OSError):
+        return error
+    codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EROFS, errno.EMFILE)
+    code = next((code for code in codes if os.strerror(code) in str(error)), None)
+    return OSError(_first_line(error)) if code is None else OSError(code, os.strerror(code))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+@contextlib.contextmanager
+def _suit_file_system(folder: Path) -> Iterator[None]:
+    """Lets TensorStore write without locks or fsync where the file system lacks them.
+
+    The run folder is locked once, so that TensorStore's locks are not needed. Orbax has no option for it, but makes
+    each of TensorStore's contexts from one of two dictionaries.
+    """
+    from orbax.checkpoint._src.serialization import tensorstore_utils
+
+    settings = {"locks": ("file_io_locking", {"mode": "none"}), "fsync": ("file_io_sync", False)}
+    chosen = dict(settings[name] for name in find_lacking(folder))
+    contexts = [getattr(tensorstore_utils, name, {}) for name in ("_BASE_TS_CONTEXT", "_DEFAULT_OCDBT_TS_CONTEXT")]
+    for context in contexts:
+        context.update(chosen)
+    try:
+        yield
+    finally:
+        for context, name in itertools.product(contexts, chosen):
+            context.pop(name, None)
+
+
+@contextlib.contextmanager
+def _silence_orbax() -> Iterator[None]:
+    """Keeps Orbax from printing tracebacks of errors that are also raised."""
+    loggers = [logging.getLogger("absl"), logging.getLogger("asyncio")]
+    for logger in loggers:
+        logger.addFilter(_is_not_from_orbax)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(_is_not_from_orbax)
+
+
+def _is_not_from_orbax(record: logging.LogRecord) -> bool:
+    # Orbax raises one of several simultaneous write errors; the event loop logs the others with their locations.
+    return "orbax" not in record.pathname and not (record.name == "asyncio" and "/orbax/" in record.getMessage())

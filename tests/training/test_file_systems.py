@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from orbax.checkpoint._src.serialization import tensorstore_utils
 
 from sparsejax.errors import RunFolderError, SparsejaxWarning
-from sparsejax.files import write_whole
+from sparsejax.files import find_lacking, write_whole
 from sparsejax.training.checkpoints import open_checkpoints, restore
 from sparsejax.training.log import MetricsLog, read_metrics
 from sparsejax.training.run_folder import RunFolder
@@ -82,11 +83,14 @@ def test_metrics_and_events_are_logged_without_fsync(tmp_path, monkeypatch):
     assert read_metrics(tmp_path / "metrics.jsonl")[0]["loss"] == [1, 2] and b"loss" in events.read_bytes()
 
 
-def test_checkpoints_are_written_without_fsync(tmp_path, monkeypatch):
-    tree = {"w": np.arange(3, dtype=np.float32)}
+def test_checkpoints_are_written_without_locks_and_fsync(tmp_path, monkeypatch):
+    tree, usual = {"w": np.arange(3, dtype=np.float32)}, dict(tensorstore_utils._DEFAULT_OCDBT_TS_CONTEXT)
+    monkeypatch.setattr(fcntl, "lockf", failing(errno.ENOLCK))
     monkeypatch.setattr(os, "fsync", failing(errno.EINVAL))
+    assert find_lacking(tmp_path) == ("fsync", "locks")
     with open_checkpoints(tmp_path / "c", keep=1) as saved:
         saved.save(1, tree, score=0.0)
+    assert usual == tensorstore_utils._DEFAULT_OCDBT_TS_CONTEXT
     np.testing.assert_array_equal(restore(tmp_path / "c", tree).tree["w"], tree["w"])
 
 
