@@ -51,7 +51,8 @@ def stop_until_done(where: Path, stops: int, rng: random.Random) -> collections.
     Returns:
       How often it was stopped by each signal.
     """
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under `nohup` it would be ignored
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup` ignores it, and a shell Ctrl-C in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     words = [*RUN, "--training.epochs", str(stops)]
     told: collections.Counter[str] = collections.Counter()
     with without_figures():
