@@ -134,6 +134,21 @@ def test_if_a_process_dies_the_others_end_soon(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
+def test_if_the_launcher_is_ended_its_processes_end(tmp_path, number):
+    process = several(2, 1, *RUN, "--training.epochs", 2000, "--out", tmp_path / "run")
+    wait_for_lines(tmp_path / "run", 5, process)
+    running = children(process)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    until = time.monotonic() + 60
+    while any(Path(f"/proc/{child}").exists() for child in running) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert len(running) == 2 and not any(Path(f"/proc/{child}").exists() for child in running)
+    assert list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+@pytest.mark.slow
 def test_processes_given_different_things_are_refused(tmp_path):
     run = [sys.executable, "-m", "sparsejax.launch", *RUN, "--processes", "2", "--coordinator", "127.0.0.1:18476",
            "--out", str(tmp_path / "run")]  # fmt: skip

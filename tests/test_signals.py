@@ -75,5 +75,5 @@ def test_a_second_ctrl_c_does_not_wait_for_the_end_of_a_step(monkeypatch):
 
 @pytest.mark.optimized
 def test_a_run_stopped_again_and_again_keeps_three_checkpoints_and_its_history(tmp_path):
-    told = stop_until_done(tmp_path, 5, random.Random(3))
-    assert sum(told.values()) == 5 and len(told) > 1
+    told = stop_until_done(tmp_path, 3, random.Random(3))
+    assert sum(told.values()) == 3 and len(told) > 1
