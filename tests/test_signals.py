@@ -14,12 +14,19 @@ from tests.command import ROOT, environment
 from tests.stop_campaign import stop_until_done
 
 NUMBERS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-WAITS = "from sparsejax.signals import end_at_signals; end_at_signals(); print('ready', flush=True); input()"
+WAITS = """
+from sparsejax.signals import end_at_signals
+with end_at_signals():
+    print('ready', flush=True)
+    input()
+print('done', flush=True)
+input()
+"""
 
 
 def waiting(before: str = "") -> "subprocess.Popen[str]":
     process = subprocess.Popen(
-        [sys.executable, "-c", f"import signal; {before}; {WAITS}"], cwd=ROOT, env=environment(), text=True,
+        [sys.executable, "-c", f"import signal; {before}\n{WAITS}"], cwd=ROOT, env=environment(), text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
@@ -41,6 +48,17 @@ def test_a_process_that_is_not_training_ends_with_one_sentence(number):
 def test_an_ignored_signal_stays_ignored():
     process = waiting("signal.signal(signal.SIGHUP, signal.SIG_IGN)")  # as `nohup` starts it
     process.send_signal(signal.SIGHUP)
+    _, said = process.communicate("\n\n", timeout=30)
+    assert process.returncode == 0 and said == ""
+
+
+def test_signals_do_not_change_the_status_of_finished_work():
+    process = waiting("signal.signal(signal.SIGHUP, signal.SIG_DFL)")
+    assert process.stdin is not None and process.stdout is not None
+    print(file=process.stdin, flush=True)
+    assert process.stdout.readline() == "done\n"
+    for number in NUMBERS:
+        process.send_signal(number)
     _, said = process.communicate("\n", timeout=30)
     assert process.returncode == 0 and said == ""
 
