@@ -58,9 +58,9 @@ class Checkpoints:
         Raises:
           CheckpointError: the previous one could not be written.
         """
+        self.wait()
         # Copies, because on a CPU the arrays share the memory of the training, which continues.
         arrays = {name: np.array(leaf) for name, leaf in by_name(gather(tree)).items()}
-        self.wait()
         if is_first():
             self._pending = self._writer.submit(self._write, step, arrays, score)
 
@@ -99,9 +99,9 @@ class Checkpoints:
         """Writes a checkpoint; then removes all but the newest and the best."""
         with _translate_errors(self._folder):
             replace_file(self._folder / f"{step}.npz", functools.partial(_write_npz, arrays=arrays, score=score))
-            self._scores[step] = score
+            self._scores[step] = score if math.isfinite(score) else -math.inf
             steps = self.steps()
-            best = max(steps, key=lambda step: (self._scores[step], step))
+            best = max(steps, key=lambda step: (self._scores.get(step, -math.inf), step))
             self._remove({*steps} - {best, *steps[-self._keep :]})
 
     def _remove(self, steps: Collection[int]) -> None:
@@ -158,10 +158,11 @@ def restore(folder: Path, like: Any, step: int | None = None) -> Restored | None
         elif not paths:
             return None
         chosen = max(paths) if step is None else step
+        path = paths.get(chosen, folder / f"{chosen}.npz")
         try:
-            arrays = read(paths[chosen])
+            arrays = read(path)
         except Exception as error:  # of a damaged file, NumPy, zipfile and Orbax raise many
-            if not paths[chosen].exists():
+            if not path.exists():
                 continue
             if isinstance(error, OSError) and error.errno is not None:
                 raise CheckpointError(
