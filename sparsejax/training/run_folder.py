@@ -36,8 +36,8 @@ class RunFolder:
         self.path = Path(path).absolute()
         if encodable(str(self.path), "utf-8") != str(self.path):
             raise ConfigError(
-                f"The run folder {str(path)!a} is not text in this locale, so TensorStore cannot write checkpoints to "
-                "it; choose another name with --out, or set LC_ALL=C.UTF-8."
+                f"The run folder {str(path)!a} is not text in this locale; choose another name with "
+                "--out, or set LC_ALL=C.UTF-8."
             )
         self.config = self.path / "config.json"
         self.metrics = self.path / "metrics.jsonl"
