@@ -67,8 +67,8 @@ def defer_signals() -> Iterator[Callable[[], int]]:
     try:
         yield ask
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, handler in before.items():  # a process that has saved is ending, and does not end twice
+            signal.signal(number, signal.SIG_IGN if told and handler is _end else handler)
     if received and not told:
         signal.raise_signal(received[0])
 

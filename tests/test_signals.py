@@ -45,6 +45,29 @@ def test_a_process_that_is_not_training_ends_with_one_sentence(number):
     assert said.strip() == expected
 
 
+def test_signals_after_training_has_saved_are_one_with_the_first():
+    work = """
+import contextlib, signal, time
+from sparsejax.signals import defer_signals, end_at_signals
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+with end_at_signals():
+    with contextlib.suppress(KeyError), defer_signals() as received:
+        print('ready', flush=True)
+        while not received():
+            time.sleep(0.001)
+        raise KeyError
+    time.sleep(0.3)
+"""
+    process = subprocess.Popen([sys.executable, "-c", work], cwd=ROOT, env=environment(), text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    for number in 4 * NUMBERS:
+        process.send_signal(number)
+        time.sleep(0.01)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 0 and said == ""
+
+
 def test_an_ignored_signal_stays_ignored():
     process = waiting("signal.signal(signal.SIGHUP, signal.SIG_IGN)")  # as `nohup` starts it
     process.send_signal(signal.SIGHUP)
