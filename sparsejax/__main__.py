@@ -7,10 +7,10 @@ from sparsejax.signals import end_at_signals
 
 def main() -> int:
     """Runs the command line of this process; returns its exit status."""
-    end_at_signals()  # before the imports
-    from sparsejax.commands.cli import main as run
+    with end_at_signals():  # before the imports
+        from sparsejax.commands.cli import main as run
 
-    return run()
+        return run()
 
 
 if __name__ == "__main__":

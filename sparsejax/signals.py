@@ -20,21 +20,32 @@ _PATIENCE_S = 1.0
 """A terminal and the programs between it and this process may each pass on the same Ctrl-C."""
 
 
-def end_at_signals() -> None:
-    """Ends this process at a signal with one sentence and the status 128 + its number, from now on."""
+@contextlib.contextmanager
+def end_at_signals() -> Iterator[None]:
+    """Ends this process at a signal with one sentence and the status 128 + its number.
+
+    After the block they are ignored: all is done, and Python's exit would restore the system's handlers.
+    """
     for number in _handled():
         signal.signal(number, _end)
+    yield
+    _ignore()
+
+
+def _ignore() -> None:
+    for number in _handled():
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
 def defer_signals() -> Iterator[Callable[[], int]]:
     """Yields a function that returns the number of the first signal received since, or 0.
 
-    Signals do nothing else until the end of the block, unless an exception ends it; only another Ctrl-C after a second
-    does immediately what it did before. Outside of the main thread, signals are not handled.
+    Signals do nothing else, except that another Ctrl-C after a second does immediately what it did before. One that the
+    function never returned is delivered after the block. Outside of the main thread, signals are not handled.
     """
     received: list[int] = []
-    first_at = 0.0
+    first_at, told = 0.0, False
 
     def note(number: int, frame: FrameType | None) -> None:
         nonlocal first_at
@@ -45,15 +56,20 @@ def defer_signals() -> Iterator[Callable[[], int]]:
         if number == signal.SIGINT and time.monotonic() - first_at > _PATIENCE_S and callable(usual):
             usual(number, frame)
 
+    def ask() -> int:
+        nonlocal told
+        told = told or bool(received)
+        return received[0] if received else 0
+
     before = {number: signal.getsignal(number) for number in _handled()}
     for number in before:
         signal.signal(number, note)
     try:
-        yield lambda: received[0] if received else 0
+        yield ask
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if received:  # after the last question for it
+        for number, handler in before.items():  # a process that has saved is ending, and does not end twice
+            signal.signal(number, signal.SIG_IGN if told and handler is _end else handler)
+    if received and not told:
         signal.raise_signal(received[0])
 
 
@@ -66,8 +82,7 @@ def _handled() -> list[int]:
 
 
 def _end(number: int, _: FrameType | None) -> None:
-    for ignored in _handled():
-        signal.signal(ignored, signal.SIG_IGN)
+    _ignore()
     with contextlib.suppress(Exception):  # the terminal may be gone, or this may interrupt a write to it
         sys.stdout.flush()
     with contextlib.suppress(OSError):

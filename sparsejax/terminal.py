@@ -96,8 +96,8 @@ def complain(text: str) -> None:
 def _disconnect(stream: Any) -> None:
     """Connects a stream to nothing; Python flushes it once more at its exit, and would fail again."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
-        nothing = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nothing, stream.fileno())
+        descriptor, nothing = stream.fileno(), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, descriptor)
         os.close(nothing)
 
 

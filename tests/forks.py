@@ -14,7 +14,6 @@ import tyro  # noqa: F401
 import sparsejax.experiment
 import sparsejax.figures.report  # noqa: F401
 from sparsejax.commands import train
-from sparsejax.signals import end_at_signals
 
 
 def run(words: list[str], output: str, arm: tuple[str, int, int, int, str]) -> None:
@@ -22,7 +21,6 @@ def run(words: list[str], output: str, arm: tuple[str, int, int, int, str]) -> N
     os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
     os.dup2(1, 2)
     sys.argv = ["launch", *words]
-    end_at_signals()
     below, at, action, error, log = arm
     ctypes.CDLL(None).operations_arm(below.encode(), ctypes.c_long(at), action, error, log.encode())
     status = 1

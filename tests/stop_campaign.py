@@ -7,6 +7,7 @@ import argparse
 import collections
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -17,7 +18,7 @@ from unittest import mock
 
 from sparsejax.training.checkpoints import find_steps
 from sparsejax.training.log import MetricsLog
-from tests.command import here, without_figures
+from tests.command import here, launch, started, without_figures
 from tests.kill_campaign import assert_same_run
 from tests.operation_campaign import RUN
 
@@ -51,7 +52,8 @@ def stop_until_done(where: Path, stops: int, rng: random.Random) -> collections.
     Returns:
       How often it was stopped by each signal.
     """
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under `nohup` it would be ignored
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup` ignores it, and a shell Ctrl-C in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     words = [*RUN, "--training.epochs", str(stops)]
     told: collections.Counter[str] = collections.Counter()
     with without_figures():
@@ -68,10 +70,44 @@ def stop_until_done(where: Path, stops: int, rng: random.Random) -> collections.
     return told
 
 
+def end_processes(where: Path, processes: int, rng: random.Random) -> collections.Counter[str]:
+    """Sends signals to processes at random moments of their lives; then the run must be one never stopped.
+
+    Returns:
+      How often a process ended in which way.
+    """
+    told: collections.Counter[str] = collections.Counter()
+    with without_figures():
+        assert here(*RUN, "--out", where / "whole").returncode == 0
+    began = time.perf_counter()
+    assert launch(*RUN, "--out", where / "run").returncode == 0
+    longest = 1.1 * (time.perf_counter() - began)
+    for _ in range(processes):
+        shutil.rmtree(where / "run")
+        process, number = started(*RUN, "--out", where / "run"), rng.choice([*STATUS])
+        time.sleep(rng.uniform(0.2, longest))  # Python itself starts in the first tenth of a second
+        for _ in range(rng.choice([1, 6])):
+            process.send_signal(number)
+            time.sleep(0.01)
+        said, _ = process.communicate(timeout=120)
+        saved = "and saved a checkpoint after step" in said
+        ended = (where / "run" / "report.html").exists() and "figures and report" in said
+        expected = STATUS[number] if saved else 128 + number
+        assert process.returncode == expected or (ended and process.returncode == 0), (number, process.returncode, said)
+        assert "Traceback" not in said and said.count("Received") == (process.returncode == expected), said
+        told["finished" if ended else f"{number.name}, {'saved' if saved else 'not training'}"] += 1
+        with without_figures():
+            done = here(*RUN, "--out", where / "run")
+        assert done.returncode == 0, done.stderr
+        assert_same_run(where / "run", where / "whole")
+    return told
+
+
 def main() -> int:
     """Runs the campaign; prints what happened and returns 0 if nothing was lost."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--stops", type=int, default=200)
+    parser.add_argument("--processes", type=int, default=100, help="processes to end at random moments")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     began = time.perf_counter()
@@ -79,7 +115,11 @@ def main() -> int:
         told = stop_until_done(Path(folder), options.stops, random.Random(options.seed))
         left = [path.name for path in find_steps(Path(folder) / "run" / "checkpoints").values()]
     print(f"{options.stops} stops ({dict(told)}), {len(left)} checkpoints at the end ({', '.join(left)}), complete "
-          f"history, equal parameters; {time.perf_counter() - began:.0f} s")  # fmt: skip
+          f"history, equal parameters; {time.perf_counter() - began:.0f} s", flush=True)  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        told = end_processes(Path(folder), options.processes, random.Random(options.seed))
+    print(f"{options.processes} processes ended at random moments ({dict(told)}), resumed to equal parameters; "
+          f"{time.perf_counter() - began:.0f} s")  # fmt: skip
     return 0
 
 

@@ -3,10 +3,12 @@
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,13 +16,15 @@ import pytest
 
 from sparsejax import configs
 from sparsejax.configuration import replace
-from sparsejax.errors import CheckpointError, Interrupted, RunFolderError
+from sparsejax.errors import CheckpointError, Interrupted, RunFolderError, SparsejaxWarning
 from sparsejax.experiment import Experiment, run
 from sparsejax.training import checkpoints, step
 from sparsejax.training.config import CLEAN_MEASURES
+from sparsejax.training.environment import usable_cores
 from sparsejax.training.run_folder import RunFolder
 from tests.command import EIGHT, ONE, ROOT, SMALL, environment, here, started, without_figures
 from tests.kill_campaign import SHORT, assert_same_run
+from tests.operation_campaign import RUN as SHORTEST
 
 
 def test_a_folder_allows_one_run_at_a_time(tmp_path):
@@ -63,6 +67,38 @@ def test_steps_that_are_not_finite_are_skipped_if_configured(monkeypatch, tmp_pa
     assert 0 < skipped < 15 and finished.result["test_accuracy"] > 0.5
     assert all(np.isfinite(leaf).all() for leaf in finished.variables.params["hidden1"].values())
     assert all(line["loss"][0] is not None for line in lines if "loss" in line)
+
+
+@pytest.mark.parametrize(
+    ("rate", "epoch"),
+    [("1e18", 2), ("3e38", 1)],  # losses are not finite after the first update; its parameters are not
+)
+def test_an_epoch_of_skipped_steps_stops_the_run(tmp_path, rate, epoch):
+    words = ["--training.learning-rate", rate, "--training.on-nan", "skip", "--out", tmp_path / "run"]
+    stopped = here(*SMALL, *ONE, *words)
+    assert stopped.returncode == 1 and not (tmp_path / "run" / "result.json").exists()
+    assert re.match(
+        rf"error: All \d+ steps of epoch {epoch} were skipped for the network, because a loss", stopped.stderr
+    )
+
+
+def test_a_run_ends_without_figures_that_cannot_be_written(tmp_path):
+    (tmp_path / "run").mkdir()
+    denied = OSError(errno.EACCES, "Permission denied")
+    warned = pytest.warns(SparsejaxWarning, match="finished, but its figures or report could not be made: .*denied")
+    with warned, mock.patch("sparsejax.experiment.write_figures", side_effect=denied):
+        ended = here(*SHORTEST, "--out", tmp_path / "run")
+    assert ended.returncode == 0 and (tmp_path / "run" / "result.json").exists()
+
+
+def test_a_resume_on_other_cores_says_that_bits_may_differ(tmp_path):
+    with without_figures():
+        assert here(*SHORTEST, "--out", tmp_path / "run").returncode == 0
+        for cores in (usable_cores(), 77):
+            with mock.patch("sparsejax.training.environment.usable_cores", return_value=cores):
+                resumed = here(*SHORTEST, "--out", tmp_path / "run")
+            noted = f"NOTE: usable cores (was {usable_cores()}, now 77): the results may differ in their last bits"
+            assert (noted in resumed.stdout) == (cores == 77) and resumed.returncode == 0
 
 
 def test_changed_data_are_named(small_run, tmp_path):

@@ -1,7 +1,9 @@
 """The job scripts: their commands and their errors."""
 
+import os
 import shutil
 import subprocess
+import time
 
 import pytest
 
@@ -36,6 +38,23 @@ def test_jobs_of_slurm_and_kubernetes_start_every_process():
     assert subprocess.run(["bash", "-n"], input=job.stdout, text=True).returncode == 0
     words = ["--cluster", "c", "--workload", "w", "--image", "i", "--dry-run", "--", "--config", "x"]
     assert "xpk workload create --cluster c --workload w" in script("xpk.sh", *words).stdout
+
+
+@pytest.mark.parametrize(("status", "requeued"), [(0, True), (143, True), (1, False), (137, False)])
+def test_a_job_of_slurm_that_is_terminated_is_requeued_if_nothing_was_lost(tmp_path, status, requeued):
+    job = script("slurm.sh", "--dry-run", "--", "--config", "x").stdout
+    ready = "trap 'exit " + str(status) + "' TERM; touch started; while :; do sleep 0.01; done"
+    for name, does in (("srun", ready), ("scontrol", 'echo "$@" > requeued')):
+        (tmp_path / name).write_text(f"#!/bin/bash\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    settings = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "12"}
+    process = subprocess.Popen(["bash", "-c", job], cwd=tmp_path, env=settings)
+    while not (tmp_path / "started").exists():
+        time.sleep(0.01)
+    process.terminate()
+    process.wait(timeout=60)
+    assert (tmp_path / "requeued").exists() == requeued
+    assert not requeued or (tmp_path / "requeued").read_text() == "requeue 12\n"
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def test_a_signal_unknown_to_other_processes_does_not_stop_yet(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(multihost_utils, "process_allgather", gather)
     with termination() as asked_to_stop:
-        assert [asked_to_stop() for _ in range(3)] == [False, True, True]
+        assert [asked_to_stop() for _ in range(3)] == [0, signal.SIGTERM, signal.SIGTERM]
 
 
 @pytest.mark.slow
@@ -131,6 +131,21 @@ def test_if_a_process_dies_the_others_end_soon(tmp_path):
     assert "Traceback" in said or "distributed service" in said, said
     resumed = here(*RUN, "--training.epochs", 2000, "--out", tmp_path / "run", "--training.seed", 7)
     assert resumed.returncode == 1 and "training.seed" in resumed.stderr, "the folder is released"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
+def test_if_the_launcher_is_ended_its_processes_end(tmp_path, number):
+    process = several(2, 1, *RUN, "--training.epochs", 2000, "--out", tmp_path / "run")
+    wait_for_lines(tmp_path / "run", 5, process)
+    running = children(process)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    until = time.monotonic() + 60
+    while any(Path(f"/proc/{child}").exists() for child in running) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert len(running) == 2 and not any(Path(f"/proc/{child}").exists() for child in running)
+    assert list((tmp_path / "run" / "checkpoints").iterdir())
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 `STEP` has the arrays of a tree by name, their checksums and a score. A folder with this name is complete, and on disk.
 """
 
+import math
 import re
 import shutil
 from collections.abc import Collection, Iterator, Mapping
@@ -51,9 +52,9 @@ class Checkpoints:
         Raises:
           CheckpointError: the previous one could not be written.
         """
+        self.wait()
         # Copies, because on a CPU the arrays share the memory of the training, which continues.
         arrays = {name: np.array(leaf) for name, leaf in by_name(gather(tree)).items()}
-        self.wait()
         if is_first():
             self._pending = self._writer.submit(self._write, step, arrays, score)
 
@@ -94,9 +95,9 @@ class Checkpoints:
             if (path := self._folder / f"{step}").exists():
                 _remove(path)
             write_folder(path, arrays, score)
-            self._scores[step] = score
+            self._scores[step] = score if math.isfinite(score) else -math.inf
             steps = self.steps()
-            best = max(steps, key=lambda step: (self._scores[step], step))
+            best = max(steps, key=lambda step: (self._scores.get(step, -math.inf), step))
             self._remove({*steps} - {best, *steps[-self._keep :]})
 
     def _remove(self, steps: Collection[int]) -> None:
@@ -152,10 +153,11 @@ def restore(folder: Path, like: Any, step: int | None = None) -> Restored | None
         elif not paths:
             return None
         chosen = max(paths) if step is None else step
+        path = paths.get(chosen, folder / f"{chosen}")
         try:
-            arrays = read_folder(paths[chosen])
+            arrays = read_folder(path)
         except (OSError, ValueError) as error:
-            if not paths[chosen].exists():
+            if not path.exists():
                 continue
             if isinstance(error, OSError) and error.errno is not None:
                 raise CheckpointError(

@@ -24,11 +24,12 @@ class Events:
 
         self._folder = folder
         self._protocol: Any = event_pb2
+        self._writer: Any = None
         with self._warn_once():
             folder.mkdir(parents=True, exist_ok=True)
             # The name has the second of the start, in which a run may be resumed twice, but from different steps.
             name = f"events.out.tfevents.{int(time.time())}.{platform.node()}.{resumed_step}"
-            self._writer: Any = RecordWriter(str(folder / name))
+            self._writer = RecordWriter(str(folder / name))
             self._event(0, file_version="brain.Event:2")
             if resumed_step:
                 start = self._protocol.SessionLog(status=self._protocol.SessionLog.START)
@@ -65,6 +66,8 @@ class Events:
         try:
             yield
         except OSError as error:
-            self._writer = None
+            writer, self._writer = self._writer, None
+            with contextlib.suppress(OSError, AttributeError):  # AttributeError: it could not be opened
+                writer.close()
             said = f"Events for TensorBoard cannot be written to {self._folder}: {error.strerror or error}."
             warnings.warn(f"{said} The run continues without them.", SparsejaxWarning, stacklevel=4)

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import gc
 import itertools
 import json
@@ -10,9 +11,11 @@ import math
 import os
 import re
 import shutil
+import sys
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -57,6 +60,7 @@ def write_folder(path: Path, arrays: Mapping[str, np.ndarray], score: float) -> 
         except Exception as error:
             failed = _os_error(error)
         if failed is not None:
+            _ignore_late_errors()
             gc.collect()  # Orbax's event loop logs other errors of the same write as they are collected
             for incomplete in path.parent.glob(f"{temporary.name}*"):
                 shutil.rmtree(incomplete, ignore_errors=True)
@@ -87,6 +91,7 @@ def read_folder(path: Path) -> dict[str, np.ndarray]:
         except Exception as error:  # plain exceptions with very long messages
             leaves, failed = {}, ValueError(_first_line(error))
         if failed is not None:
+            _ignore_late_errors()
             gc.collect()
             raise failed
     return {_ORDER.sub("", name): leaf for name, leaf in leaves.items()}
@@ -166,3 +171,15 @@ def _silence_orbax() -> Iterator[None]:
 def _is_not_from_orbax(record: logging.LogRecord) -> bool:
     # Orbax raises one of several simultaneous write errors; the event loop logs the others with their locations.
     return "orbax" not in record.pathname and not (record.name == "asyncio" and "/orbax/" in record.getMessage())
+
+
+@functools.cache
+def _ignore_late_errors() -> None:
+    """Drops the errors of TensorStore's other reads and writes, which end after Orbax has closed their event loop."""
+    usual = sys.unraisablehook
+
+    def hook(arguments: Any) -> None:
+        if "Event loop is closed" not in str(arguments.exc_value):
+            usual(arguments)
+
+    sys.unraisablehook = hook

@@ -36,8 +36,8 @@ class RunFolder:
         self.path = Path(path).absolute()
         if encodable(str(self.path), "utf-8") != str(self.path):
             raise ConfigError(
-                f"The run folder {str(path)!a} is not text in this locale, so TensorStore cannot write checkpoints to "
-                "it; choose another name with --out, or set LC_ALL=C.UTF-8."
+                f"The run folder {str(path)!a} is not text in this locale; choose another name with "
+                "--out, or set LC_ALL=C.UTF-8."
             )
         self.config = self.path / "config.json"
         self.metrics = self.path / "metrics.jsonl"
@@ -78,13 +78,13 @@ class RunFolder:
             if not locked:
                 no_locks = f"The file system of {self.path} has no locks: make sure that no other run uses this folder."
                 warnings.warn(no_locks, SparsejaxWarning, stacklevel=2)
-            try:
-                self._refuse_other_things()
-            except RunFolderError:
-                if not existed:  # leave a folder of something else as it was
-                    self.lock.unlink()
-                raise
             with self._translate_errors("written"):
+                try:
+                    self._refuse_other_things()
+                except RunFolderError:
+                    if not existed:  # leave a folder of something else as it was
+                        self.lock.unlink()
+                    raise
                 self._complete()
             with suppress(OSError):  # the owner is only informative
                 file.truncate(0)
@@ -105,10 +105,10 @@ class RunFolder:
           RunFolderError: it cannot be written, has other contents, or a run of another configuration.
         """
         if self.config.exists():
-            earlier, longer = self._compare(description)
+            changes, longer = self._compare(description)
             if longer:
                 self.write(self.config, description)
-            return find_changes(earlier, description)
+            return changes
         with self._translate_errors("written"):
             make_folder(self.path)
         self._refuse_other_things()
@@ -214,11 +214,11 @@ class RunFolder:
                 "or new folder with --out."
             )
 
-    def _compare(self, description: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+    def _compare(self, description: Mapping[str, Any]) -> tuple[list[str], bool]:
         """Checks that the run in the folder has the same configuration.
 
         Returns:
-          Its description, and whether this one has more epochs.
+          Changes of the machine since its start, and whether this one has more epochs.
         """
         try:
             earlier = json.loads(self.config.read_text(encoding="utf-8"))
@@ -228,7 +228,8 @@ class RunFolder:
             before |= {"seeds": earlier["seeds"], "points": earlier["points"]}
             data = {"was": earlier["data"], "now": description["data"]}
             same_data = data["was"]["fingerprint"] == data["now"]["fingerprint"]
-        except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
+            changes = find_changes(earlier, description)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
             raise RunFolderError(
                 f"{self.config} cannot be read ({error!r}), so the run in {self.path} is unknown. Choose a new "
                 "folder with --out."
@@ -252,7 +253,7 @@ class RunFolder:
                 f"{self.path} has a run of another configuration; these differ: {'; '.join(differing)}. Pass the "
                 "same options to resume it, another --out for a new run, or --fresh to replace it."
             )
-        return earlier, longer
+        return changes, longer
 
 
 def describe(

@@ -1,5 +1,10 @@
 """Checkpoints are restored by the names of their arrays."""
 
+import errno
+import os
+import threading
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +12,9 @@ import optax
 import pytest
 
 from sparsejax.errors import CheckpointError, ConfigError
-from sparsejax.training.checkpoints import open_checkpoints
+from sparsejax.training.checkpoints import find_steps, open_checkpoints, restore
 from sparsejax.training.named import by_name, difference, fill
+from tests.operation_campaign import as_folder
 
 
 @pytest.mark.parametrize(
@@ -61,3 +67,129 @@ def test_two_arrays_of_one_name_are_refused():
     assert len(by_name(tree)) == 2
     with pytest.raises(ConfigError, match="Two arrays of the network have the name a.b"):
         by_name(tree, lambda path: jax.tree_util.keystr(path, simple=True, separator="."))
+
+
+def arrays_of(step: int) -> dict[str, np.ndarray]:
+    whole = np.full((100, 100), step, np.float32)
+    return {"w": whole, "half": np.full(3, step, jnp.bfloat16), "none": np.zeros((0, 2), np.int32)}
+
+
+def test_the_two_newest_and_the_best_stay_also_across_restarts(tmp_path):
+    for start in range(0, 30, 3):
+        with open_checkpoints(tmp_path / "c", keep=2) as saved:
+            for step in range(start + 1, start + 4):  # as if stopped within an epoch after each third
+                saved.save(step, arrays_of(step), score=-float("inf") if step % 3 == 0 else 1 / abs(step - 7.1))
+        best = min((s for s in range(1, start + 4) if s % 3), key=lambda step: abs(step - 7.1))
+        assert saved.steps() == sorted({best, start + 2, start + 3})
+        assert len(list((tmp_path / "c").iterdir())) <= 3
+
+
+def test_checkpoints_are_read_while_a_run_replaces_them(tmp_path):
+    ended, said = threading.Event(), []
+
+    def read():
+        while not ended.is_set():
+            try:
+                restored = restore(tmp_path / "c", arrays_of(0))
+            except CheckpointError as error:
+                said.append(str(error))
+                return
+            if restored is not None:
+                said.append((restored.tree["w"] == restored.step).all())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    with open_checkpoints(tmp_path / "c", keep=1) as saved:
+        for step in range(1, 200):
+            saved.save(step, arrays_of(step), score=0.0)
+    ended.set()
+    reader.join()
+    assert len(said) > 20 and all(entry is np.True_ for entry in said), said
+
+
+def test_what_cannot_be_read_is_not_called_damaged(tmp_path, monkeypatch):
+    with open_checkpoints(tmp_path / "c", keep=1) as saved:
+        saved.save(3, arrays_of(3), score=0.0)
+
+    def fail(*_, **__):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "load", fail)
+        with pytest.raises(CheckpointError, match="step 3 .* cannot be read: Input/output error. Repeat"):
+            restore(tmp_path / "c", arrays_of(0))
+
+    def replaced(*_, **__):
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+
+    monkeypatch.setattr(np, "load", replaced)
+    monkeypatch.setattr(type(tmp_path), "exists", lambda path: False)
+    with pytest.raises(CheckpointError, match="replaced its checkpoints faster than they could be read"):
+        restore(tmp_path / "c", arrays_of(0))
+
+
+def test_every_flipped_bit_is_noticed_or_harmless(tmp_path):
+    with open_checkpoints(tmp_path / "c", keep=1) as saved:
+        saved.save(3, {"w": np.arange(50, dtype=np.float32), "k": jax.random.key(3)}, score=0.5)
+    path, refused = tmp_path / "c" / "3.npz", 0
+    content = path.read_bytes()
+    like = {"w": np.zeros(50, np.float32), "k": jax.random.key(0)}
+    for bit in np.random.default_rng(0).choice(8 * len(content), 300, replace=False):
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << (bit % 8)
+        path.write_bytes(damaged)
+        try:
+            tree = restore(tmp_path / "c", like).tree
+        except CheckpointError as error:
+            assert "is damaged" in str(error) or "another network" in str(error)
+            refused += 1
+        else:
+            np.testing.assert_array_equal(tree["w"], np.arange(50))
+            assert (jax.random.key_data(tree["k"]) == jax.random.key_data(jax.random.key(3))).all()
+    assert refused > 100
+
+
+def test_a_checkpoint_is_on_disk_before_another_is_removed(tmp_path, monkeypatch):
+    """After a loss of power, a file has its name and its contents, or the older one is still there."""
+    done: list[str] = []
+
+    def recorded(name, call):
+        def called(target, *rest, **options):
+            path = os.readlink(f"/proc/self/fd/{target}") if isinstance(target, int) else os.fspath(target)
+            done.append(f"{name} {Path(rest[0] if name == 'replace' else path).name}")
+            return call(target, *rest, **options)
+
+        return called
+
+    with open_checkpoints(tmp_path / "c", keep=1) as saved:
+        saved.save(1, arrays_of(1), score=0.0)
+        saved.wait()
+        for name in ("fsync", "replace", "unlink"):
+            monkeypatch.setattr(os, name, recorded(name, getattr(os, name)))
+        saved.save(2, arrays_of(2), score=1.0)
+    temporary = f".2.npz.{os.getpid()}"
+    assert done == [f"unlink {temporary}", f"fsync {temporary}", "replace 2.npz", "fsync c", "unlink 1.npz"]
+
+
+@pytest.mark.parametrize("damage", [None, "flipped", "gone"])
+def test_checkpoints_of_earlier_versions_are_read_and_replaced(tmp_path, damage):
+    tree = {"w": np.arange(2000, dtype=np.float32), "half": np.ones(3, jnp.bfloat16), "n": np.int32(4)}
+    with open_checkpoints(tmp_path / "c", keep=9) as saved:
+        for step in (1, 2):
+            saved.save(step, tree, score=0.0)
+    for path in [*find_steps(tmp_path / "c").values()]:
+        as_folder(path)
+    with open_checkpoints(tmp_path / "c", keep=2) as saved:
+        assert saved.steps() == [1, 2]
+        if damage:
+            for file in (tmp_path / "c" / "2" / "tree" / "ocdbt.process_0" / "d").iterdir():
+                file.unlink() if damage == "gone" else file.write_bytes(bytes(b ^ 255 for b in file.read_bytes()))
+            with pytest.raises(CheckpointError, match=r"step 2 .* is damaged: .*--resume-step 1 resumes"):
+                saved.restore(tree)
+        restored = saved.restore(tree, 1 if damage else None)
+        for name, leaf in restored.tree.items():
+            np.testing.assert_array_equal(leaf, tree[name])
+        assert saved.steps() == ([1] if damage else [1, 2])
+        for step in (3, 4):
+            saved.save(step, tree, score=0.0)
+    assert [path.name for path in sorted((tmp_path / "c").iterdir())] == ["3.npz", "4.npz"]
