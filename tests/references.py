@@ -92,7 +92,7 @@ def of_a_row(name):
     """Makes an array have at least one axis, and k fit its rows."""
 
     def prepare(d, a):
-        x = a[name] if np.ndim(a[name]) else d.array_of((5,))
+        x = a[name] if np.ndim(a[name]) and a[name].shape[-1] else d.array_of((5,))
         k = a["k"] if np.max(a["k"]) <= x.shape[-1] and np.shape(a["k"]) in ((), x.shape[:-1]) else 1
         return a | {name: x, "k": k}
 
@@ -214,6 +214,7 @@ def _(a, y):
 
 @reference("to_dense", lambda d, a: a | {"units": d.size("units")})
 def _(a, y):
+    need(a.code.indices.max(initial=0) < a.units)
     dense = np.zeros((*a.code.values.shape[:-1], a.units))
     np.put_along_axis(dense, a.code.indices, a.code.values, -1)
     return dense
@@ -400,7 +401,8 @@ def _(a, y):
 def _(a, y):
     finite(a.sigma, a.time, a.hold, a.duration)
     late = a.time - a.hold
-    return a.sigma * (1 if late <= 0 else max(0.0, 1 - late / max(a.duration, 1e-6)))
+    left = 1 if late <= 0 else max(0.0, 1 - late / max(a.duration, 1e-6))
+    np.testing.assert_allclose(y, a.sigma * left, atol=1e-5 * abs(a.sigma), rtol=1e-4)
 
 
 @reference("dropout")

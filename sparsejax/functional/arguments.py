@@ -160,11 +160,12 @@ def _to_array(name: str, value: Any, *, expected: list[type[AbstractArray]]) -> 
             value = _to_jax(name, value)
     kinds = {one.dtype for one in expected}
     if Float in kinds and Int not in kinds and not jnp.issubdtype(value.dtype, jnp.inexact) and not _is_key(value):
-        value = value.astype(float)
+        value = value.astype(jnp.result_type(float))
     elif Int in kinds and jnp.issubdtype(value.dtype, jnp.integer) and value.dtype.itemsize < 4:
         value = value.astype(jnp.int32)
     elif Int in kinds and jnp.issubdtype(value.dtype, jnp.unsignedinteger):
-        value = jnp.minimum(value, jnp.iinfo(int).max).astype(int)
+        whole = jnp.result_type(int)
+        value = jnp.minimum(value, jnp.iinfo(whole).max).astype(whole)
     fitting = [one for one in expected if _has_dtype(one, value)]
     if not fitting:
         names = " or ".join(dict.fromkeys(_NAMES[one.dtype] for one in expected))
@@ -188,7 +189,8 @@ def _to_jax(name: str, value: Any) -> jax.Array:
         _refuse(name, value, "numbers")
     except OverflowError:
         raise ValueError(
-            f"{name} is {_describe(value)} with integers beyond {jnp.dtype(int)}; use jax_enable_x64 for wider ones."
+            f"{name} is {_describe(value)} with integers beyond {jnp.result_type(int)}; convert it to floats, or set "
+            "jax_enable_x64."
         ) from None
     return array
 
