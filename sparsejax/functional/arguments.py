@@ -44,10 +44,10 @@ def checked(function: Function) -> Function:
       The function. It raises a TypeError for a value of another type, and a ValueError for an array with another number
       of axes, for anything but an integer where integers are expected, and for an unknown string.
     """
-    converters = {
-        name: _converter(parameter.annotation) for name, parameter in inspect.signature(function).parameters.items()
-    }
-    batched = [name for name, one in inspect.signature(function).parameters.items() if _has_batch(one.annotation)]
+    annotations = {name: one.annotation for name, one in inspect.signature(function).parameters.items()}
+    converters = {name: _converter(annotation) for name, annotation in annotations.items()}
+    batched = {name for name, annotation in annotations.items() if _has_batch(annotation)}
+    numeric = {name for name, annotation in annotations.items() if float in _members(annotation)}
 
     @functools.wraps(function)
     def of_checked(*args, **kwargs):
@@ -55,11 +55,17 @@ def checked(function: Function) -> Function:
         named = zip(converters.items(), args, strict=False)
         given = {name: convert(name, value) for (name, convert), value in named}
         more = {name: converters.get(name, _pass)(name, value) for name, value in kwargs.items()}
-        _check_batch({name: value for name, value in (given | more).items() if name in batched and value is not None})
-        floats = [value.dtype for value in (given | more).values() if _is_float(value) and value.ndim]
-        wide = jnp.float64 if jnp.float64 in floats else jnp.float32
-        args = (*(_like_number(value, wide) for value in given.values()), *args[len(given) :])
-        return function(*args, **{name: _like_number(value, wide) for name, value in more.items()})
+        both = given | more
+        _check_batch({name: both[name] for name in both if name in batched and both[name] is not None})
+        wide = any(
+            value.dtype == jnp.float64 for name, value in both.items() if name not in numeric and _is_float(value)
+        )
+
+        def finish(name: str, value: Any) -> Any:
+            return _like_number(value, jnp.float64 if wide else jnp.float32) if name in numeric else value
+
+        args = (*(finish(name, value) for name, value in given.items()), *args[len(given) :])
+        return function(*args, **{name: finish(name, value) for name, value in more.items()})
 
     return typing.cast(Function, of_checked)
 
@@ -78,7 +84,7 @@ def _check_batch(arrays: dict[str, Any]) -> None:
 
 
 def _like_number(value: Any, dtype: Any) -> Any:
-    """Returns a float without axes in the precision of the arrays, which it then does not change, like a number."""
+    """Returns an array without axes in the precision of the others, which it then does not change, like a number."""
     scalar = isinstance(value, jax.Array) and _is_float(value) and value.ndim == 0 and not value.weak_type
     return value.astype(dtype) if scalar else value
 

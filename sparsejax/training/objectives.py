@@ -29,7 +29,7 @@ class Objective(NamedTuple):
 
 
 def _cross_entropy(output: Output, batch: Batch) -> dict[str, Float[Array, "batch"]]:
-    hits = jnp.argmax(output.prediction, axis=-1) == batch.labels
+    hits = jnp.argmax(output.prediction, axis=-1).astype(batch.labels.dtype) == batch.labels
     loss = optax.softmax_cross_entropy_with_integer_labels(output.prediction, batch.labels)
     return {"loss": loss, "accuracy": hits.astype(jnp.float32)}
 

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from sparsejax import functional as F
-from sparsejax.coding import DictionaryState, dictionary_step, fista, init_dictionary
+from sparsejax.coding import DictionaryState, dictionary_step, fista, init_dictionary, soft_threshold
 from sparsejax.functional import measures, penalties
 from tests.functional.drawn import normal
 
@@ -131,6 +131,8 @@ def test_a_traced_number_does_not_change_the_type_of_the_result():
         wide = jnp.asarray(0.25, jnp.float64) + np.float64(0)
         for y in (F.dropout(KEYS, x, rate=wide), F.explain_away(x, gains, gamma=wide), fista(x, gains, l1=wide).code):
             assert y.dtype == jnp.float32
+        one_by_one = jax.vmap(lambda z: soft_threshold(z, wide))(x[0].astype(jnp.float64))
+        assert one_by_one.dtype == jnp.float64
         assert fista(x.astype(jnp.float64), gains, l1=jnp.float32(0.25)).code.dtype == jnp.float64
 
 

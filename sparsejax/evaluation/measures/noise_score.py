@@ -55,7 +55,8 @@ class NoiseScore(UnderNoise):
         return super().misfit(setting)
 
     def of_batch(self, model: Model, variables: Variables, batch: EvaluationBatch) -> Int[Array, ""]:
-        hits = (jnp.argmax(batch.output.prediction, axis=-1) == batch.labels) & batch.counted
+        guess = jnp.argmax(batch.output.prediction, axis=-1).astype(batch.labels.dtype)
+        hits = (guess == batch.labels) & batch.counted
         return jnp.sum(hits.astype(jnp.int32))
 
     def report(self, sums: Int[np.ndarray, "levels"]) -> dict[str, Any]:
