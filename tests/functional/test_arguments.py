@@ -34,7 +34,7 @@ def test_what_is_no_integer_is_refused_by_name(k):
 
 
 def test_floats_and_traced_sizes_are_refused_while_tracing():
-    with pytest.raises(ValueError, match=r"k is an array of float32; expected integers \(jnp.round"):
+    with pytest.raises(ValueError, match=r"k is an array of float\d\d; expected integers \(jnp.round"):
         jax.jit(F.top_k)(X, 0.5)
     with pytest.raises(ValueError, match="units is a traced value of int"):
         jax.jit(F.init_boost_state)(3)
@@ -73,8 +73,8 @@ def test_arrays_are_those_of_jax_and_numpy_with_the_right_axes():
         F.crop_and_flip(KEYS, np.ones((4, 4)))
     with pytest.raises(TypeError, match="mask is an array of float32; expected booleans"):
         F.rewire(KEYS[0], np.ones((3, 2)), np.ones((3, 2), np.float32), None, 0.5)
-    with pytest.raises(ValueError, match=r"an array of int64 with integers beyond"):
-        F.top_k(np.array([2**62, 1]) if not jax.config.read("jax_enable_x64") else np.array([2**63], np.uint64), 1)
+    with jax.enable_x64(False), pytest.raises(ValueError, match="an array of int64 with integers beyond int32"):
+        F.top_k(np.array([2**40, 1]), 1)
 
 
 def test_integers_become_floats_where_floats_are_expected():
