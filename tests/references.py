@@ -61,7 +61,7 @@ def relu(x):
 
 def ranked(row):
     """Returns the indices of a row from the largest value to the smallest: NaN first, the lower index among ties."""
-    return sorted(range(len(row)), key=lambda i: (not np.isnan(row[i]), 0 if np.isnan(row[i]) else -row[i], i))
+    return sorted(range(len(row)), key=lambda i: (not np.isnan(row[i]), 0 if np.isnan(row[i]) else -float(row[i]), i))
 
 
 def kept(x, k, ties="first"):
@@ -181,7 +181,9 @@ def _(a, y):
 @reference("boost")
 def _(a, y):
     finite(a.x, a.boost_strength, a.target, a.state.duty_cycle)
-    return a.x * gains(a, a.target)
+    y = a.x * gains(a, a.target)
+    finite(y)
+    return y
 
 
 @reference("init_boost_state")
@@ -687,7 +689,7 @@ def _(a, y):
 def penalty(cost):
     def of(a, y):
         finite(a.activations)
-        return cost(a.activations).sum() / max(1, len(a.activations))
+        return cost(np.asarray(a.activations, np.float64)).sum() / max(1, len(a.activations))
 
     return of
 
@@ -697,18 +699,27 @@ for _name, _cost in {"l1": np.abs, "l2": np.square, "cauchy": lambda x: np.log1p
     reference(f"penalties.{_name}")(penalty(_cost))
 
 
+def normal_numbers(x):
+    """Raises Undefined for numbers so small that XLA's backends may take them for 0."""
+    size = np.abs(np.asarray(x, np.float64))
+    need(not ((size > 0) & (size < 1e-37)).any())
+
+
 @reference("measures.l0")
 def _(a, y):
+    normal_numbers(a.x)
     return (a.x != 0).sum(-1)
 
 
 @reference("measures.active_fraction")
 def _(a, y):
+    normal_numbers(a.x)
     return np.mean(a.x != 0) if np.size(a.x) else 0.0
 
 
 @reference("measures.dead_units")
 def _(a, y):
+    normal_numbers(a.x)
     return (a.x == 0).all(0)
 
 
@@ -808,6 +819,7 @@ def _(a, y):
 @reference("measures.activation_frequency")
 def _(a, y):
     finite(a.threshold)
+    normal_numbers(a.x)
     near = np.abs(np.abs(a.x) - a.threshold) < 0.01
     need(a.threshold == 0 or not near.any())
     return (np.abs(a.x) > a.threshold).mean(0) if len(a.x) else np.zeros(a.x.shape[1])
@@ -939,7 +951,7 @@ def _(a, y):
     tame_problem(a)
 
     def objective(code):
-        return np.sum((a.x - code @ a.dictionary.T) ** 2, -1) / 2 + a.l0 * (code != 0).sum(-1)
+        return np.sum((a.x - code @ a.dictionary.T) ** 2, -1) / 2 + float(a.l0) * (code != 0).sum(-1)
 
     start = np.zeros(y.code.shape) if a.initial is None else a.initial
     before = objective(start)

@@ -57,12 +57,11 @@ def checked(function: Function) -> Function:
         more = {name: converters.get(name, _pass)(name, value) for name, value in kwargs.items()}
         both = given | more
         _check_batch({name: both[name] for name in both if name in batched and both[name] is not None})
-        wide = any(
-            value.dtype == jnp.float64 for name, value in both.items() if name not in numeric and _is_float(value)
-        )
+        kinds = {value.dtype for name, value in both.items() if name not in numeric and _is_float(value)}
+        widest = jnp.result_type(float) if jnp.dtype(jnp.float64) in kinds else jnp.float32  # x64 may be off
 
         def finish(name: str, value: Any) -> Any:
-            return _like_number(value, jnp.float64 if wide else jnp.float32) if name in numeric else value
+            return _like_number(value, widest) if name in numeric else value
 
         args = (*(finish(name, value) for name, value in given.items()), *args[len(given) :])
         return function(*args, **{name: finish(name, value) for name, value in more.items()})
