@@ -256,7 +256,7 @@ def to_numpy(value: Any) -> Any:
         return value
     if isinstance(value, (jax.Array, np.ndarray, np.generic)):
         array = np.asarray(value)
-        if array.dtype == np.float64 and not jax.config.read("jax_enable_x64"):
+        if array.dtype == np.float64 and array.ndim and not jax.config.read("jax_enable_x64"):
             with np.errstate(over="ignore"):
                 array = array.astype(np.float32)
         floating = jnp.issubdtype(array.dtype, jnp.floating)

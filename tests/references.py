@@ -61,7 +61,7 @@ def relu(x):
 
 def ranked(row):
     """Returns the indices of a row from the largest value to the smallest: NaN first, the lower index among ties."""
-    return sorted(range(len(row)), key=lambda i: (not np.isnan(row[i]), 0 if np.isnan(row[i]) else -row[i], i))
+    return sorted(range(len(row)), key=lambda i: (not np.isnan(row[i]), 0 if np.isnan(row[i]) else -float(row[i]), i))
 
 
 def kept(x, k, ties="first"):
@@ -92,7 +92,7 @@ def of_a_row(name):
     """Makes an array have at least one axis, and k fit its rows."""
 
     def prepare(d, a):
-        x = a[name] if np.ndim(a[name]) else d.array_of((5,))
+        x = a[name] if np.ndim(a[name]) and a[name].shape[-1] else d.array_of((5,))
         k = a["k"] if np.max(a["k"]) <= x.shape[-1] and np.shape(a["k"]) in ((), x.shape[:-1]) else 1
         return a | {name: x, "k": k}
 
@@ -181,7 +181,9 @@ def _(a, y):
 @reference("boost")
 def _(a, y):
     finite(a.x, a.boost_strength, a.target, a.state.duty_cycle)
-    return a.x * gains(a, a.target)
+    y = a.x * gains(a, a.target)
+    finite(y)
+    return y
 
 
 @reference("init_boost_state")
@@ -214,6 +216,7 @@ def _(a, y):
 
 @reference("to_dense", lambda d, a: a | {"units": d.size("units")})
 def _(a, y):
+    need(a.code.indices.max(initial=0) < a.units)
     dense = np.zeros((*a.code.values.shape[:-1], a.units))
     np.put_along_axis(dense, a.code.indices, a.code.values, -1)
     return dense
@@ -400,7 +403,8 @@ def _(a, y):
 def _(a, y):
     finite(a.sigma, a.time, a.hold, a.duration)
     late = a.time - a.hold
-    return a.sigma * (1 if late <= 0 else max(0.0, 1 - late / max(a.duration, 1e-6)))
+    left = 1 if late <= 0 else max(0.0, 1 - late / max(a.duration, 1e-6))
+    np.testing.assert_allclose(y, a.sigma * left, atol=1e-5 * abs(a.sigma), rtol=1e-4)
 
 
 @reference("dropout")
@@ -685,7 +689,7 @@ def _(a, y):
 def penalty(cost):
     def of(a, y):
         finite(a.activations)
-        return cost(a.activations).sum() / max(1, len(a.activations))
+        return cost(np.asarray(a.activations, np.float64)).sum() / max(1, len(a.activations))
 
     return of
 
@@ -695,18 +699,27 @@ for _name, _cost in {"l1": np.abs, "l2": np.square, "cauchy": lambda x: np.log1p
     reference(f"penalties.{_name}")(penalty(_cost))
 
 
+def normal_numbers(x):
+    """Raises Undefined for numbers so small that XLA's backends may take them for 0."""
+    size = np.abs(np.asarray(x, np.float64))
+    need(not ((size > 0) & (size < 1e-37)).any())
+
+
 @reference("measures.l0")
 def _(a, y):
+    normal_numbers(a.x)
     return (a.x != 0).sum(-1)
 
 
 @reference("measures.active_fraction")
 def _(a, y):
+    normal_numbers(a.x)
     return np.mean(a.x != 0) if np.size(a.x) else 0.0
 
 
 @reference("measures.dead_units")
 def _(a, y):
+    normal_numbers(a.x)
     return (a.x == 0).all(0)
 
 
@@ -806,6 +819,7 @@ def _(a, y):
 @reference("measures.activation_frequency")
 def _(a, y):
     finite(a.threshold)
+    normal_numbers(a.x)
     near = np.abs(np.abs(a.x) - a.threshold) < 0.01
     need(a.threshold == 0 or not near.any())
     return (np.abs(a.x) > a.threshold).mean(0) if len(a.x) else np.zeros(a.x.shape[1])
@@ -937,7 +951,7 @@ def _(a, y):
     tame_problem(a)
 
     def objective(code):
-        return np.sum((a.x - code @ a.dictionary.T) ** 2, -1) / 2 + a.l0 * (code != 0).sum(-1)
+        return np.sum((a.x - code @ a.dictionary.T) ** 2, -1) / 2 + float(a.l0) * (code != 0).sum(-1)
 
     start = np.zeros(y.code.shape) if a.initial is None else a.initial
     before = objective(start)
