@@ -784,6 +784,12 @@ def _(a, y):
     assert y in a.weights[scores >= scores.max() - 0.02 * abs(scores.max())]
 
 
+@reference("measures.is_misclassified")
+def _(a, y):
+    undefined = np.isnan(a.logits).any(-1)
+    return (np.where(undefined[..., None], 0, a.logits).argmax(-1) != a.labels) | undefined
+
+
 @reference("measures.confusion_matrix")
 def _(a, y):
     counts = np.zeros((a.classes, a.classes))
