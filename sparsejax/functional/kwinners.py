@@ -149,6 +149,9 @@ def boost(
     Returns:
       Array like x.
 
+    Raises:
+      ValueError: the state has another number of units.
+
     References:
       Ahmad & Scheinkman, How Can We Be So Dense?, 2019, Eq. 7 and Algorithm 1.
     """
