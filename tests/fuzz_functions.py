@@ -262,7 +262,7 @@ def to_numpy(value: Any) -> Any:
         floating = jnp.issubdtype(array.dtype, jnp.floating)
         array = array.astype(np.float64) if floating else array.astype(np.int64) if array.dtype.kind in "iu" else array
         return array[()]
-    return value
+    return float(value) if type(value) is int and abs(value) >= 2**31 else value
 
 
 def tolerance(arguments: dict[str, Any], got: np.ndarray) -> float:

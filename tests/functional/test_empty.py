@@ -124,6 +124,7 @@ def test_rows_without_units():
     for k in (0, jnp.int32(0)):
         assert F.top_k(nothing, k).shape == (3, 0)
     np.testing.assert_array_equal(measures.gini(nothing), np.zeros(3))
+    assert F.power_to_db(np.zeros((2, 0, 3), np.float32)).shape == (2, 0, 3)
     with pytest.raises(ValueError, match="A row has 0 units; expected at least 1"):
         F.kth_largest(nothing, 1)
     with pytest.raises(ValueError, match="k is 1, but a row has 0 units"):
