@@ -198,6 +198,21 @@ def test_sparse_layers_have_an_exact_mask_and_equal_the_function(fresh_key, kind
 
 
 @linears
+def test_float64_inputs_of_float32_layers_are_computed_in_float64(kind):
+    layer, _, _, inputs = LINEAR[kind]
+    x = np.random.default_rng(0).standard_normal(inputs)
+    with jax.enable_x64(True):
+        variables = layer.init(jax.random.key(0), x.astype(np.float32))
+        in_nnx = nnx_linear(kind)
+        weights = [(variables["params"]["kernel"], variables["masks"]["mask"], variables["params"]["bias"]),
+                   (in_nnx.kernel.get_value(), in_nnx.mask.get_value(), in_nnx.bias.get_value())]  # fmt: skip
+        for (kernel, mask, bias), y in zip(weights, (layer.apply(variables, x), in_nnx(jnp.asarray(x))), strict=True):
+            assert kernel.dtype == bias.dtype == jnp.float32 and y.dtype == jnp.float64
+            expected = expected_linear(kind, jnp.asarray(x), kernel.astype(float), mask, bias.astype(float))
+            np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-12)
+
+
+@linears
 def test_masked_weights_never_influence_the_output_and_get_no_gradient(fresh_key, kind):
     layer, _, _, inputs = LINEAR[kind]
     x = jax.random.normal(fresh_key(), inputs, jnp.float32)
