@@ -10,6 +10,7 @@ Annotations are the one description of what a function takes, and these rules ho
 - Arrays of examples are of one number of examples.
 - An integer is neither a bool nor a float, and is not traced unless the annotation names an array, too.
 - A string is one of those of its `Literal`.
+- A PRNG key may be in the form of `jax.random.PRNGKey`.
 """
 
 import functools
@@ -164,6 +165,8 @@ def _to_array(name: str, value: Any, *, expected: list[type[AbstractArray]]) -> 
         if not (isinstance(value, np.ndarray) and any(one.array_type is np.ndarray for one in expected)):
             value = _to_jax(name, value)
     kinds = {one.dtype for one in expected}
+    if Key in kinds and value.dtype == jnp.uint32 and value.ndim and value.shape[-1] == 2:
+        value = jax.random.wrap_key_data(jnp.asarray(value))  # a key in the form of jax.random.PRNGKey
     if Float in kinds and Int not in kinds and not jnp.issubdtype(value.dtype, jnp.inexact) and not _is_key(value):
         value = value.astype(jnp.result_type(float))
     elif Int in kinds and jnp.issubdtype(value.dtype, jnp.integer) and value.dtype.itemsize < 4:

@@ -40,7 +40,7 @@ class SparseCode(_Winners):
 
     Attributes:
       values: `[..., k]`.
-      indices: of the units, `[..., k]`, int32, each row in ascending order.
+      indices: of the units, `[..., k]`, int32 in [0, units), each row in ascending order; others are not checked.
       units: n, part of the tree structure, not an array; None if unknown.
     """
 
@@ -51,6 +51,10 @@ class SparseCode(_Winners):
         code = super().__new__(cls, values, indices)
         code.units = units
         return code
+
+    def _replace(self, **changes: Any) -> "SparseCode":  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Returns a code with other values, indices or units; that of a NamedTuple would lose the units."""
+        return SparseCode(**{"values": self.values, "indices": self.indices, "units": self.units, **changes})
 
     def to_dense(self, units: int | None = None) -> Float[Array, "*batch units"]:
         """Returns the dense form `[..., units]`; the number of units is only needed if `self.units` is None.
