@@ -6,6 +6,7 @@ structure. The other fields, and which traced fields are None, are part of the s
 
 import dataclasses
 import functools
+import math
 import os
 import types
 from collections.abc import Mapping, Sequence
@@ -131,8 +132,8 @@ def _fits(value: Any, hint: Any) -> bool:
     if kind is tuple and parts:
         entries = parts[:1] * len(value) if parts[-1] is ... and isinstance(value, tuple) else parts
         return isinstance(value, tuple) and len(value) == len(entries) and all(map(_fits, value, entries))
-    if hint in (int, float):
-        return isinstance(value, (int, hint)) and not isinstance(value, bool)
+    if hint in (int, float):  # config.json cannot hold NaN or infinities
+        return isinstance(value, (int, hint)) and not isinstance(value, bool) and math.isfinite(value)
     return isinstance(value, hint) if hint in (bool, str, types.NoneType) or _is_configuration(hint) else True
 
 
@@ -142,7 +143,13 @@ def _is_configuration(hint: Any) -> bool:
 
 def _describe(hint: Any, value: Any) -> str:
     """Return an annotated type in words, for an error about a value."""
-    words = {int: "an integer", float: "a number", bool: "True or False", str: "a string", types.NoneType: "None"}
+    words = {
+        int: "an integer",
+        float: "a finite number",
+        bool: "True or False",
+        str: "a string",
+        types.NoneType: "None",
+    }
     kind, parts = get_origin(hint), get_args(hint)
     if kind in (Union, types.UnionType):
         none_first = sorted(parts, key=lambda part: part is not types.NoneType)

@@ -241,6 +241,9 @@ def fuzz(cases: int, rng: random.Random, *, reports: float = 0.1) -> dict[str, c
     """
     ended: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
     for number in range(cases):
+        if number % 400 == 399:  # Linux allows a process 65,530 mapped regions, of which each program takes several
+            _program.cache_clear()
+            jax.clear_caches()
         name = "robustness_report" if rng.random() < reports else rng.choice(list(ATTACKS))
         case = draw(rng)
         try:

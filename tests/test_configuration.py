@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sparsejax import configs
-from sparsejax.configuration import configuration, stack, traced
+from sparsejax.configuration import configuration, replace, stack, traced
 from sparsejax.errors import ConfigError
 
 
@@ -57,3 +57,9 @@ def test_every_named_experiment_is_a_pytree_of_numbers():
         config = configs.get(name)
         assert all(isinstance(leaf, (int, float)) for leaf in jax.tree.leaves(config))
         assert jax.tree.map(lambda leaf: leaf, config) == config
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), np.float32(-np.inf)])
+def test_numbers_that_config_json_cannot_hold_are_refused(value):
+    with pytest.raises(ConfigError, match=r"training.learning_rate is -?(inf|nan); expected a finite number"):
+        replace(configs.get("digits_mlp"), {"training.learning_rate": value})

@@ -133,6 +133,16 @@ def test_seeds_and_a_sweep_make_a_grid(monkeypatch):
 
 
 @pytest.mark.slow
+def test_a_run_in_64_bit_mode_is_the_same(finished, tmp_path):
+    process = launch(*SMALL, *ONE, "--out", tmp_path / "wide", JAX_ENABLE_X64="1")
+    assert process.returncode == 0, process.stderr
+    wide, usual = (json.loads((folder / "result.json").read_text()) for folder in (tmp_path / "wide", finished[0]))
+    assert wide["test_accuracy"] == pytest.approx(usual["test_accuracy"], abs=0.02)
+    assert wide["test_loss"] == pytest.approx(usual["test_loss"], rel=1e-2)
+    assert wide["layers"]["hidden1"]["k_inference"] == 48
+
+
+@pytest.mark.slow
 def test_a_network_of_a_grid_is_the_network_alone(finished, tmp_path):
     process = launch(*SMALL, "--out", tmp_path / "grid", "--seeds", 2, "--sweep", "training.learning-rate=0.1,0.01")
     assert process.returncode == 0, process.stderr

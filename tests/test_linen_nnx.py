@@ -6,6 +6,7 @@ import flax.linen as flax_linen
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from flax import nnx as flax_nnx
 from jax.sharding import PartitionSpec as P
@@ -197,6 +198,21 @@ def test_sparse_layers_have_an_exact_mask_and_equal_the_function(fresh_key, kind
 
 
 @linears
+def test_float64_inputs_of_float32_layers_are_computed_in_float64(kind):
+    layer, _, _, inputs = LINEAR[kind]
+    x = np.random.default_rng(0).standard_normal(inputs)
+    with jax.enable_x64(True):
+        variables = layer.init(jax.random.key(0), x.astype(np.float32))
+        in_nnx = nnx_linear(kind)
+        weights = [(variables["params"]["kernel"], variables["masks"]["mask"], variables["params"]["bias"]),
+                   (in_nnx.kernel.get_value(), in_nnx.mask.get_value(), in_nnx.bias.get_value())]  # fmt: skip
+        for (kernel, mask, bias), y in zip(weights, (layer.apply(variables, x), in_nnx(jnp.asarray(x))), strict=True):
+            assert kernel.dtype == bias.dtype == jnp.float32 and y.dtype == jnp.float64
+            expected = expected_linear(kind, jnp.asarray(x), kernel.astype(float), mask, bias.astype(float))
+            np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-12)
+
+
+@linears
 def test_masked_weights_never_influence_the_output_and_get_no_gradient(fresh_key, kind):
     layer, _, _, inputs = LINEAR[kind]
     x = jax.random.normal(fresh_key(), inputs, jnp.float32)
@@ -234,3 +250,64 @@ def test_initialisers_mask_stream_and_density_1(kind):
 def test_the_examples_of_the_docstrings_run(module):
     result = doctest.testmod(module)
     assert result.attempted > 4 and result.failed == 0
+
+
+def restored(tree, folder):
+    """Returns the tree as Orbax restores it without a target: nested dictionaries of arrays, here NumPy's."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(folder, tree)
+        checkpointer.wait_until_finished()
+        return jax.tree.map(np.asarray, checkpointer.restore(folder))
+
+
+class LinenLayers(flax_linen.Module):
+    @flax_linen.compact
+    def __call__(self, x, *, train):
+        x = linen.SparseConv(5, kernel_size=(2, 2), density=0.5)(x)
+        x = linen.KWinners2d(**SETTINGS)(x, train=train)
+        x = linen.SparseDense(10, density=0.3)(x.reshape(len(x), -1))
+        return linen.TopK(2)(linen.KWinners(**SETTINGS)(x, train=train))
+
+
+class NNXLayers(flax_nnx.Module):
+    def __init__(self, seed):
+        rngs = flax_nnx.Rngs(seed)
+        self.conv = nnx.SparseConv(5, 5, (2, 2), density=0.5, rngs=rngs)
+        self.images = nnx.KWinners2d(5, **SETTINGS)
+        self.dense = nnx.SparseDense(20, 10, density=0.3, rngs=rngs)
+        self.units = nnx.KWinners(10, **SETTINGS)
+
+    def __call__(self, x, *, train):
+        x = self.images(self.conv(x), train=train)
+        return self.units(self.dense(x.reshape(len(x), -1)), train=train)
+
+
+def test_linen_layers_take_plain_dictionaries(tmp_path):
+    x, net = batches("images")[0], LinenLayers()
+    variables = net.init(jax.random.key(0), x, train=True)
+    variables |= net.apply(variables, x, train=True, mutable=["boost"])[1]
+    plain = restored(variables, tmp_path / "checkpoint")
+    assert type(plain["boost"]["KWinners_0"]["state"]) is dict
+    np.testing.assert_array_equal(net.apply(plain, x, train=False), net.apply(variables, x, train=False))
+    for one, other in zip(*(net.apply(v, x, train=True, mutable=["boost"]) for v in (plain, variables)), strict=True):
+        jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+@pytest.mark.parametrize("restore", ["update", "replace_by_pure_dict", "merge"])
+def test_nnx_layers_take_plain_dictionaries(tmp_path, restore):
+    x, net, other = batches("images")[0], NNXLayers(0), NNXLayers(1)
+    net(x, train=True)
+    graph, state = flax_nnx.split(net)
+    plain = restored(flax_nnx.to_pure_dict(state), tmp_path / "checkpoint")
+    if restore == "update":
+        flax_nnx.update(other, plain)
+    elif restore == "replace_by_pure_dict":
+        state = flax_nnx.state(other)
+        flax_nnx.replace_by_pure_dict(state, plain)
+        flax_nnx.update(other, state)
+    else:
+        other = flax_nnx.merge(graph, flax_nnx.State(plain))
+    for train in (False, True, False):
+        np.testing.assert_array_equal(other(x, train=train), net(x, train=train))
+    assert_states_equal(other.units.boost, net.units.boost)
+    assert_states_equal(other.images.boost, net.images.boost)

@@ -85,8 +85,8 @@ def dictionary_step(
       sweeps: number of passes over the atoms.
 
     Returns:
-      The new state, with atoms of length 1 at most, and the batch's Code `[examples, atoms]` with the relative duality
-        gaps `[examples]`.
+      The new state, with atoms of length 1 at most (the same after an empty batch), and the batch's Code
+        `[examples, atoms]` with the relative duality gaps `[examples]`.
 
     Raises:
       ValueError: as `admm`, or x is not `[examples, inputs]`.
@@ -97,6 +97,8 @@ def dictionary_step(
     """
     x = at_least_float32(x)
     code = admm(x, state.dictionary, l1=l1, tolerance=tolerance, violation=None, max_iterations=max_iterations)
+    if not len(x):
+        return state, code
     step = (state.steps + 1).astype(x.dtype)
     keep = (1 - 1 / step) ** forget
     # Before the first batch there are no statistics to keep, even with forget = 0, where 0^0 would be 1.

@@ -222,7 +222,7 @@ def sparsenet_step(
 
     Returns:
       The new state, and the mean objective `[]` and the remaining fraction of the energy `[]`, both before the
-        dictionary changed.
+        dictionary changed. An empty batch leaves the state and has zeros.
 
     Raises:
       ValueError: as `sparsenet_code`, or x is not `[examples, inputs]`.
@@ -233,6 +233,9 @@ def sparsenet_step(
     """
     costs = {"sparseness": sparseness, "penalty": penalty, "scale": scale}
     code = sparsenet_code(x, state.dictionary, max_iterations=max_iterations, **costs).code
+    if not len(x):
+        nothing = jnp.zeros((), code.dtype)
+        return state, SparsenetMetrics(nothing, nothing)
     residual = x - product(code, state.dictionary.T)
     metrics = SparsenetMetrics(
         jnp.mean(sparsenet_objective(x, state.dictionary, code, **costs)), ratio(jnp.sum(residual**2), jnp.sum(x**2))

@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from sparsejax.errors import ConfigError
 from sparsejax.evaluation.attacks.ensemble import auto_attack, by_target, survivors_of
 from sparsejax.evaluation.attacks.fmn import fmn
 from sparsejax.evaluation.attacks.geometry import Bounds, Norm
@@ -95,8 +97,10 @@ def robustness_report(
       Cekic, Bakiskan & Madhow, Neuro-Inspired Deep Neural Networks with Sparse, Strong Activations, 2022, section 3:
       noise (Fig. 4), attacks within the default balls (Table 1) and minimal norms (Fig. 5, which averages them).
     """
+    if isinstance(images, Tracer) or isinstance(labels, Tracer):
+        raise ConfigError("robustness_report compiles several programs and cannot be traced; call it outside of jit.")
     bounds = check_images(images, labels, bounds)
-    check_network(logits_fn, key)
+    key = check_network(logits_fn, key)
     counts = {"noise_draws": noise_draws, "minimal_iterations": minimal_iterations, "batch_size": batch_size,
               "attacked": attacked, "draws": draws, "the number of images": len(images)}  # fmt: skip
     for name, count in counts.items():
@@ -106,7 +110,7 @@ def robustness_report(
     check_labels(labels, classes)
     levels = check_noise({"gaussian": 0.1} if noise is None else noise, np.ndim(images))
     balls = {"linf": 2 / 255, "l2": 0.25} if balls is None else balls
-    radii = check_balls(balls)
+    radii = check_balls(balls, images)
     entries = check_attacks(attacks, radii, classes, autoattack=autoattack)
     minimal = check_norms(minimal)
 

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
+import jax
 import numpy as np
 
-from sparsejax.errors import ConfigError
+from sparsejax.errors import ConfigError, blame
 from sparsejax.evaluation.attacks.geometry import BALLS, Norm
 from sparsejax.evaluation.attacks.problem import check_number
 from sparsejax.evaluation.attacks.programs import AnyNorm
@@ -32,7 +33,7 @@ def check_noise(noise: Mapping[NoiseKind, Levels], axes: int) -> dict[NoiseKind,
       ConfigError: a kind is unknown or does not apply to such images, or a level is wrong.
     """
     known = (*get_args(Distribution), "salt_and_pepper")
-    for kind in _mapping("noise", noise):
+    for kind in _mapping("noise", noise, "{'gaussian': 0.1}"):
         if kind not in known:
             raise ConfigError(f"The noise {kind!r} is unknown; there are {', '.join(known)}.")
     if "salt_and_pepper" in noise and axes != 4:
@@ -44,15 +45,26 @@ def check_noise(noise: Mapping[NoiseKind, Levels], axes: int) -> dict[NoiseKind,
     }
 
 
-def check_balls(balls: Mapping[AnyNorm, Levels]) -> dict[AnyNorm, tuple[float, ...]]:
+def check_balls(balls: Mapping[AnyNorm, Levels], images: Any) -> dict[AnyNorm, tuple[float, ...]]:
     """Returns norm -> radii in ascending order.
 
     Raises:
-      ConfigError: a norm is unknown, or a radius is no number of 0 or more.
+      ConfigError: a norm is unknown or returns no number for each image, or a radius is no number of 0 or more.
     """
-    for norm in _mapping("balls", balls):
+    for norm in _mapping("balls", balls, "{'linf': 0.03}"):
         if not callable(norm):
             check_norms((norm,))
+            continue
+        with blame(f"The norm {name_of(norm)}"):
+            found = jax.eval_shape(
+                lambda delta, norm=norm: norm(delta), jax.ShapeDtypeStruct(images.shape, images.dtype)
+            )
+        if getattr(found, "shape", None) != images.shape[:1]:
+            shape = getattr(found, "shape", type(found).__name__)
+            raise ConfigError(
+                f"The norm {name_of(norm)} returned {shape} for {len(images)} images; expected one number for each, "
+                f"[{len(images)}]."
+            )
     radii: dict[AnyNorm, tuple[float, ...]] = {}
     for norm, several in balls.items():
         radii[norm] = tuple(sorted(_levels(f"The radius in {name_of(norm)}", several)))
@@ -122,6 +134,8 @@ def name_of(named: Any) -> str:
 def _levels(name: str, levels: Any, *, most: float = np.inf, finite: bool = False) -> tuple[float, ...]:
     """Returns one level or several as numbers of Python."""
     several = tuple(levels) if np.ndim(levels) else (levels,)
+    if not several:
+        raise ConfigError(f"{name} is {levels!r}; expected a number, or several.")
     for level in several:
         check_number(name, level, least=0, most=most, finite=finite)
     return tuple(level.item() if hasattr(level, "item") else level for level in several)
@@ -134,7 +148,7 @@ def _several(name: str, given: Any) -> tuple[Any, ...]:
     return tuple(given)
 
 
-def _mapping(name: str, given: Any) -> Mapping[Any, Any]:
+def _mapping(name: str, given: Any, example: str) -> Mapping[Any, Any]:
     if not isinstance(given, Mapping):
-        raise ConfigError(f"{name} is {given!r}; expected a dictionary, such as {{'linf': 0.03}}.")
+        raise ConfigError(f"{name} is {given!r}; expected a dictionary, such as {example}.")
     return given

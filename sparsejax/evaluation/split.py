@@ -55,7 +55,11 @@ def make_evaluation(
                 with blame(f"`of_batch` of the measure {measure.name!r}"):
                     return jax.tree.map(jnp.asarray, measure.of_batch(model, variables, batch))
 
-            return of(batch) if measure.versions is None else lax.map(of_version, jnp.arange(measure.versions))
+            return (
+                of(batch)
+                if measure.versions is None
+                else lax.map(of_version, jnp.arange(measure.versions, dtype=jnp.int32))
+            )
 
         def over_first(size: int) -> dict[str, Any]:
             def counts_of(rows: Int[Array, "batch"], counted: Bool[Array, "batch"]) -> dict[str, Any]:
@@ -89,9 +93,12 @@ def sum_over_split(
     batches = -(-examples // (share * shards))
 
     def of_batch(batch):
-        rows = (batch * shards + shard) * share + jnp.arange(share)
+        rows = (batch * shards + shard) * share + jnp.arange(share, dtype=jnp.int32)
         # The last batch is padded by repeating the last example; these rows do not count.
         return counts_of(jnp.minimum(rows, examples - 1), rows < examples)
 
-    total = jax.tree.map(lambda counts: jnp.sum(counts, axis=0), lax.map(of_batch, jnp.arange(batches)))
+    total = jax.tree.map(
+        lambda counts: jnp.sum(counts, axis=0, dtype=counts.dtype),
+        lax.map(of_batch, jnp.arange(batches, dtype=jnp.int32)),
+    )
     return total if axis_name is None else lax.psum(total, axis_name)

@@ -10,6 +10,7 @@ Annotations are the one description of what a function takes, and these rules ho
 - Arrays of examples are of one number of examples.
 - An integer is neither a bool nor a float, and is not traced unless the annotation names an array, too.
 - A string is one of those of its `Literal`.
+- A PRNG key may be in the form of `jax.random.PRNGKey`.
 """
 
 import functools
@@ -44,10 +45,10 @@ def checked(function: Function) -> Function:
       The function. It raises a TypeError for a value of another type, and a ValueError for an array with another number
       of axes, for anything but an integer where integers are expected, and for an unknown string.
     """
-    converters = {
-        name: _converter(parameter.annotation) for name, parameter in inspect.signature(function).parameters.items()
-    }
-    batched = [name for name, one in inspect.signature(function).parameters.items() if _has_batch(one.annotation)]
+    annotations = {name: one.annotation for name, one in inspect.signature(function).parameters.items()}
+    converters = {name: _converter(annotation) for name, annotation in annotations.items()}
+    batched = {name for name, annotation in annotations.items() if _has_batch(annotation)}
+    numeric = {name for name, annotation in annotations.items() if float in _members(annotation)}
 
     @functools.wraps(function)
     def of_checked(*args, **kwargs):
@@ -55,11 +56,16 @@ def checked(function: Function) -> Function:
         named = zip(converters.items(), args, strict=False)
         given = {name: convert(name, value) for (name, convert), value in named}
         more = {name: converters.get(name, _pass)(name, value) for name, value in kwargs.items()}
-        _check_batch({name: value for name, value in (given | more).items() if name in batched and value is not None})
-        floats = [value.dtype for value in (given | more).values() if _is_float(value) and value.ndim]
-        wide = jnp.float64 if jnp.float64 in floats else jnp.float32
-        args = (*(_like_number(value, wide) for value in given.values()), *args[len(given) :])
-        return function(*args, **{name: _like_number(value, wide) for name, value in more.items()})
+        both = given | more
+        _check_batch({name: both[name] for name in both if name in batched and both[name] is not None})
+        kinds = {value.dtype for name, value in both.items() if name not in numeric and _is_float(value)}
+        widest = jnp.result_type(float) if jnp.dtype(jnp.float64) in kinds else jnp.float32  # x64 may be off
+
+        def finish(name: str, value: Any) -> Any:
+            return _like_number(value, widest) if name in numeric else value
+
+        args = (*(finish(name, value) for name, value in given.items()), *args[len(given) :])
+        return function(*args, **{name: finish(name, value) for name, value in more.items()})
 
     return typing.cast(Function, of_checked)
 
@@ -78,7 +84,7 @@ def _check_batch(arrays: dict[str, Any]) -> None:
 
 
 def _like_number(value: Any, dtype: Any) -> Any:
-    """Returns a float without axes in the precision of the arrays, which it then does not change, like a number."""
+    """Returns an array without axes in the precision of the others, which it then does not change, like a number."""
     scalar = isinstance(value, jax.Array) and _is_float(value) and value.ndim == 0 and not value.weak_type
     return value.astype(dtype) if scalar else value
 
@@ -159,12 +165,15 @@ def _to_array(name: str, value: Any, *, expected: list[type[AbstractArray]]) -> 
         if not (isinstance(value, np.ndarray) and any(one.array_type is np.ndarray for one in expected)):
             value = _to_jax(name, value)
     kinds = {one.dtype for one in expected}
+    if Key in kinds and value.dtype == jnp.uint32 and value.ndim and value.shape[-1] == 2:
+        value = jax.random.wrap_key_data(jnp.asarray(value))  # a key in the form of jax.random.PRNGKey
     if Float in kinds and Int not in kinds and not jnp.issubdtype(value.dtype, jnp.inexact) and not _is_key(value):
-        value = value.astype(float)
+        value = value.astype(jnp.result_type(float))
     elif Int in kinds and jnp.issubdtype(value.dtype, jnp.integer) and value.dtype.itemsize < 4:
         value = value.astype(jnp.int32)
     elif Int in kinds and jnp.issubdtype(value.dtype, jnp.unsignedinteger):
-        value = jnp.minimum(value, jnp.iinfo(int).max).astype(int)
+        whole = jnp.result_type(int)
+        value = jnp.minimum(value, jnp.iinfo(whole).max).astype(whole)
     fitting = [one for one in expected if _has_dtype(one, value)]
     if not fitting:
         names = " or ".join(dict.fromkeys(_NAMES[one.dtype] for one in expected))
@@ -188,7 +197,8 @@ def _to_jax(name: str, value: Any) -> jax.Array:
         _refuse(name, value, "numbers")
     except OverflowError:
         raise ValueError(
-            f"{name} is {_describe(value)} with integers beyond {jnp.dtype(int)}; use jax_enable_x64 for wider ones."
+            f"{name} is {_describe(value)} with integers beyond {jnp.result_type(int)}; convert it to floats, or set "
+            "jax_enable_x64."
         ) from None
     return array
 

@@ -158,7 +158,7 @@ def _draw_amounts(
         raise ValueError(f"The smallest amount is {low} and the largest {high}; expected them in order.")
     draws = jax.vmap(lambda key: jax.random.uniform(key, (2,), jnp.float32))(keys)
     amount = jnp.float32(low) + (jnp.float32(high) - jnp.float32(low)) * draws[:, 0]
-    return jnp.where(draws[:, 1] < probability, amount, jnp.float32(neutral))
+    return jnp.where(draws[:, 1] < jnp.asarray(probability, jnp.float32), amount, jnp.float32(neutral))
 
 
 def _check_scale(scale: float) -> None:

@@ -33,10 +33,10 @@ def conv2d(
       ValueError: shapes do not fit, or the kernel is larger than the image.
     """
     kh, kw, inputs, _ = kernel.shape
-    if x.shape[-1] != inputs or x.shape[1] < kh or x.shape[2] < kw:
+    if not kernel.size or x.shape[-1] != inputs or x.shape[1] < kh or x.shape[2] < kw:
         raise ValueError(
             f"Cannot convolve images {x.shape} with a kernel {kernel.shape}; expected [batch, height, width, "
-            f"{inputs}] with height >= {kh} and width >= {kw}."
+            f"{inputs}] with height >= {kh} and width >= {kw}, and a kernel that is not empty."
         )
     return lax.platform_dependent(x, kernel, cpu=_by_products, default=_by_convolution)
 
@@ -61,10 +61,10 @@ def depthwise_conv2d(
     Raises:
       ValueError: shapes do not fit.
     """
-    if x.shape[-1] != kernel.shape[-1]:
+    if not kernel.size or x.shape[-1] != kernel.shape[-1]:
         raise ValueError(
             f"Cannot convolve images {x.shape} channel by channel with a kernel {kernel.shape}; expected [batch, "
-            "height, width, channels] and [kernel height, kernel width, channels]."
+            "height, width, channels] and [kernel height, kernel width, channels], which is not empty."
         )
     return lax.platform_dependent(x, kernel, cpu=_by_shifts, default=_by_grouped_convolution)
 

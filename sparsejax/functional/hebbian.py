@@ -86,7 +86,7 @@ def divisive_norm(
     activity = y * jax.lax.stop_gradient(jnp.sign(y))
     mean = jnp.mean(_local_max(activity, pool), axis=-1, keepdims=True)
     most = jnp.max(mean, axis=(1, 2), keepdims=True)
-    return y / (sigma * most + (1 - sigma) * mean + eps)
+    return y / (jnp.asarray(sigma, y.dtype) * most + jnp.asarray(1 - sigma, y.dtype) * mean + eps)
 
 
 @checked

@@ -149,6 +149,9 @@ def boost(
     Returns:
       Array like x.
 
+    Raises:
+      ValueError: the state is that of a layer of another size, or boost_strength is a negative Python number.
+
     References:
       Ahmad & Scheinkman, How Can We Be So Dense?, 2019, Eq. 7 and Algorithm 1.
     """

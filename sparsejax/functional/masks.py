@@ -1,5 +1,7 @@
 """Sparse connectivity: masks with an exact number of non-zero weights per unit, and their rewiring during training."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
@@ -77,9 +79,9 @@ def fan_in_of(shape: tuple[int, ...]) -> int:
     """Returns the number of inputs of one unit, for weights `[..., units]`.
 
     Raises:
-      ValueError: shape has fewer than two axes.
+      ValueError: shape has fewer than two axes, or no inputs.
     """
-    if len(shape) < 2:
+    if len(shape) < 2 or min(shape[:-1]) < 1:
         raise ValueError(f"Weights of shape {shape} have no inputs; expected [inputs, units] or [H, W, C, units].")
     fan_in = 1
     for size in shape[:-1]:
@@ -158,7 +160,7 @@ def rewire(
 
 def _move(weights, mask, gradient, scores, fraction) -> tuple[Bool[Array, "units *inputs"], ...]:
     """Marks the connections that each unit keeps, and those it grows."""
-    connected = mask.reshape(len(mask), -1)
+    connected = mask.reshape(len(mask), math.prod(mask.shape[1:]))
     count = jnp.sum(connected, axis=-1, dtype=jnp.int32)
     moved = jnp.round(jnp.asarray(fraction, jnp.float32) * count.astype(jnp.float32)).astype(jnp.int32)
     # -1 is below every magnitude and every random number, so it is never chosen.

@@ -62,7 +62,12 @@ def is_misclassified(logits: Float[Array, "*batch classes"], labels: Int[Array, 
 
     Returns:
       Booleans `[...]`.
+
+    Raises:
+      ValueError: there are no classes, or the shapes differ.
     """
+    if not logits.shape[-1] or labels.shape != logits.shape[:-1]:
+        raise ValueError(f"logits is {logits.shape} and labels {labels.shape}; expected [..., classes] and [...].")
     answers = jnp.argmax(logits, axis=-1).astype(jnp.int32)
     return (answers != labels.astype(jnp.int32)) | jnp.any(jnp.isnan(logits), axis=-1)
 

@@ -100,7 +100,7 @@ def add_noise(
     if isinstance(sigma, (int, float)) and not sigma >= 0:
         raise ValueError(f"sigma is {sigma}; expected 0 (no noise) or more.")
     noise = jax.vmap(lambda key: _DRAWS[distribution](key, x.shape[1:], jnp.float32))(keys)
-    return x + (sigma * noise).astype(x.dtype)
+    return x + (jnp.asarray(sigma, jnp.float32) * noise).astype(x.dtype)
 
 
 @checked

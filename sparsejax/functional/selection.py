@@ -39,7 +39,8 @@ def kth_largest(x: Num[Array, "*shape"], k: Count, *, axis: int = -1) -> Num[Arr
 
     Args:
       x: values `[..., n]`, floats, int32 or int64.
-      k: rank, 1 <= k <= n, one or one per row `[...]`; may be traced (then it is clipped to that range).
+      k: rank, 1 <= k <= n, one or one per row `[...]`; an array of JAX is clipped to that range, because it may be
+        traced.
       axis: the axis of the n values; the others are batch axes.
 
     Returns:
@@ -61,8 +62,8 @@ def top_k(x: Num[Array, "*shape"], k: Count, *, axis: int = -1, ties: Ties = "fi
 
     Args:
       x: values `[..., n]`, floats, int32 or int64.
-      k: number of winners per row, 0 <= k <= n, one or one per row `[...]`; may be traced (then it is clipped to that
-        range).
+      k: number of winners per row, 0 <= k <= n, one or one per row `[...]`; an array of JAX is clipped to that
+        range, because it may be traced.
       axis: the axis of the n values; the others are batch axes.
       ties: "first" keeps exactly k, with the lower index first among ties, as `lax.top_k`; "all" keeps every unit tied
         at the threshold, which may be many more than k in bfloat16.
@@ -95,8 +96,8 @@ def keep(
 
     Args:
       x: values `[..., n]`, floats, int32 or int64.
-      k: number of winners per row, 0 <= k <= size of a row, one or one per row; may be traced (then it is clipped to
-        that range).
+      k: number of winners per row, 0 <= k <= size of a row, one or one per row; an array of JAX is clipped to
+        that range, because it may be traced.
       gain: factors of the ranking, `[units]` or for each row `[..., units]`, of the type of x; units are the last
         axis. No gradient passes.
       axes: number of last axes that form a row.
@@ -122,8 +123,8 @@ def winners(rank: Num[Array, "*rows n"], k: Count, *, ties: Ties = "first") -> B
 
     Args:
       rank: values to rank by `[..., n]`; NaN is the highest. No gradient passes.
-      k: number of winners per row, 0 <= k <= n, one or one per row `[...]`; may be traced (then it is clipped to that
-        range).
+      k: number of winners per row, 0 <= k <= n, one or one per row `[...]`; an array of JAX is clipped to that
+        range, because it may be traced.
       ties: "first" marks exactly k, with the lower index first among ties; "all" marks every unit tied at the
         threshold.
 

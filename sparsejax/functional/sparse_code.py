@@ -40,7 +40,7 @@ class SparseCode(_Winners):
 
     Attributes:
       values: `[..., k]`.
-      indices: of the units, `[..., k]`, int32, each row in ascending order.
+      indices: of the units, `[..., k]`, int32 in [0, units), each row in ascending order; others are not checked.
       units: n, part of the tree structure, not an array; None if unknown.
     """
 
@@ -51,6 +51,10 @@ class SparseCode(_Winners):
         code = super().__new__(cls, values, indices)
         code.units = units
         return code
+
+    def _replace(self, **changes: Any) -> "SparseCode":  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Returns a code with other values, indices or units; that of a NamedTuple would lose the units."""
+        return SparseCode(**{"values": self.values, "indices": self.indices, "units": self.units, **changes})
 
     def to_dense(self, units: int | None = None) -> Float[Array, "*batch units"]:
         """Returns the dense form `[..., units]`; the number of units is only needed if `self.units` is None.
@@ -112,10 +116,12 @@ def to_dense(code: SparseCode, units: int) -> Float[Array, "*batch units"]:
       Array `[..., units]`.
 
     Raises:
-      ValueError: the code has another number of units.
+      ValueError: the code has another number of units, or more winners.
     """
     if code.units not in (None, units):
         raise ValueError(f"This is a code of {code.units} units, not of {units}; use code.to_dense().")
+    if units < code.values.shape[-1]:
+        raise ValueError(f"The code has {code.values.shape[-1]} winners; expected as many units or more, not {units}.")
     lead = code.values.ndim - 1
     return on_shards(_to_dense, lead=lead, rows={"code": code}, shared={"units": units})
 
@@ -231,21 +237,19 @@ def _sparse_top_k(x: Array, rank: Array, k: Any) -> SparseCode:
 
 
 def _to_dense(code: SparseCode, units: int) -> Array:
-    k = code.values.shape[-1]
-    values, indices = code.values.reshape(-1, k), code.indices.reshape(-1, k)
+    values, indices = _flat(code.values), _flat(code.indices)
     rows = jnp.arange(len(values), dtype=jnp.int32)[:, None]
     dense = jnp.zeros((len(values), units), values.dtype).at[rows, indices].set(values, unique_indices=True)
     return dense.reshape(*code.values.shape[:-1], units)
 
 
 def _decode_rows(code: SparseCode, kernel: Array) -> Array:
-    k = code.values.shape[-1]
-    arguments = vary_alike(code.values.reshape(-1, k), code.indices.reshape(-1, k), kernel)
+    arguments = vary_alike(_flat(code.values), _flat(code.indices), kernel)
     return _decode(*arguments).reshape(*code.values.shape[:-1], kernel.shape[-1])
 
 
 def _encode_rows(x: Array, kernel: Array, bias: Array, gain: Array | None, k: Any) -> SparseCode:
-    code: Any = _encode(*vary_alike(x.reshape(-1, x.shape[-1]), kernel, bias, gain), k)
+    code: Any = _encode(*vary_alike(_flat(x), kernel, bias, gain), k)
     values, indices = (part.reshape(*x.shape[:-1], k) for part in code)
     return SparseCode(values, indices, kernel.shape[0])
 
@@ -277,6 +281,8 @@ def _decode(values: Array, indices: Array, kernel: Array) -> Array:
     def dense(values, indices, kernel):
         return _to_dense(SparseCode(values, indices), len(kernel)) @ kernel
 
+    if not values.size:
+        return jnp.zeros((len(values), kernel.shape[-1]), kernel.dtype)
     pays = gathering_is_faster(indices.shape[-1] / len(kernel), len(values))
     return _sparse_or(dense, _sum_rows, pays, values, indices, kernel)
 
@@ -355,6 +361,11 @@ def _sparse_or(dense: Callable[..., Array], sparse: Callable[..., Array], pays: 
     return lax.platform_dependent(*arguments, cpu=sparse, default=dense) if pays else dense(*arguments)
 
 
+def _flat(rows: Array) -> Array:
+    """Returns rows with one batch axis."""
+    return rows.reshape(math.prod(rows.shape[:-1]), rows.shape[-1])
+
+
 def _places(kept: Bool[Array, "*batch n"], k: int) -> Int[Array, "*batch k"]:
     """Returns the indices of the k marked units of each row, in ascending order.
 
@@ -362,14 +373,14 @@ def _places(kept: Bool[Array, "*batch n"], k: int) -> Int[Array, "*batch k"]:
     word by five halvings.
     """
     kept = jnp.pad(kept, [(0, 0)] * (kept.ndim - 1) + [(0, -kept.shape[-1] % 32)])
-    bits = kept.reshape(*kept.shape[:-1], -1, 32).astype(jnp.uint32)
+    bits = kept.reshape(*kept.shape[:-1], kept.shape[-1] // 32, 32).astype(jnp.uint32)
     bits = bits << lax.broadcasted_iota(jnp.uint32, bits.shape, bits.ndim - 1)
     words: UInt[Array, "*batch words"] = jnp.sum(bits, axis=-1, dtype=jnp.uint32)
     counts = lax.population_count(words).astype(jnp.int32)
     upto = jnp.cumsum(counts, axis=-1)
     order = jnp.arange(k, dtype=jnp.int32)
     find = jax.vmap(lambda upto: jnp.searchsorted(upto, order, side="right", method="scan_unrolled"))
-    block = find(upto.reshape(-1, upto.shape[-1])).reshape(*upto.shape[:-1], k).astype(jnp.int32)
+    block = find(_flat(upto)).reshape(*upto.shape[:-1], k).astype(jnp.int32)
     word = jnp.take_along_axis(words, block, axis=-1)
     rank = jnp.broadcast_to(order, block.shape) - jnp.take_along_axis(upto - counts, block, axis=-1)
     place = jnp.zeros_like(block)

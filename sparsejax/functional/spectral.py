@@ -127,6 +127,8 @@ def power_to_db(
     """
     if not amin > 0 or (top_db is not None and not top_db >= 0):
         raise ValueError(f"amin is {amin} and top_db {top_db}; expected more than 0, and None or 0 or more.")
+    if not power.size:
+        return power
     level = 10 / math.log(10) * jnp.log(jnp.maximum(power, amin))
     level = level - jnp.max(level, axis=(-2, -1), keepdims=True)
     return level if top_db is None else jnp.maximum(level, -top_db)

@@ -62,12 +62,12 @@ def linear(params: Params, state: State, x: Float[Array, "batch ..."]) -> Float[
 
 def init_batch_norm(features: int) -> State:
     """Returns running statistics of mean 0 and variance 1."""
-    return {"mean": jnp.zeros(features), "var": jnp.ones(features)}
+    return {"mean": jnp.zeros(features, jnp.float32), "var": jnp.ones(features, jnp.float32)}
 
 
 def init_scale(features: int) -> Params:
     """Returns the initial scale 1 and offset 0 of a batch norm."""
-    return {"scale": jnp.ones(features), "bias": jnp.zeros(features)}
+    return {"scale": jnp.ones(features, jnp.float32), "bias": jnp.zeros(features, jnp.float32)}
 
 
 def batch_norm(

@@ -93,10 +93,10 @@ class GPT(Model):
         residual = _SCALE / (2 * self.blocks) ** 0.5
 
         def normal(*shape: int, scale: float = _SCALE) -> Array:
-            return scale * jax.random.normal(next(keys), shape)
+            return scale * jax.random.normal(next(keys), shape, jnp.float32)
 
         def dense(inputs: int, units: int, scale: float = _SCALE) -> Params:
-            return {"kernel": normal(inputs, units, scale=scale), "bias": jnp.zeros(units)}
+            return {"kernel": normal(inputs, units, scale=scale), "bias": jnp.zeros(units, jnp.float32)}
 
         params: dict[str, Any] = {
             "embedding": normal(self.vocabulary, self.width),
@@ -176,7 +176,7 @@ class GPT(Model):
         return [Layer(f"mlp{i + 1}", units, positions=length, threshold=beyond) for i in range(self.blocks)]
 
     def _init_norm(self) -> Params:
-        return {"scale": jnp.ones(self.width), "bias": jnp.zeros(self.width)}
+        return {"scale": jnp.ones(self.width, jnp.float32), "bias": jnp.zeros(self.width, jnp.float32)}
 
     def _attention(self, params: dict[str, Params], x: Float[Array, "batch length width"]) -> Array:
         """Returns the output of causal attention to the residual stream."""

@@ -112,6 +112,8 @@ class NoisyNetwork(Model):
         expect("model.circuit_steps", self.circuit_steps, "1 or more", self.circuit_steps >= 1)
         expect("model.k_window", self.k_window, "a fraction of the units in (0, 1]", 0 < self.k_window <= 1)
         expect("model.k_rate", self.k_rate, "a positive factor", self.k_rate > 0)
+        if self.k_schedule != "constant":
+            expect("model.k_epochs", self.k_epochs, "1 to 46340 epochs", 1 <= self.k_epochs <= 46340)
         if self.competition in _NEEDS_K:
             winners = f"a number of winners from 1 to {self.hidden}, which {self.competition} needs"
             expect("model.k", self.k, winners, self.k is not None and 1 <= self.k <= self.hidden)
@@ -126,7 +128,7 @@ class NoisyNetwork(Model):
         encoder, _ = blocks.init_weights(encoder_key, (inputs, self.hidden))
         decoder, _ = blocks.init_weights(decoder_key, (self.hidden, self.classes or inputs))
         if self.bias == "shared":
-            encoder["bias"] = jnp.zeros(())
+            encoder["bias"] = jnp.zeros((), jnp.float32)
         elif self.bias == "none":
             del encoder["bias"]
         params: dict[str, Any] = {"hidden": encoder, "output": decoder}
@@ -143,10 +145,13 @@ class NoisyNetwork(Model):
                 params["circuit"]["bias"] = uniform_fan_in(bias_key, (), self.hidden)
         elif self.competition == "learned_k":
             # Stored divided by the factor on the learning rate: then any update rule moves k that much faster.
-            params["k"] = jnp.zeros(())
+            params["k"] = jnp.zeros((), jnp.float32)
         elif self.competition == "sampled_k":
-            params["k"] = {"mean": jnp.asarray(self.sampled_log_k / self.k_rate), "log_std": jnp.zeros(())}
-            state["usual_loss"] = {"sum": jnp.zeros(()), "weight": jnp.zeros(())}
+            params["k"] = {
+                "mean": jnp.asarray(self.sampled_log_k / self.k_rate, jnp.float32),
+                "log_std": jnp.zeros((), jnp.float32),
+            }
+            state["usual_loss"] = {"sum": jnp.zeros((), jnp.float32), "weight": jnp.zeros((), jnp.float32)}
         return Variables(params, state)
 
     def apply(

@@ -54,8 +54,8 @@ class TopKAutoencoder(Model):
         """Initialises a network for inputs `[batch, ...]`, which are flattened."""
         inputs = math.prod(example.shape[1:])
         rows = uniform_fan_in(key, (self.hidden, inputs), fan_in=inputs)
-        encoder = {"rows": rows, "bias": jnp.zeros(self.hidden)}
-        decoder = {"kernel": jnp.copy(rows), "bias": jnp.zeros(inputs)}
+        encoder = {"rows": rows, "bias": jnp.zeros(self.hidden, jnp.float32)}
+        decoder = {"kernel": jnp.copy(rows), "bias": jnp.zeros(inputs, jnp.float32)}
         return Variables({"hidden": encoder, "output": decoder}, {"hidden": {"boost": init_boost_state(self.hidden)}})
 
     def apply(
@@ -74,7 +74,7 @@ class TopKAutoencoder(Model):
         state = variables.state["hidden"]["boost"]
         encoder, decoder = variables.params["hidden"], variables.params["output"]
         centre = decoder["bias"][None]
-        gain = boost(jnp.ones(self.hidden), state, self.k / self.hidden, self.boost_strength)
+        gain = boost(jnp.ones(self.hidden, jnp.float32), state, self.k / self.hidden, self.boost_strength)
         code = encode_top_k(x.reshape(x.shape[0], -1) - centre, encoder["rows"], encoder["bias"], self.k, gain=gain)
         prediction = decode(code, decoder["kernel"]) + centre
         if train:

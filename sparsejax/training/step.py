@@ -142,13 +142,13 @@ def chunk(
     """
     steps, share = steps_per_epoch(examples, batch_size), batch_size // shards
     augment, skip = AUGMENTATIONS.get(config.data.augment), config.training.on_nan == "skip"
-    first_row = 0 if axis_name is None else share * lax.axis_index(axis_name)
+    first_row = jnp.int32(0) if axis_name is None else share * lax.axis_index(axis_name)
     if isinstance(data, Streamed):
         batches = data.images, data.labels
         if data.labels.shape[1] != share:  # pmap gives all devices the whole batch
             batches = jax.tree.map(lambda leaf: lax.dynamic_slice_in_dim(leaf, first_row, share, 1), batches)
     else:
-        order, first = data.batches, 0
+        order, first = data.batches, jnp.int32(0)
         if order is None:
             labels = data.labels if config.data.balanced else None
             order = epoch_order(jax.random.fold_in(state.key, ORDER), state.epoch, examples, batch_size, labels)
@@ -157,7 +157,7 @@ def chunk(
 
     def body(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         images, labels = batch if isinstance(data, Streamed) else (data.images[batch], data.labels[batch])
-        rows = first_row + jnp.arange(share)
+        rows = first_row + jnp.arange(share, dtype=jnp.int32)
         if augment is not None:
             key = jax.random.fold_in(jax.random.fold_in(state.key, AUGMENT), state.step)
             images = augment(example_keys(key, rows), images)

@@ -170,6 +170,10 @@ def test_arrays_of_a_function_are_read_at_every_call():
     assert report(logits, case.x, labels, attacks=())["clean"] < before
 
 
+def length_of_all(delta):
+    return length(delta, "l2")
+
+
 CASES = {
     "radius": ({"balls": {"linf": -0.1}}, "The radius in linf is -0.1; expected a number of 0 or more"),
     "a text as radius": ({"balls": {"linf": "8/255"}}, "The radius in linf is '8/255'; expected a number"),
@@ -185,6 +189,13 @@ CASES = {
     "an attack": ({"attacks": (3,)}, "attacks has 3; expected a name or a function"),
     "no list": ({"attacks": 3}, "attacks has 3; expected a tuple of names"),
     "twice": ({"attacks": ("pgd", "pgd")}, "attacks has 'pgd' twice"),
+    "no mapping": ({"noise": 0.1}, r"noise is 0.1; expected a dictionary, such as \{'gaussian': 0.1\}"),
+    "no radius": ({"balls": {"linf": ()}}, r"The radius in linf is \(\); expected a number, or several"),
+    "more than float32": ({"noise": {"gaussian": 1e39}}, r"The level of gaussian noise is 1e\+39; expected a number"),
+    "a norm of the batch": ({"balls": {np.linalg.norm: 1}}, "The norm norm raised Tracer"),
+    "one number": ({"balls": {jnp.linalg.norm: 1}}, r"norm returned \(\) for 40 images; expected one number for each"),
+    "several keys": ({"key": jax.random.split(KEY)}, r"key is an array of key<fry> \(2,\); expected one key of JAX"),
+    "a number as key": ({"key": np.uint32(5)}, r"key is an array of uint32 \(\); expected one key of JAX"),
     "no ball": ({"attacks": {"l1": ("pgd",)}}, "attacks has 'l1', but balls has no radius for it; add one"),
     "square in l1": (
         {"balls": {"l1": 1}, "attacks": ("square",)},
@@ -195,8 +206,8 @@ CASES = {
         "autoattack is True and the norm is l0; expected linf",
     ),
     "our attack in their norm": (
-        {"balls": {np.linalg.norm: 1}, "attacks": ("pgd",)},
-        "norm is norm for the attack pgd",
+        {"balls": {length_of_all: 1}, "attacks": ("pgd",)},
+        "norm is length_of_all for the attack pgd",
     ),
     "classes": ({"attacks": ("apgd_t",)}, "The attack apgd_t needs 4 classes; logits_fn returns 3"),
 }
@@ -212,4 +223,15 @@ def test_wrong_arguments_are_refused_before_the_network_runs(case):
         return logits(x)[:, :3]
 
     with pytest.raises(ConfigError, match=message):
-        robustness_report(three, x, np.minimum(labels, 2), key=KEY, **settings)
+        robustness_report(three, x, np.minimum(labels, 2), **{"key": KEY, **settings})
+
+
+def test_a_key_of_the_older_form_is_one_and_a_report_is_not_traced():
+    logits, x, labels, _ = linear()
+    old, new = (
+        robustness_report(logits, x, labels, key=key, balls={"linf": 0.02}, attacks=("pgd",), batch_size=40)
+        for key in (jax.random.PRNGKey(0), jax.random.key(0))
+    )
+    assert old == new
+    with pytest.raises(ConfigError, match="robustness_report compiles several programs and cannot be traced"):
+        jax.jit(lambda x: report(logits, x, labels)["clean"])(x)

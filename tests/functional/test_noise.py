@@ -106,3 +106,13 @@ def test_salt_and_pepper_turns_a_fraction_of_the_pixels_black_or_white():
     np.testing.assert_array_equal(again[0], changed[2])
     with pytest.raises(ValueError, match="level is 2; expected a fraction"):
         salt_and_pepper(keys_of([0]), images[:1], level=2)
+
+
+def test_keys_of_the_older_form_draw_the_same():
+    x = jnp.zeros((3, 4))
+    old, new = (
+        add_noise(example_keys(key, jnp.arange(3)), x, sigma=0.1) for key in (jax.random.PRNGKey(0), jax.random.key(0))
+    )
+    np.testing.assert_array_equal(old, new)
+    np.testing.assert_array_equal(add_noise(jax.random.split(jax.random.PRNGKey(0), 3), x, sigma=0.1),
+                                  add_noise(jax.random.split(jax.random.key(0), 3), x, sigma=0.1))  # fmt: skip

@@ -206,3 +206,31 @@ def test_64_bit_mode_changes_nothing():
     assert kept.dtype == least.dtype == jnp.float32
     np.testing.assert_array_equal(kept, [[0, 0, 0, 0, 0, 5, 6, 7], [3, 3, 0, 0, 0, 9, 0, 0]])
     np.testing.assert_array_equal(least, [5, 3])
+
+
+def test_64_bit_values_are_ranked_by_all_their_bits():
+    rng = np.random.default_rng(0)
+    close, huge = 1 + 1e-14 * rng.integers(-9, 9, (3, 70)), 1e300 * rng.standard_normal((3, 70))
+    tiny, special = 5e-324 * rng.integers(-3, 3, (1, 70)), rng.choice([-np.inf, 0, -0.0, np.inf, 2], (1, 70))
+    x = np.concatenate([close, huge, tiny, special])
+    whole = rng.integers(-(2**63), 2**63, (8, 70), dtype=np.int64)
+    whole[0], whole[1] = rng.integers(-3, 3, 70), (1 << 40) + rng.integers(-2, 2, 70)
+    with jax.enable_x64(True):
+        for values in (x, whole):
+            order = np.argsort(values, axis=-1, kind="stable")
+            for k in (1, 9, 69):
+                least = np.take_along_axis(values, order[:, [70 - k]], -1)
+                found, kth = (
+                    np.asarray(winners(jnp.asarray(values), k, ties="all")),
+                    kth_largest(jnp.asarray(values), k),
+                )
+                np.testing.assert_array_equal(found, values >= least)
+                np.testing.assert_array_equal(kth, least[:, 0])
+                first = np.asarray(top_k(jnp.asarray(values), k))
+                expected = np.zeros_like(values)
+                best = np.argsort(~values if values.dtype.kind == "i" else -values, axis=-1, kind="stable")[:, :k]
+                np.put_along_axis(expected, best, np.take_along_axis(values, best, -1), -1)
+                np.testing.assert_array_equal(first, expected)
+                assert first.dtype == values.dtype
+        value, gradient = jax.value_and_grad(lambda x: jnp.sum(top_k(x, 9)))(jnp.asarray(x))
+        assert value.dtype == gradient.dtype == jnp.float64 and jnp.sum(gradient) == 9 * len(x)

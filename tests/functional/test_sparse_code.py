@@ -159,3 +159,11 @@ def test_what_is_too_large_for_a_cache_is_selected_in_groups(rows, monkeypatch):
     whole = found()
     monkeypatch.setattr(selection, "_CACHED", 200)  # four rows
     jax.tree.map(np.testing.assert_array_equal, whole, found())
+
+
+def test_a_code_with_other_values_has_the_units_of_before():
+    code = sparse_top_k(jnp.arange(8.0)[None], 3)
+    other = code._replace(values=2 * code.values)
+    assert other.units == 8 and code._replace(units=None).units is None
+    with pytest.raises(ValueError, match="the code is of 8 units"):
+        decode(other, jnp.arange(128.0).reshape(16, 8))

@@ -41,7 +41,7 @@ def recorded_network():
 
 
 def normalised(pixels):
-    mean, std = (jnp.asarray(moment).reshape(1, 1, 1, 3) for moment in (MEAN, STD))
+    mean, std = (jnp.asarray(moment, jnp.float32).reshape(1, 1, 1, 3) for moment in (MEAN, STD))
     return (pixels - mean) / std
 
 

@@ -19,10 +19,10 @@ class Listener(Model):
     """A linear network that keeps, as its state, a number drawn from each example's key."""
 
     def init(self, key, example):
-        return Variables({"kernel": jnp.ones((4, 3))}, {"drawn": jnp.zeros(EXAMPLES)})
+        return Variables({"kernel": jnp.ones((4, 3), jnp.float32)}, {"drawn": jnp.zeros(EXAMPLES, jnp.float32)})
 
     def apply(self, variables, x, *, key=None, train=False, axis_name=None):
-        drawn = jax.vmap(jax.random.uniform)(key)
+        drawn = jax.vmap(lambda key: jax.random.uniform(key, dtype=jnp.float32))(key)
         return Output(x @ variables.params["kernel"], {"drawn": drawn}, {})
 
 

@@ -14,6 +14,8 @@ from sparsejax.errors import ConfigError
 from sparsejax.evaluation.attacks.geometry import BALLS, Bounds, Norm, widen
 from sparsejax.evaluation.attacks.network import LogitsFn, Network
 
+_LARGEST = float(jnp.finfo(jnp.float32).max)
+
 
 class Problem(NamedTuple):
     """A checked problem: the network, images in at least float32, labels in int32, a radius per example, and a key."""
@@ -62,9 +64,8 @@ def pose(
         check_count("draws", draws)
     if key is None and (random or draws is not None):
         raise ConfigError("key is None; a random start or a stochastic network needs one, such as jax.random.key(0).")
-    key = jax.random.key(0) if key is None else key
     low, high = check_images(x, labels, bounds)
-    check_network(logits_fn, key)
+    key = check_network(logits_fn, jax.random.key(0) if key is None else key)
     x = jnp.asarray(x)
     network = Network(logits_fn, draws, x)
     if not isinstance(labels, Tracer):
@@ -81,18 +82,21 @@ def as_lengths(value: float | Array, x: Array, *, most: float) -> Float[Array, "
     return jnp.broadcast_to(jnp.where(length > 0, jnp.minimum(length, most), 0), x.shape[:1])
 
 
-def check_network(logits_fn: Any, key: Any) -> None:
-    """Checks that a network can be called, and a key.
+def check_network(logits_fn: Any, key: Any) -> PRNGKeyArray:
+    """Checks that a network can be called; returns the key, also of one in the form of `jax.random.PRNGKey`.
 
     Raises:
       ConfigError: one is something else.
     """
     if not callable(logits_fn):
-        raise ConfigError(f"logits_fn is {logits_fn!r}; expected a function of images that returns logits.")
+        raise ConfigError(f"logits_fn is of {type(logits_fn)}; expected a function of images that returns logits.")
     dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
-    is_key = dtype is not None and ((shape == () and jnp.issubdtype(dtype, jax.dtypes.prng_key)) or dtype == jnp.uint32)
-    if not is_key:
-        raise ConfigError(f"key is {key!r}; expected a key of JAX, such as jax.random.key(0).")
+    if dtype == jnp.uint32 and shape == jax.random.key_data(jax.random.key(0)).shape:
+        return jax.random.wrap_key_data(jnp.asarray(key))
+    if dtype is None or shape != () or not jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        found = type(key).__name__ if dtype is None else f"an array of {dtype} {shape}"
+        raise ConfigError(f"key is {found}; expected one key of JAX, such as jax.random.key(0).")
+    return key
 
 
 def check_images(x: Any, labels: Any, bounds: Bounds) -> Bounds:
@@ -184,7 +188,7 @@ def check_number(
         return
     array = np.asarray(value)
     is_real = jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)
-    if not is_real or array.ndim or not least <= float(array) <= most or (finite and not math.isfinite(array)):
+    if not is_real or array.ndim or not least <= float(array) <= most or (finite and not abs(float(array)) <= _LARGEST):
         limits = f" from {least:g} to {most:g}" if most < math.inf else f" of {least:g} or more" * (least > -math.inf)
         raise ConfigError(f"{name} is {value!r}; expected a number{limits}.")
 

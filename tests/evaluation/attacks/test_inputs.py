@@ -69,12 +69,21 @@ def test_every_attack_decides_ties_and_nan_predictions_as_argmax_and_isnan_do(na
     assert undefined.success.all() and np.isfinite(undefined.images).all()
 
 
-@pytest.mark.parametrize(("name", "norm", "dtype"), [
-    (name, norm, dtype) for name in BALL for norm in ("linf", "l2", "l1") for dtype in (jnp.bfloat16, jnp.float16)
-    if (name, norm) != ("square", "l1") and (dtype == jnp.bfloat16 or norm == "linf")
-])  # fmt: skip
+FEW_BITS = [(name, norm, dtype) for name in BALL for norm in ("linf", "l2", "l1") for dtype in ("bfloat16", "float16")
+            if (name, norm) != ("square", "l1") and (dtype == "bfloat16" or norm == "linf")]  # fmt: skip
+QUICK = [("fgsm", "l2"), ("pgd", "linf"), ("apgd", "linf"), ("square", "linf")]
+
+
+@pytest.mark.parametrize(
+    ("name", "norm", "dtype"),
+    [
+        pytest.param(*case, marks=() if case[:2] in QUICK and case[2] == "bfloat16" else pytest.mark.slow)
+        for case in FEW_BITS
+    ],
+)
 def test_images_of_few_bits_stay_in_the_ball(name, norm, dtype):
     case, epsilon = curved(), {"linf": 2 / 255, "l2": 0.05, "l1": 0.3}[norm]
+    dtype = jnp.dtype(dtype)
     x = jnp.asarray(case.x, dtype)
 
     def logits(x):

@@ -1,0 +1,197 @@
+"""References of linear codes and dictionary learning."""
+
+import numpy as np
+
+from tests.references.reference import finite, need, reference, relu
+
+
+def tame_problem(a):
+    finite(a.x, a.dictionary, getattr(a, "code", None), getattr(a, "initial", None))
+
+
+def lasso(a, code, weight):
+    return np.sum((a.x - code @ a.dictionary.T) ** 2, -1) / 2 + weight * np.abs(code).sum(-1)
+
+
+@reference("soft_threshold")
+def _(a, y):
+    finite(a.z, a.threshold)
+    return np.sign(a.z) * relu(np.abs(a.z) - a.threshold)
+
+
+@reference("hard_threshold")
+def _(a, y):
+    finite(a.z, a.threshold)
+    near = np.abs(np.abs(a.z) - a.threshold) < 0.01 * (1 + abs(a.threshold))
+    return np.where(near, y, np.where(np.abs(a.z) > a.threshold, a.z, 0))
+
+
+@reference("lasso_objective")
+def _(a, y):
+    tame_problem(a)
+    return lasso(a, a.code, a.l1)
+
+
+@reference("kkt_violation")
+def _(a, y):
+    tame_problem(a)
+    c = (a.x - a.code @ a.dictionary.T) @ a.dictionary
+    on, off = np.abs(c - a.l1 * np.sign(a.code)), relu(np.abs(c) - a.l1)
+    return np.where(a.code != 0, on, off).max(-1, initial=0)
+
+
+@reference("duality_gap")
+def _(a, y):
+    tame_problem(a)
+    residual = a.x - a.code @ a.dictionary.T
+    c = residual @ a.dictionary
+    s = np.minimum(1, a.l1 / np.maximum(np.abs(c).max(-1, initial=0), 1e-30))[..., None]
+    dual = np.sum(a.x**2, -1) / 2 - np.sum((a.x - s * residual) ** 2, -1) / 2
+    primal = lasso(a, a.code, a.l1)
+    gap = primal - dual
+    scale = np.maximum(primal, 1e-3)
+    right = np.where(primal > 0, gap / np.where(primal > 0, primal, 1), 0) if a.relative else gap
+    np.testing.assert_allclose(y / (1 if a.relative else scale), right / (1 if a.relative else scale), atol=2e-3)
+
+
+def solved(weight_of=lambda a: a.l1):
+    """Asserts that a solver's code is as good as zeros, and near the minimum if it says so."""
+
+    def of(a, y):
+        tame_problem(a)
+        assert y.code.shape == (*a.x.shape[:-1], a.dictionary.shape[1])
+        assert y.iterations.shape == y.gap.shape == a.x.shape[:-1]
+        assert np.isfinite(y.code).all()
+        need(a.tolerance is not None and 0 < a.tolerance < 0.1, a.dictionary.size)
+        done, objective = y.gap <= a.tolerance, lasso(a, y.code, weight_of(a))
+        # Coordinate descent in float64.
+        code = np.zeros(y.code.shape)
+        for _ in range(200):
+            for j in range(code.shape[-1]):
+                d = a.dictionary[:, j]
+                if d @ d > 0:
+                    c = (a.x - code @ a.dictionary.T) @ d + code[..., j] * (d @ d)
+                    code[..., j] = np.sign(c) * relu(np.abs(c) - weight_of(a)) / (d @ d)
+        best = lasso(a, code, weight_of(a))
+        assert (objective[done] <= best[done] * (1 + a.tolerance + 1e-3) + 1e-4).all()
+
+    return of
+
+
+def start_like_the_code(d, a):
+    """Lets solvers start from a code of the same type."""
+    return a
+
+
+for _name in ("ista", "fista", "admm"):
+    reference(_name)(solved())
+
+
+@reference("lca")
+def _(a, y):
+    tame_problem(a)
+    assert y.code.shape == (*a.x.shape[:-1], a.dictionary.shape[1]) and y.gap.shape == a.x.shape[:-1]
+    need(a.threshold == "soft", a.step is None)
+    solved()(a, y)
+
+
+@reference("matching_pursuit")
+def _(a, y):
+    tame_problem(a)
+    energy = np.sum(a.x**2, -1)
+    left = np.sum((a.x - y.code @ a.dictionary.T) ** 2, -1)
+    started = energy if a.initial is None else np.sum((a.x - a.initial @ a.dictionary.T) ** 2, -1)
+    assert (left <= started * 1.001 + 1e-5).all(), "the residual grew"
+    assert a.initial is not None or ((y.code != 0).sum(-1) <= a.k).all()
+    np.testing.assert_allclose(y.gap, left / np.where(energy > 0, energy, 1), rtol=1e-2, atol=1e-4)
+
+
+@reference("orthogonal_matching_pursuit", lambda d, a: a | {"at_most": 3})
+def _(a, y):
+    tame_problem(a)
+    assert ((y.code != 0).sum(-1) <= max(0, a.k)).all()
+    energy, left = np.sum(a.x**2, -1), np.sum((a.x - y.code @ a.dictionary.T) ** 2, -1)
+    assert (left <= energy * 1.001 + 1e-5).all()
+    np.testing.assert_allclose(y.gap, left / np.where(energy > 0, energy, 1), rtol=1e-2, atol=1e-4)
+
+
+@reference("sparse_set")
+def _(a, y):
+    tame_problem(a)
+
+    def objective(code):
+        return np.sum((a.x - code @ a.dictionary.T) ** 2, -1) / 2 + float(a.l0) * (code != 0).sum(-1)
+
+    start = np.zeros(y.code.shape) if a.initial is None else a.initial
+    before = objective(start)
+    assert (objective(y.code) <= before * 1.01 + 1e-4).all()
+
+
+@reference("init_dictionary")
+def _(a, y):
+    finite(a.x)
+    assert y.dictionary.shape == (a.x.shape[1], a.atoms) and y.steps == 0
+    need(a.x.shape[1])
+    np.testing.assert_allclose(np.linalg.norm(y.dictionary, axis=0), 1, rtol=1e-4)
+    assert not y.codes.any() and not y.products.any()
+
+
+@reference("dictionary_step")
+def _(a, y):
+    finite(a.x, *a.state)
+    new, code = y
+    assert new.dictionary.shape == a.state.dictionary.shape and code.code.shape == (len(a.x), new.codes.shape[0])
+    if not len(a.x):
+        return a.state, None
+    assert np.isfinite(new.dictionary).all() and new.steps == a.state.steps + 1
+    need(np.isfinite(a.forget) and 0 <= a.forget < 10)
+    keep = 0 if a.state.steps == 0 else (1 - 1 / new.steps) ** a.forget
+    codes = keep * a.state.codes + code.code.T @ code.code / len(a.x)
+    np.testing.assert_allclose(new.codes, codes, rtol=1e-3, atol=1e-4 * max(1, np.abs(codes).max(initial=0)))
+
+
+@reference("init_sparsenet")
+def _(a, y):
+    need(np.isfinite(a.variance_goal))
+    np.testing.assert_allclose(np.linalg.norm(y.dictionary, axis=0), 1, rtol=1e-4)
+    np.testing.assert_allclose(y.variance, a.variance_goal, rtol=1e-4)
+    return None, np.ones(a.atoms), None
+
+
+_SPARSENESS = {"cauchy": lambda x: np.log1p(x**2), "l1": np.abs, "gaussian": lambda x: 1 - np.exp(-(x**2))}
+
+
+def sparsenet(a, code):
+    return np.sum((a.x - code @ a.dictionary.T) ** 2, -1) / 2 + a.penalty * _SPARSENESS[a.sparseness](
+        code / a.scale
+    ).sum(-1)
+
+
+@reference("sparsenet_objective")
+def _(a, y):
+    tame_problem(a)
+    return sparsenet(a, a.code)
+
+
+@reference("sparsenet_code")
+def _(a, y):
+    tame_problem(a)
+    assert y.code.shape == (*a.x.shape[:-1], a.dictionary.shape[1]) and np.isfinite(y.code).all()
+    need(a.initial is not None, a.sparseness != "l1")
+    assert (sparsenet(a, y.code) <= sparsenet(a, a.initial) * 1.001 + 1e-4).all()
+
+
+@reference("sparsenet_step")
+def _(a, y):
+    finite(a.x, *a.state)
+    new, metrics = y
+    assert new.dictionary.shape == a.state.dictionary.shape
+    if not len(a.x):
+        return a.state, (0.0, 0.0)
+    need(*(np.isfinite(v) and 0 < v < 2 for v in (a.learning_rate, a.variance_goal, a.variance_rate, a.gain_exponent)))
+    assert np.isfinite(new.dictionary).all() and metrics.error >= 0
+
+
+@reference("DictionaryLearner", may_refuse=True)
+def _(a, y):
+    assert y.shape == (len(a.x), a.atoms) and np.isfinite(y).all()

@@ -1,0 +1,17 @@
+"""A short campaign over the arguments of functional/ and coding/: see fuzz_functions.py."""
+
+import pytest
+
+from tests.fuzz_functions import campaign, public_functions
+from tests.references import REFERENCES
+
+
+def test_every_public_function_has_a_reference():
+    assert set(public_functions()) == set(REFERENCES)
+
+
+@pytest.mark.wrong_types
+def test_every_call_ends_with_an_error_or_the_right_result():
+    ends = campaign(len(REFERENCES), seed=5)
+    assert sum(counts["result"] for counts in ends.values()) >= len(REFERENCES) / 2
+    assert sum(counts["ValueError"] + counts["TypeError"] for counts in ends.values()) >= len(REFERENCES) / 8
