@@ -10,16 +10,20 @@ import pytest
 from sparsejax.data.cifar import CIFAR10_FILES, read_cifar10_folder, read_cifar_batch
 from sparsejax.data.pickle_limits import check_limits
 from sparsejax.errors import DataDamagedError
-from tests.data.test_cifar import KEYS, LABELS_AS, batch, malicious, pixels, whole
+from tests.data.test_cifar import KEYS, LABELS_AS, array, batch, malicious, pixels, whole
 
-HEAD, DATA = b"\x80\x04", pickle.dumps(pixels(0), 4)[2:-1]
+HEAD, DATA = b"\x80\x04", array(pixels(0))
 DOUBLED = b"2\x86"  # DUP, TUPLE2
 MEGABYTE = b"X" + (2**20).to_bytes(4, "little") + b"a" * 2**20
+SHARED = b"q\x05" + b"".join(b"](h%ch%ceq%c" % (i, i, i + 1) for i in range(5, 40))
 BOMBS = {
     "nested tuples": (HEAD + b")" + b"\x85" * 300_000 + b".", "nests more than 20"),
     "nested lists": (HEAD + b"]" * 1500 + b"a" * 1499 + b".", "nests more than 20"),
-    "nested as a key": (HEAD + b"})" + b"\x85" * 300_000 + b"Ks.", "nests more than 20"),
+    "nested as a key": (HEAD + b"})" + b"\x85" * 300_000 + b"K\0s.", "nests more than 20"),
     "nested dictionaries": (HEAD + b"}K\0" * 1500 + b"N" + b"s" * 1500 + b".", "nests more than 20"),
+    "nested labels": (batch(DATA, b"]" * 1500 + b"a" * 1499), "nests more than 20"),
+    "a shared key": (HEAD + b"})" + DOUBLED * 150 + b"K\0s.", "repeats is larger|nests more"),
+    "shared labels": (batch(DATA, b"](]" + SHARED + b"e"), "repeats is larger"),
     "marks": (HEAD + b"(" * 300_000 + b"t" * 300_000 + b".", "nests more than 20"),
     "copies of a copy": (HEAD + b")" + DOUBLED * 150 + b".", "repeats is larger|nests more"),
     "copies of a copy, flat": (HEAD + b"]\x94" + b"(" + b"h\0" * 200 + b"e.", "changes a value|larger than the file"),
