@@ -238,11 +238,9 @@ def _fetch(url: str, path: Path, checksum: str, most: int) -> None:
     fetcher: Any = pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 14, timeout=_SILENCE)
     pooch.get_logger().setLevel(logging.WARNING)
     algorithm = _algorithm(checksum)
+    limited: Any = lambda url, file, _: _transfer(fetcher, url, file, most)  # noqa: E731
     try:
-        pooch.retrieve(
-            url, f"{algorithm}:{checksum}", fname=path.name, path=path.parent,
-            downloader=lambda url, file, _: _transfer(fetcher, url, file, most),
-        )  # fmt: skip
+        pooch.retrieve(url, f"{algorithm}:{checksum}", fname=path.name, path=path.parent, downloader=limited)
         with contextlib.suppress(OSError):  # not every file system has permissions
             path.chmod(0o644)  # pooch's temporary file is for its owner only
     except SparsejaxError:

@@ -4,7 +4,11 @@ import os
 import tempfile
 from pathlib import Path
 
+import numpy as np
+
 from sparsejax.errors import DataMissingError
+
+_MOST_EXPANSION, _SMALL = 100, 2**28
 
 
 def data_root() -> Path | None:
@@ -35,6 +39,34 @@ def read_bytes(path: Path, what: str = "data file", way_out: str = "Put it there
         return path.read_bytes()
     except OSError as error:
         raise DataMissingError(f"The {what} {path} cannot be read: {error.strerror or error}. {way_out}") from error
+
+
+def expansion_problem(unpacked: int, packed: int) -> str:
+    """Returns why compressed data are not unpacked, "" if they may be.
+
+    Few bytes can announce more than the memory holds, and unpack to it. Images and numbers of real data sets have at
+    most a twentieth of their size when they are compressed.
+
+    Args:
+      unpacked: their size in bytes, as announced.
+      packed: their size in the file.
+    """
+    if unpacked <= max(_SMALL, _MOST_EXPANSION * packed):
+        return ""
+    return f"it announces {unpacked:,} bytes, more than {_MOST_EXPANSION} times its size of {packed:,}"
+
+
+def load_npz(path: Path) -> dict[str, np.ndarray]:
+    """Reads all arrays of an .npz file.
+
+    Raises:
+      Exception: of any type, if it is damaged; NumPy's and zipfile's parsers raise various ones.
+    """
+    with np.load(path, allow_pickle=False) as file:
+        unpacked = sum(member.file_size for member in file.zip.infolist())
+        if problem := expansion_problem(unpacked, path.stat().st_size):
+            raise ValueError(problem)
+        return {name: file[name] for name in file.files}
 
 
 def user_cache() -> Path:
