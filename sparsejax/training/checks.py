@@ -66,8 +66,8 @@ def check_data(config: Config, dataset: Dataset, members: int = 1, *, memory: fl
         steps = steps_per_epoch(len(dataset.train.labels), batch_size)
         if config.training.epochs * steps >= 2**31:
             raise ConfigError(
-                f"training.epochs is {config.training.epochs:,}, of {steps:,} steps each; expected fewer than 2³¹ steps "
-                "in all."
+                f"training.epochs is {config.training.epochs:,}, of {steps:,} steps each; expected fewer than 2³¹ "
+                "steps in all."
             )
     if config.data.augment != "none" and dataset.kind != "images":
         raise ConfigError(

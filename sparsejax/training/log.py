@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from sparsejax.errors import SparsejaxWarning
 from sparsejax.files import find_lacking
 from sparsejax.terminal import console_width, encodable
+from sparsejax.training.records import parse_line, reading, width_of
 from sparsejax.training.run_folder import finite
 
 
@@ -58,20 +59,29 @@ class MetricsLog:
             self._writer.close()
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Returns the lines of a metrics file up to the first damaged one; a kill may truncate the last one."""
-    if not path.exists():
-        return []
+def read_metrics(path: Path, members: int | None = None) -> list[dict[str, Any]]:
+    """Returns the lines of a metrics file up to the first damaged one; a kill may truncate the last one.
+
+    Lines of another number of networks are left out, of an earlier run in the folder.
+
+    Args:
+      path: of the file, which may not exist.
+      members: the number of networks; by default that of the last line.
+
+    Raises:
+      RunFolderError: it cannot be read.
+    """
     lines = []
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    with reading(path):
+        texts = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    for text in texts:
         try:
-            line = json.loads(text)
-        except (ValueError, RecursionError):
+            lines.append(parse_line(text))
+        except ValueError:
             break
-        if not isinstance(line, dict) or not isinstance(line.get("step"), int):
-            break
-        lines.append(line)
-    return lines
+    widths = [width_of(line) for line in lines]
+    wanted = members or next((width for width in reversed(widths) if width is not None), None)
+    return [line for line, width in zip(lines, widths, strict=True) if width in (None, wanted)]
 
 
 class Terminal:
