@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from sparsejax.errors import Interrupted, SparsejaxError
+from sparsejax.errors import Interrupted, SparsejaxError, shorten
 from sparsejax.registry import run_file
 from sparsejax.terminal import plain_output
 
@@ -38,7 +38,7 @@ def _status_of(run: Callable[[list[str]], int], arguments: list[str], stopped: s
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise Python reports an error at exit
         return 141
     except SparsejaxError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {shorten(str(error), 2000)}", file=sys.stderr)  # it may quote files and arguments of any size
         return error.status
     except Interrupted as stop:
         print(f"Received SIGTERM and saved a checkpoint {stop}; run the same command to resume.", file=sys.stderr)

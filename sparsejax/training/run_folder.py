@@ -188,7 +188,7 @@ class RunFolder:
         if longer:
             before["training.epochs"] = now["training.epochs"]
         differing = [
-            f"{name} (was {before.get(name)}, now {now.get(name)})"
+            f"{name} (was {shorten(str(before.get(name)))}, now {shorten(str(now.get(name)))})"
             for name in sorted(before.keys() | now.keys())
             if before.get(name) != now.get(name) and not name.startswith(_FREE_FIELDS)
         ]
