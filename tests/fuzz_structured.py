@@ -26,7 +26,7 @@ from sparsejax import errors
 from tests.grammar import Source
 from tests.hostile import KINDS
 
-SECONDS, BYTES = 10, 2**30
+BYTES = 2**30
 _SPACE = 6 * 2**30  # of addresses, beyond those at the start
 
 
@@ -53,7 +53,7 @@ def try_case(kind: str, number: int, seed: int, run: Path) -> Outcome:
         except BaseException as error:
             said, problem = "", f"{type(error).__name__}: {str(error)[:500]}"
         seconds, grown = time.perf_counter() - began, _memory() - before
-    if not problem and (seconds > SECONDS or grown > BYTES):
+    if not problem and (seconds > KINDS[kind].seconds or grown > BYTES):
         problem = f"it took {seconds:.1f} s and {grown / 2**20:.0f} MB"
     return Outcome(problem or said, seconds, grown)
 

@@ -32,10 +32,13 @@ from tests.grammar import Source
 
 
 class Kind(NamedTuple):
-    """A kind of cases: how many of 10,000 are of it, and what one does in an empty folder, given a run folder."""
+    """A kind of cases: how many of 10,000 are of it, what one does in an empty folder, given a run folder, and its
+    seconds at most.
+    """
 
     share: int
     work: Callable[[Source, Path, Path], Any]
+    seconds: float = 10
 
 
 def file_kind(share: int, name: str, make: Callable[[Source], bytes], read: Callable[[Path], Any]) -> Kind:
@@ -206,12 +209,10 @@ _OPTIONS = ("--seeds", "--resume-step", "--processes", "--process", "--coordinat
 _HOMES = ("", "~nosuchuser", "/nonexistent", "/dev/null", "~", ".", "\udcff", "a" * 5000)
 
 
-def _launch(rng: Source, folder: Path, run: Path) -> None:
-    """Runs `launch` up to its first compilation, with extreme values of fields, sweeps and processes."""
-    name = rng.choice(("digits_mlp", rng.choice(list(configs.CONFIGS))))
-    fields = list(_fields(configs.get(name)))
-    words = ["--config", name, "--out", folder / "run"] + ["--data.name", "digits"] * (rng.random() < 0.7)
-    for _ in range(rng.choice((1, 1, 1, 2, 3))):
+def _extreme_words(rng: Source, name: str, most: int) -> list[str]:
+    """Returns options of `launch` with extreme values of fields, sweeps, counts and processes."""
+    fields, words = list(_fields(configs.get(name))), []
+    for _ in range(rng.randrange(1, most + 1)):
         field, kind = rng.choice(fields), rng.random()
         if kind < 0.7:
             words += [f"--{field.replace('_', '-')}", *(rng.choice(_NUMBERS).split() or [""])]
@@ -220,17 +221,36 @@ def _launch(rng: Source, folder: Path, run: Path) -> None:
             words += ["--sweep", f"{field}={values}"]
         else:
             words += [rng.choice(_OPTIONS), rng.choice(_NUMBERS)]
+    return words
+
+
+def _launch(rng: Source, folder: Path, run: Path) -> None:
+    """Runs `launch` up to its first compilation."""
+    name = rng.choice(("digits_mlp", rng.choice(list(configs.CONFIGS))))
+    words = ["--config", name, "--out", folder / "run"] + ["--data.name", "digits"] * (rng.random() < 0.7)
     changes = {"SPARSEJAX_DATA": rng.choice(_HOMES), "TFDS_DATA_DIR": rng.choice(_HOMES),
                "JAX_NUM_PROCESSES": rng.choice(_NUMBERS), "JAX_PROCESS_ID": rng.choice(_NUMBERS),
                "JAX_COORDINATOR_ADDRESS": rng.choice(("x", "a:0", "::", "é:1"))}  # fmt: skip
     with _environment({key: value for key, value in changes.items() if rng.random() < 0.1}), _checks_only():
-        _command(launch.main, *words)
+        _command(launch.main, *words, *_extreme_words(rng, name, 3))
+
+
+def _train(rng: Source, folder: Path, run: Path) -> None:
+    """Runs `launch` to its end, of two networks on few images."""
+    words = ["--config", "digits_mlp", "--out", folder / "run", "--data.train-examples", "70", "--data.test-examples",
+             "9", "--training.epochs", "1", "--training.first-epoch-batch-size", "None"]  # fmt: skip
+    with (
+        _environment({}),
+        mock.patch("sparsejax.experiment.write_figures"),
+        mock.patch("jax.distributed.initialize", _join),
+    ):
+        _command(launch.main, *words, *_extreme_words(rng, "digits_mlp", 1))
 
 
 def _other_command(rng: Source, folder: Path, run: Path) -> None:
     main, *words = rng.choice((
         (reproduce.main, rng.choice(("noise/fig2", "x", "../x", ""))),
-        (reproduce.main, "noise/fig2", "--seeds", rng.choice(_NUMBERS)),
+        (reproduce.main, "noise/fig2", "--seeds", rng.choice(("0", "-1", "²", "9" * 30, "9" * 5000, "nan"))),
         (data_command.main, "list"),
         (data_command.main, "download", rng.choice(_NUMBERS)),
         (cli.main, rng.choice(_NUMBERS)),
@@ -240,7 +260,8 @@ def _other_command(rng: Source, folder: Path, run: Path) -> None:
         (cli.main, "completion", rng.choice(_NUMBERS)),
         (embed.main, "--run", rng.choice(("", folder, "/dev/null"))),
     ))  # fmt: skip
-    with _environment({"SPARSEJAX_DATA": rng.choice(_HOMES), "HOME": rng.choice(("/none", str(folder)))}):
+    homes = {name: rng.choice(_HOMES) for name in ("SPARSEJAX_DATA", "TFDS_DATA_DIR") if rng.random() < 0.5}
+    with _environment(homes | {"HOME": rng.choice(("/none", str(folder)))}):
         _command(main, *words)
 
 
@@ -266,13 +287,14 @@ def _checks_only() -> Iterator[None]:
         dataset = load_data(trained.config)
         prepare(trained.configs, dataset)
         chosen_measures(trained.config, dataset)
-        raise errors.RunFolderError("All checks passed; a real run would start here and write its folder.")
+        raise SystemExit(0)
 
-    def join(*settings: Any, **options: Any) -> None:
-        raise errors.RunFolderError("All settings passed; a real run would join the other processes here.")
-
-    with mock.patch.object(experiment, "run", check), mock.patch("jax.distributed.initialize", join):
+    with mock.patch.object(experiment, "run", check), mock.patch("jax.distributed.initialize", _join):
         yield
+
+
+def _join(*settings: Any, **options: Any) -> None:
+    raise errors.RunFolderError("All settings passed; a real run would join the other processes here.")
 
 
 GOOD_WAV = b"RIFF\x34\0\0\0WAVEfmt \x10\0\0\0\1\0\1\0\x80\x3e\0\0\0\x7d\0\0\2\0\x10\0data\x10\0\0\0" + bytes(16)
@@ -297,5 +319,6 @@ KINDS = {
     "report": Kind(60, _report),
     "embed": Kind(60, _embed),
     "launch": Kind(800, _launch),
+    "train": Kind(20, _train, 60),
     "other commands": Kind(150, _other_command),
 }  # fmt: skip

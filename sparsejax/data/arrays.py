@@ -128,8 +128,8 @@ def read_path(path: str | Path, test_fraction: float | None = None) -> Dataset:
     """
     path = expand(path, "data.path").absolute()
     if not path.exists():
-        raise DataMissingError(f"data.path is {path}, which does not exist; expected a file .npz or .npy, a folder of "
-                               ".npy files, or a folder of images by class.")  # fmt: skip
+        raise DataMissingError(f"data.path is {shorten(str(path))}, which does not exist; expected a file .npz or "
+                               ".npy, a folder of .npy files, or a folder of images by class.")  # fmt: skip
     if path.is_dir() and not any(path.glob("*.npy")):
         images = read_image_folder(path)
         return _dataset(path, images, test_fraction, "", class_names=images.pop("class_names"))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sparsejax.errors import DataMissingError
+from sparsejax.errors import DataMissingError, shorten
 
 _MOST_EXPANSION, _SMALL = 100, 2**28
 
@@ -23,7 +23,7 @@ def data_root() -> Path | None:
     root = expand(value, "The environment variable SPARSEJAX_DATA")
     if not root.is_dir():
         raise DataMissingError(
-            f"The environment variable SPARSEJAX_DATA is {value!r}, which is not a folder; set it to the "
+            f"The environment variable SPARSEJAX_DATA is {shorten(repr(value))}, which is not a folder; set it to the "
             f"folder that holds mnist/ and the other data sets, create that folder, or unset the variable."
         )
     return root
@@ -83,13 +83,19 @@ def expand(path: str | os.PathLike[str], what: str) -> Path:
     """Returns a path with ~ and ~user replaced by home folders.
 
     Raises:
-      DataMissingError: there is no such home folder; the message begins with `what`.
+      DataMissingError: there is no such home folder, or the path cannot be read; the message begins with `what`.
     """
     try:
-        return Path(path).expanduser()
+        expanded = Path(path).expanduser()
+        expanded.exists()  # raises an error for a name that no file system takes
+        return expanded
     except RuntimeError:
         raise DataMissingError(
             f"{what} is {str(path)!r}, but the home folder of that user is unknown; write the whole path."
+        ) from None
+    except OSError as error:
+        raise DataMissingError(
+            f"{what} is {shorten(repr(str(path)))}, which cannot be read: {error.strerror or error}. Choose another."
         ) from None
 
 

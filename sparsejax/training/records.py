@@ -28,7 +28,7 @@ _MEMBER = {"seed": int, "test_loss": (*NUMBER, None), "layers?": {str: dict}, "b
 RESULT = {"name": str, "test_loss": (*NUMBER, None), "layers": {str: dict}, "members": [_MEMBER], "best?": dict,
           "measures?": [str], "training_seconds": NUMBER, "seconds": NUMBER, "data?": dict, "config?": dict,
           "versions?": dict, "device?": dict}  # fmt: skip
-_LINE = {"step": int, "epoch": NUMBER}
+_LINE = {"step": int, "epoch": NUMBER, "time?": NUMBER}
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from sparsejax.configuration import stack
 from sparsejax.data import Dataset, title
 from sparsejax.data.resident import Resident, example, normalize
 from sparsejax.data.speech import SAMPLES
-from sparsejax.errors import CheckpointError, ConfigError, RunFolderError
+from sparsejax.errors import CheckpointError, ConfigError, RunFolderError, shorten
 from sparsejax.models.base import Model, Output, Variables
 from sparsejax.training import checkpoints
 from sparsejax.training.checks import load_data
@@ -144,7 +144,7 @@ def read_record(folder: RunFolder) -> Record:
         except FileNotFoundError:
             raise RunFolderError(f"{folder.path} is not a run folder: it has no config.json. Choose another.") from None
         except ConfigError as error:
-            raise RunFolderError(f"{folder.config} cannot be read: {str(error).rstrip('.')}.") from None
+            raise RunFolderError(f"{folder.config} cannot be read: {shorten(str(error), 500).rstrip('.')}.") from None
 
 
 def load_network(folder: RunFolder, member: int = 0) -> TrainedNetwork:
