@@ -249,7 +249,7 @@ def _train(rng: Source, folder: Path, run: Path) -> None:
 
 def _other_command(rng: Source, folder: Path, run: Path) -> None:
     main, *words = rng.choice((
-        (reproduce.main, rng.choice(("noise/fig2", "x", "../x", ""))),
+        (reproduce.main, rng.choice(("noise", "x", "../x", "", "x" * 5000))),
         (reproduce.main, "noise/fig2", "--seeds", rng.choice(("0", "-1", "²", "9" * 30, "9" * 5000, "nan"))),
         (data_command.main, "list"),
         (data_command.main, "download", rng.choice(_NUMBERS)),
