@@ -134,7 +134,8 @@ def parse_line(text: str) -> dict[str, Any]:
     if not (0 <= line["epoch"] <= MOST_EPOCHS and 0 <= line["step"] < 2**31):
         raise ValueError(f"epoch {line['epoch']} and step {line['step']} are those of no run")
     for name, value in line.items():
-        check_form(value, [(*NUMBER, None)] if isinstance(value, list) else (*NUMBER, None), name)
+        if not {*map(type, value if isinstance(value, list) else [value])} <= {int, float, type(None)}:
+            raise ValueError(f"{name} is {shorten(repr(value), 60)}; expected numbers or null")
     if len(_widths(line)) > 1:
         raise ValueError("its lists have several lengths")
     return line
