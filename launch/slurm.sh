@@ -4,19 +4,16 @@
 # The job is signalled five minutes before its time limit, saves a checkpoint, and is requeued to resume.
 set -euo pipefail
 
-fail() {
-  echo "error: $*" >&2
-  exit 2
-}
+# shellcheck source-path=SCRIPTDIR source=arguments.sh
+source "$(dirname "${BASH_SOURCE[0]}")/arguments.sh"
 
 nodes=1 gpus=1 time=01:00:00 partition="" dry=false
-value() { [ $# -ge 2 ] || fail "$1 needs a value."; }
 while [ $# -gt 0 ]; do
   case "$1" in
-    --nodes) value "$@"; nodes=$2; shift 2 ;;
-    --gpus) value "$@"; gpus=$2; shift 2 ;;
-    --time) value "$@"; time=$2; shift 2 ;;
-    --partition) value "$@"; partition=$2; shift 2 ;;
+    --nodes) take nodes "$number_pattern" "a number of nodes" "$@"; shift 2 ;;
+    --gpus) take gpus "$number_pattern" "a number of GPUs" "$@"; shift 2 ;;
+    --time) take time '([0-9]{1,4}-)?[0-9]{1,6}(:[0-9]{1,2}){0,2}' "a time such as 04:00:00 or 2-12" "$@"; shift 2 ;;
+    --partition) take partition '[A-Za-z0-9_][-A-Za-z0-9_.,]*' "the name of a partition" "$@"; shift 2 ;;
     --dry-run) dry=true; shift ;;
     -h | --help) sed -n '2,4s/^# //p' "$0"; exit 0 ;;
     --) shift; break ;;
@@ -25,7 +22,7 @@ while [ $# -gt 0 ]; do
 done
 [ $# -gt 0 ] || fail "arguments of sparsejax.launch are missing; such as -- --config mnist_kwinners --out /shared/run."
 
-words=$(printf '%q ' "$@")
+quote "$@"
 job="#!/usr/bin/env bash
 #SBATCH --job-name=sparsejax
 #SBATCH --nodes=$nodes

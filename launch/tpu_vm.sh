@@ -29,10 +29,8 @@ Storage FUSE): all workers write checkpoints together, and these outlive the TPU
 TEXT
 }
 
-fail() {
-  echo "error: $*" >&2
-  exit 2
-}
+# shellcheck source-path=SCRIPTDIR source=arguments.sh
+source "$(dirname "${BASH_SOURCE[0]}")/arguments.sh"
 
 command=${1:-}
 case "$command" in
@@ -42,14 +40,13 @@ case "$command" in
 esac
 
 name="" zone="" type=v5litepod-8 version=v2-alpha-tpuv5-lite project="" queued=false spot=false dry=false
-value() { [ $# -ge 2 ] || fail "$1 needs a value."; }
 while [ $# -gt 0 ]; do
   case "$1" in
-    --name) value "$@"; name=$2; shift 2 ;;
-    --zone) value "$@"; zone=$2; shift 2 ;;
-    --type) value "$@"; type=$2; shift 2 ;;
-    --version) value "$@"; version=$2; shift 2 ;;
-    --project) value "$@"; project=$2; shift 2 ;;
+    --name) take name "$name_pattern" "lower-case letters, digits and hyphens" "$@"; shift 2 ;;
+    --zone) take zone "$name_pattern" "a zone such as us-west4-a" "$@"; shift 2 ;;
+    --type) take type "$name_pattern" "a type such as v5litepod-8" "$@"; shift 2 ;;
+    --version) take version '[a-z0-9][-a-z0-9._]*' "a version such as v2-alpha-tpuv5-lite" "$@"; shift 2 ;;
+    --project) take project '[a-z][-a-z0-9.:]*' "the id of a project" "$@"; shift 2 ;;
     --queued) queued=true; shift ;;
     --spot) spot=true; shift ;;
     --dry-run) dry=true; shift ;;
@@ -97,7 +94,7 @@ case "$command" in
     on_all 'mkdir -p sparsejax && tar -xzf sparsejax.tar.gz -C sparsejax && python3 -m venv ~/env && ~/env/bin/pip install -q -U "jax[tpu]" ./sparsejax'
     ;;
   run)
-    words=$(printf '%q ' "$@")
+    quote "$@"
     # Every worker runs the same command; JAX detects its index.
     on_all "cd sparsejax && nohup ~/env/bin/python -m sparsejax.launch --distributed $words > ~/run.log 2>&1 & echo started"
     ;;

@@ -4,22 +4,19 @@
 # /shared/run The image needs Python with JAX for TPU and sparsejax. A lost worker is restarted, and the run resumes.
 set -euo pipefail
 
-fail() {
-  echo "error: $*" >&2
-  exit 2
-}
+# shellcheck source-path=SCRIPTDIR source=arguments.sh
+source "$(dirname "${BASH_SOURCE[0]}")/arguments.sh"
 
 cluster="" workload="" type=v5litepod-8 image="" zone="" project="" slices=1 dry=false
-value() { [ $# -ge 2 ] || fail "$1 needs a value."; }
 while [ $# -gt 0 ]; do
   case "$1" in
-    --cluster) value "$@"; cluster=$2; shift 2 ;;
-    --workload) value "$@"; workload=$2; shift 2 ;;
-    --type) value "$@"; type=$2; shift 2 ;;
-    --image) value "$@"; image=$2; shift 2 ;;
-    --zone) value "$@"; zone=$2; shift 2 ;;
-    --project) value "$@"; project=$2; shift 2 ;;
-    --slices) value "$@"; slices=$2; shift 2 ;;
+    --cluster) take cluster "$name_pattern" "lower-case letters, digits and hyphens" "$@"; shift 2 ;;
+    --workload) take workload "$name_pattern" "lower-case letters, digits and hyphens" "$@"; shift 2 ;;
+    --type) take type "$name_pattern" "a type such as v5litepod-64" "$@"; shift 2 ;;
+    --image) take image '[A-Za-z0-9][-A-Za-z0-9._/:@]*' "an image such as gcr.io/PROJECT/NAME" "$@"; shift 2 ;;
+    --zone) take zone "$name_pattern" "a zone such as us-west4-a" "$@"; shift 2 ;;
+    --project) take project '[a-z][-a-z0-9.:]*' "the id of a project" "$@"; shift 2 ;;
+    --slices) take slices "$number_pattern" "a number of slices" "$@"; shift 2 ;;
     --dry-run) dry=true; shift ;;
     -h | --help) sed -n '2,4s/^# //p' "$0"; exit 0 ;;
     --) shift; break ;;
@@ -31,14 +28,15 @@ for name in cluster workload image; do
 done
 [ $# -gt 0 ] || fail "arguments of sparsejax.launch are missing; such as -- --config mnist_kwinners --out /shared/run."
 
-words=(xpk workload create --cluster "$cluster" --workload "$workload" --tpu-type "$type" --num-slices "$slices"
+quote "$@"
+command=(xpk workload create --cluster "$cluster" --workload "$workload" --tpu-type "$type" --num-slices "$slices"
   --docker-image "$image" --max-restarts 10
-  --command "python -m sparsejax.launch --distributed $(printf '%q ' "$@")")
-[ -z "$zone" ] || words+=(--zone "$zone")
-[ -z "$project" ] || words+=(--project "$project")
+  --command "python -m sparsejax.launch --distributed $words")
+[ -z "$zone" ] || command+=(--zone "$zone")
+[ -z "$project" ] || command+=(--project "$project")
 if $dry; then
-  printf '%q ' "${words[@]}"
+  printf '%q ' "${command[@]}"
   echo
 else
-  "${words[@]}"
+  "${command[@]}"
 fi

@@ -16,11 +16,11 @@ from sparsejax.configuration import field_of, plain, replace
 from sparsejax.data.arrays import from_arrays
 from sparsejax.data.dataset import Dataset
 from sparsejax.errors import ConfigError
-from sparsejax.experiment import MOST_MEMBERS, Experiment, check_count, members_of
+from sparsejax.experiment import Experiment, check_count, members_of
 from sparsejax.models.base import Model
 from sparsejax.registry import run_file
-from sparsejax.runs import Run, comparison_row
-from sparsejax.training.config import Config, DataConfig, ObjectiveConfig
+from sparsejax.runs import Run, row_of
+from sparsejax.training.config import MOST_MEMBERS, Config, DataConfig, ObjectiveConfig
 from sparsejax.training.run_folder import RunFolder
 
 
@@ -95,7 +95,7 @@ def compare(*runs: str | Path | Run) -> dict[str, dict[str, str]]:
       RunFolderError: a folder holds no finished run.
     """
     found = [run if isinstance(run, Run) else Run(run) for run in runs]
-    return {str(run.folder.path): comparison_row(run.result) for run in found}
+    return {str(run.folder.path): row_of(run.folder) for run in found}
 
 
 def config_from_file(path: str | Path) -> Config:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from sparsejax.errors import ConfigError
+from sparsejax.errors import ConfigError, shorten
 
 T = TypeVar("T")
 
@@ -97,8 +97,10 @@ def _check(self: Any) -> None:
             continue
         given = getattr(self, field.name)
         value = given if dataclasses.is_dataclass(given) else plain(given)
-        if not _fits(value, hint):
-            raise ConfigError(f"{_path(type(self), field.name)} is {shown(given)}; expected {_describe(hint, value)}.")
+        if not (_fits(value, hint) and _has_32_bits(value)):
+            raise ConfigError(
+                f"{_path(type(self), field.name)} is {shorten(shown(given))}; expected {_describe(hint, value)}."
+            )
     if hasattr(self, "check") and is_concrete(self):
         self.check()
 
@@ -137,6 +139,13 @@ def _fits(value: Any, hint: Any) -> bool:
     return isinstance(value, hint) if hint in (bool, str, types.NoneType) or _is_configuration(hint) else True
 
 
+def _has_32_bits(value: Any) -> bool:
+    """Return whether integers of a plain value fit the arrays that they become."""
+    if isinstance(value, tuple):
+        return all(map(_has_32_bits, value))
+    return not isinstance(value, int) or -(2**31) <= value < 2**31
+
+
 def _is_configuration(hint: Any) -> bool:
     return isinstance(hint, type) and dataclasses.is_dataclass(hint)
 
@@ -144,7 +153,7 @@ def _is_configuration(hint: Any) -> bool:
 def _describe(hint: Any, value: Any) -> str:
     """Return an annotated type in words, for an error about a value."""
     words = {
-        int: "an integer",
+        int: "an integer of 32 bits",
         float: "a finite number",
         bool: "True or False",
         str: "a string",
@@ -199,7 +208,12 @@ def stack(configs: Sequence[T]) -> T:
     Raises:
       ValueError: their structures differ; `find_differing_fields` names the fields.
     """
-    return jax.tree.map(lambda *leaves: jnp.stack([_array(leaf) for leaf in leaves]), *configs)
+
+    def together(*leaves: Any) -> jax.Array:
+        arrays = [_array(leaf) for leaf in leaves]  # NumPy's of numbers, which NumPy stacks 50 times as fast
+        return jnp.stack(arrays) if any(isinstance(a, jax.Array) for a in arrays) else jnp.asarray(np.stack(arrays))
+
+    return jax.tree.map(together, *configs)
 
 
 def find_differing_fields(first: Any, second: Any, prefix: str = "") -> list[str]:

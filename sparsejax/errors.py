@@ -31,6 +31,12 @@ def blame(code: str) -> Iterator[None]:
         ) from error
 
 
+def shorten(text: str, most: int = 200) -> str:
+    """Return a text of others, such as what a file holds, as a part of a sentence: in one line, without its middle."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[: most // 2]} ... {line[-most // 2 :]}"
+
+
 class DataMissingError(SparsejaxError, FileNotFoundError):
     """A data set that was not found."""
 

@@ -22,16 +22,13 @@ from sparsejax.models.base import Variables
 from sparsejax.terminal import lasting_output
 from sparsejax.training import checkpoints, loop, processes
 from sparsejax.training.checks import load_data
-from sparsejax.training.config import Config
+from sparsejax.training.config import MOST_MEMBERS, Config
 from sparsejax.training.devices import Placement, find_devices, gather_members, put_members
 from sparsejax.training.log import MetricsLog, Terminal
 from sparsejax.training.prepare import prepare, shapes_of, start
 from sparsejax.training.restore import describe_inputs
 from sparsejax.training.run_folder import RunFolder, describe
 from sparsejax.training.schema import to_json
-
-MOST_MEMBERS = 10_000
-"""Networks of one run at most: more are a mistake in a sweep, and would take minutes before any message."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sparsejax.errors import ConfigError, DataDamagedError, DataMissingError
+from sparsejax.errors import ConfigError, DataDamagedError, DataMissingError, shorten
 from sparsejax.files import write_whole
 from sparsejax.functional import BoostState
 from sparsejax.models.base import Variables
@@ -82,7 +82,7 @@ def load_weights(path: str | Path, like: Variables) -> Variables:
     except OSError as error:
         raise DataMissingError(f"The weights {path} cannot be read: {error.strerror or error}.") from None
     except Exception as error:  # safetensors' own error type
-        raise DataDamagedError(f"{path} is not a readable safetensors file: {error}.") from None
+        raise DataDamagedError(f"{path} is not a readable safetensors file: {shorten(str(error))}.") from None
     if other := difference(arrays, like, _name):
         raise ConfigError(f"{path} has a different network than expected: it {other}.")
     return fill(like, {name: jnp.asarray(array) for name, array in arrays.items()}, _name)

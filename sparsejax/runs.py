@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from sparsejax.figures.drawing import parts_of
 from sparsejax.figures.words import plain, several
 from sparsejax.training.config import Config
 from sparsejax.training.log import read_metrics
+from sparsejax.training.records import reading
 from sparsejax.training.restore import TrainedNetwork, config_of, load_network, load_state, read_record
 from sparsejax.training.run_folder import RunFolder
 
@@ -47,7 +49,7 @@ class Run:
     @property
     def history(self) -> dict[str, np.ndarray]:
         """Every logged quantity by name, `[epochs, members]`: means over an epoch, NaN where it was not logged."""
-        lines = read_metrics(self.folder.metrics)
+        lines = read_metrics(self.folder.metrics, len(self.configs))
         epochs = max((int(np.ceil(line["epoch"])) for line in lines), default=0)
         sums: dict[str, list[list[Any]]] = {}
         for line in lines:
@@ -94,36 +96,39 @@ class Plots:
 
     def curves(self) -> "Figure":
         """Draw loss and accuracy against epochs, in training and on the test set."""
-        curves = curves_of(read_metrics(self._run.folder.metrics))
-        return training_curves(curves) if curves else self._draw(None, "metrics")
+        curves = curves_of(read_metrics(self._run.folder.metrics, len(self._run.configs)))
+        return training_curves(curves) if curves else self._draw(lambda _: None, "metrics")
 
     def receptive_fields(self, member: int = 0) -> "Figure":
         """Draw the weights of the first layer of a network as images."""
         from sparsejax.figures.run_layers import filters
 
-        run_of, result = read_record(self._run.folder), self._run.result
+        run_of = read_record(self._run.folder)
         config_of(self._run.folder, run_of, member)  # refuses an unknown member
-        variables = load_state(self._run.folder, run_of)
-        one = _member(variables.variables, member)
-        return self._draw(filters({**result, "members": [result["members"][member]]}, one), "images to show")
+        one = _member(load_state(self._run.folder, run_of).variables, member)
+        return self._draw(
+            lambda result: filters({**result, "members": [result["members"][member]]}, one), "images to show"
+        )
 
     def duty_cycles(self) -> "Figure":
         """Draw how often the units of each k-winners layer win."""
         from sparsejax.figures.run_layers import duty_cycles
 
         state = load_state(self._run.folder, read_record(self._run.folder))
-        return self._draw(duty_cycles(self._run.result, state.variables), "layer of k-winners")
+        return self._draw(lambda result: duty_cycles(result, state.variables), "layer of k-winners")
 
     def noise(self) -> "Figure":
         """Draw the test accuracy against the level of noise."""
         from sparsejax.figures.run_curves import noise
 
-        return self._draw(noise(self._run.result, [""] * len(self._run.configs)), "noise score")
+        return self._draw(lambda result: noise(result, [""] * len(self._run.configs)), "noise score")
 
-    def _draw(self, drawing: Any, what: str) -> "Figure":
-        if drawing is None:
-            raise ConfigError(f"The run in {self._run.folder.path} has no {what}, so there is nothing to draw.")
-        return drawing.draw(drawing.width)
+    def _draw(self, make: Callable[[dict[str, Any]], Any], what: str) -> "Figure":
+        with reading(self._run.folder.result):
+            drawing = make(self._run.result)
+            if drawing is None:
+                raise ConfigError(f"The run in {self._run.folder.path} has no {what}, so there is nothing to draw.")
+            return drawing.draw(drawing.width)
 
 
 def _show_figures_in_notebooks() -> None:
@@ -139,8 +144,18 @@ def _member(variables: Any, member: int) -> Any:
     return jax.tree.map(lambda leaf: leaf[member : member + 1], variables)
 
 
-def comparison_row(result: dict[str, Any]) -> dict[str, str]:
-    """Returns a run's column of a table, by measure: means over its networks, with their standard deviation."""
+def row_of(folder: RunFolder) -> dict[str, str]:
+    """Returns a run's column of a table, by measure: means over its networks, with their standard deviation.
+
+    Raises:
+      RunFolderError: its run is not finished, or its result cannot be read.
+    """
+    result = folder.read_result()
+    with reading(folder.result):
+        return _row(result)
+
+
+def _row(result: dict[str, Any]) -> dict[str, str]:
     several_networks, layers = len(result["members"]) > 1, result["layers"].values()
 
     def said(name: str, factor: float, form: str, entry: dict[str, Any] = result) -> str:

@@ -78,9 +78,11 @@ def _files() -> dict[str, tuple[str, bytes, Callable[[Path], object]]]:
     vectors = Split(np.ones((3, 4), np.float32), np.array([0, 1, 1], np.int32))
     latents = latents_bytes(vectors, vectors, {"data": {"name": "cifar10"}, "classes": 2})
     config = configs.get("digits_mlp")
-    description = describe(config, name="x", seeds=[42], points=[{}], data={"name": "digits", "fingerprint": "0"})
+    description = describe(
+        config, name="x", seeds=[42], points=[{}], data={"name": "digits", "source": "digits", "fingerprint": "0"}
+    )
     mat = _saved(lambda buffer: savemat(buffer, {"IMAGES": np.random.default_rng(0).normal(size=(8, 8, 2))}))
-    lines = "".join(json.dumps({"step": i, "loss": [0.1]}) + "\n" for i in range(9)).encode()
+    lines = "".join(json.dumps({"step": i, "epoch": i, "loss": [0.1]}) + "\n" for i in range(9)).encode()
 
     def folder_of_arrays(path: Path) -> object:
         for part in ("train", "test"):

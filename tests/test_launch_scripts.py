@@ -74,6 +74,57 @@ def test_a_command_that_is_not_understood_is_refused(words, message):
     assert refused.returncode == 2 and f"error: {message}" in refused.stderr and not refused.stdout
 
 
+WHOLE = {
+    "slurm.sh": ([], ["--nodes", "2", "--gpus", "8", "--time", "2-12:30:00", "--partition", "gpu_a100,gpu"]),
+    "tpu_vm.sh": (["run"], ["--name", "my-tpu", "--zone", "us-west4-a", "--type", "v5litepod-8", "--version",
+                            "v2-alpha-tpuv5-lite", "--project", "example.com:my-project"]),
+    "xpk.sh": ([], ["--cluster", "c", "--workload", "w", "--type", "v5litepod-64", "--image",
+                    "eu.gcr.io/p/n:v1.0@sha256:0a", "--zone", "us-west4-a", "--project", "p", "--slices", "2"]),
+}  # fmt: skip
+"""Script -> its command, and all its options with values."""
+LAUNCH = ["--dry-run", "--", "--config", "x"]
+OPTIONS = [(name, option) for name, (_, words) in WHOLE.items() for option in words[::2]]
+
+
+@pytest.mark.parametrize(("name", "option"), OPTIONS)
+def test_a_value_is_never_another_line_or_another_option(name, option):
+    command, words = WHOLE[name]
+    assert script(name, *command, *words, *LAUNCH).returncode == 0
+    given = dict(zip(words[::2], words[1::2], strict=True))
+    good = given[option]
+    for bad in (
+        "",
+        "--worker=0",
+        f"{good}\n#SBATCH --exclusive",
+        f"{good}\n",
+        f"\n{good}",
+        f"{good} x",
+        f"{good};ls",
+        "²",
+    ):
+        changed = [word for pair in (given | {option: bad}).items() for word in pair]
+        refused = script(name, *command, *changed, *LAUNCH)
+        assert refused.returncode == 2 and not refused.stdout, (bad, refused)
+        assert refused.stderr.startswith(f"error: {option} is ") and refused.stderr.count("\n") == 1, refused.stderr
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_arguments_of_the_training_reach_it_unchanged(name):
+    command, words = WHOLE[name]
+    odd = ["--out", "/a b/$(id)`id`;'\"\\é", "--sweep", "model.k=1,2"]
+    said = script(name, *command, *words, "--dry-run", "--", *odd).stdout
+    if name == "slurm.sh":
+        line = next(line for line in said.splitlines() if line.startswith("srun ")).removesuffix("&")
+    else:  # a command for gcloud or xpk, whose last part is one for a shell there
+        outer = subprocess.run(["bash", "-c", f"printf '%s\\n' {said}"], capture_output=True, text=True).stdout
+        line = next(line for line in outer.splitlines() if "--distributed" in line)
+    arguments = line.partition("--distributed ")[2].partition(" > ")[0]
+    again = subprocess.run(["bash", "-c", f"printf '%s\\n' {arguments}"], capture_output=True, text=True).stdout
+    assert again.splitlines()[: len(odd)] == odd
+    refused = script(name, *command, *words, "--dry-run", "--", "--out", "a\n#SBATCH --exclusive")
+    assert refused.returncode == 2 and "has a line break" in refused.stderr and not refused.stdout
+
+
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed (pip install -e '.[dev]')")
 def test_shellcheck_reports_nothing():
     said = subprocess.run(["shellcheck", *map(str, SCRIPTS)], capture_output=True, text=True)

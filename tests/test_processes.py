@@ -191,7 +191,7 @@ def test_an_error_in_one_process_ends_all(tmp_path):
     ("arguments", "message"),
     [
         (["--coordinator", "here"], "--coordinator is 'here'; expected HOST:PORT"),
-        (["--processes", "0"], "--processes is 0; expected 1 or more"),
+        (["--processes", "0"], "--processes is 0; expected a number from 1 to 100,000"),
         (["--processes", "2", "--process", "2"], "--process is 2; expected a number from 0 to 1"),
     ],
 )

@@ -10,7 +10,7 @@ from sparsejax import configs, studies
 from sparsejax.commands import embed, reproduce
 from sparsejax.commands import train as launch
 from sparsejax.commands.status import add_import, run_files, status_of
-from sparsejax.errors import ConfigError
+from sparsejax.errors import ConfigError, RunFolderError
 from sparsejax.terminal import console_width, encodable
 
 _ABOUT = {
@@ -66,6 +66,7 @@ def _report(words: list[str]) -> None:
 
     from sparsejax.evaluation.measure import measures_of
     from sparsejax.figures.run import write_figures
+    from sparsejax.training.records import reading
     from sparsejax.training.restore import load_state, read_record
     from sparsejax.training.run_folder import RunFolder
 
@@ -74,8 +75,9 @@ def _report(words: list[str]) -> None:
     result = folder.read_result()
     with folder.hold():
         state = load_state(folder, run_of)
-        for path in write_figures(folder, result, state.variables, measures_of(result)):
-            print(path)
+        with reading(folder.result):
+            paths = write_figures(folder, result, state.variables, measures_of(result))
+    print(*paths, sep="\n")
 
 
 def _compare(words: list[str]) -> None:
@@ -86,22 +88,21 @@ def _compare(words: list[str]) -> None:
     options = parser.parse_args(words)
     run_files(options)
     paths = [Path(run) for run in options.runs]
-    from sparsejax.runs import comparison_row
+    from sparsejax.runs import row_of
     from sparsejax.training.run_folder import RunFolder
 
-    results = {_name(path, paths): RunFolder(path).read_result() for path in paths}
+    rows = {_name(path, paths): row_of(RunFolder(path)) for path in paths}
 
     from rich.console import Console
     from rich.table import Column, Table
 
-    rows = {name: comparison_row(result) for name, result in results.items()}
     table = Table("", *(Column(name, justify="right", overflow="fold") for name in rows))
     console = Console(width=console_width())
     for measure in dict.fromkeys(measure for row in rows.values() for measure in row):
         table.add_row(measure, *(encodable(row.get(measure, ""), console.encoding) for row in rows.values()))
     console.print(table)
     if options.out:
-        print(_draw(dict(zip(results, paths, strict=True)), Path(options.out)))
+        print(_draw(dict(zip(rows, paths, strict=True)), Path(options.out)))
 
 
 def _draw(runs: dict[str, Path], out: Path) -> Path:
@@ -115,6 +116,11 @@ def _draw(runs: dict[str, Path], out: Path) -> Path:
 
     epochs: dict[str, dict[str, Any]] = {name: curves_of(read_metrics(path / "metrics.jsonl"))
                                          for name, path in runs.items()}  # fmt: skip
+    without = [str(path) for name, path in runs.items() if "test_loss" not in epochs[name]]
+    if without:
+        raise RunFolderError(
+            f"{without[0]} has no scores in metrics.jsonl, or cannot be read; omit --out, or this run."
+        )
     kind = "test_accuracy" if all("test_accuracy" in curves for curves in epochs.values()) else "test_loss"
     curves = {name: found[kind] for name, found in epochs.items()}
     longest = max(curves.values(), key=lambda curve: len(curve.epochs)).epochs

@@ -4,9 +4,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sparsejax.commands.status import add_import, run_files, status_of
 from sparsejax.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sparsejax.training.run_folder import RunFolder
 
 _DESCRIPTION = """Run a trained network on its training and test set, and save the activations of one layer as a data
 set for other networks: --data.name cifar10_latents."""
@@ -58,10 +62,10 @@ def _run(arguments: list[str]) -> int:
     provenance = {
         "layer": options.layer,
         "epoch": network.epoch,
-        "result": _result(folder.result, member),
+        "result": _result(folder, member),
         "classes": dataset.classes,
         **{name: description[name] for name in ("name", "data", "config")},
-        "trained": {name: description[name] for name in ("command", "versions", "device")},
+        "trained": {name: description.get(name) for name in ("command", "versions", "device")},
         **environment("sparsejax embed"),
     }
     write_whole(out, latents_bytes(train, test, provenance))
@@ -83,13 +87,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _result(path: Path, member: int) -> dict[str, float] | None:
+def _result(folder: "RunFolder", member: int) -> dict[str, float] | None:
     """Returns the network's test score; None if its run is not finished."""
-    import json
+    from sparsejax.training.records import reading
 
-    if not path.is_file():
+    if not folder.result.is_file():
         return None
-    entry = json.loads(path.read_text(encoding="utf-8"))["members"][member]
+    with reading(folder.result):
+        entry = folder.read_result()["members"][member]
     return {name: value for name, value in entry.items() if name.startswith("test_")}
 
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from sparsejax.errors import Interrupted, SparsejaxError
+from sparsejax.errors import Interrupted, SparsejaxError, shorten
 from sparsejax.registry import run_file
 from sparsejax.signals import HOW_TO_RESUME
 from sparsejax.terminal import complain, plain_output
@@ -38,7 +38,7 @@ def _status_of(run: Callable[[list[str]], int], arguments: list[str], stopped: s
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise Python reports an error at exit
         return 141
     except SparsejaxError as error:
-        complain(f"error: {error}")
+        complain(f"error: {shorten(str(error), 2000)}")  # it may quote files and arguments of any size
         return error.status
     except OSError as error:
         what = error.filename if isinstance(error.filename, str) else "A file"

@@ -211,7 +211,7 @@ def _parse_sweep(text: str) -> tuple[str, list[str]]:
     Raises:
       ConfigError: it has neither form, or a range has no values or too many.
     """
-    from sparsejax.experiment import MOST_MEMBERS
+    from sparsejax.training.config import MOST_MEMBERS
 
     field, equals, values = text.partition("=")
     expected = "expected FIELD=a,b,c or FIELD=start:stop:step, such as --sweep model.boost_strength=0:2:0.5"

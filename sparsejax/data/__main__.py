@@ -10,7 +10,7 @@ from sparsejax.data.folders import download_folder, tfds_folder
 from sparsejax.data.inventory import survey, table
 from sparsejax.data.registry import entry, obtain
 from sparsejax.data.tfds_source import is_prepared, prepare_tfds
-from sparsejax.errors import SparsejaxError
+from sparsejax.errors import SparsejaxError, shorten
 from sparsejax.registry import run_file
 from sparsejax.terminal import plain_output
 
@@ -35,7 +35,7 @@ def _run(arguments: Sequence[str] | None) -> int:
             case "prepare-tfds":
                 _prepare(options.data_dir)
     except SparsejaxError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {shorten(str(error), 2000)}", file=sys.stderr)
         return error.status
     except KeyboardInterrupt:
         print("stopped; nothing incomplete was kept", file=sys.stderr)

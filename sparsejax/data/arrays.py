@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from sparsejax.data.dataset import Dataset, Split, pixel_moments
-from sparsejax.data.folders import expand
+from sparsejax.data.folders import expand, load_npz
 from sparsejax.data.image_folder import read_image_folder
-from sparsejax.errors import ConfigError, DataDamagedError, DataMissingError
+from sparsejax.errors import ConfigError, DataDamagedError, DataMissingError, shorten
 from sparsejax.files import is_supported
 
 _ROLES = ("x_train", "y_train", "x_test", "y_test")
@@ -128,8 +128,8 @@ def read_path(path: str | Path, test_fraction: float | None = None) -> Dataset:
     """
     path = expand(path, "data.path").absolute()
     if not path.exists():
-        raise DataMissingError(f"data.path is {path}, which does not exist; expected a file .npz or .npy, a folder of "
-                               ".npy files, or a folder of images by class.")  # fmt: skip
+        raise DataMissingError(f"data.path is {shorten(str(path))}, which does not exist; expected a file .npz or "
+                               ".npy, a folder of .npy files, or a folder of images by class.")  # fmt: skip
     if path.is_dir() and not any(path.glob("*.npy")):
         images = read_image_folder(path)
         return _dataset(path, images, test_fraction, "", class_names=images.pop("class_names"))
@@ -153,7 +153,7 @@ def read_arrays(path: Path, *, source: str = "files") -> Dataset:
 def _dataset(path: Path, arrays: Mapping[str, Any], test_fraction: float | None, suffix: str, **more: Any) -> Dataset:
     naming = next((naming for naming in _NAMINGS if naming[0] in arrays), None)
     if naming is None:
-        raise DataMissingError(f"{path} holds {', '.join(arrays) or 'nothing'}; {_EXPECTED}.")
+        raise DataMissingError(f"{path} holds {shorten(', '.join(arrays)) or 'nothing'}; {_EXPECTED}.")
     there = naming[2] in arrays
     if there == (test_fraction is not None):
         problem = f"exists, but data.test_fraction is {test_fraction}" if there else "is missing"
@@ -174,14 +174,15 @@ def _dataset(path: Path, arrays: Mapping[str, Any], test_fraction: float | None,
 
 def _open(path: Path) -> Any:
     try:
-        mapped = path.suffix == ".npy" and is_supported(np.memmap, path, np.uint8, "r")
+        if path.suffix != ".npy":
+            return load_npz(path)
+        mapped = is_supported(np.memmap, path, np.uint8, "r")
         found = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
-        if path.suffix == ".npy":
-            return found
-        with found:
-            return {name: found[name] for name in found.files}
+        if found.size > path.stat().st_size:  # of elements without bytes a header can announce any number
+            raise ValueError(f"it announces {found.size:,} elements of {found.itemsize} bytes")
+        return found
     except Exception as error:  # for a damaged header NumPy's parsers raise various errors
-        raise DataDamagedError(f"{path} is not a readable array ({error!r}); {_EXPECTED}.") from None
+        raise DataDamagedError(f"{path} is not a readable array ({shorten(repr(error))}); {_EXPECTED}.") from None
 
 
 def _examples(array: Any, word: str) -> np.ndarray:

@@ -10,9 +10,10 @@ from sparsejax.data.dataset import Dataset, Split, pixel_moments, split_problem
 from sparsejax.data.download import Download
 from sparsejax.data.folders import read_bytes
 from sparsejax.data.idx import md5_of
+from sparsejax.data.pickle_limits import check_limits
 from sparsejax.data.plain_pickle import Array, read_plain
 from sparsejax.data.registry import Entry
-from sparsejax.errors import DataDamagedError, DataMissingError
+from sparsejax.errors import DataDamagedError, DataMissingError, shorten
 
 # The original files and their published MD5s, the test images last.
 CIFAR10_FILES = {
@@ -67,7 +68,7 @@ def read_cifar10_folder(folder: str | os.PathLike[str], *, source: str = "files"
     """Reads a folder with the six pickles of CIFAR-10, images uint8 [n, 32, 32, 3].
 
     A pickle is a program. This reader only supports arrays of bytes; it neither imports nor calls anything that a file
-    names.
+    names. Other files than the published ones are not read, or with `check_md5=False` only after `check_limits`.
 
     Args:
       folder: where the files are (batches.meta is not needed).
@@ -111,32 +112,33 @@ def read_cifar_batch(path: str | os.PathLike[str]) -> Split:
       DataMissingError: there is no such file, or it cannot be opened.
       DataDamagedError: a truncated or damaged pickle, one that holds anything else, or a wrong shape or label.
     """
-    return _parse(_TEN, read_bytes(Path(path), way_out=_TEN.how), Path(path))
+    return _read_verified(_TEN, Path(path), None)
 
 
 def _read_verified(family: _Family, path: Path, md5: str | None) -> Split:
-    """Reads a pickle and, when an MD5 is given, compares that."""
+    """Reads the pickle that has an MD5, or any one within limits."""
     raw = read_bytes(path, way_out=family.how)
-    split = _parse(family, raw, path)  # first, because it gives the better error message
-    if md5 is not None and md5_of(raw) != md5:
+    if md5 is not None and md5_of(raw) != md5:  # first: nothing else is needed of a file that may be hostile
         raise DataDamagedError(
-            f"{path} is not the published file of {family.title}: its MD5 is {md5_of(raw)}, the published one {md5}. "
-            f"{_way_out(family)}"
+            f"{path} ({len(raw):,} bytes) is not the published file of {family.title}, or is truncated or damaged: its "
+            f"MD5 is {md5_of(raw)}, the published one {md5}. {_way_out(family)}"
         )
-    return split
+    return _parse(family, raw, path, limited=md5 is None)
 
 
 def _way_out(family: _Family) -> str:
     return f"Delete the file and download it again. {family.how}"
 
 
-def _parse(family: _Family, raw: bytes, path: Path) -> Split:
+def _parse(family: _Family, raw: bytes, path: Path, *, limited: bool) -> Split:
     try:
+        if limited:
+            check_limits(raw)
         content = read_plain(raw)
     except Exception as error:  # a damaged pickle can fail in any way
         raise DataDamagedError(
             f"The data file {path} ({len(raw)} bytes) is not a batch of {family.title}, or is truncated or damaged: "
-            f"{' '.join(str(error).split()) or type(error).__name__}. {_way_out(family)}"
+            f"{shorten(str(error)) or type(error).__name__}. {_way_out(family)}"
         ) from error
     if isinstance(content, dict):  # keys are bytes in files that Python 3 read as encoding="bytes" and wrote again
         content = {key.decode("latin1") if isinstance(key, bytes) else key: content[key] for key in content}
@@ -153,7 +155,7 @@ def _parse(family: _Family, raw: bytes, path: Path) -> Split:
 def _content_problem(content: Any, family: _Family) -> str:
     """Returns why a pickle's content is not a valid split, "" if it is valid."""
     if not isinstance(content, dict) or not {"data", family.labels} <= content.keys():
-        held = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
+        held = shorten(str(sorted(map(str, content)))) if isinstance(content, dict) else type(content).__name__
         return f"it holds {held} where data and {family.labels} are expected"
     array = getattr(content["data"], "array", None)
     if not isinstance(array, np.ndarray) or array.dtype != np.uint8 or array.ndim != 2 or array.shape[1] != _PIXELS:
@@ -170,8 +172,8 @@ def _content_problem(content: Any, family: _Family) -> str:
 def _plain(value: Any) -> Any:
     """Returns a list of numbers, also of an array and of NumPy's numbers; other values as they are."""
     if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return value.array.tolist() if isinstance(value, Array) and hasattr(value, "array") else value
+        return [_plain(item) if isinstance(item, Array) and item.array.ndim == 0 else item for item in value]
+    return value.array.tolist() if isinstance(value, Array) else value
 
 
 for _place, (_family, _folder, _read) in enumerate(

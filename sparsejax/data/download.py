@@ -6,22 +6,26 @@ import logging
 import os
 import shutil
 import sys
+import tarfile
 import threading
 import time
+import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import urlsplit
 
 from sparsejax import terminal
 from sparsejax.data.folders import offline
-from sparsejax.errors import DataDamagedError, DataMissingError
+from sparsejax.errors import DataDamagedError, DataMissingError, SparsejaxError, shorten
 
 PATIENCE = 5.0  # timeout in seconds for the first answer
 
 _TRIES = 3  # per mirror, if transfers break off
 _SILENCE = 15.0  # timeout in seconds for a stalled transfer
+_SLOWEST = 5_000  # bytes per second, on average over that time
 _ARCHIVES = (".tar.gz", ".zip")
 
 
@@ -33,7 +37,7 @@ class Download(NamedTuple):
     Args:
       mirrors: addresses that end in a slash, tried in this order.
       files: names of the files there, with their MD5 or SHA-256.
-      size: total size, for messages.
+      size: total size, as "170 MB" or "1.5 GB"; a transfer of more is broken off.
       proof: a file that only the complete published data set has, if its other files do not show it.
     """
 
@@ -46,6 +50,12 @@ class Download(NamedTuple):
     def packed(self) -> bool:
         """Says whether it is an archive."""
         return any(name.endswith(_ARCHIVES) for name in self.files)
+
+    @property
+    def most(self) -> int:
+        """Size in bytes that no file exceeds; `size` is rounded."""
+        number, unit = self.size.split()
+        return int(1.1 * float(number) * {"MB": 1e6, "GB": 1e9}[unit])
 
     def is_proven(self, place: Path) -> bool:
         """Says whether a place has the proof, if there is one."""
@@ -92,7 +102,7 @@ def download(
         try:
             mirrors = answering_mirrors(wanted.mirrors, lacking[0], patience)
             say(f"Downloading {title} ({wanted.size}) from {_host(mirrors[0])} to {place}")
-            _fetch_all({name: (targets[name], wanted.files[name]) for name in lacking}, mirrors, say)
+            _fetch_all({name: (targets[name], wanted.files[name]) for name in lacking}, mirrors, wanted.most, say)
         except (DataMissingError, DataDamagedError) as error:
             raise type(error)(f"{subject} cannot be downloaded: {error}, {way_out}") from error
     for path in targets.values():
@@ -146,13 +156,15 @@ class _BrokenOffError(DataMissingError):
     """A transfer that may succeed if retried."""
 
 
-def _fetch_all(files: Mapping[str, tuple[Path, str]], mirrors: Sequence[str], say: Callable[[str], None]) -> None:
+def _fetch_all(
+    files: Mapping[str, tuple[Path, str]], mirrors: Sequence[str], most: int, say: Callable[[str], None]
+) -> None:
     """Downloads files one after the other, each from the first mirror that has not failed yet."""
     left, broken, failures = list(mirrors), Counter[str](), {}
     for name, (path, checksum) in files.items():
         while left:
             try:
-                _fetch(left[0] + name, path, checksum)
+                _fetch(left[0] + name, path, checksum, most)
                 break
             except (DataDamagedError, DataMissingError) as error:
                 failures[str(error)] = error
@@ -169,20 +181,70 @@ def _fetch_all(files: Mapping[str, tuple[Path, str]], mirrors: Sequence[str], sa
             raise kind(f"{'; '.join(failures)}; no file was saved; try again later")
 
 
-def _fetch(url: str, path: Path, checksum: str) -> None:
+class _Sink:
+    """A file that takes a number of bytes, until it is closed."""
+
+    def __init__(self, file: BinaryIO, most: int, url: str):
+        self.size, self.closed = 0, False
+        self._file, self._most, self._url = file, most, url
+
+    def write(self, chunk: bytes) -> None:
+        """Writes a part, or raises an error that ends the transfer."""
+        self.size += len(chunk)
+        if self.closed or self.size > self._most:
+            raise DataDamagedError(f"{self._url} sends more than the {self._most:,} bytes of the published file")
+        self._file.write(chunk)
+
+    def flush(self) -> None:
+        """Does nothing: the file is read only when it is complete."""
+
+
+def _transfer(fetch: Callable[..., Any], url: str, path: str, most: int) -> None:
+    """Runs a transfer of limited size and duration, in a thread that is abandoned if it is too slow.
+
+    A server that sends single bytes is never silent, and the read of a part cannot be interrupted.
+    """
+    errors: list[Exception] = []
+    with open(path, "wb") as file:
+        sink = _Sink(file, most, url)
+
+        def run() -> None:
+            try:
+                fetch(url, sink, None)
+            except Exception as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        try:
+            while thread.is_alive():
+                before = sink.size
+                thread.join(_SILENCE)
+                if thread.is_alive() and sink.size - before < _SLOWEST * _SILENCE:
+                    raise _BrokenOffError(f"{url} sends less than {_SLOWEST:,} bytes per second")
+        finally:
+            sink.closed = True
+    if errors:
+        raise errors[0]
+
+
+def _fetch(url: str, path: Path, checksum: str, most: int) -> None:
     """Downloads one file to its final name, or raises an error that names the file's address."""
     import pooch
     import requests
 
     # An existing file is damaged here. pooch replaces it once the new one is complete.
     bar = sys.stderr.isatty()
-    fetcher: Any = pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 16, timeout=_SILENCE)
+    fetcher: Any = pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 14, timeout=_SILENCE)
     pooch.get_logger().setLevel(logging.WARNING)
     algorithm = _algorithm(checksum)
+    limited: Any = lambda url, file, _: _transfer(fetcher, url, file, most)  # noqa: E731
     try:
-        pooch.retrieve(url, f"{algorithm}:{checksum}", fname=path.name, path=path.parent, downloader=fetcher)
+        pooch.retrieve(url, f"{algorithm}:{checksum}", fname=path.name, path=path.parent, downloader=limited)
         with contextlib.suppress(OSError):  # not every file system has permissions
             path.chmod(0o644)  # pooch's temporary file is for its owner only
+    except SparsejaxError:
+        raise
     except requests.HTTPError as error:
         raise DataMissingError(str(error)) from error  # 404 Client Error: … for url: …
     except requests.RequestException as error:  # before OSError and ValueError, which it may subclass
@@ -217,9 +279,10 @@ def _unpack(archive: Path, place: Path) -> None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 file.replace(target)
         archive.unlink()
-    except OSError as error:
+    except (OSError, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile) as error:
+        reason = getattr(error, "strerror", None) or shorten(str(error))
         raise DataMissingError(
-            f"{archive} cannot be unpacked to {place} ({error.strerror or error}); unpack it there yourself."
+            f"{archive} cannot be unpacked to {place} ({reason}); unpack it there yourself."
         ) from error
     finally:
         with contextlib.suppress(OSError):

@@ -4,7 +4,11 @@ import os
 import tempfile
 from pathlib import Path
 
-from sparsejax.errors import DataMissingError
+import numpy as np
+
+from sparsejax.errors import DataMissingError, shorten
+
+_MOST_EXPANSION, _SMALL = 100, 2**28
 
 
 def data_root() -> Path | None:
@@ -19,7 +23,7 @@ def data_root() -> Path | None:
     root = expand(value, "The environment variable SPARSEJAX_DATA")
     if not root.is_dir():
         raise DataMissingError(
-            f"The environment variable SPARSEJAX_DATA is {value!r}, which is not a folder; set it to the "
+            f"The environment variable SPARSEJAX_DATA is {shorten(repr(value))}, which is not a folder; set it to the "
             f"folder that holds mnist/ and the other data sets, create that folder, or unset the variable."
         )
     return root
@@ -37,6 +41,34 @@ def read_bytes(path: Path, what: str = "data file", way_out: str = "Put it there
         raise DataMissingError(f"The {what} {path} cannot be read: {error.strerror or error}. {way_out}") from error
 
 
+def expansion_problem(unpacked: int, packed: int) -> str:
+    """Returns why compressed data are not unpacked, "" if they may be.
+
+    Few bytes can announce more than the memory holds, and unpack to it. Images and numbers of real data sets have at
+    most a twentieth of their size when they are compressed.
+
+    Args:
+      unpacked: their size in bytes, as announced.
+      packed: their size in the file.
+    """
+    if unpacked <= max(_SMALL, _MOST_EXPANSION * packed):
+        return ""
+    return f"it announces {unpacked:,} bytes, more than {_MOST_EXPANSION} times its size of {packed:,}"
+
+
+def load_npz(path: Path) -> dict[str, np.ndarray]:
+    """Reads all arrays of an .npz file.
+
+    Raises:
+      Exception: of any type, if it is damaged; NumPy's and zipfile's parsers raise various ones.
+    """
+    with np.load(path, allow_pickle=False) as file:
+        unpacked = sum(member.file_size for member in file.zip.infolist())
+        if problem := expansion_problem(unpacked, path.stat().st_size):
+            raise ValueError(problem)
+        return {name: file[name] for name in file.files}
+
+
 def user_cache() -> Path:
     """Returns the user's cache folder, which may not exist (on Linux ~/.cache/sparsejax)."""
     import pooch
@@ -51,13 +83,19 @@ def expand(path: str | os.PathLike[str], what: str) -> Path:
     """Returns a path with ~ and ~user replaced by home folders.
 
     Raises:
-      DataMissingError: there is no such home folder; the message begins with `what`.
+      DataMissingError: there is no such home folder, or the path cannot be read; the message begins with `what`.
     """
     try:
-        return Path(path).expanduser()
+        expanded = Path(path).expanduser()
+        expanded.exists()  # raises an error for a name that no file system takes
+        return expanded
     except RuntimeError:
         raise DataMissingError(
             f"{what} is {str(path)!r}, but the home folder of that user is unknown; write the whole path."
+        ) from None
+    except OSError as error:
+        raise DataMissingError(
+            f"{what} is {shorten(repr(str(path)))}, which cannot be read: {error.strerror or error}. Choose another."
         ) from None
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from sparsejax.data.dataset import MNIST_MEAN, MNIST_STD, Dataset, Split, pixel_moments, split_problem
 from sparsejax.data.download import Download
-from sparsejax.data.folders import read_bytes
+from sparsejax.data.folders import expansion_problem, read_bytes
 from sparsejax.data.registry import Entry
 from sparsejax.errors import DataDamagedError, DataMissingError
 
@@ -36,6 +36,7 @@ CLASSES = 10
 # The third byte of an IDX file names the type of its elements, which are big-endian.
 _TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _GZIP = b"\x1f\x8b"
+_HEADER = 4 + 4 * 255  # bytes at most
 _WAY_OUT = "Delete the file and download it again (MNIST: python -m sparsejax.data download)."
 
 
@@ -140,7 +141,7 @@ def _split(images: np.ndarray, labels: np.ndarray, folder: str | os.PathLike[str
 def _parse(raw: bytes, path: Path) -> np.ndarray:
     if not raw:
         raise DataDamagedError(f"The data file {path} is empty (0 bytes). {_WAY_OUT}")
-    content, trouble = _unpack(raw)
+    content, trouble = _unpack(raw, _HEADER)
     if trouble and len(content) < 4:
         raise DataDamagedError(f"The data file {path} ({len(raw)} bytes) is damaged: {trouble}. {_WAY_OUT}")
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in _TYPES:
@@ -156,36 +157,41 @@ def _parse(raw: bytes, path: Path) -> np.ndarray:
             f"and {len(content)} were found{trouble and f' ({trouble})'}. {_WAY_OUT}"
         )
     shape = tuple(int(size) for size in np.frombuffer(content, ">u4", count=content[3], offset=4))
-    expected, found = math.prod(shape) * dtype.itemsize, len(content) - start
+    expected = math.prod(shape) * dtype.itemsize
+    if problem := expansion_problem(expected, len(raw)):
+        raise DataDamagedError(f"The data file {path} is damaged: {problem}. {_WAY_OUT}")
+    content, trouble = _unpack(raw, start + expected + 1)
+    found = len(content) - start
     if trouble or found != expected:
         verdict = "is truncated" if found < expected else "has extra bytes" if found > expected else "is damaged"
         raise DataDamagedError(
             f"The data file {path} {verdict}: its header announces {_format_shape(shape)} values of "
-            f"{dtype.itemsize} byte(s), {expected} bytes in all, and {found} were "
+            f"{dtype.itemsize} byte(s), {expected} bytes in all, and {found}{' or more' * (found > expected)} were "
             f"found{trouble and f' ({trouble})'}. {_WAY_OUT}"
         )
     try:
-        return np.frombuffer(content, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
+        values = np.frombuffer(content, dtype, offset=start).reshape(shape)
+        return values.astype(dtype.newbyteorder("="), copy=not values.flags.writeable)
     except ValueError as error:  # a shape that numpy does not support
         raise DataDamagedError(
             f"The data file {path} announces the shape {_format_shape(shape)}, which no array can have. {_WAY_OUT}"
         ) from error
 
 
-def _unpack(raw: bytes) -> tuple[bytes, str]:
-    """Returns the bytes inside a gzip file, and the error that stopped the unpacking ("" if none did)."""
+def _unpack(raw: bytes, most: int) -> tuple[bytes | bytearray, str]:
+    """Returns the first bytes inside a gzip file, and the error that stopped the unpacking ("" if none did)."""
     if not raw.startswith(_GZIP):
-        return raw, ""
-    parts: list[bytes] = []
+        return raw[:most], ""
+    content = bytearray()
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(raw)) as stream:
-            while part := stream.read1(1 << 18):
-                parts.append(part)
+            while part := stream.read1(min(most - len(content), 1 << 18)):
+                content += part
     except EOFError:
-        return b"".join(parts), "its gzip stream ends early"
+        return content, "its gzip stream ends early"
     except (gzip.BadGzipFile, zlib.error) as error:
-        return b"".join(parts), f"its gzip stream is damaged: {error}"
-    return b"".join(parts), ""
+        return content, f"its gzip stream is damaged: {error}"
+    return content, ""
 
 
 def _format_shape(shape: tuple[int, ...]) -> str:

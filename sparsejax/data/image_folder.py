@@ -1,13 +1,16 @@
 """Folders of images by class: the folder names are the class names."""
 
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sparsejax.errors import DataDamagedError, DataMissingError
+from sparsejax.data.folders import expansion_problem
+from sparsejax.errors import DataDamagedError, DataMissingError, shorten
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # others may run programs, as EPS does
 _GREY, _COLOUR = {"1", "L", "LA"}, {"P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}
 _EXPECTED = "expected CLASS/*.png (or .jpg and so on), or train/CLASS/*.png and test/CLASS/*.png"
 
@@ -60,11 +63,11 @@ def _reader(files: list[Path]) -> Any:
 
     def open_image(path: Path) -> Any:
         try:
-            return Image.open(path)
-        except OSError as error:
-            raise DataDamagedError(f"{path} is not a readable image ({error}); remove it.") from None
+            return Image.open(path, formats=_FORMATS)
+        except Exception as error:  # a damaged image can fail in any way
+            raise DataDamagedError(f"{path} is not a readable image ({shorten(str(error))}); remove it.") from None
 
-    modes, size = set(), None
+    modes, size, packed = set(), None, 0
     for path in files:
         with open_image(path) as image:
             if image.mode not in _GREY | _COLOUR:
@@ -76,14 +79,20 @@ def _reader(files: list[Path]) -> Any:
                 )
             modes.add(image.mode)
             size = image.size
+            packed += path.stat().st_size
     mode = "L" if modes <= _GREY else "RGB"
+    if size and (problem := expansion_problem(len(files) * math.prod(size) * len(mode), packed)):
+        raise DataDamagedError(
+            f"The images such as {files[0]} are {size[0]} x {size[1]} pixels and cannot be unpacked: {problem}. Remove "
+            "what is no photograph or drawing."
+        )
 
     def read(path: Path) -> np.ndarray:
         with open_image(path) as image:
             try:
                 pixels = np.asarray(image.convert(mode))
-            except (OSError, SyntaxError, ValueError) as error:
-                raise DataDamagedError(f"{path} is truncated or damaged ({error}); remove it.") from None
+            except Exception as error:
+                raise DataDamagedError(f"{path} is truncated or damaged ({shorten(str(error))}); remove it.") from None
         return pixels.reshape(*pixels.shape[:2], -1)
 
     return read

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from sparsejax.data.dataset import Dataset, Split, split_problem
+from sparsejax.data.folders import load_npz
 from sparsejax.data.registry import Entry
-from sparsejax.errors import DataDamagedError, DataMissingError
+from sparsejax.errors import DataDamagedError, DataMissingError, shorten
 
 LATENTS_FILE = Path("cifar10-latents", "latents.npz")
 """Its path in $SPARSEJAX_DATA or in the user's cache."""
@@ -44,16 +45,16 @@ def read_latents(path: Path, *, source: str = "files") -> Dataset:
       DataDamagedError: it is truncated, damaged, or holds other data.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            train, test = (Split(file[part], file[f"{part}_labels"]) for part in ("train", "test"))
-            provenance = json.loads(str(file["provenance"]))
+        file = load_npz(path)
+        train, test = (Split(file[part], file[f"{part}_labels"]) for part in ("train", "test"))
+        provenance = json.loads(str(file["provenance"]))
         name, classes = f"{provenance['data']['name']}_latents", int(provenance["classes"])
     except OSError as error:
         raise DataMissingError(
             f"The latents {path} cannot be read: {error.strerror or error}. {HOW_TO_MAKE}"
         ) from error
     except Exception as error:  # for damaged files NumPy and zipfile raise various errors
-        raise _damage_error(path, f"{type(error).__name__}: {error}") from error
+        raise _damage_error(path, f"{type(error).__name__}: {shorten(str(error))}") from error
     for word, split in (("train", train), ("test", test)):
         images = split.images
         problem = f"vectors are {images.dtype} {list(images.shape)} where float32 [n, features] is expected"

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sparsejax.data.folders import expansion_problem
+
 # Number types of elements, and the classes of matrices that hold plain numbers.
 _TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 _NUMERIC = range(6, 16)
@@ -21,7 +23,7 @@ class _Element(NamedTuple):
     """Its type, its content, and the offset of the next one."""
 
     kind: int
-    content: bytes
+    content: memoryview
     end: int
 
 
@@ -36,21 +38,34 @@ def read_arrays_of(raw: bytes) -> dict[str, np.ndarray]:
         raise ValueError("it is of version 7.3; save it with -v7")
     if order is None:
         raise ValueError("its header is not that of versions 5 to 7.2")
-    arrays, at = {}, _HEADER
+    arrays, at, unpacked = {}, _HEADER, 0
     while at < len(raw):
-        kind, content, at = _element(raw, at, order, padded=False)
+        kind, content, at = _element(memoryview(raw), at, order, padded=False)
         if kind == _COMPRESSED:
-            try:
-                kind, content, _ = _element(zlib.decompress(content), 0, order, padded=False)
-            except zlib.error as error:
-                raise ValueError(f"its compressed content is damaged ({error})") from None
+            whole = _unpack(content, order)
+            unpacked += len(whole)
+            if problem := expansion_problem(unpacked, len(raw)):
+                raise ValueError(problem)
+            kind, content, _ = _element(whole, 0, order, padded=False)
         if kind != _MATRIX:
             raise ValueError(f"it holds an element of type {kind} where a matrix is expected")
         arrays |= _array(content, order)
     return arrays
 
 
-def _array(content: bytes, order: str) -> dict[str, np.ndarray]:
+def _unpack(content: memoryview, order: str) -> memoryview:
+    """Unpacks one element, of the size in its tag."""
+    try:
+        tag = zlib.decompressobj().decompress(content, 8)
+        size = 8 + struct.unpack_from(f"{order}I", tag, 4)[0] if len(tag) == 8 else 0
+        if problem := expansion_problem(size, len(content)):
+            raise ValueError(problem)
+        return memoryview(zlib.decompressobj().decompress(content, size)) if size else memoryview(tag)
+    except zlib.error as error:
+        raise ValueError(f"its compressed content is damaged ({error})") from None
+
+
+def _array(content: memoryview, order: str) -> dict[str, np.ndarray]:
     """Returns a matrix by its name, nothing if it is not of real numbers."""
     flags, dimensions, name = _element(content, 0, order), None, None
     if len(flags.content) != 8:
@@ -68,10 +83,10 @@ def _array(content: bytes, order: str) -> dict[str, np.ndarray]:
     if dtype is None or min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(numbers):
         raise ValueError(f"an array in it of {'x'.join(map(str, shape))} numbers has {len(numbers)} bytes")
     array = np.frombuffer(numbers, dtype).reshape(shape, order="F")
-    return {name.content.decode("latin1"): array.astype(dtype.newbyteorder("="))}
+    return {str(name.content, "latin1"): array.astype(dtype.newbyteorder("="))}
 
 
-def _element(raw: bytes, at: int, order: str, *, padded: bool = True) -> _Element:
+def _element(raw: memoryview, at: int, order: str, *, padded: bool = True) -> _Element:
     """Reads the element at an offset; a small one has its content inside its tag."""
     if at + 8 > len(raw):
         raise ValueError("it is truncated")

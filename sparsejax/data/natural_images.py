@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from sparsejax.data.mat import read_arrays_of
-from sparsejax.errors import DataDamagedError, DataMissingError
+from sparsejax.errors import DataDamagedError, DataMissingError, shorten
 
 _LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 # Of the photographs in scikit-image, those of natural scenes.
@@ -152,7 +152,7 @@ def read_images_mat(path: str | Path) -> np.ndarray:
             images = images.astype(np.float32)
     if images.ndim != 3 or images.dtype != np.float32 or not np.isfinite(images).all():
         raise DataDamagedError(
-            f"{path} holds {', '.join(found) or 'nothing'}; expected an array IMAGES [height, width, images] of finite "
-            "numbers."
+            f"{path} holds {shorten(', '.join(found)) or 'nothing'}; expected an array IMAGES [height, width, images] "
+            "of finite numbers."
         )
     return np.ascontiguousarray(np.moveaxis(images, 2, 0))

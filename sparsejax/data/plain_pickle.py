@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from sparsejax.errors import shorten
+
 
 def read_plain(raw: bytes) -> Any:
     """Returns the content of a pickle of Python 2 or 3; strings of Python 2 are decoded as Latin-1.
@@ -32,7 +34,9 @@ class Array:
     """An array of integers in a pickle; NumPy's own code is not used, because it trusts the file."""
 
     __slots__ = ("array",)
-    array: np.ndarray
+
+    def __init__(self) -> None:
+        self.array = np.empty(0, np.uint8)
 
     def __setstate__(self, state: Any) -> None:
         """Reads NumPy's state: version, shape, type, whether columns come first, and the bytes."""
@@ -80,7 +84,7 @@ class _Unpickler(pickle.Unpickler):
         }
         place = re.sub(r"^numpy\._?core\.", "numpy.", module).replace("__builtin__", "builtins"), name
         if place not in known:
-            raise pickle.UnpicklingError(f"it calls {module}.{name}, which no file of CIFAR-10 does")
+            raise pickle.UnpicklingError(f"it calls {shorten(module)}.{shorten(name)}, which no file of CIFAR-10 does")
         return known[place]
 
     def new_array(self, *_: Any) -> Array:
@@ -97,8 +101,8 @@ class _Unpickler(pickle.Unpickler):
 
     def new_type(self, code: str, *_: Any) -> _Type:
         """Replaces numpy.dtype."""
-        if not re.fullmatch("[iu][1248]", code):
-            raise pickle.UnpicklingError(f"its array is of type {code!r}, not of bytes or other integers")
+        if not (isinstance(code, str) and re.fullmatch("[iu][1248]", code)):
+            raise pickle.UnpicklingError(f"its array is of type {shorten(repr(code))}, not of bytes or other integers")
         return _Type(code)
 
     def to_bytes(self, content: Any = b"", encoding: str = "latin1") -> bytes:

@@ -12,9 +12,10 @@ import numpy as np
 
 from sparsejax.data.dataset import Dataset, Split
 from sparsejax.data.download import Download
+from sparsejax.data.folders import read_bytes
 from sparsejax.data.registry import Entry
 from sparsejax.data.wav import read_clip
-from sparsejax.errors import ConfigError, DataDamagedError, DataMissingError
+from sparsejax.errors import ConfigError, DataDamagedError, DataMissingError, shorten
 
 RATE = SAMPLES = 16_000
 """Samples a second, and of a clip: it lasts one second."""
@@ -129,11 +130,12 @@ def _word_folders(folder: Path, words: Sequence[str] | None) -> Parts:
     for part, path in lists.items():
         if not path.is_file():
             raise DataDamagedError(f"{path} is missing, but the other list exists. Download it, or remove both.")
-        listed |= dict.fromkeys(path.read_text(encoding="utf-8").split(), part)
+        listed |= dict.fromkeys(read_bytes(path, "list").decode(errors="replace").split(), part)
     lost = [name for name in listed if name not in clips and name.partition("/")[0] in (words or there)]
     if lost:
         raise DataDamagedError(
-            f"{folder} lacks {len(lost)} clips that its lists name, such as {lost[0]}. Unpack the data set again."
+            f"{folder} lacks {len(lost)} clips that its lists name, such as {shorten(lost[0])}. Unpack the data set "
+            "again."
         )
     return _group((listed.get(name, "train"), clip) for name, clip in clips.items())
 

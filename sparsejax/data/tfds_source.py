@@ -17,8 +17,8 @@ import numpy as np
 
 from sparsejax.data.arrays import from_arrays
 from sparsejax.data.dataset import MNIST_MEAN, MNIST_STD, Dataset, Split
-from sparsejax.data.folders import tfds_folder
-from sparsejax.errors import ConfigError, DataDamagedError, DataMissingError
+from sparsejax.data.folders import expansion_problem, tfds_folder
+from sparsejax.errors import ConfigError, DataDamagedError, DataMissingError, shorten
 
 # TFDS's classes of the data sets that can be written, all with image and label.
 BUILDERS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
@@ -62,7 +62,7 @@ def read_tfds(
                 )
             splits = [array for word in words for array in _read_split(builder, word, image, label)]
             names = tuple(builder.info.features[label].names)
-        except (ImportError, MemoryError, DataMissingError, ConfigError):
+        except (ImportError, DataMissingError, ConfigError):
             raise
         except Exception as error:  # array_record, protobuf, PIL and TFDS each raise their own
             raise _damage_error(name, folder, error) from error
@@ -114,7 +114,7 @@ def is_prepared(name: str, folder: Path) -> bool:
         return False
     try:
         written = json.loads((version / "dataset_info.json").read_text(encoding="utf-8")).get("fileFormat")
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise _damage_error(name, folder, error) from error
     if written != "array_record":
         raise DataMissingError(
@@ -166,6 +166,9 @@ def _read_split(builder: Any, word: str, image: str, label: str) -> Split:
                 pixels = np.asarray(unpacked)
             pixels = pixels[..., None] if pixels.ndim == 2 else pixels
             if row == 0:
+                packed = sum(file.stat().st_size for file in Path(builder.data_dir).iterdir())
+                if problem := expansion_problem(len(records) * pixels.size, packed):
+                    raise ValueError(problem)
                 images = np.empty((len(records), *pixels.shape), np.uint8)
             if pixels.shape != images.shape[1:]:
                 raise ConfigError(
@@ -238,7 +241,7 @@ def _how_to_prepare(name: str, folder: Path) -> str:
 
 def _damage_error(name: str, folder: Path, error: Exception) -> DataDamagedError:
     """Returns an error with the first line of TFDS's message."""
-    reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    reason = shorten((str(error).splitlines() or [type(error).__name__])[0].rstrip("."))
     return DataDamagedError(
         f"TFDS's data set {name!r} in {folder / name} cannot be read: {reason}. Delete that folder and "
         f"prepare it again. {_how_to_prepare(name, folder)}"

@@ -1,5 +1,6 @@
 """Clips of sound: uncompressed RIFF files as arrays, with the requested rate and channels."""
 
+import math
 import os
 import struct
 from pathlib import Path
@@ -14,6 +15,8 @@ from sparsejax.errors import ConfigError, DataDamagedError
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _UNKNOWN = {0, 0x7FFF_F000, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFFF}
 """Sizes that programs write to a pipe, where they cannot correct them at the end."""
+_FINEST = 100_000
+"""The larger part of the ratio of two rates at most; the filter has 20 weights for each."""
 _CODINGS = {(_PCM, 8): "u1", (_PCM, 16): "<i2", (_PCM, 32): "<i4", (_FLOAT, 32): "<f4", (_FLOAT, 64): "<f8"}
 
 
@@ -68,6 +71,12 @@ def read_clip(path: str | os.PathLike[str], *, rate: int, convert: bool = False)
       DataMissingError, DataDamagedError: as `read_wav`.
     """
     samples, found = read_wav(path)
+    ratio = max(found, rate) // math.gcd(found, rate)
+    if convert and ratio > _FINEST:
+        raise DataDamagedError(
+            f"The clip {path} cannot be resampled from {found:,} Hz to {rate:,} Hz: the filter for this ratio has "
+            f"{20 * ratio:,} weights. Convert the file, or remove it."
+        )
     if not convert and (samples.shape[1] != 1 or found != rate):
         raise ConfigError(
             f"The clip {path} has {samples.shape[1]} channel{'s' if samples.shape[1] > 1 else ''} at {found} Hz where "

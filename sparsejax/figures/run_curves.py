@@ -15,7 +15,7 @@ def training(folder: RunFolder, result: Mapping[str, Any], groups: Sequence[str]
     """Draws the metrics, if the run has any."""
     from sparsejax.figures.curves import curves_of, training_curves
 
-    curves = curves_of(read_metrics(folder.metrics))
+    curves = curves_of(read_metrics(folder.metrics, len(result["members"])))
     if not curves.keys() & {"loss", "test_loss", "accuracy", "test_accuracy"}:
         return None
     if "test_accuracy" in result:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from sparsejax.data.folders import load_npz
 from sparsejax.figures.drawing import Drawing
 from sparsejax.models.base import kernel_of
 from sparsejax.training.run_folder import RunFolder
@@ -70,12 +71,12 @@ def sizes(folder: RunFolder, result: Mapping[str, Any]) -> Drawing | None:
 
     if not folder.detail.exists():
         return None
-    with np.load(folder.detail) as arrays:
-        edges, panels = arrays["magnitudes.edges"], {}
-        for name in result["layers"]:
-            counts = arrays[f"{name}.magnitudes"].sum(0)
-            silent = f"{100 * counts[0] / max(counts.sum(), 1):.1f} % are 0"
-            panels[name] = _trim(Histogram(counts[1:-1], edges, "magnitude of activations", silent))
+    arrays = load_npz(folder.detail)
+    edges, panels = arrays["magnitudes.edges"], {}
+    for name in result["layers"]:
+        counts = arrays[f"{name}.magnitudes"].sum(0)
+        silent = f"{100 * counts[0] / max(counts.sum(), 1):.1f} % are 0"
+        panels[name] = _trim(Histogram(counts[1:-1], edges, "magnitude of activations", silent))
     return Drawing(
         "activations.png",
         "Magnitudes of activations",
@@ -93,12 +94,11 @@ def weights(folder: RunFolder, result: Mapping[str, Any]) -> Drawing | None:
 
     if not folder.detail.exists():
         return None
-    with np.load(folder.detail) as arrays:
-        names = [name.removesuffix(".weights") for name in arrays.files if name.endswith(".weights")]
-        panels = {
-            name: Histogram(arrays[f"{name}.weights"].sum(0), arrays[f"{name}.weights.edges"], "weight")
-            for name in names
-        }
+    arrays = load_npz(folder.detail)
+    names = [name.removesuffix(".weights") for name in arrays if name.endswith(".weights")]
+    panels = {
+        name: Histogram(arrays[f"{name}.weights"].sum(0), arrays[f"{name}.weights.edges"], "weight") for name in names
+    }
     if not panels:
         return None
     return Drawing(

@@ -110,6 +110,10 @@ def kernel_of(params: Any) -> Any:
     return params["kernel"] if "kernel" in params else params["rows"].swapaxes(-1, -2)
 
 
+MOST_BLOCKS = 256
+"""Blocks of a network, or iterations in a layer, at most: each is traced on its own, for milliseconds."""
+
+
 def expect(name: str, value: object, expected: str, holds: bool) -> None:
     """Raises a ConfigError with the value and what was expected, unless `holds`."""
     if not holds:

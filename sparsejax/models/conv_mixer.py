@@ -12,7 +12,7 @@ from sparsejax.errors import ConfigError
 from sparsejax.functional import depthwise_conv2d, uniform_fan_in
 from sparsejax.functional.normal import gelu
 from sparsejax.models import blocks
-from sparsejax.models.base import Layer, Model, Output, Variables, expect
+from sparsejax.models.base import MOST_BLOCKS, Layer, Model, Output, Variables, expect
 from sparsejax.models.blocks import Params
 
 
@@ -52,6 +52,7 @@ class ConvMixer(Model):
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             expect(f"model.{field.name}", value, "a positive number", value >= 1)
+        expect("model.depth", self.depth, f"{MOST_BLOCKS} blocks or fewer", self.depth <= MOST_BLOCKS)
 
     def init(self, key: PRNGKeyArray, example: Float[Array, "batch height width channels"]) -> Variables:
         """Initialises a network as PyTorch does, like the authors' code.

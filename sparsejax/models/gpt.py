@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 from sparsejax.configuration import configuration, traced
 from sparsejax.functional import add_noise
 from sparsejax.functional.normal import gelu
-from sparsejax.models.base import Layer, Model, Output, Variables, expect
+from sparsejax.models.base import MOST_BLOCKS, Layer, Model, Output, Variables, expect
 from sparsejax.models.blocks import Params, linear
 
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -70,6 +70,7 @@ class GPT(Model):
     def check(self) -> None:
         for name in ("context", "blocks", "width", "heads", "mlp_factor"):
             expect(f"model.{name}", getattr(self, name), "a positive number", getattr(self, name) >= 1)
+        expect("model.blocks", self.blocks, f"{MOST_BLOCKS} or fewer", self.blocks <= MOST_BLOCKS)
         expect("model.vocabulary", self.vocabulary, "2 tokens or more", self.vocabulary >= 2)
         divisors = f"a divisor of model.width, which is {self.width}"
         expect("model.heads", self.heads, divisors, self.width % self.heads == 0)

@@ -26,7 +26,7 @@ from sparsejax.functional import (
 from sparsejax.functional.noise import Distribution
 from sparsejax.functional.normal import gelu
 from sparsejax.models import blocks
-from sparsejax.models.base import Layer, Model, Output, Variables, expect
+from sparsejax.models.base import MOST_BLOCKS, Layer, Model, Output, Variables, expect
 
 Activation = Literal["relu", "gelu", "sigmoid"]
 Competition = Literal["none", "top_k", "top_k_subtract", "learned_k", "sampled_k", "explain_away", "interneuron"]
@@ -109,7 +109,8 @@ class NoisyNetwork(Model):
             value = getattr(self, name)
             expect(f"model.{name}", value, "0 or more", value is None or value >= 0)
         expect("model.implicit_sigma", self.implicit_sigma, "more than 0", self.implicit_sigma > 0)
-        expect("model.circuit_steps", self.circuit_steps, "1 or more", self.circuit_steps >= 1)
+        steps = self.circuit_steps
+        expect("model.circuit_steps", steps, f"a number from 1 to {MOST_BLOCKS}", 1 <= steps <= MOST_BLOCKS)
         expect("model.k_window", self.k_window, "a fraction of the units in (0, 1]", 0 < self.k_window <= 1)
         expect("model.k_rate", self.k_rate, "a positive factor", self.k_rate > 0)
         if self.k_schedule != "constant":

@@ -16,6 +16,7 @@ from sparsejax.data import load
 from sparsejax.evaluation.robustness import robustness_report
 from sparsejax.files import write_whole
 from sparsejax.models.base import Model, Variables
+from sparsejax.training.records import read_json, reading
 
 
 class Pixels(NamedTuple):
@@ -53,14 +54,15 @@ def cached_report(
     digest = hashlib.sha256(b"".join(np.asarray(part).tobytes() for part in parts))
     digest.update(repr((seed, settings)).encode())
     of = digest.hexdigest()
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    with reading(path, "Delete it, and the report is measured again."):
+        kept = read_json(path, {"of": str, "report": dict}) if path.exists() else {}
     if kept.get("of") != of:
         report = robustness_report(
             jax.tree_util.Partial(_logits(model, data.normalize), variables),
             jnp.asarray(data.images), jnp.asarray(data.labels), key=jax.random.key(seed), **settings,
         )  # fmt: skip
         write_whole(path, json.dumps({"of": of, "report": report}).encode())
-    return json.loads(path.read_text(encoding="utf-8"))["report"]
+    return read_json(path, {"report": dict})["report"]
 
 
 @functools.lru_cache(maxsize=8)

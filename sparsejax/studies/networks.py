@@ -126,12 +126,14 @@ def train_members(
     def find_members() -> dict[int, list[Member]]:
         members = {}
         for path in sorted(where.glob("*/result.json")):
-            result = json.loads(path.read_text(encoding="utf-8"))
+            result = RunFolder(path.parent).read_result()
             entries = [Member(entry, RunFolder(path.parent), i) for i, entry in enumerate(result["members"])]
             there = list(dict.fromkeys(entry.result["seed"] for entry in entries))
             first = replace(of_seed(there[0]), {**points[0], "training.seed": there[0]})
             wanted = [point | {"seed": seed} for point, seed in itertools.product(points, there)]
-            same = _to_recorded(result["config"]) == _to_recorded(to_json(first)) and len(wanted) == len(entries)
+            same = _to_recorded(result.get("config", {})) == _to_recorded(to_json(first)) and len(wanted) == len(
+                entries
+            )
             if same and all(want.items() <= entry.result.items() for want, entry in zip(wanted, entries, strict=True)):
                 members |= {seed: entries[i :: len(there)] for i, seed in enumerate(there)}
         return members

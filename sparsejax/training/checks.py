@@ -1,5 +1,6 @@
 """Loads a configuration's data, and checks that network, objective and data fit each other."""
 
+import math
 from typing import Any
 
 import jax
@@ -49,14 +50,25 @@ def _load(wanted: DataConfig) -> Dataset:
     return dataset
 
 
-def check_data(config: Config, dataset: Dataset, members: int = 1) -> None:
-    """Checks that the networks and their batches fit the data.
+def check_data(config: Config, dataset: Dataset, members: int = 1, *, memory: float = math.inf) -> None:
+    """Checks that the networks and their batches fit the data and the memory.
+
+    Args:
+      config: of the networks.
+      dataset: the data.
+      members: number of networks.
+      memory: bytes that they may take.
 
     Raises:
       ConfigError: they do not fit.
     """
     for batch_size in sorted(batch_sizes(config)):
-        steps_per_epoch(len(dataset.train.labels), batch_size)
+        steps = steps_per_epoch(len(dataset.train.labels), batch_size)
+        if config.training.epochs * steps >= 2**31:
+            raise ConfigError(
+                f"training.epochs is {config.training.epochs:,}, of {steps:,} steps each; expected fewer than 2³¹ "
+                "steps in all."
+            )
     if config.data.augment != "none" and dataset.kind != "images":
         raise ConfigError(
             f"data.augment is {config.data.augment}, but {dataset.name} has no images to shift and mirror; use none."
@@ -67,7 +79,13 @@ def check_data(config: Config, dataset: Dataset, members: int = 1) -> None:
             "--training.order-seed 0, or keep the data on the devices."
         )
     _check_task(config, dataset)
-    count_parameters(config, dataset)  # k and densities against the layers
+    parameters = count_parameters(config, dataset)  # checks k and densities against the layers
+    if (needed := 8 * parameters * members) > memory:  # float32, of each network and of the best of it so far
+        raise ConfigError(
+            f"The {f'{members:,} networks have' if members > 1 else 'network has'} {parameters:,} parameters"
+            f"{' each' if members > 1 else ''}, which take {needed / 1e9:,.0f} GB and more in training, but there are "
+            f"{memory / 1e9:,.0f} GB of memory; use fewer units or networks."
+        )
     penalised, layers = config.objective.penalised, config.model.layers(dataset.train.images.shape[1:])
     unknown = sorted({*(penalised or ())} - {layer.name for layer in layers})
     if unknown:

@@ -6,6 +6,11 @@ from sparsejax.configuration import configuration, traced
 from sparsejax.errors import ConfigError
 from sparsejax.models.base import Model, expect
 
+MOST_EPOCHS = 1_000_000
+"""Epochs of a run at most; its history has a row for each."""
+MOST_MEMBERS = 10_000
+"""Networks of one run at most: more are a mistake in a sweep, and would take minutes before any message."""
+
 
 @configuration(kw_only=False)
 class DataConfig:
@@ -133,6 +138,7 @@ class TrainingConfig:
         for name in positive:
             value = getattr(self, name)
             expect(f"training.{name}", value, "more than 0", value is None or value > 0)
+        expect("training.epochs", self.epochs, f"{MOST_EPOCHS:,} or fewer", self.epochs <= MOST_EPOCHS)
         for name, high in (("momentum", 1), ("rewire_fraction", 1), ("lr_decay", 1), ("weight_decay", float("inf"))):
             value = getattr(self, name)
             expect(f"training.{name}", value, f"a number in [0, {high}]", value is None or 0 <= value <= high)

@@ -128,6 +128,18 @@ def _member_devices(transform: str, members: int, available: int, several: bool)
     return most if not several else max(n for n in range(1, most + 1) if available % n == 0)
 
 
+def find_memory() -> float:
+    """Returns the bytes of memory of all devices; of CPUs, the machine's; infinity if they are unknown."""
+    devices = find_devices()
+    if devices[0].platform == "cpu":
+        try:
+            return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        except (AttributeError, ValueError, OSError):  # on Windows
+            return float("inf")
+    local = jax.local_devices()[0].memory_stats() or {}
+    return len(devices) * local.get("bytes_limit", float("inf"))
+
+
 def find_devices() -> list[Any]:
     """Returns the devices of all processes.
 

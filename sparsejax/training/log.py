@@ -16,6 +16,7 @@ from sparsejax.errors import RunFolderError, SparsejaxWarning
 from sparsejax.files import is_supported, write_whole
 from sparsejax.terminal import console_width, encodable
 from sparsejax.training.events import Events
+from sparsejax.training.records import parse_line, reading, width_of
 from sparsejax.training.run_folder import finite
 
 
@@ -76,26 +77,34 @@ def _refuse(path: Path) -> Iterator[None]:
         ) from None
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Returns the lines of a metrics file; warns of damaged ones, except for the last one: a kill may truncate it."""
-    if not path.exists():
-        return []
+def read_metrics(path: Path, members: int | None = None) -> list[dict[str, Any]]:
+    """Returns the lines of a metrics file; warns of damaged ones, except for the last one: a kill may truncate it.
+
+    Lines of another number of networks are left out, of an earlier run in the folder.
+
+    Args:
+      path: of the file, which may not exist.
+      members: the number of networks; by default that of the last line.
+
+    Raises:
+      RunFolderError: it cannot be read.
+    """
     lines, damaged = [], []
-    texts = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    with reading(path):
+        texts = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     for number, text in enumerate(texts, 1):
         try:
-            line = json.loads(text)
-        except (ValueError, RecursionError):
-            line = None
-        if isinstance(line, dict) and isinstance(line.get("step"), int):
-            lines.append(line)
-        elif number < len(texts):
-            damaged.append(number)
+            lines.append(parse_line(text))
+        except ValueError:
+            if number < len(texts):
+                damaged.append(number)
     if damaged:
         where = f"line{'s' if len(damaged) > 1 else ''} {', '.join(map(str, damaged[:5]))}"
         more = f" and {len(damaged) - 5} more" if len(damaged) > 5 else ""
         warnings.warn(f"{path} is damaged in {where}{more}; the others are used.", SparsejaxWarning, stacklevel=2)
-    return lines
+    widths = [width_of(line) for line in lines]
+    wanted = members or next((width for width in reversed(widths) if width is not None), None)
+    return [line for line, width in zip(lines, widths, strict=True) if width in (None, wanted)]
 
 
 class Terminal:

@@ -150,9 +150,9 @@ def _check_progress(job: Job, collected: list[dict[str, np.ndarray]], *, epoch: 
 
 def examples_done(config: TrainingConfig, examples: int, epoch: int, position: int) -> int:
     """Returns the number of examples, including repetitions, that a network has processed at a position of an epoch."""
-    sizes = [config.batch_size_in(i) for i in range(epoch + 1)]
-    whole = sum(steps_per_epoch(examples, size) * size for size in sizes[:-1])
-    return whole + position * sizes[-1]
+    first, other = (steps_per_epoch(examples, size) * size for size in map(config.batch_size_in, (0, 1)))
+    whole = first + (epoch - 1) * other if epoch else 0
+    return whole + position * config.batch_size_in(epoch)
 
 
 def _chunks_of_data(

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from sparsejax.errors import ConfigError
+from sparsejax.errors import ConfigError, shorten
 
 _SHOWN = 5  # names per list in a message
 
@@ -65,7 +65,7 @@ def difference(found: Mapping[str, Any], like: Any, name: Name = jax.tree_util.k
 def _some(words: Iterable[str], separator: str = ", ") -> str:
     words = list(words)
     more = f" and {len(words) - _SHOWN} more" if len(words) > _SHOWN else ""
-    return separator.join(words[:_SHOWN]) + more
+    return separator.join(shorten(word) for word in words[:_SHOWN]) + more
 
 
 def _is_key(leaf: Any) -> bool:

@@ -1,5 +1,6 @@
 """Setup of a training before its first step, shared by runs, rehearsals and restored networks."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from sparsejax.data.resident import Resident, make_resident
 from sparsejax.errors import ConfigError, SparsejaxError
 from sparsejax.training.checks import batch_sizes, check_data, count_parameters
 from sparsejax.training.config import Config, TrainingConfig
-from sparsejax.training.devices import Placement, place, put_members, put_shared, transform
+from sparsejax.training.devices import Placement, find_memory, place, put_members, put_shared, transform
 from sparsejax.training.state import Best, TrainState, init_best, init_state
 
 
@@ -66,9 +67,11 @@ def prepare(configs: Sequence[Config], dataset: Dataset, chips: Sequence[Any] | 
     """
     config, members = configs[0], len(configs)
     try:
-        check_data(config, dataset, members)
-        for other in configs[1:]:  # swept values such as k or density also have to fit
-            other.model.layers(dataset.train.images.shape[1:])
+        check_data(config, dataset, members, memory=find_memory() if chips is None else math.inf)
+        for model in dict.fromkeys(
+            other.model for other in configs[1:]
+        ):  # swept values such as k or density also have to fit
+            model.layers(dataset.train.images.shape[1:])
     except ValueError as error:  # of a function in the network, such as top_k for more winners than units
         if isinstance(error, SparsejaxError):
             raise

@@ -4,6 +4,7 @@ JAX's distributed runtime connects them. Every process runs the same program; ar
 """
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -21,6 +22,7 @@ from sparsejax.errors import ConfigError, RunFolderError
 from sparsejax.signals import defer_signals
 
 _SHUTDOWN_S = 15
+_MOST = 100_000
 _HEARTBEAT_S = 20
 """Seconds after which the others detect a lost process; JAX's defaults are minutes."""
 
@@ -45,10 +47,10 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
     host, _, port = (coordinator or "").rpartition(":")
     if coordinator is not None and not (host and port.isascii() and port.isdigit() and 0 < int(port) < 2**16):
         raise ConfigError(f"--coordinator is {coordinator!r}; expected HOST:PORT, such as 10.0.0.2:8476.")
-    if processes is not None and processes < 1:
-        raise ConfigError(f"--processes is {processes}; expected 1 or more.")
-    if process is not None and not 0 <= process < (processes or process + 1):
-        raise ConfigError(f"--process is {process}; expected a number from 0 to {(processes or 1) - 1}.")
+    if processes is not None and not 1 <= processes <= _MOST:
+        raise ConfigError(f"--processes is {processes}; expected a number from 1 to {_MOST:,}.")
+    if process is not None and not 0 <= process < (processes or _MOST):
+        raise ConfigError(f"--process is {process}; expected a number from 0 to {(processes or _MOST) - 1}.")
     whole = None not in (coordinator, processes, process)
     try:
         jax.distributed.initialize(
@@ -69,7 +71,7 @@ def _number(option: str, variable: str, given: int | None) -> int | None:
     text = os.environ.get(variable)
     if given is not None or text is None:
         return given
-    if not text.isdigit():
+    if not re.fullmatch("[0-9]{1,9}", text):
         raise ConfigError(f"{variable} is {text!r}; expected an integer, or pass {option}.")
     return int(text)
 

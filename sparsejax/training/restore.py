@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,13 +13,14 @@ from sparsejax.configuration import stack
 from sparsejax.data import Dataset, title
 from sparsejax.data.resident import Resident, example, normalize
 from sparsejax.data.speech import SAMPLES
-from sparsejax.errors import CheckpointError, ConfigError, RunFolderError
+from sparsejax.errors import CheckpointError, ConfigError, RunFolderError, shorten
 from sparsejax.models.base import Model, Output, Variables
 from sparsejax.training import checkpoints
 from sparsejax.training.checks import load_data
 from sparsejax.training.config import Config
 from sparsejax.training.devices import find_devices
 from sparsejax.training.prepare import shapes_of
+from sparsejax.training.records import read_description, reading
 from sparsejax.training.run_folder import RunFolder
 from sparsejax.training.schema import members_from_json
 from sparsejax.training.state import TrainState
@@ -137,17 +137,14 @@ def read_record(folder: RunFolder) -> Record:
     Raises:
       RunFolderError: there is no run, or its configuration cannot be read.
     """
-    try:
-        description = json.loads(folder.config.read_text(encoding="utf-8"))
-        return Record(description, members_from_json(description))
-    except FileNotFoundError:
-        raise RunFolderError(f"{folder.path} is not a run folder: it has no config.json. Choose another.") from None
-    except ConfigError as error:
-        raise RunFolderError(f"{folder.config} cannot be read: {str(error).rstrip('.')}.") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunFolderError(
-            f"{folder.config} cannot be read ({error!r}): it is damaged. Train the network again."
-        ) from None
+    with reading(folder.config, "Train the network again."):
+        try:
+            description = read_description(folder.config)
+            return Record(description, members_from_json(description))
+        except FileNotFoundError:
+            raise RunFolderError(f"{folder.path} is not a run folder: it has no config.json. Choose another.") from None
+        except ConfigError as error:
+            raise RunFolderError(f"{folder.config} cannot be read: {shorten(str(error), 500).rstrip('.')}.") from None
 
 
 def load_network(folder: RunFolder, member: int = 0) -> TrainedNetwork:

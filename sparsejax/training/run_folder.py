@@ -16,11 +16,12 @@ import numpy as np
 
 from sparsejax.data import title
 from sparsejax.data.dataset import examples_noun
-from sparsejax.errors import ConfigError, RunFolderError, SparsejaxWarning
+from sparsejax.errors import ConfigError, RunFolderError, SparsejaxWarning, shorten
 from sparsejax.files import incomplete, lock, make_folder, open_lock, remove_incomplete, sync_folder, write_whole
 from sparsejax.terminal import encodable
 from sparsejax.training.config import Config
 from sparsejax.training.environment import environment, find_changes
+from sparsejax.training.records import read_description, read_result, reading
 from sparsejax.training.schema import VERSION, from_json, to_json
 
 # Devices and the frequency of checkpoints do not change the result, so these may differ on resuming.
@@ -185,18 +186,14 @@ class RunFolder:
         Raises:
           RunFolderError: the run is not finished, or the file is damaged.
         """
-        try:
-            result = json.loads(self.result.read_text(encoding="utf-8"))
-            if not {"test_loss", "layers", "members"} <= result.keys():
-                raise ValueError("it lacks the results of networks")
-            return result
-        except FileNotFoundError:
-            raise RunFolderError(
-                f"{self.path} has no result.json: it is not a run folder, or its run is not finished. Pass a finished "
-                "run, or resume this one with the command or the call that started it."
-            ) from None
-        except (OSError, ValueError, AttributeError) as error:
-            raise RunFolderError(f"{self.result} cannot be read ({error!r}); run the training again.") from None
+        with reading(self.result):
+            try:
+                return read_result(self.result)
+            except FileNotFoundError:
+                raise RunFolderError(
+                    f"{self.path} has no result.json: it is not a run folder, or its run is not finished. Pass a "
+                    "finished run, or resume this one with the command or the call that started it."
+                ) from None
 
     def write_arrays(self, path: Path, arrays: Mapping[str, np.ndarray]) -> None:
         """Writes named arrays atomically as .npz; errors as in `write`."""
@@ -221,7 +218,7 @@ class RunFolder:
           Changes of the machine since its start, and whether this one has more epochs.
         """
         try:
-            earlier = json.loads(self.config.read_text(encoding="utf-8"))
+            earlier = read_description(self.config)
             before = from_json(earlier)
             before, now = (_flat(json.loads(json.dumps(finite(fields))))
                            for fields in (to_json(before), description["config"]))  # fmt: skip
@@ -229,10 +226,10 @@ class RunFolder:
             data = {"was": earlier["data"], "now": description["data"]}
             same_data = data["was"]["fingerprint"] == data["now"]["fingerprint"]
             changes = find_changes(earlier, description)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
+        except Exception as error:  # what is missing, or of another type, can fail anywhere
             raise RunFolderError(
-                f"{self.config} cannot be read ({error!r}), so the run in {self.path} is unknown. Choose a new "
-                "folder with --out."
+                f"{self.config} cannot be read ({shorten(repr(error))}), so the run in {self.path} is unknown. Choose "
+                "a new folder with --out."
             ) from None
         now |= {
             "seeds": description["seeds"],
@@ -242,7 +239,7 @@ class RunFolder:
         if longer:
             before["training.epochs"] = now["training.epochs"]
         differing = [
-            f"{name} (was {before.get(name)}, now {now.get(name)})"
+            f"{name} (was {shorten(str(before.get(name)))}, now {shorten(str(now.get(name)))})"
             for name in sorted(before.keys() | now.keys())
             if before.get(name) != now.get(name) and not name.startswith(_FREE_FIELDS)
         ]

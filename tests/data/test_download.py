@@ -1,7 +1,10 @@
 """Tests of sparsejax.data.download, against servers on 127.0.0.1."""
 
+import contextlib
+import gzip
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -94,6 +97,52 @@ def test_truncated_transfer(tmp_path: Path, start_mirror: Start, small_files: Fi
     with pytest.raises(DataMissingError, match=r"train-images-idx3-ubyte.gz broke off"):
         download_mnist(tmp_path / "mnist", mirrors=[mirror.url], say=unheard)
     assert held(tmp_path / "mnist") == []
+
+
+@contextlib.contextmanager
+def hostile(part: bytes, seconds: float, header: bytes) -> Iterator[str]:
+    """Serves on 127.0.0.1: it answers a request for the header at once, and sends a file in parts without end."""
+    over = threading.Event()
+
+    def answer(connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            head = connection.recv(1 << 16).startswith(b"HEAD")
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n" if head else header)
+            while not head and not over.wait(seconds):
+                connection.sendall(part)
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=answer, args=(server.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/"
+        over.set()
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+TOO_MUCH = (DataDamagedError, "sends more than the 1,100,000 bytes of the published file")
+TOO_SLOW = (DataMissingError, "sends less than 5,000 bytes per second")
+HOSTILE = {
+    "endless": ((b"x" * 2**16, 0, OK + b"\r\n"), TOO_MUCH),
+    "a bomb": ((gzip.compress(bytes(2**26)), 0, OK + b"Content-Encoding: gzip\r\n\r\n"), TOO_MUCH),
+    "single bytes": ((b"x", 0.05, OK + b"\r\n"), TOO_SLOW),
+    "an endless header": ((b"X: y\r\n", 0.05, OK), TOO_SLOW),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_transfer_has_a_limited_size_and_duration(tmp_path: Path, monkeypatch, start_mirror: Start, name: str):
+    monkeypatch.setattr(module, "_SILENCE", 0.3)
+    monkeypatch.setattr(module, "_TRIES", 2)
+    server, (kind, said) = HOSTILE[name]
+    began = time.monotonic()
+    with hostile(*server) as url, pytest.raises(kind, match=said):
+        wanted = module.Download((url,), {"file": "0" * 32}, "1 MB")
+        module.download(wanted, tmp_path / "place", title="It", say=unheard)
+    assert time.monotonic() - began < 8 and held(tmp_path / "place") == []
 
 
 def test_not_found(tmp_path: Path, start_mirror: Start):

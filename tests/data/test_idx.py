@@ -45,6 +45,7 @@ def test_hand_written_bytes(tmp_path: Path):
     assert read_idx(path).tolist() == [1.5]
 
 
+BOMB = gzip.compress(b"\0\0\x08\x01\xff\xff\xff\0" + bytes(2**27))
 PACKED = gzip.compress(bytes(range(256)) * 20)
 BIG = gzip.compress(b"\0\0\x08\x01" + struct.pack(">I", 5120) + np.random.default_rng(0).bytes(5120))
 
@@ -60,7 +61,10 @@ BIG = gzip.compress(b"\0\0\x08\x01" + struct.pack(">I", 5120) + np.random.defaul
         pytest.param(WHOLE[:10], "truncated.*16 bytes, and 10", id="cut in the header"),
         pytest.param(WHOLE[:-1], "truncated.*2 × 2 × 3.*12 bytes in all, and 11", id="cut in the payload"),
         pytest.param(WHOLE + b"!", "has extra bytes.*12 bytes in all, and 13", id="trailing bytes"),
-        pytest.param(gzip.compress(WHOLE + b"!!"), "12 bytes in all, and 14", id="trailing bytes, packed"),
+        pytest.param(gzip.compress(WHOLE + b"!!"), "12 bytes in all, and 13 or more", id="trailing bytes, packed"),
+        pytest.param(BOMB, "is damaged: it announces 4,294,967,040 bytes, more than 100 times its size", id="a bomb"),
+        pytest.param(gzip.compress(WHOLE + bytes(2**27)), "12 bytes in all, and 13 or more", id="another bomb"),
+        pytest.param(WHOLE[:4] + b"\xff" * 12, "announces 79,228,162", id="a giant"),
         pytest.param(gzip.compress(WHOLE) + b"junk", "gzip stream is damaged", id="junk after gzip"),
         pytest.param(gzip.compress(WHOLE)[:-9], "gzip stream ends early", id="gzip without its end"),
         pytest.param(gzip.compress(WHOLE)[:12], "gzip stream ends early", id="gzip of 12 bytes"),

@@ -14,7 +14,11 @@ from sparsejax.training.run_folder import RunFolder, describe
 def test_every_named_configuration_is_restored(tmp_path, name):
     config, folder = configs.get(name), RunFolder(tmp_path / "run")
     points = [{"training.learning_rate": 0.5}, {"training.learning_rate": 0.25}]
-    folder.claim(describe(config, name=name, seeds=[3, 4], points=points, data={"name": "none"}))
+    folder.claim(
+        describe(
+            config, name=name, seeds=[3, 4], points=points, data={"name": "none", "source": "none", "fingerprint": "0"}
+        )
+    )
     description, networks = read_record(folder)
     assert description["name"] == name
     assert networks == tuple(

@@ -23,7 +23,15 @@ from tests.command import ONE, SMALL, here, without_figures
 
 BASE = replace(configs.get("digits_mlp"), {"model.k": (5,), "model.hidden": (20,), "training.epochs": 2})
 POINTS = tuple({"model.boost_strength": boost} for boost in (0.0, 2.0))
-BLANK = {"name": "blank", "shape": (6, 6, 1), "dtype": "uint8", "mean": (0.1,), "std": (0.3,)}
+BLANK = {
+    "name": "blank",
+    "source": "none",
+    "fingerprint": "0",
+    "shape": (6, 6, 1),
+    "dtype": "uint8",
+    "mean": (0.1,),
+    "std": (0.3,),
+}
 
 
 def anything(seed, leaf):
