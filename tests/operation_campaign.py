@@ -123,7 +123,7 @@ def earlier(whole: Path, folder: Path) -> None:
     """Makes the same run as of an earlier version: more than two checkpoints without a score, and an incomplete one."""
     stopped(whole, folder)
     for path in checkpoints.find_steps(folder / "checkpoints").values():
-        shutil.rmtree(path / "score")
+        shutil.rmtree(path / "details")
     for step in ("1", "2", "7.orbax-checkpoint-tmp"):
         shutil.copytree(folder / "checkpoints" / "6", folder / "checkpoints" / step)
 

@@ -287,7 +287,7 @@ def test_sweeps_are_parsed():
         _parse_sweep("a=0:10000:1")
 
 
-@pytest.mark.parametrize("names", [[], ["4", "20.orbax-checkpoint-tmp", ".20.npz.123", "notes"]])
+@pytest.mark.parametrize("names", [[], ["4", "12", "20.orbax-checkpoint-tmp", ".20.123", "notes"]])
 def test_a_step_without_a_checkpoint_is_refused_before_anything_else(tmp_path, monkeypatch, names):
     for name in names:
         (tmp_path / "run" / "checkpoints" / name).mkdir(parents=True)

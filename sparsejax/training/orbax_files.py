@@ -38,10 +38,12 @@ def write_folder(path: Path, arrays: Mapping[str, np.ndarray], score: float) -> 
     import orbax.checkpoint as ocp  # here, because the import is slow
 
     leaves = {f"{i:04d}{name}": array for i, (name, array) in enumerate(arrays.items())}
+    # Orbax does not write arrays without elements.
+    empty = {name: [leaf.shape, leaf.dtype.name] for name, leaf in leaves.items() if not leaf.size}
     items = ocp.args.Composite(
-        tree=ocp.args.StandardSave(leaves),
+        tree=ocp.args.StandardSave({name: leaf for name, leaf in leaves.items() if leaf.size}),
         checksums=ocp.args.JsonSave(_checksums(leaves)),
-        score=ocp.args.JsonSave({"score": score if math.isfinite(score) else None}),
+        details=ocp.args.JsonSave({"score": score if math.isfinite(score) else None, "empty": empty}),
     )
     alone = ocp.options.MultiprocessingOptions(
         primary_host=jax.process_index(), active_processes={jax.process_index()}, barrier_sync_key_prefix="sparsejax"
@@ -78,9 +80,11 @@ def read_folder(path: Path) -> dict[str, np.ndarray]:
 
     with _silence_orbax():
         try:
-            expected = json.loads((path / "checksums" / "metadata").read_text(encoding="utf-8"))
+            expected = _read_json(path, "checksums")
             leaves = ocp.Checkpointer(ocp.StandardCheckpointHandler()).restore(path / "tree")
             leaves = {name: np.asarray(leaf) for name, leaf in leaves.items()}
+            empty = _read_json(path, "details")["empty"] if (path / "details").exists() else {}
+            leaves |= {name: np.zeros(shape, dtype) for name, (shape, dtype) in empty.items()}
             found = _checksums(leaves)
             wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
             failed = ValueError(f"the checksum of {', '.join(wrong)} is wrong") if wrong else None
@@ -89,7 +93,8 @@ def read_folder(path: Path) -> dict[str, np.ndarray]:
         except OSError:
             raise
         except Exception as error:  # plain exceptions with very long messages
-            leaves, failed = {}, ValueError(_first_line(error))
+            reason = _os_error(error)
+            leaves, failed = {}, ValueError(_first_line(error)) if reason.errno is None else reason
         if failed is not None:
             _ignore_late_errors()
             gc.collect()
@@ -98,12 +103,16 @@ def read_folder(path: Path) -> dict[str, np.ndarray]:
 
 
 def score_of(path: Path) -> float:
-    """Returns the score of a checkpoint, or -inf if it has none or is damaged."""
+    """Returns the score of a checkpoint, or -inf if it has none, as in earlier versions, or is damaged."""
     try:
-        score = json.loads((path / "score" / "metadata").read_text(encoding="utf-8"))["score"]
+        score = _read_json(path, "details")["score"]
         return -math.inf if score is None else float(score)
     except (OSError, ValueError, TypeError, KeyError):
         return -math.inf
+
+
+def _read_json(path: Path, item: str) -> dict[str, Any]:
+    return json.loads((path / item / "metadata").read_text(encoding="utf-8"))
 
 
 def _checksums(leaves: Mapping[str, np.ndarray]) -> dict[str, int]:
@@ -170,7 +179,8 @@ def _silence_orbax() -> Iterator[None]:
 
 def _is_not_from_orbax(record: logging.LogRecord) -> bool:
     # Orbax raises one of several simultaneous write errors; the event loop logs the others with their locations.
-    return "orbax" not in record.pathname and not (record.name == "asyncio" and "/orbax/" in record.getMessage())
+    unretrieved = record.name == "asyncio" and ("/orbax/" in (said := record.getMessage()) or "tensorstore" in said)
+    return "orbax" not in record.pathname and not unretrieved
 
 
 @functools.cache

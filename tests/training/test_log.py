@@ -18,7 +18,7 @@ from tests.command import ROOT, environment
 
 
 def lines(*steps: int) -> str:
-    return "".join(json.dumps({"step": step, "loss": [0.5]}) + "\n" for step in steps)
+    return "".join(json.dumps({"step": step, "epoch": 0.5, "loss": [0.5]}) + "\n" for step in steps)
 
 
 @pytest.mark.parametrize(
