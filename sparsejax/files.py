@@ -5,7 +5,6 @@ import errno
 import os
 import re
 import stat
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -34,18 +33,6 @@ def is_supported(operation: Callable[..., Any], *args: Any) -> bool:
             raise
         return False
     return True
-
-
-def find_lacking(folder: Path) -> tuple[str, ...]:
-    """Returns which of "locks" and "fsync" the file system of a folder lacks; none if the folder cannot be written."""
-    try:
-        with tempfile.TemporaryFile(dir=folder) as file:
-            has = {"fsync": is_supported(os.fsync, file.fileno())}
-            if fcntl is not None:
-                has["locks"] = is_supported(fcntl.lockf, file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return ()
-    return tuple(name for name, there in has.items() if not there)
 
 
 def open_lock(path: Path) -> IO[str]:

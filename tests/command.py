@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,18 @@ def without_figures() -> Iterator[None]:
     """Lets runs in this process end without figures and report, which take longer than a small run itself."""
     with mock.patch("sparsejax.experiment.write_figures"):
         yield
+
+
+@contextlib.contextmanager
+def share_programs() -> Iterator[None]:
+    """Lets this process and the commands that it starts use one cache of compiled programs."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = {"compilation_cache_dir": folder, "persistent_cache_min_compile_time_secs": 0,
+                    "persistent_cache_min_entry_size_bytes": -1}  # fmt: skip
+        for name, value in settings.items():
+            jax.config.update(f"jax_{name}", value)
+        with mock.patch.dict(os.environ, {f"JAX_{name.upper()}": str(value) for name, value in settings.items()}):
+            yield
 
 
 def run_for_all(folder: Path, words: Sequence[object], *, optimized: bool) -> Path:

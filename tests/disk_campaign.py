@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.command import here, started, without_figures
+from tests.command import here, share_programs, started, without_figures
 from tests.kill_campaign import assert_same_run
 from tests.operation_campaign import RUN
 
@@ -68,7 +68,7 @@ def main() -> int:
     options = parser.parse_args()
     outcomes: collections.Counter[str] = collections.Counter()
     slowest, failed, began = 0.0, 0, time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, share_programs():
         whole = Path(folder) / "whole"
         assert here(*RUN, "--out", whole).returncode == 0
         files = [path for path in whole.rglob("*") if path.is_file()]

@@ -28,15 +28,15 @@ from sparsejax.files import incomplete
 from sparsejax.training import checkpoints
 from sparsejax.training.config import CLEAN_MEASURES
 from sparsejax.training.log import MetricsLog
-from tests.command import ONE, ROOT, environment, here, without_figures
+from tests.command import ONE, ROOT, environment, here, share_programs, without_figures
 from tests.kill_campaign import assert_same_run
 from tests.preload import compiled
 
 RUN = ["--config", "digits_mlp", "--training.batch-size", "20", "--training.first-epoch-batch-size", "None",
-       "--training.epochs", "4", "--data.train-examples", "60", "--data.test-examples", "20", "--model.hidden", "20",
-       "--model.k", "5", "--model.dropout", "0.1", "--training.momentum", "0.5", "--training.checkpoint-every", "2",
+       "--training.epochs", "2", "--data.train-examples", "60", "--data.test-examples", "20", "--model.hidden", "20",
+       "--model.k", "5", "--model.dropout", "0.1", "--training.momentum", "0.5",
        "--evaluation.measures", *CLEAN_MEASURES, *ONE]  # fmt: skip
-"""A run of 12 steps; it saves a checkpoint after steps 2 and 3 of each epoch."""
+"""A run of two epochs of three steps; it saves a checkpoint after each epoch."""
 
 ACTIONS = {"count": 0, "kill": 1, "power": 1, "fail": 2, "full": 3}
 """What the library does at the chosen operation: with "power", what is not on disk is then lost; with "full", all later
@@ -105,18 +105,18 @@ def finished(whole: Path, folder: Path) -> None:
 
 
 def stopped(whole: Path, folder: Path) -> None:
-    """Makes a run that was killed after step 7, with a checkpoint of step 6 and an incomplete line."""
+    """Makes a run that was killed after step 4, with a checkpoint of step 3 and an incomplete line."""
     before = MetricsLog.write
 
     def write(self: MetricsLog, step: int, *rest: Any) -> None:
         before(self, step, *rest)
-        if step == 7:
+        if step == 4:
             raise KeyboardInterrupt
 
     with mock.patch.object(MetricsLog, "write", write):
         assert here(*RUN, "--out", folder).returncode == 130
     with (folder / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 7, "epo')
+        file.write('{"step": 4, "epo')
 
 
 def earlier(whole: Path, folder: Path) -> None:
@@ -124,16 +124,16 @@ def earlier(whole: Path, folder: Path) -> None:
     stopped(whole, folder)
     for path in checkpoints.find_steps(folder / "checkpoints").values():
         shutil.rmtree(path / "details")
-    for step in ("1", "2", "7.orbax-checkpoint-tmp"):
-        shutil.copytree(folder / "checkpoints" / "6", folder / "checkpoints" / step)
+    for step in ("1", "2", "4.orbax-checkpoint-tmp"):
+        shutil.copytree(folder / "checkpoints" / "3", folder / "checkpoints" / step)
 
 
 SCENARIOS = {
     "first": Scenario(nothing, RUN),
-    "resume": Scenario(stopped, RUN),
+    "resume": Scenario(stopped, [*RUN, "--training.checkpoint-every", "2"]),  # two more; the older one is removed
     "fresh": Scenario(finished, [*RUN, "--fresh"], ("--fresh",)),
     "earlier version": Scenario(earlier, RUN),
-    "resume step": Scenario(finished, [*RUN, "--resume-step", "11"]),
+    "resume step": Scenario(finished, [*RUN, "--resume-step", "3"]),
 }
 
 
@@ -227,7 +227,7 @@ def main() -> int:
     parser.add_argument("--sample", type=int, help="trials of each scenario and action; default: every operation")
     options = parser.parse_args()
     began, failed = time.perf_counter(), 0
-    with tempfile.TemporaryDirectory() as folder, forks(Path(folder) / "forks") as trial:
+    with tempfile.TemporaryDirectory() as folder, share_programs(), forks(Path(folder) / "forks") as trial:
         campaign = Campaign(Path(folder), trial)
         for name in options.scenarios:
             operations = campaign.count(name)

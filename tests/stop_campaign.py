@@ -18,7 +18,7 @@ from unittest import mock
 
 from sparsejax.training.checkpoints import find_steps
 from sparsejax.training.log import MetricsLog
-from tests.command import here, launch, started, without_figures
+from tests.command import here, launch, share_programs, started, without_figures
 from tests.kill_campaign import assert_same_run
 from tests.operation_campaign import RUN
 
@@ -111,12 +111,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     began = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, share_programs():
         told = stop_until_done(Path(folder), options.stops, random.Random(options.seed))
         left = [path.name for path in find_steps(Path(folder) / "run" / "checkpoints").values()]
     print(f"{options.stops} stops ({dict(told)}), {len(left)} checkpoints at the end ({', '.join(left)}), complete "
           f"history, equal parameters; {time.perf_counter() - began:.0f} s", flush=True)  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, share_programs():
         told = end_processes(Path(folder), options.processes, random.Random(options.seed))
     print(f"{options.processes} processes ended at random moments ({dict(told)}), resumed to equal parameters; "
           f"{time.perf_counter() - began:.0f} s")  # fmt: skip

@@ -24,7 +24,7 @@ def campaign(tmp_path_factory):
         ("resume", "power", 43),
         *(
             pytest.param(name, action, at, marks=pytest.mark.slow)
-            for name in SCENARIOS for action in ("kill", "power", "fail") for at in (5, 30, 62)
+            for name in SCENARIOS for action in ("kill", "power", "fail") for at in (5, 30, 62, 140)
         ),
     ],
 )  # fmt: skip

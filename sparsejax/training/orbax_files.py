@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from sparsejax.files import find_lacking, is_supported, sync_folder
+from sparsejax.files import is_supported, sync_folder
 
 _ORDER = re.compile(r"^\d+")
 """The place of an array in its tree, with which its name begins."""
@@ -51,7 +51,7 @@ def write_folder(path: Path, arrays: Mapping[str, np.ndarray], score: float) -> 
     handler = ocp.CompositeCheckpointHandler(composite_options=ocp.CompositeOptions(multiprocessing_options=alone))
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
-    with _suit_file_system(path.parent), _silence_orbax():
+    with _without_locks_and_fsync(), _silence_orbax():
         failed = None
         try:
             with ocp.Checkpointer(handler, multiprocessing_options=alone) as saver:
@@ -62,7 +62,6 @@ def write_folder(path: Path, arrays: Mapping[str, np.ndarray], score: float) -> 
         except Exception as error:
             failed = _os_error(error)
         if failed is not None:
-            _ignore_late_errors()
             gc.collect()  # Orbax's event loop logs other errors of the same write as they are collected
             for incomplete in path.parent.glob(f"{temporary.name}*"):
                 shutil.rmtree(incomplete, ignore_errors=True)
@@ -96,7 +95,6 @@ def read_folder(path: Path) -> dict[str, np.ndarray]:
             reason = _os_error(error)
             leaves, failed = {}, ValueError(_first_line(error)) if reason.errno is None else reason
         if failed is not None:
-            _ignore_late_errors()
             gc.collect()
             raise failed
     return {_ORDER.sub("", name): leaf for name, leaf in leaves.items()}
@@ -144,16 +142,15 @@ def _first_line(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _suit_file_system(folder: Path) -> Iterator[None]:
-    """Lets TensorStore write without locks or fsync where the file system lacks them.
+def _without_locks_and_fsync() -> Iterator[None]:
+    """Lets TensorStore write without locks and fsync, which some file systems lack.
 
-    The run folder is locked once, so that TensorStore's locks are not needed. Orbax has no option for it, but makes
-    each of TensorStore's contexts from one of two dictionaries.
+    Only this process knows the folder that is written, and `_sync` does each fsync once. Orbax has no option for it,
+    but makes each of TensorStore's contexts from one of two dictionaries.
     """
     from orbax.checkpoint._src.serialization import tensorstore_utils
 
-    settings = {"locks": ("file_io_locking", {"mode": "none"}), "fsync": ("file_io_sync", False)}
-    chosen = dict(settings[name] for name in find_lacking(folder))
+    chosen = {"file_io_locking": {"mode": "none"}, "file_io_sync": False}
     contexts = [getattr(tensorstore_utils, name, {}) for name in ("_BASE_TS_CONTEXT", "_DEFAULT_OCDBT_TS_CONTEXT")]
     for context in contexts:
         context.update(chosen)
@@ -167,6 +164,7 @@ def _suit_file_system(folder: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _silence_orbax() -> Iterator[None]:
     """Keeps Orbax from printing tracebacks of errors that are also raised."""
+    _ignore_late_errors()
     loggers = [logging.getLogger("absl"), logging.getLogger("asyncio")]
     for logger in loggers:
         logger.addFilter(_is_not_from_orbax)
@@ -185,11 +183,14 @@ def _is_not_from_orbax(record: logging.LogRecord) -> bool:
 
 @functools.cache
 def _ignore_late_errors() -> None:
-    """Drops the errors of TensorStore's other reads and writes, which end after Orbax has closed their event loop."""
+    """Drops, from now on, errors of TensorStore's reads and writes that end after Orbax has closed their event loop.
+
+    Of several that fail, Orbax raises the first error; a thread of TensorStore prints those of the others.
+    """
     usual = sys.unraisablehook
 
     def hook(arguments: Any) -> None:
-        if "Event loop is closed" not in str(arguments.exc_value):
+        if arguments.object is not None or "Event loop is closed" not in str(arguments.exc_value):
             usual(arguments)
 
     sys.unraisablehook = hook
