@@ -11,7 +11,8 @@ def test_every_public_function_has_a_reference():
 
 
 @pytest.mark.wrong_types
-def test_every_call_ends_with_an_error_or_the_right_result():
-    ends = campaign(len(REFERENCES), seed=5)
-    assert sum(counts["result"] for counts in ends.values()) >= len(REFERENCES) / 2
-    assert sum(counts["ValueError"] + counts["TypeError"] for counts in ends.values()) >= len(REFERENCES) / 8
+@pytest.mark.parametrize("cases", [30, pytest.param(len(REFERENCES), marks=pytest.mark.slow)])
+def test_every_call_ends_with_an_error_or_the_right_result(cases):
+    ends = campaign(cases, seed=5)
+    assert sum(counts["result"] for counts in ends.values()) >= cases / 3
+    assert sum(counts["ValueError"] + counts["TypeError"] for counts in ends.values()) >= cases / 8

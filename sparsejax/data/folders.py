@@ -53,7 +53,8 @@ def expansion_problem(unpacked: int, packed: int) -> str:
     """
     if unpacked <= max(_SMALL, _MOST_EXPANSION * packed):
         return ""
-    return f"it announces {unpacked:,} bytes, more than {_MOST_EXPANSION} times its size of {packed:,}"
+    times = f"more than {_MOST_EXPANSION} times its size of {packed:,}"
+    return f"it announces {unpacked:,} bytes, {times}; unpack it first if that is right"
 
 
 def load_npz(path: Path) -> dict[str, np.ndarray]:

@@ -2,11 +2,14 @@
 
 import random
 
+import pytest
+
 from tests.fuzz_attacks import ATTACKS, fuzz
 
 
-def test_attacks_refuse_their_arguments_or_agree_with_numpy():
-    ended = fuzz(60, random.Random(3))
+@pytest.mark.parametrize("cases", [20, pytest.param(60, marks=pytest.mark.slow)])
+def test_attacks_refuse_their_arguments_or_agree_with_numpy(cases):
+    ended = fuzz(cases, random.Random(3))
     assert set(ended) <= {*ATTACKS, "robustness_report"}
-    assert sum(counts["result"] for counts in ended.values()) > 10
-    assert sum(counts["ConfigError"] for counts in ended.values()) > 10
+    assert sum(counts["result"] for counts in ended.values()) > cases / 6
+    assert sum(counts["ConfigError"] for counts in ended.values()) > cases / 6
