@@ -203,18 +203,20 @@ class Campaign:
           AssertionError: the fault was not reported by one sentence, or something was lost.
         """
         folder, ended = self.start(name, action=action, at=at, error=ERRORS[at % len(ERRORS)])
-        if action == "power":
-            lose_unsynced(folder, self._operations()[: at - 1])
-        known = ended.status == -signal.SIGKILL if action in ("kill", "power") else ended.status in (0, 1)
+        operations = self._operations()
+        reached = len(operations) >= at  # threads of TensorStore and TensorBoard need a few more or fewer
+        if action == "power" and reached:
+            lose_unsynced(folder, operations[: at - 1])
+        known = ended.status == -signal.SIGKILL if action in ("kill", "power") and reached else ended.status in (0, 1)
         assert known and "Traceback" not in ended.said, (ended.status, ended.said)
         assert ended.said.count("error: ") == (ended.status == 1), ended.said
-        what = {0: "continued", 1: "stopped with a sentence"}.get(ended.status, "killed")
+        what = {0: "continued" if reached else "ended before", 1: "stopped with a sentence"}.get(ended.status, "killed")
         with without_figures():
             done = here(*RUN, *again, "--out", folder)
         assert done.returncode == 0, done.stderr
         assert "Traceback" not in done.stderr, done.stderr
         assert_same_run(folder, self.whole)
-        left = [path for path in folder.rglob("*") if path.name.endswith(f".{os.getpid()}") or path.name == ".removed"]
+        left = [path for path in folder.rglob("*") if incomplete(path.name) or path.name == ".removed"]
         assert not left and len(list((folder / "checkpoints").iterdir())) <= 3, [*folder.rglob("*")]
         self.outcomes[f"{name}: {action}: {what}"] += 1
 
