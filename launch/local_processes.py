@@ -54,11 +54,15 @@ def _settings(address: str, processes: int, process: int, devices: int) -> dict[
 
 def _run(command: list[str], settings: list[dict[str, str]]) -> int:
     running: list[subprocess.Popen[str]] = []
+    forwarded: list[int] = []
+
+    def forward(number: int, _: object) -> None:
+        forwarded.append(number)
+        for process in running:
+            process.send_signal(number)
+
     for name in ("SIGTERM", "SIGINT", "SIGHUP"):  # forwarded to all processes; Windows has no SIGHUP
-        signal.signal(
-            getattr(signal, name, signal.SIGTERM),
-            lambda number, _: [process.send_signal(number) for process in running],
-        )
+        signal.signal(getattr(signal, name, signal.SIGTERM), forward)
     for own in settings:
         running.append(
             subprocess.Popen(
@@ -78,7 +82,8 @@ def _run(command: list[str], settings: list[dict[str, str]]) -> int:
             except subprocess.TimeoutExpired:
                 continue
             waiting.discard(i)
-            if status and not failed:
+            # Of processes that are ended by a signal, JAX aborts those that notice that another one has gone.
+            if status and (not failed or (forwarded and status == 128 + forwarded[0])):
                 failed = status
                 rest = threading.Timer(20, lambda: [process.kill() for process in running])
                 rest.daemon = True

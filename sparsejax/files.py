@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import re
+import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -137,6 +138,26 @@ def write_whole(path: Path, content: bytes | Callable[[IO[bytes]], Any]) -> Path
             f"{path} cannot be written: {error.strerror or error}. Choose another folder with --out."
         ) from None
     return path
+
+
+def read_regular(path: Path) -> bytes:
+    """Reads a file that is none of a device or a pipe, which may never end.
+
+    Raises:
+      OSError: it cannot be read, or is not a regular file.
+    """
+    with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+        return file.read()
+
+
+def remove(path: Path) -> None:
+    """Removes a file, a link, or a folder with all in it; what it names need not exist."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def remove_incomplete(folder: Path) -> None:

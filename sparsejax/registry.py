@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import pkgutil
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -123,6 +124,7 @@ class Registered(Mapping[str, T], Generic[T]):
 
     def __init__(self, what: str, package: str):
         self._what, self._package, self._complete = what, package, False
+        self._lock = threading.RLock()
         self._entries: dict[str, tuple[float, str, T]] = {}
 
     def add(self, name: str, thing: T, *, module: str, place: float = 100.0) -> None:
@@ -167,16 +169,17 @@ class Registered(Mapping[str, T], Generic[T]):
 
     @property
     def _found(self) -> dict[str, tuple[float, str, T]]:
-        if not self._complete:
-            self._complete = True  # before the imports, which may look names up
-            try:
-                package = importlib.import_module(self._package)
-                for module in sorted(found.name for found in pkgutil.iter_modules(package.__path__)):
-                    if not module.startswith("_"):
-                        importlib.import_module(f"{self._package}.{module}")
-            except BaseException:
-                self._complete = False  # the next look-up fails for the same reason
-                raise
+        with self._lock:  # another thread waits for the imports
+            if not self._complete:
+                self._complete = True  # before the imports, which may look names up
+                try:
+                    package = importlib.import_module(self._package)
+                    for module in sorted(found.name for found in pkgutil.iter_modules(package.__path__)):
+                        if not module.startswith("_"):
+                            importlib.import_module(f"{self._package}.{module}")
+                except BaseException:
+                    self._complete = False  # the next look-up fails for the same reason
+                    raise
         return self._entries
 
 

@@ -49,21 +49,21 @@ class Run:
     @property
     def history(self) -> dict[str, np.ndarray]:
         """Every logged quantity by name, `[epochs, members]`: means over an epoch, NaN where it was not logged."""
-        lines = read_metrics(self.folder.metrics, len(self.configs))
+        members, longest = len(self.configs), self.configs[0].training.epochs
+        lines = [line for line in read_metrics(self.folder.metrics, members) if line["epoch"] <= longest]
         epochs = max((int(np.ceil(line["epoch"])) for line in lines), default=0)
-        sums: dict[str, list[list[Any]]] = {}
+        rows: dict[str, dict[int, list[list[float]]]] = {}
         for line in lines:
             epoch = max(int(np.ceil(line["epoch"])), 1) - 1
             for name, values in line.items():
                 if isinstance(values, list):
-                    sums.setdefault(name, [[] for _ in range(epochs)])[epoch].append(
-                        [np.nan if value is None else value for value in values]
-                    )
-        members = len(self.configs)
-        return {
-            name: np.array([np.mean(rows, axis=0) if rows else np.full(members, np.nan) for rows in by_epoch])
-            for name, by_epoch in sums.items()
-        }
+                    row = [np.nan if value is None else value for value in values]
+                    rows.setdefault(name, {}).setdefault(epoch, []).append(row)
+        means = {name: np.full((epochs, members), np.nan) for name in rows}
+        for name, by_epoch in rows.items():
+            for epoch, found in by_epoch.items():
+                means[name][epoch] = np.mean(found, axis=0)
+        return means
 
     def network(self, member: int = 0) -> TrainedNetwork:
         """Return a network after the last epoch; `member` is the index of a network of a grid.

@@ -290,7 +290,7 @@ def test_sweeps_are_parsed():
 @pytest.mark.parametrize("names", [[], ["4", "12", "20.orbax-checkpoint-tmp", ".20.123", "notes"]])
 def test_a_step_without_a_checkpoint_is_refused_before_anything_else(tmp_path, monkeypatch, names):
     for name in names:
-        (tmp_path / "run" / "checkpoints" / name).mkdir(parents=True)
+        (tmp_path / "run" / "checkpoints" / name / "tree").mkdir(parents=True)
     for first in ("jax.jit", "jax.eval_shape", "sparsejax.experiment.load_data", "sparsejax.experiment.prepare"):
         monkeypatch.setattr(first, lambda *args, **options: pytest.fail("data were loaded, or a program was traced"))
     monkeypatch.setattr(checkpoints, "open_checkpoints", lambda *args, **options: pytest.fail("the folder was opened"))

@@ -118,3 +118,14 @@ def test_a_second_ctrl_c_does_not_wait_for_the_end_of_a_step(monkeypatch):
 def test_a_run_stopped_again_and_again_keeps_three_checkpoints_and_its_history(tmp_path):
     told = stop_until_done(tmp_path, 3, random.Random(3))
     assert sum(told.values()) == 3 and len(told) > 1
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="this system has no alarms")
+def test_a_reader_that_stalls_does_not_keep_a_process_alive():
+    code = ("import sys\nfrom sparsejax.signals import end_at_signals\nwith end_at_signals():\n"
+            " sys.stderr.write('x'); sys.stderr.flush()\n while True: print('y' * 2**12)\n")  # fmt: skip
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
+    assert process.stderr is not None and process.stderr.read(1) == b"x"
+    time.sleep(0.2)  # the pipe is full
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=20) == 143

@@ -89,7 +89,7 @@ def _run(arguments: list[str]) -> int:
     from sparsejax.training.processes import is_first
     from sparsejax.training.run_folder import RunFolder
 
-    folder = RunFolder(Path(options.out or f"runs/{name}"))
+    folder = RunFolder(f"runs/{name}" if options.out is None else options.out)
     experiment = Experiment(name, *members)
     with lasting_output():
         result, _ = run(experiment, folder, fresh=options.fresh, resume_step=options.resume_step)

@@ -5,7 +5,6 @@
 
 import math
 import re
-import shutil
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ import jax
 import numpy as np
 
 from sparsejax.errors import CheckpointError, Interrupted
-from sparsejax.files import make_folder
+from sparsejax.files import make_folder, remove
 from sparsejax.training.named import by_name, difference, fill
 from sparsejax.training.orbax_files import read_folder, score_of, write_folder
 from sparsejax.training.processes import gather, is_first, run_in_first_process
@@ -24,6 +23,12 @@ from sparsejax.training.processes import gather, is_first, run_in_first_process
 _STEP = re.compile(r"[0-9]{1,18}")
 """Name of a checkpoint."""
 _REMOVED = ".removed"
+_INCOMPLETE = re.compile(
+    r"\.removed|\.[0-9]{1,18}\.[0-9]+(\.orbax-checkpoint-tmp.*)?|[0-9]{1,18}\.orbax-checkpoint-tmp.*"
+)
+"""Names of checkpoints that are being written, also by earlier versions, or deleted."""
+_PARTS = ("tree", "checksums", "details", "_CHECKPOINT_METADATA")
+"""What a checkpoint contains; a damaged one has at least one of them."""
 _ATTEMPTS = 20
 
 
@@ -121,8 +126,9 @@ def open_checkpoints(folder: Path, *, keep: int) -> Iterator[Checkpoints]:
     if is_first():
         with _translate_errors(folder):
             make_folder(folder)
-            for path in (*folder.glob(".*"), *folder.glob("*.orbax-checkpoint-tmp*")):  # of processes that were killed
-                shutil.rmtree(path, ignore_errors=True)
+            for path in folder.iterdir():
+                if _INCOMPLETE.fullmatch(path.name):  # of a process that was killed
+                    remove(path)
     with ThreadPoolExecutor(1, "checkpoints") as writer:  # on leaving, it waits for the write
         saved = Checkpoints(folder, keep, writer)
         try:
@@ -178,10 +184,11 @@ def restore(folder: Path, like: Any, step: int | None = None) -> Restored | None
 
 
 def find_steps(folder: Path) -> dict[int, Path]:
-    """Returns the complete checkpoints in a folder by step, in order."""
+    """Returns the complete checkpoints in a folder by step, in order; what else it has is not ours."""
     if not folder.is_dir():
         return {}
-    return dict(sorted((int(path.name), path) for path in folder.iterdir() if _STEP.fullmatch(path.name)))
+    paths = [path for path in folder.iterdir() if _STEP.fullmatch(path.name)]
+    return dict(sorted((int(path.name), path) for path in paths if any((path / part).exists() for part in _PARTS)))
 
 
 def check_step(folder: Path, step: int) -> None:
@@ -198,8 +205,9 @@ def check_step(folder: Path, step: int) -> None:
 def _remove(path: Path) -> None:
     """Removes a checkpoint, which vanishes at once."""
     aside = path.with_name(_REMOVED)
+    remove(aside)
     path.rename(aside)
-    shutil.rmtree(aside)
+    remove(aside)
 
 
 def _damaged(folder: Path, step: int, error: Exception) -> CheckpointError:

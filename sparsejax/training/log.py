@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sparsejax.errors import RunFolderError, SparsejaxWarning
-from sparsejax.files import is_supported, write_whole
+from sparsejax.files import is_supported, read_regular, write_whole
 from sparsejax.terminal import console_width, encodable
 from sparsejax.training.events import Events
 from sparsejax.training.records import parse_line, reading, width_of
@@ -53,8 +53,12 @@ class MetricsLog:
         """Returns when all lines are on disk."""
         if self._file is None or self._events is None:
             return
-        with _refuse(Path(self._file.name)):
+        with _refuse(path := Path(self._file.name)):
             is_supported(os.fsync, self._file.fileno())
+        if not path.exists():  # else checkpoints and results would be written to a new folder of the old name
+            raise RunFolderError(
+                f"{path} has gone: the run folder was moved or deleted. Resume it where it is now, with --out."
+            )
         self._events.sync()
 
     def close(self) -> None:
@@ -91,7 +95,7 @@ def read_metrics(path: Path, members: int | None = None) -> list[dict[str, Any]]
     """
     lines, damaged = [], []
     with reading(path):
-        texts = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+        texts = read_regular(path).decode("utf-8", "replace").splitlines() if path.exists() else []
     for number, text in enumerate(texts, 1):
         try:
             lines.append(parse_line(text))

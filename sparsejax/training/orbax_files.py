@@ -5,13 +5,13 @@ import errno
 import functools
 import gc
 import itertools
-import json
 import logging
 import math
 import os
 import re
 import shutil
 import sys
+import threading
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,7 +21,11 @@ import jax
 import numpy as np
 
 from sparsejax.files import is_supported, sync_folder
+from sparsejax.training.records import NUMBER, read_json
 
+_ONE_AT_A_TIME = threading.Lock()
+"""Orbax gives two operations at once in one process the same number, and with it their temporary folders."""
+_PATIENCE_S = 5.0
 _ORDER = re.compile(r"^\d+")
 """The place of an array in its tree, with which its name begins."""
 
@@ -51,7 +55,7 @@ def write_folder(path: Path, arrays: Mapping[str, np.ndarray], score: float) -> 
     handler = ocp.CompositeCheckpointHandler(composite_options=ocp.CompositeOptions(multiprocessing_options=alone))
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
-    with _without_locks_and_fsync(), _silence_orbax():
+    with _ONE_AT_A_TIME, _without_locks_and_fsync(), _silence_orbax():
         failed = None
         try:
             with ocp.Checkpointer(handler, multiprocessing_options=alone) as saver:
@@ -62,7 +66,7 @@ def write_folder(path: Path, arrays: Mapping[str, np.ndarray], score: float) -> 
         except Exception as error:
             failed = _os_error(error)
         if failed is not None:
-            gc.collect()  # Orbax's event loop logs other errors of the same write as they are collected
+            _drain_orbax()
             for incomplete in path.parent.glob(f"{temporary.name}*"):
                 shutil.rmtree(incomplete, ignore_errors=True)
             raise failed
@@ -77,13 +81,16 @@ def read_folder(path: Path) -> dict[str, np.ndarray]:
     """
     import orbax.checkpoint as ocp
 
-    with _silence_orbax():
+    with _ONE_AT_A_TIME, _silence_orbax():
         try:
-            expected = _read_json(path, "checksums")
+            odd = [entry for entry in path.rglob("*") if not (entry.is_file() or entry.is_dir())]
+            if odd:  # Orbax would wait for ever for what is written to a pipe
+                raise ValueError(f"{odd[0].name} is not a regular file")
+            expected = read_json(path / "checksums" / "metadata", {str: int})
             leaves = ocp.Checkpointer(ocp.StandardCheckpointHandler()).restore(path / "tree")
             leaves = {name: np.asarray(leaf) for name, leaf in leaves.items()}
-            empty = _read_json(path, "details")["empty"] if (path / "details").exists() else {}
-            leaves |= {name: np.zeros(shape, dtype) for name, (shape, dtype) in empty.items()}
+            empty = _read_details(path)["empty"] if (path / "details").exists() else {}
+            leaves |= {name: np.zeros(shape, dtype) for name, (shape, dtype) in empty.items() if 0 in shape}
             found = _checksums(leaves)
             wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
             failed = ValueError(f"the checksum of {', '.join(wrong)} is wrong") if wrong else None
@@ -95,7 +102,7 @@ def read_folder(path: Path) -> dict[str, np.ndarray]:
             reason = _os_error(error)
             leaves, failed = {}, ValueError(_first_line(error)) if reason.errno is None else reason
         if failed is not None:
-            gc.collect()
+            _drain_orbax()
             raise failed
     return {_ORDER.sub("", name): leaf for name, leaf in leaves.items()}
 
@@ -103,14 +110,14 @@ def read_folder(path: Path) -> dict[str, np.ndarray]:
 def score_of(path: Path) -> float:
     """Returns the score of a checkpoint, or -inf if it has none, as in earlier versions, or is damaged."""
     try:
-        score = _read_json(path, "details")["score"]
+        score = _read_details(path)["score"]
         return -math.inf if score is None else float(score)
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError):
         return -math.inf
 
 
-def _read_json(path: Path, item: str) -> dict[str, Any]:
-    return json.loads((path / item / "metadata").read_text(encoding="utf-8"))
+def _read_details(path: Path) -> dict[str, Any]:
+    return read_json(path / "details" / "metadata", {"score": (*NUMBER, None), "empty": {str: list}})
 
 
 def _checksums(leaves: Mapping[str, np.ndarray]) -> dict[str, int]:
@@ -173,6 +180,14 @@ def _silence_orbax() -> Iterator[None]:
     finally:
         for logger in loggers:
             logger.removeFilter(_is_not_from_orbax)
+
+
+def _drain_orbax() -> None:
+    """Waits for what Orbax still does after it has raised an error: it logs other errors, and may make files."""
+    for thread in threading.enumerate():
+        if type(thread).__module__.startswith("orbax."):
+            thread.join(timeout=_PATIENCE_S)
+    gc.collect()  # event loops log errors that nobody has asked for as they are collected
 
 
 def _is_not_from_orbax(record: logging.LogRecord) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsejax.errors import RunFolderError, SparsejaxError, shorten
+from sparsejax.files import read_regular
 from sparsejax.training.config import MOST_EPOCHS, MOST_MEMBERS
 
 NUMBER = (int, float)
@@ -54,7 +55,7 @@ def read_json(path: Path, form: Any) -> Any:
       FileNotFoundError: there is none.
       Exception: of another type, if it cannot be read or has another form; use it in `reading`.
     """
-    return parse_json(path.read_bytes(), form)
+    return parse_json(read_regular(path), form)
 
 
 def parse_json(text: str | bytes, form: Any) -> Any:

@@ -5,7 +5,6 @@ import json
 import math
 import os
 import platform
-import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -17,7 +16,16 @@ import numpy as np
 from sparsejax.data import title
 from sparsejax.data.dataset import examples_noun
 from sparsejax.errors import ConfigError, RunFolderError, SparsejaxWarning, shorten
-from sparsejax.files import incomplete, lock, make_folder, open_lock, remove_incomplete, sync_folder, write_whole
+from sparsejax.files import (
+    incomplete,
+    lock,
+    make_folder,
+    open_lock,
+    remove,
+    remove_incomplete,
+    sync_folder,
+    write_whole,
+)
 from sparsejax.terminal import encodable
 from sparsejax.training.config import Config
 from sparsejax.training.environment import environment, find_changes
@@ -34,6 +42,8 @@ class RunFolder:
     def __init__(self, path: str | Path):
         if not isinstance(path, (str, Path)):
             raise ConfigError(f"The run folder is {path!r}; expected its path, such as 'runs/NAME'.")
+        if not str(path) or "\0" in str(path):
+            raise ConfigError(f"The run folder is {str(path)!r}; expected its path, such as 'runs/NAME'.")
         self.path = Path(path).absolute()
         if encodable(str(self.path), "utf-8") != str(self.path):
             raise ConfigError(
@@ -136,7 +146,7 @@ class RunFolder:
     def _complete(self) -> None:
         """Removes the incomplete files of killed processes, and the rest of a run that one has begun to delete."""
         for name in self._own():
-            if incomplete(name) is not None:
+            if incomplete(name) is not None and not (self.path / name).is_dir():
                 (self.path / name).unlink()
         for folder in (self.figures, self.arrays):
             remove_incomplete(folder)
@@ -144,10 +154,7 @@ class RunFolder:
             return
         sync_folder(self.path)
         for path in self._paths() - {self.lock, self.discarded}:
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+            remove(path)
         sync_folder(self.path)
         self.discarded.unlink()
 
@@ -167,8 +174,10 @@ class RunFolder:
         except BlockingIOError:
             raise
         except OSError as error:
+            where = f" ({error.filename})" if error.filename and Path(error.filename) != self.path else ""
             raise RunFolderError(
-                f"The run folder {self.path} cannot be {what}: {error.strerror or error}. Choose another with --out."
+                f"The run folder {self.path} cannot be {what}: {error.strerror or error}{where}. Choose another with "
+                "--out."
             ) from None
 
     def write(self, path: Path, content: Mapping[str, Any]) -> None:

@@ -209,3 +209,82 @@ def test_checkpoints_of_earlier_versions_are_read_and_replaced(tmp_path, damage)
         for step in (3, 4):
             saved.save(step, tree, score=0.0)
     assert [path.name for path in sorted((tmp_path / "c").iterdir())] == ["3", "4"]
+
+
+def test_what_others_have_put_next_to_checkpoints_stays(tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    with open_checkpoints(tmp_path / "c", keep=2) as saved:
+        saved.save(1, arrays_of(1), score=0.0)
+    (tmp_path / "c" / "1").rename(elsewhere)
+    (tmp_path / "c" / "1").symlink_to(elsewhere)
+    others = (".git/objects", ".snapshot", "7", "20300101", ".5.x", "5.orbax")
+    for name in others:
+        (tmp_path / "c" / name).mkdir(parents=True)
+        (tmp_path / "c" / name / "notes.txt").write_text("mine")
+    (tmp_path / "c" / "99").write_text("mine")
+    (tmp_path / "c" / "98").symlink_to("98")
+    for name in (".removed/tree", ".3.77/tree", "3.orbax-checkpoint-tmp/tree", ".3.77.orbax-checkpoint-tmp"):
+        (tmp_path / "c" / name).mkdir(parents=True)
+    with open_checkpoints(tmp_path / "c", keep=2) as saved:
+        assert saved.steps() == [1] and restore(tmp_path / "c", arrays_of(0)).step == 1
+        for step in (2, 3, 4):
+            (tmp_path / "c" / ".removed").write_text("of a program that was killed")
+            saved.save(step, arrays_of(step), score=float(step))
+    assert {path.name for path in (tmp_path / "c").iterdir()} == (
+        {"3", "4", "98", "99"} | {name.partition("/")[0] for name in others}
+    )
+    assert all((tmp_path / "c" / name / "notes.txt").exists() for name in others) and (elsewhere / "tree").exists()
+
+
+DETAILS = {
+    "many digits": ('{"score": ' + "9" * 401 + ', "empty": {}}', "of more than 64 bits"),
+    "deep": ("[" * 100_000, "nested more than 32 levels"),
+    "a large array": ('{"score": 1.0, "empty": {"0001x": [[300000000000], "float32"]}}', "checksum of 0001"),
+    "another form": ('{"score": "1", "empty": []}', "expected an integer or a number or null"),
+}
+
+
+@pytest.mark.parametrize("name", DETAILS)
+def test_details_of_another_program_are_damage(tmp_path, name):
+    text, said = DETAILS[name]
+    with open_checkpoints(tmp_path / "c", keep=2) as saved:
+        saved.save(1, arrays_of(1), score=1.0)
+    (tmp_path / "c" / "1" / "details" / "metadata").write_text(text)
+    with pytest.raises(CheckpointError, match=f"step 1 .* is damaged: .*{said}"):
+        restore(tmp_path / "c", arrays_of(0))
+    with open_checkpoints(tmp_path / "c", keep=2) as saved:
+        saved.save(2, arrays_of(2), score=-5.0)
+    assert len(find_steps(tmp_path / "c")) == 2
+
+
+@pytest.mark.parametrize("name", ["tree/_METADATA", "checksums/metadata", "details/metadata"])
+def test_a_pipe_is_not_waited_for(tmp_path, name):
+    with open_checkpoints(tmp_path / "c", keep=2) as saved:
+        saved.save(1, arrays_of(1), score=1.0)
+    (tmp_path / "c" / "1" / name).unlink()
+    os.mkfifo(tmp_path / "c" / "1" / name)
+    with pytest.raises(CheckpointError, match="is damaged: metadata is not|is damaged: _METADATA is not"):
+        restore(tmp_path / "c", arrays_of(0))
+    with open_checkpoints(tmp_path / "c", keep=2) as saved:
+        saved.save(2, arrays_of(2), score=-5.0)
+
+
+def test_several_runs_of_one_process_write_at_once(tmp_path):
+    said: list[object] = []
+
+    def run(name: str):
+        try:
+            with open_checkpoints(tmp_path / name, keep=1) as saved:
+                for step in range(1, 4):
+                    saved.save(step, arrays_of(step), score=0.0)
+                    saved.wait()
+                    said.append(restore(tmp_path / name, arrays_of(0)).step)
+        except Exception as error:
+            said.append(error)
+
+    threads = [threading.Thread(target=run, args=(name,)) for name in "abc"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(map(str, said)) == sorted("123" * 3)

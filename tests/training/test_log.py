@@ -69,6 +69,16 @@ def test_a_line_that_cannot_be_written_stops_the_run(tmp_path):
     log.close()
 
 
+def test_a_folder_that_is_moved_stops_the_run(tmp_path):
+    log = MetricsLog(tmp_path / "run" / "metrics.jsonl", tmp_path / "run" / "tensorboard", resumed_step=0)
+    log.sync()
+    (tmp_path / "run").rename(tmp_path / "moved")
+    with pytest.raises(RunFolderError, match="metrics.jsonl has gone: the run folder was moved or deleted. Resume"):
+        log.sync()
+    log.close()
+    assert not (tmp_path / "run").exists()
+
+
 def test_events_that_cannot_be_written_end_with_one_warning(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.warns(SparsejaxWarning, match="cannot be written to .*file: File exists. The run continues"):

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from sparsejax.errors import RunFolderError
+from sparsejax.errors import ConfigError, RunFolderError
 from sparsejax.files import incomplete, write_whole
 from sparsejax.training.environment import find_changes, usable_cores
 from sparsejax.training.run_folder import RunFolder
@@ -149,3 +149,19 @@ def test_the_machine_is_recorded_and_its_changes_are_named():
 def test_names_of_incomplete_files():
     names = {".config.json.12": "config.json", "config.json": None, ".lock": None, ".a.b": None, ".76.9": "76"}
     assert {name: incomplete(name) for name in names} == names
+
+
+@pytest.mark.parametrize("path", ["", "a\0b"])
+def test_a_folder_without_a_name_is_refused(path):
+    with pytest.raises(ConfigError, match="The run folder is .*; expected its path, such as 'runs/NAME'"):
+        RunFolder(path)
+
+
+def test_folders_with_the_names_of_incomplete_files_stay(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    with folder.hold():
+        folder.write(folder.config, {})
+    (folder.path / ".config.json.12").mkdir()
+    (folder.path / ".metrics.jsonl.12").write_text("")
+    with folder.hold():
+        assert {path.name for path in folder.path.iterdir()} == {".config.json.12", ".lock", "config.json"}
