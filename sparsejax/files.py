@@ -140,16 +140,17 @@ def write_whole(path: Path, content: bytes | Callable[[IO[bytes]], Any]) -> Path
     return path
 
 
-def read_regular(path: Path) -> bytes:
-    """Reads a file that is none of a device or a pipe, which may never end.
+def open_regular(path: Path) -> IO[bytes]:
+    """Opens a file to be read that is none of a device or a pipe, which may never end.
 
     Raises:
       OSError: it cannot be read, or is not a regular file.
     """
-    with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
-        return file.read()
+    file = os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    return file
 
 
 def remove(path: Path) -> None:

@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sparsejax.errors import RunFolderError, SparsejaxWarning
-from sparsejax.files import is_supported, read_regular, write_whole
+from sparsejax.files import is_supported, write_whole
 from sparsejax.terminal import console_width, encodable
 from sparsejax.training.events import Events
-from sparsejax.training.records import parse_line, reading, width_of
+from sparsejax.training.records import parse_line, read_lines, reading, width_of
 from sparsejax.training.run_folder import finite
 
 
@@ -93,15 +93,15 @@ def read_metrics(path: Path, members: int | None = None) -> list[dict[str, Any]]
     Raises:
       RunFolderError: it cannot be read.
     """
-    lines, damaged = [], []
+    lines, damaged, number = [], [], 0
     with reading(path):
-        texts = read_regular(path).decode("utf-8", "replace").splitlines() if path.exists() else []
-    for number, text in enumerate(texts, 1):
-        try:
-            lines.append(parse_line(text))
-        except ValueError:
-            if number < len(texts):
+        for number, text in enumerate(read_lines(path) if path.exists() else (), 1):
+            try:
+                lines.append(parse_line(text))
+            except ValueError:
                 damaged.append(number)
+    if damaged and damaged[-1] == number:
+        damaged.pop()
     if damaged:
         where = f"line{'s' if len(damaged) > 1 else ''} {', '.join(map(str, damaged[:5]))}"
         more = f" and {len(damaged) - 5} more" if len(damaged) > 5 else ""

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from sparsejax.errors import RunFolderError, SparsejaxError, shorten
-from sparsejax.files import read_regular
+from sparsejax.files import open_regular
 from sparsejax.training.config import MOST_EPOCHS, MOST_MEMBERS
 
 NUMBER = (int, float)
+_LONGEST = 2**27  # bytes of a file, or of a line of metrics: more than 10,000 networks need
 _DEEPEST = 32  # levels of nested lists and objects
 _MOST_NUMBERS = 2**28  # of an example
 
@@ -55,7 +56,11 @@ def read_json(path: Path, form: Any) -> Any:
       FileNotFoundError: there is none.
       Exception: of another type, if it cannot be read or has another form; use it in `reading`.
     """
-    return parse_json(read_regular(path), form)
+    with open_regular(path) as file:
+        text = file.read(_LONGEST + 1)
+    if len(text) > _LONGEST:
+        raise ValueError(f"it has more than {_LONGEST:,} bytes")
+    return parse_json(text, form)
 
 
 def parse_json(text: str | bytes, form: Any) -> Any:
@@ -123,6 +128,24 @@ def read_result(path: Path) -> dict[str, Any]:
     if not 1 <= len(found["members"]) <= MOST_MEMBERS:
         raise ValueError(f"it has {len(found['members']):,} networks; expected 1 to {MOST_MEMBERS:,}")
     return found
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """Yields the lines of `metrics.jsonl`, for `parse_line`; "" in place of one that is too long.
+
+    Raises:
+      OSError: it cannot be read.
+    """
+    with open_regular(path) as file:
+        while text := file.readline(_LONGEST):
+            cut = _is_cut(text)
+            yield "" if cut else text.decode("utf-8", "replace")
+            while cut:
+                cut = _is_cut(file.readline(_LONGEST))
+
+
+def _is_cut(text: bytes) -> bool:
+    return len(text) == _LONGEST and not text.endswith(b"\n")
 
 
 def parse_line(text: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import pytest
 
 from sparsejax.errors import RunFolderError, SparsejaxWarning
 from sparsejax.terminal import lasting_output
+from sparsejax.training import records
 from sparsejax.training.events import Events
 from sparsejax.training.log import MetricsLog, Terminal, read_metrics
 from tests.command import ROOT, environment
@@ -40,6 +41,17 @@ def test_lines_that_are_damaged_are_named_and_the_others_used(tmp_path, text, st
     assert [str(warning.message) for warning in told] == (
         [f"{tmp_path}/metrics.jsonl is damaged in {damaged} the others are used."] if damaged else []
     )
+
+
+def test_a_line_of_any_length_is_not_read_into_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "_LONGEST", 100)
+    long = ["x" * 99, "x" * 100, "x" * 350, lines(3).strip() + " " * 200]
+    (tmp_path / "metrics.jsonl").write_text(lines(1) + "\n".join(long) + "\n" + lines(2) + "x" * 300)
+    with pytest.warns(SparsejaxWarning, match="damaged in lines 2, 3, 4, 5; the others"):
+        assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2]
+    (tmp_path / "config.json").write_text("[" + " " * 100 + "]")
+    with pytest.raises(ValueError, match="it has more than 100 bytes"):
+        records.read_json(tmp_path / "config.json", list)
 
 
 def test_the_history_is_there_at_every_moment_of_a_resume(tmp_path, monkeypatch):
