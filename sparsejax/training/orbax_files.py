@@ -12,6 +12,7 @@ import re
 import shutil
 import sys
 import threading
+import warnings
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -202,6 +203,7 @@ def _ignore_late_errors() -> None:
 
     Of several that fail, Orbax raises the first error; a thread of TensorStore prints those of the others.
     """
+    warnings.filterwarnings("ignore", r"coroutine '\w*Handler\.\w+' was never awaited", RuntimeWarning)
     usual = sys.unraisablehook
 
     def hook(arguments: Any) -> None:
