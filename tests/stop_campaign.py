@@ -79,8 +79,9 @@ def end_processes(where: Path, processes: int, rng: random.Random) -> collection
     told: collections.Counter[str] = collections.Counter()
     with without_figures():
         assert here(*RUN, "--out", where / "whole").returncode == 0
-    began = time.perf_counter()
-    assert launch(*RUN, "--out", where / "run").returncode == 0
+    for folder in ("first", "run"):  # the first one compiles
+        began = time.perf_counter()
+        assert launch(*RUN, "--out", where / folder).returncode == 0
     longest = 1.1 * (time.perf_counter() - began)
     for _ in range(processes):
         shutil.rmtree(where / "run")

@@ -176,18 +176,17 @@ def _silence_orbax() -> Iterator[None]:
     loggers = [logging.getLogger("absl"), logging.getLogger("asyncio")]
     for logger in loggers:
         logger.addFilter(_is_not_from_orbax)
-    try:
-        yield
-    finally:
-        for logger in loggers:
-            logger.removeFilter(_is_not_from_orbax)
+    yield  # after an error the filters stay: what Orbax has begun logs others until the process ends
+    for logger in loggers:
+        logger.removeFilter(_is_not_from_orbax)
 
 
 def _drain_orbax() -> None:
     """Waits for what Orbax still does after it has raised an error: it logs other errors, and may make files."""
     for thread in threading.enumerate():
         if type(thread).__module__.startswith("orbax."):
-            thread.join(timeout=_PATIENCE_S)
+            with contextlib.suppress(Exception):  # its own, which it raises once more
+                thread.join(timeout=_PATIENCE_S)
     gc.collect()  # event loops log errors that nobody has asked for as they are collected
 
 
