@@ -12,6 +12,7 @@ import re
 import shutil
 import sys
 import threading
+import time
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping
@@ -53,7 +54,10 @@ def write_folder(path: Path, arrays: Mapping[str, np.ndarray], score: float) -> 
     alone = ocp.options.MultiprocessingOptions(
         primary_host=jax.process_index(), active_processes={jax.process_index()}, barrier_sync_key_prefix="sparsejax"
     )
-    handler = ocp.CompositeCheckpointHandler(composite_options=ocp.CompositeOptions(multiprocessing_options=alone))
+    # Threads would wait for five minutes for folders that another one could not make.
+    at_once = ocp.options.AsyncOptions(create_directories_asynchronously=False)
+    options = ocp.CompositeOptions(multiprocessing_options=alone, async_options=at_once)
+    handler = ocp.CompositeCheckpointHandler(composite_options=options)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     with _ONE_AT_A_TIME, _without_locks_and_fsync(), _silence_orbax():
@@ -183,10 +187,11 @@ def _silence_orbax() -> Iterator[None]:
 
 def _drain_orbax() -> None:
     """Waits for what Orbax still does after it has raised an error: it logs other errors, and may make files."""
+    until = time.monotonic() + _PATIENCE_S
     for thread in threading.enumerate():
         if type(thread).__module__.startswith("orbax."):
             with contextlib.suppress(Exception):  # its own, which it raises once more
-                thread.join(timeout=_PATIENCE_S)
+                thread.join(timeout=max(0.0, until - time.monotonic()))
     gc.collect()  # event loops log errors that nobody has asked for as they are collected
 
 
