@@ -66,6 +66,7 @@ def test_a_constant_channel_becomes_0(value: float):
     assert np.isfinite(slope).all() and not np.asarray(slope[..., 2:]).any()
 
 
+@pytest.mark.slow
 def test_a_run_on_images_with_an_opaque_alpha_channel(tmp_path: Path):
     images = np.concatenate([PIXELS, np.full_like(PIXELS[..., :1], 255)], axis=-1)
     model = sj.models.SparseMLP(hidden=(8,), k=(3,), classes=3)

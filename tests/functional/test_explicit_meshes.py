@@ -135,7 +135,7 @@ def cases() -> dict[str, Case]:
 
 
 named = pytest.mark.parametrize("name", cases())
-counts = pytest.mark.parametrize("devices", [4, 8])
+counts = pytest.mark.parametrize("devices", [pytest.param(4, marks=pytest.mark.slow), 8])
 
 
 def mesh_of(devices, kind, names=("data",), shape=None):
@@ -217,6 +217,7 @@ def test_arrays_spread_over_an_explicit_mesh(name, devices):
         assert all(jax.typeof(leaf).sharding.spec[0] == "data" for leaf in jax.tree.leaves(result[0]))
 
 
+@pytest.mark.slow
 @named
 def test_arrays_spread_over_an_auto_mesh(name):
     case, mesh = cases()[name], mesh_of(4, AxisType.Auto)

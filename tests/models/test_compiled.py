@@ -50,7 +50,9 @@ def keys():
     return jax.jit(example_keys)(jax.random.key(1), np.arange(BATCH))
 
 
-@pytest.mark.parametrize("name", OP_BY_OP)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in ("cnn", "gpt") else name for name in OP_BY_OP]
+)
 def test_jit_changes_nothing(name):
     model, x = OP_BY_OP[name]
     variables = jax.tree.map(jnp.asarray, made_up(model, x.shape[1:], dtype=x.dtype))
@@ -60,6 +62,7 @@ def test_jit_changes_nothing(name):
     chex.assert_trees_all_close(op_by_op.state, compiled.state, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_density_that_is_an_argument_draws_the_same_bits():
     model = SparseMLP(hidden=(40,), k=(8,), density=0.3)
     given = jax.jit(lambda model, key: model.init(key, IMAGES))(as_arrays(model), jax.random.key(0))

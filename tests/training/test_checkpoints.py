@@ -86,7 +86,8 @@ def test_the_two_newest_and_the_best_stay_also_across_restarts(tmp_path):
         assert len(list((tmp_path / "c").iterdir())) <= 3
 
 
-def test_checkpoints_are_read_while_a_run_replaces_them(tmp_path):
+@pytest.mark.parametrize("saves", [20, pytest.param(200, marks=pytest.mark.slow)])
+def test_checkpoints_are_read_while_a_run_replaces_them(tmp_path, saves):
     ended, said = threading.Event(), []
 
     def read():
@@ -102,11 +103,11 @@ def test_checkpoints_are_read_while_a_run_replaces_them(tmp_path):
     reader = threading.Thread(target=read)
     reader.start()
     with open_checkpoints(tmp_path / "c", keep=1) as saved:
-        for step in range(1, 200):
+        for step in range(1, saves):
             saved.save(step, arrays_of(step), score=0.0)
     ended.set()
     reader.join()
-    assert len(said) > 20 and all(entry is np.True_ for entry in said), said
+    assert len(said) > saves / 10 and all(entry is np.True_ for entry in said), said
 
 
 @pytest.mark.parametrize(
@@ -144,7 +145,7 @@ def test_every_flipped_bit_is_noticed_or_harmless(tmp_path):
     contents = {path: path.read_bytes() for path in files}
     like = {"w": np.zeros(50, np.float32), "k": jax.random.key(0)}
     places = [(path, bit) for path in files for bit in range(8 * len(contents[path]))]
-    for place in np.random.default_rng(0).choice(len(places), 60, replace=False):
+    for place in np.random.default_rng(0).choice(len(places), 30, replace=False):
         path, bit = places[place]
         damaged = bytearray(contents[path])
         damaged[bit // 8] ^= 1 << (bit % 8)
@@ -158,7 +159,7 @@ def test_every_flipped_bit_is_noticed_or_harmless(tmp_path):
             np.testing.assert_array_equal(tree["w"], np.arange(50))
             assert (jax.random.key_data(tree["k"]) == jax.random.key_data(jax.random.key(3))).all()
         path.write_bytes(contents[path])
-    assert refused > 5
+    assert refused > 2
 
 
 def test_a_checkpoint_is_on_disk_before_another_is_removed(tmp_path, monkeypatch):

@@ -192,6 +192,7 @@ def test_wrong_arguments_are_refused_before_anything_is_compiled(name, monkeypat
                 attack(case.logits, case.x, case.labels, epsilon=0.1, iterations=iterations)
 
 
+@pytest.mark.slow
 def test_images_beyond_the_bounds_by_rounding_are_accepted():
     case = curved()
     x = case.x + np.float32(3e-7)
@@ -214,7 +215,7 @@ def test_square_attacks_images_that_are_not_square(shape, norm):
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
-@pytest.mark.parametrize("scale", [1e-6, 1.0])
+@pytest.mark.parametrize("scale", [1e-6, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_the_image_of_a_success_is_misclassified_also_at_a_checkpoint(norm, scale):
     # With logits close to 0, the image of the largest cross-entropy is often classified correctly.
     rng = np.random.default_rng(0)
