@@ -260,7 +260,9 @@ def mutate_json(value: Any, rng: Source) -> bytes:
         else:
             parent[key] = new
     text = json.dumps(tree).replace(
-        '"@"', nested + "0" + nested[::-1].translate({91: "]", 123: "}", 34: "", 97: "", 58: ""})
+        '"@"',
+        nested + "0" + nested[::-1].translate({91: "]", 123: "}", 34: "", 97: "", 58: ""}),
+        3,  # of 3,000
     )
     coded = rng.random()
     raw = text.encode("utf-16" if coded < 0.03 else "utf-8-sig" if coded < 0.06 else "utf-8")
