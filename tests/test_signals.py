@@ -24,6 +24,16 @@ input()
 """
 
 
+@pytest.fixture(autouse=True)
+def usual_handlers():
+    """Undoes what `nohup` and a shell's background do, for this process and those it starts."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def waiting(before: str = "") -> "subprocess.Popen[str]":
     process = subprocess.Popen(
         [sys.executable, "-c", f"import signal; {before}\n{WAITS}"], cwd=ROOT, env=environment(), text=True,

@@ -101,7 +101,17 @@ class Checkpoints:
                 _remove(path)
             write_folder(path, arrays, score)
             self._scores[step] = score if math.isfinite(score) else -math.inf
-            steps = self.steps()
+            self._prune()
+
+    def prune(self) -> None:
+        """Removes all but the newest and the best; a process that was killed after its last save may have left more."""
+        self.wait()
+        if is_first():
+            with _translate_errors(self._folder):
+                self._prune()
+
+    def _prune(self) -> None:
+        if steps := self.steps():
             best = max(steps, key=lambda step: (self._scores.get(step, -math.inf), step))
             self._remove({*steps} - {best, *steps[-self._keep :]})
 
@@ -136,7 +146,7 @@ def open_checkpoints(folder: Path, *, keep: int) -> Iterator[Checkpoints]:
         except Interrupted:  # a checkpoint reported as saved must be on disk
             saved.wait()
             raise
-        saved.wait()
+        saved.prune()
 
 
 def restore(folder: Path, like: Any, step: int | None = None) -> Restored | None:

@@ -289,3 +289,12 @@ def test_several_runs_of_one_process_write_at_once(tmp_path):
     for thread in threads:
         thread.join()
     assert sorted(map(str, said)) == sorted("123" * 3)
+
+
+def test_what_a_killed_process_left_is_removed_at_the_end(tmp_path):
+    with open_checkpoints(tmp_path / "c", keep=9) as saved:
+        for step in range(1, 6):
+            saved.save(step, arrays_of(step), score=-abs(step - 2.0))
+    with open_checkpoints(tmp_path / "c", keep=2) as saved:
+        assert saved.restore(arrays_of(0), 5).step == 5
+    assert [*find_steps(tmp_path / "c")] == [2, 4, 5]
