@@ -146,7 +146,7 @@ def arrays(rng: Source) -> dict[str, np.ndarray]:
 
 
 def latents(rng: Source) -> bytes:
-    """A file of latents, whose description may be changed."""
+    """Returns a file of latents, with its description changed or not."""
     x, y, told = np.ones((3, 4), np.float32), np.array([0, 1, 1], np.int32), {"data": {"name": "cifar10"}, "classes": 2}
     text = json.dumps(told) if rng.random() < 0.3 else mutate_json(told, rng).decode("utf-8", "replace")
     return npz(rng, {"train": x, "train_labels": y, "test": x, "test_labels": y, "provenance": np.array(text)})

@@ -57,7 +57,7 @@ class MetricsLog:
             is_supported(os.fsync, self._file.fileno())
         if not path.exists():  # else checkpoints and results would be written to a new folder of the old name
             raise RunFolderError(
-                f"{path} has gone: the run folder was moved or deleted. Resume it where it is now, with --out."
+                f"{path} no longer exists: the run folder was moved or deleted. Resume it where it is now, with --out."
             )
         self._events.sync()
 

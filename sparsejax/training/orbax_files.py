@@ -82,14 +82,14 @@ def read_folder(path: Path) -> dict[str, np.ndarray]:
 
     Raises:
       ValueError: it is damaged.
-      OSError: a file is missing, or cannot be read.
+      OSError: it cannot be read.
     """
     import orbax.checkpoint as ocp
 
     with _ONE_AT_A_TIME, _silence_orbax():
         try:
             odd = [entry for entry in path.rglob("*") if not (entry.is_file() or entry.is_dir())]
-            if odd:  # Orbax would wait for ever for what is written to a pipe
+            if odd:  # Orbax would wait forever for what is written to a pipe
                 raise ValueError(f"{odd[0].name} is not a regular file")
             expected = read_json(path / "checksums" / "metadata", {str: int})
             leaves = ocp.Checkpointer(ocp.StandardCheckpointHandler()).restore(path / "tree")
