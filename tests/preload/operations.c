@@ -7,9 +7,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -23,7 +23,8 @@ static char folder[PATH_MAX];
 static size_t folder_length;
 static long chosen;
 static int action, error_number, record = -1;
-static atomic_long count;
+static long count;
+static pthread_mutex_t counting = PTHREAD_MUTEX_INITIALIZER; /* a line's number is its place in the file */
 
 #define REAL(name) ((__typeof__(&name)) dlsym(RTLD_NEXT, #name))
 
@@ -66,8 +67,10 @@ static void resolve(int base, const char *name, char *path) {
    kills it. */
 static int at(const char *name, const char *path, off_t size, int *late) {
     if (!is_below(path)) return 0;
-    long number = atomic_fetch_add(&count, 1) + 1;
+    pthread_mutex_lock(&counting);
+    long number = ++count;
     if (record >= 0) dprintf(record, "%ld %s %lld %s\n", number, name, (long long) size, path + folder_length);
+    pthread_mutex_unlock(&counting);
     if (action == KILL && number == chosen) {
         if (late) return *late = 1, 0;
         kill(getpid(), SIGKILL);
