@@ -91,3 +91,21 @@ class Net(nn.Module):
         weight = self.hidden.weight * self.keep if self.mask_forward else self.hidden.weight
         x = self.act3(F.linear(x.flatten(1), weight, self.hidden.bias))
         return self.output(x)
+
+
+def convolution_calls(images: list[int], kernel: list[int], gradients: bool) -> dict[str, Callable[[], object]]:
+    """Returns a convolution of images `[batch, height, width, inputs]` in both memory formats, without padding."""
+    calls = {}
+    for name, layout in {"": torch.contiguous_format, "channels last": torch.channels_last}.items():
+        x, w = (
+            torch.randn([shape[i] for i in axes]).to(memory_format=layout).requires_grad_(gradients)
+            for shape, axes in ((images, (0, 3, 1, 2)), (kernel, (3, 2, 0, 1)))
+        )
+        upstream = torch.randn_like(F.conv2d(x, w))
+
+        def call(x=x, w=w, upstream=upstream):
+            y = F.conv2d(x, w)
+            return (y, *torch.autograd.grad(y, (x, w), upstream)) if gradients else y
+
+        calls[f"eager{name and ', '}{name}"] = call
+    return calls

@@ -23,10 +23,10 @@ try:
     import torch_accelerator  # next to this file, when run as a script
     import torch_data
     import torch_sparse
-    from torch_layers import LAYERS, SELECTIONS, KWinners, Net
+    from torch_layers import LAYERS, SELECTIONS, KWinners, Net, convolution_calls
 except ImportError:
     from benchmarks import torch_accelerator, torch_data, torch_sparse
-    from benchmarks.torch_layers import LAYERS, SELECTIONS, KWinners, Net
+    from benchmarks.torch_layers import LAYERS, SELECTIONS, KWinners, Net, convolution_calls
 
 
 def make_step(
@@ -288,6 +288,7 @@ def inference(hidden: list[int] | None, batch: int, k: list[int] | None) -> tupl
 STEPS = {
     "step": fastest_step, "autoencoder": autoencoder_step, "penalised": penalised_step, "kwinners": kwinners,
     "inference": inference,
+    "convolution": lambda **sizes: fastest_of(convolution_calls(**sizes)),
     "explain_away": lambda **sizes: fastest_of(torch_sparse.explain_away_calls(**sizes)),
     "batches": lambda **sizes: fastest_of(torch_data.batches(**sizes)),
     "decode": lambda **sizes: fastest_of(torch_sparse.decode_calls(**sizes)),

@@ -10,6 +10,7 @@ References:
 
 import functools
 import math
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -193,7 +194,9 @@ def hebbian_cost(
 
 @checked
 def conv2d_twice(
-    x: Float[Array, "batch height width inputs"], kernel: Float[Array, "kh kw inputs outputs"]
+    x: Float[Array, "batch height width inputs"],
+    kernel: Float[Array, "kh kw inputs outputs"],
+    padding: Literal["VALID", "SAME"] = "VALID",
 ) -> tuple[Float[Array, "batch rows columns outputs"], Float[Array, "batch rows columns outputs"]]:
     """Returns `conv2d` twice: the first has gradients to kernel and input, the second only to the kernel.
 
@@ -203,36 +206,35 @@ def conv2d_twice(
     Args:
       x: images `[batch, height, width, inputs]`.
       kernel: weights `[kh, kw, inputs, outputs]`.
+      padding: "VALID" or "SAME", as in `conv2d`.
 
     Returns:
-      A pair of the same `[batch, height - kh + 1, width - kw + 1, outputs]`.
+      A pair of the same output of `conv2d` `[batch, rows, columns, outputs]`.
 
     Raises:
-      ValueError: shapes do not fit, or the kernel is larger than the image.
+      ValueError: shapes do not fit, the kernel is larger than the padded image, or the padding is unknown.
 
     References:
       The code of Cekic, Bakiskan & Madhow, Neuro-Inspired Deep Neural Networks with Sparse, Strong Activations, 2022,
       whose gradient of each layer's cost stays in the layer; the paper does not mention it.
     """
-    return _conv2d_twice(x, kernel)
+    return _conv2d_twice(padding, x, kernel)
 
 
-@jax.custom_vjp
-def _conv2d_twice(x, kernel):
-    y = conv2d(x, kernel)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _conv2d_twice(padding, x, kernel):
+    y = conv2d(x, kernel, padding)
     return y, y
 
 
-def _forward(x, kernel):
-    return _conv2d_twice(x, kernel), (x, kernel)
+def _forward(padding, x, kernel):
+    y, pull_back = jax.vjp(lambda x, kernel: conv2d(x, kernel, padding), x, kernel)
+    return (y, y), pull_back
 
 
-def _backward(saved, gradients):
-    x, kernel = saved
+def _backward(padding, pull_back, gradients):
     passed, local = gradients
-    (to_input,) = jax.vjp(lambda x: conv2d(x, kernel), x)[1](passed)
-    (to_kernel,) = jax.vjp(lambda kernel: conv2d(x, kernel), kernel)[1](passed + local)
-    return to_input, to_kernel
+    return pull_back(passed)[0], pull_back(passed + local)[1]
 
 
 _conv2d_twice.defvjp(_forward, _backward)

@@ -46,8 +46,12 @@ def init_weights(
 
 
 def linear(params: Params, state: State, x: Float[Array, "batch ..."]) -> Float[Array, "batch ..."]:
-    """Applies a convolution (four-dimensional kernel) or a dense layer, with a bias if there is one; masked weights
-    count as zero.
+    """Applies a convolution or a dense layer: `multiply`, then `add_bias`."""
+    return add_bias(params, multiply(params, state, x))
+
+
+def multiply(params: Params, state: State, x: Float[Array, "batch ..."]) -> Float[Array, "batch ..."]:
+    """Applies a convolution (four-dimensional kernel) or a dense layer without its bias; masked weights count as zero.
 
     The gradient with respect to a `probe` of zeros in the state is that for every weight, including masked ones.
     """
@@ -56,7 +60,11 @@ def linear(params: Params, state: State, x: Float[Array, "batch ..."]) -> Float[
         kernel = jnp.where(state["mask"], kernel, 0.0)
     if "probe" in state:
         kernel = kernel + state["probe"].astype(kernel.dtype)
-    y = conv2d(x, kernel) if kernel.ndim == 4 else x @ kernel
+    return conv2d(x, kernel) if kernel.ndim == 4 else x @ kernel
+
+
+def add_bias(params: Params, y: Float[Array, "batch ..."]) -> Float[Array, "batch ..."]:
+    """Adds the bias of a layer, if it has one."""
     return y + params["bias"].reshape((1,) * (y.ndim - 1) + (-1,)) if "bias" in params else y
 
 

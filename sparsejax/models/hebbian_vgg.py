@@ -155,13 +155,14 @@ class HebbianVGG(Model):
         for i, block in enumerate(self._blocks(x.shape[1:])):
             name = block.name
             kernel = unit_norm(params[name]["kernel"])
-            padded = jnp.pad(x, ((0, 0), (self._edge,) * 2, (self._edge,) * 2, (0, 0)))
+            padding = "SAME" if self.padded else "VALID"
+            if block.hebbian and train and self.local_costs:
+                response, own = conv2d_twice(x, kernel, padding)
+            else:
+                response = own = conv2d(x, kernel, padding)
             if block.hebbian and train:
-                response, own = conv2d_twice(padded, kernel) if self.local_costs else (conv2d(padded, kernel),) * 2
                 cost = hebbian_cost(jax.nn.relu(own), demote=self.demote, promoted=self.promoted)
                 losses[f"hebbian{i + 1}"] = -self.alphas[i] * cost
-            else:
-                response = conv2d(padded, kernel)
             x = jax.nn.relu(response)
             if self._batch_norm(block):
                 norm = params[f"{name}_norm"]

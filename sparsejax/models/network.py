@@ -148,12 +148,15 @@ class SparseNetwork(Model):
         for index, stage in enumerate(stages):
             name, layer = stage.name, dict(variables.state[stage.name])
             convolution = len(stage.shape) == 4
-            x = blocks.linear(params[name], layer, x if convolution else x.reshape(x.shape[0], -1))
+            x = blocks.multiply(params[name], layer, x if convolution else x.reshape(x.shape[0], -1))
+            if convolution and not self.batch_norm:
+                x = max_pool2d(x, stage.pool)  # before the bias, which changes no maximum: fewer additions
+            x = blocks.add_bias(params[name], x)
             if self.batch_norm:
                 x, layer["norm"] = blocks.batch_norm(layer["norm"], x, train=train, axis_name=axis_name)
-            if convolution:
+            if convolution and self.batch_norm:
                 x = max_pool2d(x, stage.pool)
-            elif train and self.dropout is not None:
+            elif not convolution and train and self.dropout is not None:
                 x = dropout(_layer_keys(key, index), x, rate=self.dropout)
             x, state[name] = blocks.activate(
                 layer,

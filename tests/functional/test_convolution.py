@@ -9,17 +9,13 @@ import pytest
 from jax import lax
 
 from sparsejax.functional import conv2d, depthwise_conv2d, max_pool2d
-from sparsejax.functional.convolution import (
-    _by_convolution,
-    _by_grouped_convolution,
-    _by_patches,
-    _by_rows,
-    _by_shifts,
-    _rows_are_faster,
-)
+from sparsejax.functional.convolution import _by_convolution, _by_grouped_convolution, _by_shifts
+from sparsejax.functional.convolution_cpu import by_patches, by_rows, estimate_costs
+from sparsejax.functional.winograd import winograd
 from tests.functional.drawn import normal
 
 # Gradients of rows are taken at once for the first and third, row by row for the second and the last.
+NONE = ((0, 0), (0, 0))
 SHAPES = [
     ((3, 8, 9, 2), (5, 3, 2, 4)),
     ((2, 5, 5, 1), (5, 5, 1, 5)),
@@ -28,11 +24,26 @@ SHAPES = [
 ]
 
 
-@jax.jit
-def reference(x, kernel):
+@functools.partial(jax.jit, static_argnames="padding")
+def reference(x, kernel, padding="VALID"):
     return lax.conv_general_dilated(
-        x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"), precision=lax.Precision.HIGHEST
+        x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"), precision=lax.Precision.HIGHEST
     )
+
+
+def by_winograd(x, kernel):
+    return winograd(x, kernel, NONE)
+
+
+def by_convolution(x, kernel):
+    return _by_convolution(x, kernel, NONE)
+
+
+def close(form, got, exact):
+    """Asserts equality up to rounding, relative to the largest number: Winograd adds and subtracts multiples up to 5 of
+    the inputs and of the outputs' parts, so its error is some times that of a sum."""
+    rounding = 1e-5 if form is by_winograd else 2e-6
+    np.testing.assert_allclose(got, exact, rtol=0, atol=rounding * np.abs(exact).max())
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -45,20 +56,19 @@ def value_and_gradients(form, x, kernel):
 @pytest.mark.parametrize(
     ("form", "image", "filters"),
     [
-        *((form, *shapes) for form in (_by_patches, _by_rows) for shapes in SHAPES),
-        *((form, *SHAPES[0]) for form in (_by_convolution, conv2d)),
+        *((form, *shapes) for form in (by_patches, by_rows, by_winograd) for shapes in SHAPES),
+        *((form, *SHAPES[0]) for form in (by_convolution, conv2d)),
     ],
 )
 def test_every_form_and_its_gradients_equal_lax_conv(form, image, filters):
     x, kernel = normal(*image), normal(*filters, seed=1)
     y, ours = value_and_gradients(form, x, kernel)
     expected, gradients = value_and_gradients(reference, x, kernel)
-    np.testing.assert_allclose(y, expected, atol=2e-5)
-    for got, gradient in zip(ours, gradients, strict=True):
-        np.testing.assert_allclose(got, gradient, atol=5e-5)
+    for got, exact in zip((y, *ours), (expected, *gradients), strict=True):
+        close(form, got, exact)
 
 
-@pytest.mark.parametrize("form", [_by_patches, _by_rows, conv2d])
+@pytest.mark.parametrize("form", [by_patches, by_rows, by_winograd, conv2d])
 def test_tangents_of_images_and_of_kernels_alone_equal_those_of_lax_conv(form):
     x, kernel = normal(3, 8, 9, 2), normal(5, 3, 2, 4, seed=1)
     dx, dkernel = normal(*x.shape, seed=2), normal(*kernel.shape, seed=3)
@@ -71,16 +81,50 @@ def test_tangents_of_images_and_of_kernels_alone_equal_those_of_lax_conv(form):
         return of_both[1], of_kernel[1], of_images[1]
 
     for ours, expected in zip(tangents(form, x, kernel), tangents(reference, x, kernel), strict=True):
-        np.testing.assert_allclose(ours, expected, atol=5e-5)
+        close(form, ours, expected)
 
 
-def test_many_large_patches_are_added_up_by_rows_and_equal_lax_conv():
-    image, filters = (64, 12, 12, 30), (5, 5, 30, 30)
-    assert _rows_are_faster(image, filters)
-    assert not _rows_are_faster((4, *image[1:]), filters), "few patches fit the cache"
-    assert not _rows_are_faster((64, 28, 28, 1), (5, 5, 1, 30)), "the images are smaller than the output"
-    x, kernel = normal(*image), jnp.asarray(np.float32(0.1) * normal(*filters, seed=1))
-    np.testing.assert_allclose(jax.jit(conv2d)(x, kernel), reference(x, kernel), atol=5e-5)
+def fastest(batch, size, kernel):
+    costs = estimate_costs(batch, size - kernel[0] + 1, size - kernel[1] + 1, kernel)
+    return min(costs, key=costs.get)
+
+
+@pytest.mark.parametrize(
+    ("batch", "size", "kernel", "form"),
+    [
+        (64, 12, (5, 5, 32, 64), "winograd"),
+        (4, 12, (5, 5, 32, 64), "winograd"),
+        (128, 34, (3, 3, 32, 32), "winograd"),
+        (1, 12, (5, 5, 32, 64), "patches"),  # the kernel's transform would take longer than the products
+        (64, 28, (5, 5, 1, 32), "patches"),  # transforms of 32 outputs save nothing with one input
+        (64, 26, (7, 7, 6, 16), "rows"),  # patches exceed the cache, and the transforms of 64 places even more so
+        (4, 26, (7, 7, 6, 16), "patches"),
+        (64, 22, (11, 11, 6, 16), "rows"),  # too large for Winograd
+        (0, 12, (5, 5, 32, 64), "patches"),
+    ],
+)
+def test_the_form_depends_on_the_shapes(batch, size, kernel, form):
+    assert fastest(batch, size, kernel) == form
+
+
+@pytest.mark.parametrize(("image", "filters"), [((4, 12, 12, 32), (5, 5, 32, 32)), ((64, 20, 21, 6), (9, 5, 6, 6))])
+@pytest.mark.parametrize("padding", ["VALID", "SAME"])
+def test_forms_that_conv2d_chooses_equal_lax_conv(image, filters, padding):
+    x, kernel = normal(*image), np.float32(0.1) * normal(*filters, seed=1)
+    assert fastest(image[0], image[1], filters) == ("winograd" if filters[0] == 5 else "rows")
+    ours, expected = (functools.partial(form, padding=padding) for form in (conv2d, reference))
+    y, gradients = value_and_gradients(ours, x, kernel)
+    wanted, others = value_and_gradients(expected, x, kernel)
+    for got, exact in zip((y, *gradients), (wanted, *others), strict=True):
+        np.testing.assert_allclose(got, exact, atol=1e-5 * np.abs(exact).max())
+
+
+@pytest.mark.parametrize(("kh", "kw"), [(1, 1), (2, 3), (4, 6), (7, 5)])
+def test_same_padding_keeps_the_size_as_in_lax_conv(kh, kw):
+    x, kernel = normal(2, 6, 9, 3), normal(kh, kw, 3, 4, seed=1)
+    expected = reference(x, kernel, padding="SAME")
+    np.testing.assert_allclose(jax.jit(functools.partial(conv2d, padding="SAME"))(x, kernel), expected, atol=5e-5)
+    np.testing.assert_allclose(conv2d(normal(1, 2, 2, 3), kernel, "SAME").shape, (1, 2, 2, 4))
 
 
 def test_a_convolution_by_hand():
@@ -89,7 +133,7 @@ def test_a_convolution_by_hand():
     np.testing.assert_array_equal(conv2d(x, kernel).reshape(2, 2), [[-4, -4], [-4, -4]])
 
 
-@pytest.mark.parametrize("form", [_by_rows, conv2d])
+@pytest.mark.parametrize("form", [by_rows, by_winograd, conv2d])
 def test_members_of_a_vmap_have_their_own_kernels(form):
     x, kernels = normal(2, 5, 5, 2), normal(3, 3, 3, 2, 4, seed=1)
     together = jax.jit(jax.vmap(form, in_axes=(None, 0)))(x, kernels)
@@ -132,6 +176,8 @@ def test_half_precision_is_kept():
 def test_shapes_that_do_not_fit_are_refused(image, filters):
     with pytest.raises(ValueError, match="Cannot convolve images"):
         conv2d(jnp.ones(image), jnp.ones(filters))
+    with pytest.raises(ValueError, match="padding"):
+        conv2d(jnp.ones((2, 6, 6, 2)), jnp.ones((3, 3, 2, 4)), "FULL")
 
 
 DEPTHWISE = [((3, 8, 9, 4), (5, 3, 4)), ((2, 4, 4, 3), (2, 4, 3)), ((1, 2, 3, 2), (5, 5, 2)), ((2, 3, 3, 1), (1, 1, 1))]
