@@ -4,10 +4,10 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float
 
 from sparsejax.coding.iterate import check_loop, iterate
+from sparsejax.coding.largest import first_largest
 from sparsejax.coding.objective import AnyArray, Code, problem, product, ratio, restore_batch_axes
 from sparsejax.functional.arguments import checked
 
@@ -77,7 +77,7 @@ def _sparse_set(x, dictionary, start, l0, tolerance, *, max_iterations, check_ev
     def update(state, _):
         code, c = state
         change, gain = best(state)
-        j = lax.argmax(gain, 1, jnp.int32)
+        j = first_largest(gain)
         step = jnp.take_along_axis(change, j[:, None], 1)
         step = jnp.where(jnp.take_along_axis(gain, j[:, None], 1) > 0, step, 0)
         return code.at[jnp.arange(len(j), dtype=jnp.int32), j].add(step[:, 0]), c - step * gram[j]

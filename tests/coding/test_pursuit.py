@@ -10,9 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsejax.coding import matching_pursuit, orthogonal_matching_pursuit, sparse_set
+from sparsejax.coding.largest import first_largest
 from tests.coding.problems import problem
 
 each_pursuit = pytest.mark.parametrize("pursue", [matching_pursuit, orthogonal_matching_pursuit], ids=["mp", "omp"])
+
+
+@pytest.mark.parametrize("atoms", [1, 5, 16, 17, 31, 100])
+def test_the_first_largest_is_the_argmax(atoms):
+    rng = np.random.default_rng(atoms)
+    for scores in (rng.standard_normal((40, atoms)), rng.integers(-2, 2, (40, atoms))):
+        scores = scores.astype(np.float32)
+        np.testing.assert_array_equal(first_largest(jnp.asarray(scores)), scores.argmax(1))
+        scores[np.arange(40), rng.integers(0, atoms, 40)] = np.nan
+        np.testing.assert_array_equal(first_largest(jnp.asarray(scores)), scores.argmax(1))
 
 
 @pytest.mark.parametrize("shape", [(16, 24), (8, 40)])
