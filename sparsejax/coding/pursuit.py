@@ -8,8 +8,15 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from sparsejax.coding.iterate import check_loop, iterate
-from sparsejax.coding.objective import AnyArray, Code, correlations, problem, product, ratio, restore_batch_axes
+from sparsejax.coding.largest import first_largest
+from sparsejax.coding.objective import AnyArray, Code, problem, product, ratio, restore_batch_axes
 from sparsejax.functional.arguments import checked
+
+# An atom depends on those chosen before it if no more than this fraction of its squared norm is outside their span.
+_DEPENDENT = 1e-5
+# Rows of the Gram matrix subtracted in one pass over the correlations, which XLA vectorises and which reads the rows in
+# place. More need fewer passes, but meet more empty slots; 4 to 16 take about as long.
+_SLOTS_AT_ONCE = 8
 
 
 @checked
@@ -52,26 +59,27 @@ def matching_pursuit(
 
 @jax.jit
 def _matching_pursuit(x, dictionary, start, k, tolerance):
-    gram = product(dictionary.T, dictionary)
-    squares = jnp.diagonal(gram)
+    directions, lengths = _directions(dictionary)
+    gram = product(directions.T, directions)
 
     def update(state, data):
         code, c = state
-        j = _best(c, squares)
-        change = _at(c, j) / jnp.where(squares > 0, squares, 1)[j]
-        return code.at[jnp.arange(len(j), dtype=jnp.int32), j].add(change), c - change[:, None] * gram[j]
+        j = first_largest(jnp.abs(c))
+        change = jnp.take_along_axis(c, j[:, None], 1)
+        code = code.at[jnp.arange(len(j), dtype=jnp.int32), j].add(change[:, 0])
+        return code, c - change * gram[j]
 
     residual = x - product(start, dictionary.T)
-    state, taken, gap = iterate(
+    (code, _), taken, gap = iterate(
         update,
-        lambda state, x: _remaining_energy(x, dictionary, state[0]),
-        (start, product(residual, dictionary)),
+        lambda state, x: _remaining_energy(x, directions, state[0]),
+        (start * lengths[None, :], product(residual, directions)),
         x,
         tolerance=tolerance,
         max_iterations=k,
         check_every=1,
     )
-    return Code(state[0], taken, gap)
+    return Code(code / lengths[None, :], taken, gap)
 
 
 @checked
@@ -85,9 +93,14 @@ def orthogonal_matching_pursuit(
 ) -> Code:
     r"""Codes x by k different atoms, chosen as in `matching_pursuit`; refits all coefficients at each step.
 
-    For each example, the inverse M of the Gram matrix' Cholesky factor grows by a row per step; :math:`M^T M c_S` is
-    then the change of the coefficients, which also corrects earlier rounding errors. Correlations are recomputed from
-    the code: a matrix product, which takes most of the time.
+    The batch algorithm of Rubinstein et al.: no residual is computed, only its correlations with the atoms, from the
+    Gram matrix G and the code on the chosen atoms S,
+
+    .. math:: c = D^T x - G_S a_S
+
+    For each example, the inverse M of the Cholesky factor of :math:`G_{SS}` grows by a row per step;
+    :math:`M^T M c_S` is then the change of the coefficients, which also corrects earlier rounding errors. A step costs
+    as many operations as the chosen atoms have entries in G.
 
     Args:
       x: `[..., inputs]`.
@@ -105,62 +118,91 @@ def orthogonal_matching_pursuit(
 
     References:
       Pati, Rezaiifar & Krishnaprasad, Orthogonal matching pursuit, 1993; Rubinstein, Zibulevsky & Elad, Efficient
-      implementation of the K-SVD algorithm using batch orthogonal matching pursuit, 2008 (the Cholesky factor; keeping
-      its inverse, and the correction by the current correlations, are ours).
+      implementation of the K-SVD algorithm using batch orthogonal matching pursuit, 2008 (Batch-OMP; keeping the
+      inverse of the Cholesky factor, and the correction by the current correlations, are ours).
     """
     _check(k, at_most)
     check_loop(tolerance, k)
-    x, dictionary, start, batch = problem(x, dictionary, None)
+    x, dictionary, _, batch = problem(x, dictionary, None)
     if at_most is None and not isinstance(k, int):
         raise ValueError("k is an array; pass a static upper bound, such as at_most=32, or a Python integer.")
-    slots = max(1, min(k if at_most is None else at_most, *dictionary.shape))
-    return restore_batch_axes(_orthogonal(x, dictionary, start, jnp.minimum(k, slots), tolerance, slots=slots), batch)
+    most = max(1, min(k if at_most is None else at_most, *dictionary.shape))
+    return restore_batch_axes(_orthogonal(x, dictionary, jnp.minimum(k, most), tolerance, most=most), batch)
 
 
-@functools.partial(jax.jit, static_argnames="slots")
-def _orthogonal(x, dictionary, start, k, tolerance, *, slots):
-    gram, evaluate = product(dictionary.T, dictionary), correlations(dictionary)
-    squares = jnp.diagonal(gram)
+@functools.partial(jax.jit, static_argnames="most")
+def _orthogonal(x, dictionary, k, tolerance, *, most):
+    at_once = min(_SLOTS_AT_ONCE, most)
+    slots = -(-most // at_once) * at_once
+    directions, lengths = _directions(dictionary)
+    gram = product(directions.T, directions)
+    squares = jnp.diagonal(gram)  # 1 up to rounding, 0 for an atom of norm 0
+
+    def append(j, values, c, chosen, inverse, free, count):
+        """Adds atom j to the code of one example, unless it depends on those chosen, and refits all coefficients."""
+        # Rows and columns of the inverse from `count` on are 0, so what the other slots contain does not matter.
+        along = product(inverse, gram[j, chosen])
+        left = squares[j] - jnp.sum(along**2)
+        new = left > _DEPENDENT
+        row = jax.nn.one_hot(count, slots, dtype=left.dtype) - product(along, inverse)
+        row = jnp.where(new, row / jnp.sqrt(jnp.where(new, left, 1)), 0)
+        inverse, chosen = inverse.at[count].set(row, mode="drop"), chosen.at[count].set(j, mode="drop")
+        values = values + product(product(inverse, c[chosen]), inverse)
+        return values, chosen, inverse, free.at[j].set(False), count + new.astype(jnp.int32)
 
     def update(state, data):
-        code, c, chosen, inverse, free, count = state
-        examples, slot = jnp.arange(len(count), dtype=jnp.int32), jnp.arange(slots, dtype=jnp.int32)
-        j = _best(jnp.where(free, c, 0), squares)
-        products = jnp.where(slot[None, :] < count[:, None], gram[j[:, None], chosen], 0)
-        along = jnp.einsum("est,et->es", inverse, products, precision=lax.Precision.HIGHEST)
-        left = squares[j] - jnp.sum(along**2, -1)
-        new = left > 1e-5 * squares[j]  # also false for an atom of norm 0
-        length = jnp.sqrt(jnp.where(new, left, 1))
-        row = -jnp.einsum("es,est->et", along, inverse, precision=lax.Precision.HIGHEST)
-        row = (row + jax.nn.one_hot(count, slots, dtype=row.dtype)) / length[:, None]
-        row = jnp.where(new[:, None], row, 0)
-        inverse = inverse.at[examples, count].set(row, mode="drop")
-        chosen = chosen.at[examples, count].set(j, mode="drop")
-        count = count + new.astype(jnp.int32)
-        on = jnp.where(slot[None, :] < count[:, None], jnp.take_along_axis(c, chosen, 1), 0)
-        along = jnp.einsum("est,et->es", inverse, on, precision=lax.Precision.HIGHEST)
-        change = jnp.einsum("es,est->et", along, inverse, precision=lax.Precision.HIGHEST)
-        code = code.at[examples[:, None], chosen].add(change)
-        return code, evaluate(code, *data)[0], chosen, inverse, free.at[examples, j].set(False), count
+        values, c, chosen, inverse, free, count = state
+        j = first_largest(jnp.where(free, jnp.abs(c), 0))
+        values, chosen, inverse, free, count = jax.vmap(append)(j, values, c, chosen, inverse, free, count)
+        c = _subtract_explained(data[0], gram, values, chosen, jnp.max(count, initial=0), at_once=at_once)
+        return values, c, chosen, inverse, free, count
 
+    @jax.vmap
+    def spread(values, chosen):
+        """Returns the code of the directions `[examples, atoms]`."""
+        return jnp.zeros(lengths.shape, values.dtype).at[chosen].add(values)
+
+    b = product(x, directions)
     state = (
-        start,
-        product(x, dictionary),
+        jnp.zeros((len(x), slots), x.dtype),
+        b,
         jnp.zeros((len(x), slots), jnp.int32),
         jnp.zeros((len(x), slots, slots), x.dtype),
-        jnp.ones(start.shape, bool),
+        jnp.ones(b.shape, bool),
         jnp.zeros(len(x), jnp.int32),
     )
-    state, taken, gap = iterate(
+    (values, _, chosen, *_), taken, gap = iterate(
         update,
-        lambda state, data: _remaining_energy(data[1], dictionary, state[0]),
+        lambda state, data: _remaining_energy(data[1], directions, spread(state[0], state[2])),
         state,
-        (product(x, dictionary), x),
+        (b, x),
         tolerance=tolerance,
         max_iterations=k,
         check_every=1,
     )
-    return Code(state[0], taken, gap)
+    return Code(spread(values, chosen) / lengths[None, :], taken, gap)
+
+
+def _subtract_explained(b: Array, gram: Array, values: Array, chosen: Array, count: Array, *, at_once: int) -> Array:
+    r"""Returns :math:`D^T r = D^T x - G_S a_S` `[examples, atoms]`, given b = D^T x.
+
+    Args:
+      b: `[examples, atoms]`.
+      gram: `[atoms, atoms]`.
+      values: a_S `[examples, slots]`, 0 in slots without an atom.
+      chosen: S, the atom of each slot `[examples, slots]`.
+      count: the slots in use.
+      at_once: the slots, a divisor of their number, whose atoms are subtracted in one pass over the correlations.
+    """
+
+    def subtract(block: int | Array, c: Array) -> Array:
+        for slot in range(at_once):
+            value, j = (lax.dynamic_index_in_dim(a, block * at_once + slot, 1, False) for a in (values, chosen))
+            c = c - value[:, None] * gram[j]
+        return c
+
+    # The first pass is apart from the loop, which would copy b.
+    return lax.fori_loop(1, -(-count // at_once), subtract, subtract(0, b))
 
 
 def _check(k: int | Array, at_most: int | None) -> None:
@@ -170,14 +212,11 @@ def _check(k: int | Array, at_most: int | None) -> None:
         raise ValueError(f"at_most is {at_most}; expected 1 or more, a static upper bound of k.")
 
 
-def _best(c: Array, squares: Array) -> Array:
-    """Returns the atom whose direction correlates best with the residual, for each example."""
-    lengths = jnp.sqrt(jnp.where(squares > 0, squares, jnp.inf))
-    return lax.argmax(jnp.abs(c) / lengths[None, :], 1, jnp.int32)
-
-
-def _at(c: Array, j: Array) -> Array:
-    return jnp.take_along_axis(c, j[:, None], 1)[:, 0]
+def _directions(dictionary: Array) -> tuple[Array, Array]:
+    """Returns the atoms scaled to norm 1, and their norms `[atoms]`; atoms of norm 0 stay 0 and get 1."""
+    squares = jnp.sum(dictionary**2, 0)
+    lengths = jnp.sqrt(jnp.where(squares > 0, squares, 1))
+    return jnp.where(squares[None, :] == 0, 0, dictionary / lengths[None, :]), lengths
 
 
 def _remaining_energy(x: Array, dictionary: Array, code: Array) -> Array:

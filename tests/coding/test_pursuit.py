@@ -26,13 +26,27 @@ def test_the_first_largest_is_the_argmax(atoms):
         np.testing.assert_array_equal(first_largest(jnp.asarray(scores)), scores.argmax(1))
 
 
-@pytest.mark.parametrize("shape", [(16, 24), (8, 40)])
-def test_orthogonal_matching_pursuit_is_scikit_learns(shape):
+@pytest.mark.parametrize(("inputs", "atoms", "k"), [(16, 24, 5), (8, 40, 5), (40, 50, 20), (40, 100, 9)])
+def test_orthogonal_matching_pursuit_is_scikit_learns(inputs, atoms, k):
     linear_model = pytest.importorskip("sklearn.linear_model")
-    x, dictionary = problem(inputs=shape[0], atoms=shape[1])
-    ours = orthogonal_matching_pursuit(x, dictionary, k=5).code
-    expected = linear_model.orthogonal_mp(dictionary.astype(np.float64), x.T.astype(np.float64), n_nonzero_coefs=5)
-    np.testing.assert_allclose(ours, expected.T, atol=1e-4)
+    x, dictionary = (array.astype(np.float64) for array in problem(inputs=inputs, atoms=atoms))
+    dictionary /= np.linalg.norm(dictionary, axis=0)
+    expected = linear_model.orthogonal_mp(dictionary, x.T, n_nonzero_coefs=k).T
+    ours = orthogonal_matching_pursuit(x.astype(np.float32), dictionary.astype(np.float32), k=k).code
+    np.testing.assert_allclose(ours, expected, atol=1e-4)
+    with jax.enable_x64(True):
+        ours = np.asarray(orthogonal_matching_pursuit(x, dictionary, k=k).code)
+    np.testing.assert_array_equal(ours != 0, expected != 0)
+    np.testing.assert_allclose(ours, expected, atol=1e-12)
+
+
+@each_pursuit
+def test_the_norm_of_atoms_changes_only_the_coefficients(pursue):
+    x, dictionary = problem()
+    norms = np.random.default_rng(1).uniform(0.01, 100, dictionary.shape[1]).astype(np.float32)
+    result, other = pursue(x, dictionary, k=6), pursue(x, dictionary * norms, k=6)
+    np.testing.assert_allclose(np.asarray(other.code) * norms, result.code, atol=1e-5)
+    np.testing.assert_allclose(other.gap, result.gap, atol=1e-6)
 
 
 def test_an_atom_chosen_again_accumulates():
@@ -117,6 +131,51 @@ def test_more_steps_than_inputs_end_at_no_error():
     result = orthogonal_matching_pursuit(x, dictionary, k=20)
     np.testing.assert_allclose(result.gap, 0, atol=1e-8)
     assert np.all((np.asarray(result.code) != 0).sum(1) <= 8)
+
+
+def test_dependent_atoms_end_at_the_least_squares_solution():
+    # Six independent atoms, their multiples and sums; examples meet the dependent ones at different steps.
+    x, dictionary = problem(examples=40, inputs=16, atoms=6)
+    dictionary = np.concatenate([dictionary, -2 * dictionary, dictionary + dictionary[:, ::-1]], 1)
+    result = orthogonal_matching_pursuit(x, dictionary, k=16)
+    code = np.asarray(result.code)
+    assert np.all((code != 0).sum(1) <= 6)
+    best = np.linalg.lstsq(dictionary, x.T, rcond=1e-5)[0].T
+    np.testing.assert_allclose(code @ dictionary.T, best @ dictionary.T, atol=1e-4)
+
+
+@each_pursuit
+def test_nan_stays_in_its_example(pursue):
+    x, dictionary = problem()
+    clean = pursue(x, dictionary, k=4)
+    x[3, 2] = np.nan
+    result = pursue(x, dictionary, k=4)
+    assert np.isnan(result.code[3]).any() and np.isnan(result.gap[3])
+    others = np.arange(len(x)) != 3
+    np.testing.assert_array_equal(result.code[others], clean.code[others])
+    dictionary[1, 7] = np.nan
+    assert np.isnan(pursue(x, dictionary, k=4).code).any(1).all()
+
+
+@each_pursuit
+def test_a_vmap_is_a_batch_and_the_code_is_linear_on_its_atoms(pursue):
+    x, dictionary = problem()
+
+    def of(x):
+        return pursue(x, dictionary, k=10).code
+
+    code, tangent = jax.jvp(of, (x,), (x,))
+    np.testing.assert_allclose(tangent, code, atol=1e-4)
+    np.testing.assert_allclose(jax.vmap(of)(x), code, atol=1e-5)
+
+
+@pytest.mark.optimized
+def test_orthogonal_matching_pursuit_copies_no_rows_of_the_gram_matrix():
+    x, dictionary = jax.ShapeDtypeStruct((256, 32), jnp.float32), jax.ShapeDtypeStruct((32, 512), jnp.float32)
+    program = jax.jit(lambda x, dictionary: orthogonal_matching_pursuit(x, dictionary, k=32)).lower(x, dictionary)
+    memory = program.compile().memory_analysis()
+    eight_rows_each = 4 * 8 * 256 * 512
+    assert memory.temp_size_in_bytes < 1.5 * eight_rows_each
 
 
 def test_matching_pursuit_continues_from_a_code():
