@@ -57,8 +57,7 @@ def measure(twin: Twin | None) -> Report:
     else:
         remarks.append(
             "SPAMS solves the lasso by LARS, in as many steps as a code has entries, where ours repeat products of "
-            "hundreds of patches, each until it is done; its pursuit works patch by patch in the cache. Ours are the "
-            "same programs on an accelerator."
+            "hundreds of patches, each until it is done. Ours are the same programs on an accelerator."
         )
     for atoms in ATOMS:
         dictionary = _dictionary(training, atoms)

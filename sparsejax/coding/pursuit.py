@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from sparsejax.coding.iterate import check_loop, iterate
+from sparsejax.coding.iterate import check_loop, in_parts, iterate
 from sparsejax.coding.largest import first_largest
 from sparsejax.coding.objective import AnyArray, Code, problem, product, ratio, restore_batch_axes
 from sparsejax.functional.arguments import checked
@@ -162,25 +162,28 @@ def _orthogonal(x, dictionary, k, tolerance, *, most):
         """Returns the code of the directions `[examples, atoms]`."""
         return jnp.zeros(lengths.shape, values.dtype).at[chosen].add(values)
 
-    b = product(x, directions)
-    state = (
-        jnp.zeros((len(x), slots), x.dtype),
-        b,
-        jnp.zeros((len(x), slots), jnp.int32),
-        jnp.zeros((len(x), slots, slots), x.dtype),
-        jnp.ones(b.shape, bool),
-        jnp.zeros(len(x), jnp.int32),
-    )
-    (values, _, chosen, *_), taken, gap = iterate(
-        update,
-        lambda state, data: _remaining_energy(data[1], directions, spread(state[0], state[2])),
-        state,
-        (b, x),
-        tolerance=tolerance,
-        max_iterations=k,
-        check_every=1,
-    )
-    return Code(spread(values, chosen) / lengths[None, :], taken, gap)
+    def solve(x):
+        b = product(x, directions)
+        state = (
+            jnp.zeros((len(x), slots), x.dtype),
+            b,
+            jnp.zeros((len(x), slots), jnp.int32),
+            jnp.zeros((len(x), slots, slots), x.dtype),
+            jnp.ones(b.shape, bool),
+            jnp.zeros(len(x), jnp.int32),
+        )
+        (values, _, chosen, *_), taken, gap = iterate(
+            update,
+            lambda state, data: _remaining_energy(data[1], directions, spread(state[0], state[2])),
+            state,
+            (b, x),
+            tolerance=tolerance,
+            max_iterations=k,
+            check_every=1,
+        )
+        return Code(spread(values, chosen) / lengths[None, :], taken, gap)
+
+    return in_parts(solve, x)
 
 
 def _subtract_explained(b: Array, gram: Array, values: Array, chosen: Array, count: Array, *, at_once: int) -> Array:

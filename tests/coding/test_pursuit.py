@@ -169,6 +169,19 @@ def test_a_vmap_is_a_batch_and_the_code_is_linear_on_its_atoms(pursue):
     np.testing.assert_allclose(jax.vmap(of)(x), code, atol=1e-5)
 
 
+def test_large_and_sharded_batches_give_the_codes_of_small_ones():
+    x, dictionary = problem(examples=2048)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    by_examples = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    sharded = orthogonal_matching_pursuit(jax.device_put(x, by_examples), dictionary, k=3)
+    assert sharded.code.sharding.is_equivalent_to(by_examples, 2)
+    small = [orthogonal_matching_pursuit(part, dictionary, k=3) for part in np.split(x, 8)]
+    odd = orthogonal_matching_pursuit(x[:2041], dictionary, k=3)
+    for whole, most, *parts in zip(sharded, odd, *small, strict=True):
+        np.testing.assert_allclose(whole, np.concatenate(parts), atol=1e-5)
+        np.testing.assert_allclose(most, whole[:2041], atol=1e-5)
+
+
 @pytest.mark.optimized
 def test_orthogonal_matching_pursuit_copies_no_rows_of_the_gram_matrix():
     x, dictionary = jax.ShapeDtypeStruct((256, 32), jnp.float32), jax.ShapeDtypeStruct((32, 512), jnp.float32)
