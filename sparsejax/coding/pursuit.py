@@ -165,7 +165,8 @@ def _orthogonal(x, dictionary, k, tolerance, *, most):
     def solve(x):
         b = product(x, directions)
         state = (
-            jnp.zeros((len(x), slots), x.dtype),
+            # Behind the barrier, or XLA would compute the first code, of zeros, entry by entry while it compiles.
+            lax.optimization_barrier(jnp.zeros((len(x), slots), x.dtype)),
             b,
             jnp.zeros((len(x), slots), jnp.int32),
             jnp.zeros((len(x), slots, slots), x.dtype),
