@@ -17,12 +17,47 @@ PICTURES = ROOT / "docs" / "performance"
 _RATES = {"gflop_per_s": "GFLOP/s", "gbyte_per_s": "GB/s"}
 """Rates of ours, by XLA's cost analysis, which counts one iteration of a loop."""
 _FOUND = {"robust": "part that stands, ours and theirs", "median": "median distance, ours and theirs (ratio by image)"}
+_ORDER = (
+    *("kwinners", "kwinners_step", "ensemble", "sae_decode", "inference", "convolution", "codes", "attacks"),
+    *("selection", "explain_away", "autoencoder", "data", "scaling"),
+)
+"""Groups in the order of the page: first what users choose the library for."""
+_NAMES = {
+    "kwinners": "k-winners against alternatives", "kwinners_step": "The training step of Sparse CNN-2",
+    "ensemble": "A grid of networks", "sae_decode": "Decoding by the winners' rows",
+    "inference": "Inference by the winners' rows", "convolution": "Convolution on a CPU", "codes": "Sparse codes",
+    "attacks": "Adversarial attacks", "selection": "Selection of winners", "explain_away": "The explain-away loop",
+    "autoencoder": "A noisy autoencoder", "data": "Batches of data", "scaling": "Several devices on the same cores",
+    "accelerator": "On an accelerator",
+}  # fmt: skip
+_BEHIND = 0.95
+_CAUSES: dict[str, tuple[tuple[str, str], ...]] = {
+    "kwinners": (("lax.top_k", "one short row: a single search costs more than its sort"),
+                 ("ReLU", "the search itself, beside a step that has none")),
+    "kwinners_step": (("dense", "the selection of winners, and the mask"),
+                      ("without k-winners", "the selection of winners"),
+                      ("PyTorch", "the first convolution: patches of one channel, and their gradient")),
+    "sae_decode": (("PyTorch", "its loop over the winners' rows is written by hand; XLA gathers row after row"),
+                   ("dense product", "beyond the density up to which rows are taken")),
+    "inference": (("dense product", "near or beyond the density up to which rows are taken"),
+                  ("PyTorch", "XLA's convolutions of few images"),
+                  ("dense network", "the selection of winners")),
+    "convolution": (("0.1", "the same form: noise"),
+                    ("PyTorch", "few channels, or few images: patches and transforms are written out and read again")),
+    "codes": (("SPAMS lasso", "coordinate descent in float32 needs fewer passes than FISTA at loose tolerances"),
+              ("SPAMS omp", "its loop is written by hand for one signal at a time")),
+    "attacks": (("", "the network's convolutions, forward and backward"),),
+    "selection": (("torch", "all values tie at the threshold: the search reads the row once more, quickselect ends"),),
+    "autoencoder": (("PyTorch", "both wait for the same product and for Adam's memory"),),
+    "scaling": (("1 device", "the devices share the machine's cores, and the batch grows with them"),),
+}  # fmt: skip
+"""Group -> parts of a row's case or peer, and why such rows are behind."""
 _ABOUT = """\
 # Speed
 
 Medians in milliseconds, alternating between ours and the peer's in one run; the ratio is the peer's time over ours,
 above 1 where we are faster. `python -m benchmarks --list` lists the groups; `python -m benchmarks.page` writes this
-page from their results in `benchmarks/results/`.
+page from their results in `benchmarks/results/`. The last section lists the rows in which a peer is faster, and why.
 """
 
 
@@ -31,7 +66,7 @@ def page() -> str:
     lines = [_ABOUT]
     for path, result in _results():
         rows = result["rows"]
-        lines += [f"## {path.stem.replace('_', ' ')}\n", f"{result['device']}; `{result['command']}`\n"]
+        lines += [f"## {_NAMES[_group(path)]}\n", f"{result['device']}; `{result['command']}`\n"]
         if _curves(rows):
             lines.append(f"![{path.stem.replace('_', ' ')} on logarithmic axes](performance/{path.stem}.png)\n")
         if most := result.get("ceilings"):
@@ -48,7 +83,31 @@ def page() -> str:
                      *(_both(row.get("details", {}), name) for name in found)]  # fmt: skip
             lines.append(f"| {' | '.join(map(_cell, cells))} |")
         lines += ["", *(f"- {_cell(remark)}" for remark in result["remarks"]), ""]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_behind()])
+
+
+def _behind() -> list[str]:
+    """Returns the section of the rows in which a peer is faster by more than a twentieth."""
+    rows = [(path, row) for path, result in _results() for row in result["rows"] if row["ratio"] is not None]
+    slower = [(path, row) for path, row in rows if row["ratio"] < _BEHIND]
+    lines = ["## Where a peer is faster\n",
+             f"By more than a twentieth, in {len(slower)} of {len(rows)} rows.\n",
+             "| group | case | peer | ratio | cause |", "|---|---|---|---|---|"]  # fmt: skip
+    for path, row in slower:
+        cells = [_NAMES[_group(path)], row["case"], row["peer"], row["ratio"], _cause(_group(path), row)]
+        lines.append(f"| {' | '.join(map(_cell, cells))} |")
+    return [*lines, ""]
+
+
+def _cause(group: str, row: dict[str, Any]) -> str:
+    """Returns why a row is behind: the first cause whose part is in its peer or case."""
+    causes = _CAUSES.get(group, ())
+    return next((cause for part, cause in causes if part in row["peer"] or part in row["case"]), "not known")
+
+
+def _group(path: Path) -> str:
+    """Returns the group of a result file, `DEVICE_GROUP.json`."""
+    return path.stem.split("_", 1)[1]
 
 
 def _both(details: dict[str, float], name: str) -> str:
@@ -64,7 +123,8 @@ def pictures() -> dict[str, bytes]:
 
 
 def _results() -> list[tuple[Path, dict[str, Any]]]:
-    paths = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+    paths = list((ROOT / "benchmarks" / "results").glob("*.json"))
+    paths.sort(key=lambda path: (_ORDER.index(_group(path)) if _group(path) in _ORDER else -1, path.stem))
     return [(path, json.loads(path.read_text(encoding="utf-8"))) for path in paths]
 
 

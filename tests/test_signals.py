@@ -124,6 +124,7 @@ def test_a_second_ctrl_c_does_not_wait_for_the_end_of_a_step(monkeypatch):
         os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.mark.slow
 @pytest.mark.optimized
 def test_a_run_stopped_again_and_again_keeps_three_checkpoints_and_its_history(tmp_path):
     told = stop_until_done(tmp_path, 3, random.Random(3))

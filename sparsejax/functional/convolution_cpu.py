@@ -3,10 +3,8 @@
 import functools
 import math
 
-import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array
 
 from sparsejax.functional.sums import at_least_float32
@@ -15,7 +13,7 @@ from sparsejax.functional.winograd import LARGEST_KERNEL, tile_size, winograd
 Padding = tuple[tuple[int, int], tuple[int, int]]
 """Zeros before and after rows, and before and after columns."""
 
-_WRITTEN, _NARROW, _CACHED = 36, 24, 2**21
+_WRITTEN, _NARROW, _CACHED, _MOST_PARTS = 36, 32, 2**20, 8
 
 
 def conv2d_on_cpu(x: Array, kernel: Array, padding: Padding) -> Array:
@@ -33,9 +31,10 @@ def conv2d_on_cpu(x: Array, kernel: Array, padding: Padding) -> Array:
 def estimate_costs(batch: int, rows: int, columns: int, kernel: tuple[int, ...]) -> dict[str, float]:
     """Returns the time of each form, forward and both gradients, in multiplications: "patches", "rows", "winograd".
 
-    A number that a form writes and reads again takes the time of 36 multiplications, in patches that fit the cache that
-    of 18; fewer than 24 channels take the time of 24 in Winograd's steps. So fitted to 84 shapes on 2 cores, the rule
-    loses 4 % on average and 26 % at most, except for a single image of 4 x 4 x 256.
+    A number that a form writes and reads again takes the time of 36 multiplications, in the cache that of 18; fewer
+    than 32 channels take the time of 32 in Winograd's steps. So fitted to 85 shapes of 1 to 64 images on 2 cores, the
+    rule loses 5 % on average against the fastest form of each, and at most half except for one image of 6 x 6 x 256.
+    `python -m benchmarks --group convolution` compares the forms.
 
     Args:
       batch: number of images.
@@ -44,13 +43,11 @@ def estimate_costs(batch: int, rows: int, columns: int, kernel: tuple[int, ...])
       kernel: shape `[kh, kw, inputs, outputs]`.
     """
     kh, kw, inputs, outputs = kernel
-    positions, height = batch * rows * columns, rows + kh - 1
-    patches = positions * kh * kw * inputs
-    gathered = batch * height * columns * kw * inputs + positions * kh * outputs
-    cached = patches < _CACHED
+    patches = batch * rows * columns * kh * kw * inputs
+    across = batch * (rows + kh - 1) * columns
     costs = {
-        "patches": patches * (outputs + _WRITTEN / (2 if cached else 1)),
-        "rows": math.inf if cached else patches * outputs + _WRITTEN * gathered,
+        "patches": patches * (outputs + _WRITTEN / (2 if patches < 2 * _CACHED else 1)),
+        "rows": across * (kw * inputs * kh * outputs + _WRITTEN / 2 * (kw * inputs + kh * outputs)),
         "winograd": math.inf,
     }
     if max(kh, kw) <= LARGEST_KERNEL:
@@ -58,7 +55,7 @@ def estimate_costs(batch: int, rows: int, columns: int, kernel: tuple[int, ...])
         for size, taps in ((rows, kh), (columns, kw)):
             tile = tile_size(size, taps)
             tiles, places = tiles * math.ceil(size / tile), places * (tile + taps - 1)
-        written = tiles * (max(inputs, _NARROW) + max(outputs, _NARROW)) + inputs * outputs
+        written = tiles * (max(inputs, _NARROW) + max(outputs, _NARROW)) + inputs * outputs / 2
         costs["winograd"] = places * (tiles * inputs * outputs + _WRITTEN * written)
     return costs
 
@@ -84,51 +81,28 @@ def _gather_along_rows(x, kernel):
     return jnp.concatenate([x[:, :, j : j + columns] for j in range(kw)], axis=-1)
 
 
-def by_rows(x, kernel):
-    """Gathers along rows only and sums over the rows of the kernel: 1/kh of the memory of all patches."""
-    across = lax.optimization_barrier(_gather_along_rows(x, kernel))
-    kh, _, _, outputs = kernel.shape
-    # Gradients of all rows at once are two products instead of 2 kh: faster, unless many rows have no output.
-    added = _add_rows_at_once if outputs * (kh - 1) < 16 * (x.shape[1] - kh + 1) else _add_rows
-    return lax.optimization_barrier(added(across, kernel))
+def by_rows(x: Array, kernel: Array) -> Array:
+    """Multiplies the inputs that an output has in a row with the weights of all rows, and adds the rows.
 
+    That writes `kw * inputs + kh * outputs` numbers at a position, not `kh * kw * inputs`. Images are computed in parts
+    whose numbers stay in the cache. A part has images at equal distances, so that each device has its own of a batch
+    that is sharded.
+    """
+    batch, height, width, inputs = x.shape
+    kh, kw, _, outputs = kernel.shape
+    columns = width - kw + 1
+    # Weights as in patches. The barriers keep the compiler from gathering and adding within the products.
+    weights = lax.optimization_barrier(kernel.transpose(0, 3, 1, 2).reshape(kh * outputs, kw * inputs))
 
-def _add_rows(across, kernel):
-    kh, kw, inputs, outputs = kernel.shape
-    batch, height, columns, _ = across.shape
-    rows = height - kh + 1
+    def of_part(x: Array) -> Array:
+        across = lax.optimization_barrier(_gather_along_rows(x, kernel)).reshape(-1, kw * inputs)
+        product = lax.optimization_barrier(lax.dot_general(across, weights, (((1,), (1,)), ((), ()))))
+        rows = lax.split(product.reshape(-1, height, columns, kh, outputs), (1,) * kh, 3)
+        moved = (jnp.squeeze(row, 3)[:, i : i + height - kh + 1] for i, row in enumerate(rows))
+        return lax.optimization_barrier(functools.reduce(jnp.add, moved))
 
-    # Transposed like the weights of all patches.
-    weights = lax.optimization_barrier(kernel.reshape(kh, kw * inputs, outputs).swapaxes(1, 2))
-
-    def product(i):
-        seen = across[:, i : i + rows].reshape(-1, kw * inputs)
-        return lax.dot_general(seen, weights[i], (((1,), (1,)), ((), ())))
-
-    return functools.reduce(jnp.add, map(product, range(kh))).reshape(batch, rows, columns, outputs)
-
-
-_add_rows_at_once = jax.custom_jvp(_add_rows)
-
-
-def _add_rows_jvp(primals, tangents):
-    # Transposed, the single product over all rows becomes one product per gradient.
-    across, kernel = primals
-    kh, kw, inputs, outputs = kernel.shape
-
-    def product(across, kernel):
-        return across.reshape(-1, kw * inputs) @ kernel.transpose(1, 2, 0, 3).reshape(kw * inputs, kh * outputs)
-
-    def moved(i):
-        part = products[..., i * outputs : (i + 1) * outputs]
-        return jnp.pad(part, ((0, 0), (kh - 1 - i, i), (0, 0), (0, 0)))
-
-    pairs = ((tangents[0], kernel), (across, tangents[1]))
-    terms = [product(*pair) for pair in pairs if not any(isinstance(one, SymbolicZero) for one in pair)]
-    products = lax.optimization_barrier(functools.reduce(jnp.add, terms)).reshape(*across.shape[:3], kh * outputs)
-    tangent = functools.reduce(jnp.add, map(moved, range(kh)))[:, kh - 1 : across.shape[1]]
-    return _add_rows_at_once(across, kernel), tangent
-
-
-# Symbolic zeros, because the images of the first layer have no tangent: otherwise their product is computed.
-_add_rows_at_once.defjvp(_add_rows_jvp, symbolic_zeros=True)
+    wanted = math.ceil(batch * height * columns * (kw * inputs + kh * outputs) / _CACHED)
+    parts = next((parts for parts in range(wanted, _MOST_PARTS + 1) if batch % parts == 0), 1)
+    images = x.reshape(batch // parts, parts, height, width, inputs)
+    y = jnp.stack([of_part(images[:, part]) for part in range(parts)], 1)
+    return y.reshape(batch, *y.shape[2:])

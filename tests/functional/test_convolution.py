@@ -14,7 +14,6 @@ from sparsejax.functional.convolution_cpu import by_patches, by_rows, estimate_c
 from sparsejax.functional.winograd import winograd
 from tests.functional.drawn import normal
 
-# Gradients of rows are taken at once for the first and third, row by row for the second and the last.
 NONE = ((0, 0), (0, 0))
 SHAPES = [
     ((3, 8, 9, 2), (5, 3, 2, 4)),
@@ -95,10 +94,9 @@ def fastest(batch, size, kernel):
         (64, 12, (5, 5, 32, 64), "winograd"),
         (4, 12, (5, 5, 32, 64), "winograd"),
         (128, 34, (3, 3, 32, 32), "winograd"),
-        (1, 12, (5, 5, 32, 64), "patches"),  # the kernel's transform would take longer than the products
+        (1, 6, (3, 3, 256, 256), "patches"),  # the transform of the kernel would take longer than the products
         (64, 28, (5, 5, 1, 32), "patches"),  # transforms of 32 outputs save nothing with one input
-        (64, 26, (7, 7, 6, 16), "rows"),  # patches exceed the cache, and the transforms of 64 places even more so
-        (4, 26, (7, 7, 6, 16), "patches"),
+        (64, 26, (7, 7, 6, 16), "rows"),  # 154 numbers at a position, patches 294, Winograd's transforms more
         (64, 22, (11, 11, 6, 16), "rows"),  # too large for Winograd
         (0, 12, (5, 5, 32, 64), "patches"),
     ],

@@ -102,6 +102,9 @@ def cases() -> dict[str, Case]:
         "mean_threshold": Case(F.mean_threshold, (images,)),
         "hebbian_cost": Case(lambda x: F.hebbian_cost(x, demote=0.1), (jnp.abs(images),), (), "mean"),
         "conv2d": Case(F.conv2d, (images,), (filters,)),
+        "conv2d, in tiles": Case(
+            lambda x, w: F.conv2d(jnp.tile(x, (1, 7, 7, 6)), jnp.tile(w, (1, 1, 6, 6)), "SAME"), (images,), (filters,)
+        ),
         "conv2d_twice": Case(F.conv2d_twice, (images,), (filters,)),
         "depthwise_conv2d": Case(F.depthwise_conv2d, (images,), (filters[..., 0],)),
         "max_pool2d": Case(F.max_pool2d, (images,)),

@@ -86,7 +86,7 @@ def test_the_two_newest_and_the_best_stay_also_across_restarts(tmp_path):
         assert len(list((tmp_path / "c").iterdir())) <= 3
 
 
-@pytest.mark.parametrize("saves", [20, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("saves", [6, pytest.param(200, marks=pytest.mark.slow)])
 def test_checkpoints_are_read_while_a_run_replaces_them(tmp_path, saves):
     ended, said = threading.Event(), []
 
