@@ -4,7 +4,9 @@
 trained. In training, make the boost state mutable: `model.apply(variables, x, train=True, mutable=["boost"])`.
 """
 
+import functools
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -161,12 +163,13 @@ class SparseDense(nn.Module):
 
 
 class SparseConv(nn.Module):
-    """A convolution of images, stride 1 and no padding, with sparse filters: `functional.conv2d`.
+    """A convolution of images with stride 1 and sparse filters: `functional.conv2d`.
 
     It has the attributes and the mask of `SparseDense`; a filter has height * width * channels inputs.
 
     Attributes:
       kernel_size: height and width of the filters.
+      padding: "VALID", none, or "SAME", zeros that keep the size of the images.
 
     Examples:
       >>> import jax
@@ -183,11 +186,13 @@ class SparseConv(nn.Module):
     bias_init: Initializer | None = None
     use_bias: bool = True
     dtype: DTypeLike | None = None
+    padding: Literal["VALID", "SAME"] = "VALID"
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch height width channels"]) -> Float[Array, "batch rows columns units"]:
-        """Maps `[batch, H, W, C]` to `[batch, H - kh + 1, W - kw + 1, features]`."""
-        return _apply(self, functional.conv2d, x, (*self.kernel_size, x.shape[-1], self.features))
+        """Maps `[batch, H, W, C]` to `[batch, H - kh + 1, W - kw + 1, features]`, or `[batch, H, W, features]`."""
+        convolve = functools.partial(functional.conv2d, padding=self.padding)
+        return _apply(self, convolve, x, (*self.kernel_size, x.shape[-1], self.features))
 
 
 def _apply(layer: SparseDense | SparseConv, product: Callable, x: Array, shape: tuple[int, ...]) -> Array:

@@ -5,7 +5,9 @@ from the parameters. Each variable is one array: `nnx.to_pure_dict` of a model's
 and `nnx.replace_by_pure_dict` restores it. `model.train()` and `model.eval()` set the layers' mode.
 """
 
+import functools
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -217,7 +219,7 @@ class SparseDense(nnx.Module):
 
 
 class SparseConv(nnx.Module):
-    """A convolution of images, stride 1 and no padding, with sparse filters: `functional.conv2d`.
+    """A convolution of images with stride 1 and sparse filters: `functional.conv2d`.
 
     It has the mask of `SparseDense`; a filter has height * width * channels inputs.
 
@@ -231,6 +233,7 @@ class SparseConv(nnx.Module):
       bias_init: as in `SparseDense`.
       use_bias: whether to add biases.
       dtype: of the computation.
+      padding: "VALID", none, or "SAME", zeros that keep the size of the images.
 
     Examples:
       >>> SparseConv(2, 4, (3, 3), density=0.5, rngs=nnx.Rngs(0))(jnp.ones((2, 8, 8, 2))).shape
@@ -254,13 +257,14 @@ class SparseConv(nnx.Module):
         bias_init: Initializer | None = None,
         use_bias: bool = True,
         dtype: DTypeLike | None = None,
+        padding: Literal["VALID", "SAME"] = "VALID",
     ):
-        self.dtype = dtype
+        self.dtype, self.padding = dtype, padding
         _init_weights(self, (*kernel_size, inputs, features), density, rngs, kernel_init, bias_init, use_bias)
 
     def __call__(self, x: Float[Array, "batch height width channels"]) -> Float[Array, "batch rows columns units"]:
-        """Maps `[batch, H, W, C]` to `[batch, H - kh + 1, W - kw + 1, features]`."""
-        return _apply(self, functional.conv2d, x)
+        """Maps `[batch, H, W, C]` to `[batch, H - kh + 1, W - kw + 1, features]`, or `[batch, H, W, features]`."""
+        return _apply(self, functools.partial(functional.conv2d, padding=self.padding), x)
 
 
 def _init_weights(layer, shape, density, rngs, kernel_init, bias_init, use_bias) -> None:

@@ -172,6 +172,20 @@ def expected_linear(kind, x, kernel, mask, bias):
     return x @ kernel + bias[None] if kind == "dense" else functional.conv2d(x, kernel) + bias[None, None, None]
 
 
+@pytest.mark.parametrize("kind", ["linen", "nnx"])
+def test_same_padding_keeps_the_size_of_the_images(kind):
+    x = jnp.ones((2, 5, 6, 2))
+    if kind == "linen":
+        layer = linen.SparseConv(4, kernel_size=(3, 2), density=1, padding="SAME")
+        y, variables = layer.init_with_output(jax.random.key(0), x)
+        kernel, bias = variables["params"]["kernel"], variables["params"]["bias"]
+    else:
+        layer = nnx.SparseConv(2, 4, (3, 2), density=1, padding="SAME", rngs=flax_nnx.Rngs(0))
+        y, kernel, bias = layer(x), layer.kernel.get_value(), layer.bias.get_value()
+    np.testing.assert_allclose(y, functional.conv2d(x, kernel, "SAME") + bias.reshape(1, 1, 1, -1), atol=1e-6)
+    assert y.shape == (2, 5, 6, 4)
+
+
 def nnx_linear(kind, **changes):
     shape = LINEAR[kind][2]
     size = () if kind == "dense" else (shape[:2],)

@@ -23,7 +23,8 @@ def conv2d_on_cpu(x: Array, kernel: Array, padding: Padding) -> Array:
     )
     costs = estimate_costs(x.shape[0], rows, columns, kernel.shape)
     if min(costs, key=costs.__getitem__) == "winograd":
-        return winograd(at_least_float32(x), at_least_float32(kernel), padding).astype(x.dtype)
+        wider = max(x.dtype, kernel.dtype, key=lambda dtype: dtype.itemsize)
+        return winograd(at_least_float32(x), at_least_float32(kernel), padding).astype(wider)
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     return (by_patches if costs["patches"] <= costs["rows"] else by_rows)(x, kernel)
 

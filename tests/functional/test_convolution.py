@@ -160,6 +160,20 @@ def test_pooling_equals_reduce_window(shape, window):
     assert gradient.sum() == y.size
 
 
+@pytest.mark.parametrize("image", [(2, 6, 6, 2), (8, 16, 16, 32)])  # patches and Winograd
+@pytest.mark.parametrize(
+    ("dtypes", "expected"), [("bfloat16 bfloat16", "bfloat16"), ("float16 float16", "float16"),
+                             ("bfloat16 float32", "float32"), ("float32 bfloat16", "float32")]
+)  # fmt: skip
+def test_every_form_returns_the_wider_of_the_types(image, dtypes, expected):
+    of_images, of_kernel = map(jnp.dtype, dtypes.split())
+    x, kernel = normal(*image).astype(of_images), normal(3, 3, image[-1], 32, seed=1).astype(of_kernel)
+    y = conv2d(x, kernel)
+    exact = reference(np.float32(x), np.float32(kernel))
+    assert y.dtype == expected
+    np.testing.assert_allclose(np.float32(y), exact, atol=float(jnp.finfo(expected).eps) * 10 * np.abs(exact).max())
+
+
 def test_half_precision_is_kept():
     x = np.ones((2, 6, 6, 2), jnp.bfloat16)
     assert jax.eval_shape(conv2d, x, np.ones((3, 3, 2, 2), jnp.bfloat16)).dtype == jnp.bfloat16
