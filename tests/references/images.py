@@ -17,16 +17,21 @@ def correlate(x, kernel):
     return sum(parts, np.zeros((len(x), rows, columns, kernel.shape[-1])))
 
 
+def pad_to_same(x, kernel):
+    around = [((size - 1) // 2, size - 1 - (size - 1) // 2) for size in kernel.shape[:2]]
+    return np.pad(x, ((0, 0), *around, (0, 0)))
+
+
 @reference("conv2d")
 def _(a, y):
     finite(a.x, a.kernel)
-    return correlate(a.x, a.kernel)
+    return correlate(pad_to_same(a.x, a.kernel) if a.padding == "SAME" else a.x, a.kernel)
 
 
 @reference("conv2d_twice")
 def _(a, y):
     finite(a.x, a.kernel)
-    return correlate(a.x, a.kernel), correlate(a.x, a.kernel)
+    return (correlate(pad_to_same(a.x, a.kernel) if a.padding == "SAME" else a.x, a.kernel),) * 2
 
 
 @reference("depthwise_conv2d")
@@ -34,8 +39,7 @@ def _(a, y):
     finite(a.x, a.kernel)
     kh, kw, channels = a.kernel.shape
     need(kh, kw)
-    around = [((size - 1) // 2, size - 1 - (size - 1) // 2) for size in (kh, kw)]
-    padded = np.pad(a.x, ((0, 0), *around, (0, 0)))
+    padded = pad_to_same(a.x, a.kernel)
     full = np.zeros((kh, kw, channels, channels))
     full[..., np.arange(channels), np.arange(channels)] = a.kernel
     return correlate(padded, full)

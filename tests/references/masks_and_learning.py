@@ -72,7 +72,7 @@ def _(a, y):
 
 @reference("k_schedule")
 def _(a, y):
-    k_min, epochs = round(a.k_min), round(a.epochs)
+    k_min, epochs = round(float(a.k_min)), round(float(a.epochs))
     need(1 <= k_min <= a.n, 1 <= epochs <= 46340, np.isfinite(a.epoch).all())
     t = np.minimum(np.floor(np.clip(a.epoch, 0, 46340)), epochs) / epochs
     exact = a.n - (a.n - k_min) * t if a.kind == "linear" else a.n * (k_min / a.n) ** t
