@@ -21,7 +21,7 @@ from sparsejax.evaluation.attacks.square import square
 Attack = Callable[[Array, Array, PRNGKeyArray], Adversarial]
 """`attack(images, labels, key)`, a compiled function."""
 
-_FEW = 16
+_FEW = 4
 
 
 def survivors_of(
