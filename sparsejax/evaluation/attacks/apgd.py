@@ -212,7 +212,7 @@ def _climb(
             best=jnp.where(expand(better, x), state.now, state.best),
             best_gradient=jnp.where(expand(better, x), gradient, state.best_gradient),
             best_loss=jnp.where(better, losses, state.best_loss),
-            rises=state.rises + ((losses > state.loss) & (i > 0)).astype(jnp.int32),
+            rises=state.rises + ((losses > state.loss) & (i > 0)).astype(x.dtype),
             checked_loss=jnp.where(i == 0, losses, state.checked_loss),
             since=state.since + (i > 0).astype(jnp.int32),
             done=wrong,
@@ -249,7 +249,7 @@ def _climb(
 
 def _is_without_progress(state: _Climb) -> Array:
     """Returns which examples return to their best points, at a checkpoint."""
-    seldom = state.rises.astype(state.loss.dtype) <= _RISES * state.period.astype(state.loss.dtype)
+    seldom = state.rises <= _RISES * state.period.astype(state.rises.dtype)
     stuck = ~state.halved & (state.checked_loss >= state.best_loss)
     return seldom | stuck
 
