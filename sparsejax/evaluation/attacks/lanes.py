@@ -47,12 +47,12 @@ def run_in_lanes(
         number, steps, waiting, states = carry
         rows = jnp.nonzero(waiting, size=width, fill_value=count)[0]
         own = jax.tree.map(lambda leaf: leaf.at[rows].get(mode="clip"), (examples, states, steps))
-        states_now, done = step(*own, number)
+        after, done = step(own[0], own[1], own[2], number)
         taken = own[2] + 1
         # A row beyond the end, of a lane without an example, is not written.
-        after = (taken, ~done & (taken < iterations), states_now)
         write = lambda leaf, new: leaf.at[rows].set(new.astype(leaf.dtype), mode="drop")  # noqa: E731
-        return number + 1, *jax.tree.map(write, (steps, waiting, states), after)
+        new = (taken, ~done & (taken < iterations), after)
+        return number + 1, *jax.tree.map(write, (steps, waiting, states), new)
 
     start = (jnp.int32(0), jnp.zeros(count, jnp.int32), waiting, states)
     _, steps, _, states = lax.while_loop(lambda carry: jnp.any(carry[2]), turn, start)

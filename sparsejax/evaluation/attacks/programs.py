@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import eval_jaxpr
 from jax.extend.core import ClosedJaxpr
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -85,14 +86,15 @@ def _program(closed: ClosedJaxpr, given: Sequence[Array]) -> Callable[..., Any]:
     Programs are the same if their StableHLO is, which contains every constant that is no argument. It names callbacks
     to Python only by number, so that those are compiled anew.
     """
-    lowered = jax.jit(functools.partial(jax.core.eval_jaxpr, closed.jaxpr)).lower(closed.consts, *given)
-    if closed.effects or jax.config.jax_use_simplified_jaxpr_constants:
+    lowered = jax.jit(functools.partial(eval_jaxpr, closed.jaxpr)).lower(closed.consts, *given)
+    if closed.effects or getattr(jax.config, "jax_use_simplified_jaxpr_constants", False):
         return lowered.compile()
     text = lowered.as_text()
     if "callback" in text:
         return lowered.compile()
-    places = [getattr(array, "sharding", None) for array in (*closed.consts, *given)]
-    key = hashlib.sha256(f"{places} {jax.config.jax_default_device} {text}".encode()).digest()
+    places: list[Any] = [getattr(array, "sharding", None) for array in (*closed.consts, *given)]
+    places.append(getattr(jax.config, "jax_default_device", None))
+    key = hashlib.sha256(f"{places} {text}".encode()).digest()
     program = _PROGRAMS.pop(key, None) or lowered.compile()
     _PROGRAMS[key] = program  # at the end: the first is the one not used for the longest time
     if len(_PROGRAMS) > _KEPT:
