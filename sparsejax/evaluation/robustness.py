@@ -17,6 +17,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from sparsejax.errors import ConfigError
+from sparsejax.evaluation.attack_progress import AttackProgress, Watch
 from sparsejax.evaluation.attacks.ensemble import auto_attack, by_target, survivors_of
 from sparsejax.evaluation.attacks.fmn import fmn
 from sparsejax.evaluation.attacks.geometry import Bounds, Norm
@@ -58,11 +59,13 @@ def robustness_report(
 ) -> dict[str, Any]:
     """Measures accuracy on clean, noisy and attacked images, and the median distance to a misclassified image.
 
+    On a terminal a bar shows the progress of each attack.
+
     Args:
       logits_fn: `logits_fn(x) -> [batch, classes]` for images within the bounds (normalise inside it), or with `draws`
-        `logits_fn(x, key)`. Any JAX code works. Programs are compiled for this call, except for a network that is a
-        pytree of all its arrays, such as `jax.tree_util.Partial(apply, variables)`: later calls reuse them, also for
-        other variables.
+        `logits_fn(x, key)`. Any JAX code works. It is traced at every call, but later calls reuse compiled programs of
+        the same operations, also for other arrays. A pytree of all its arrays, such as
+        `jax.tree_util.Partial(apply, variables)`, is not even traced again.
       images: floating-point numbers `[n, ...]` within the bounds.
       labels: integers `[n]`, classes from 0.
       key: for all random numbers.
@@ -128,7 +131,8 @@ def robustness_report(
         runs = {name: _runner(entry, logits_fn, classes, some, settings) for name, entry in entries[norm].items()}
         if autoattack:
             runs["auto_attack"] = functools.partial(_auto_attack, logits_fn, some, settings)
-        within = _accuracy_within(runs, some, right[:attacked], several)
+        with AttackProgress() as progress:
+            within = _accuracy_within(runs, some, right[:attacked], several, name_of(norm), progress)
         report[name_of(norm)] = within if np.ndim(balls[norm]) else within[several[0]]
     for norm in minimal:
         settings = {"norm": norm, "iterations": minimal_iterations, "bounds": bounds, "draws": draws}
@@ -152,19 +156,24 @@ class _Images(NamedTuple):
     batch_size: int
 
 
-_Run = Callable[[float, np.ndarray], np.ndarray]
-"""`run(epsilon, rows)` attacks the images of these rows, and returns which of them are still right."""
+_Run = Callable[[float, np.ndarray, Watch], np.ndarray]
+"""`run(epsilon, rows, watch)` attacks the images of these rows, and returns which of them are still right."""
 
 
 def _accuracy_within(
-    runs: Mapping[str, _Run], images: _Images, right: np.ndarray, radii: Sequence[float]
+    runs: Mapping[str, _Run],
+    images: _Images,
+    right: np.ndarray,
+    radii: Sequence[float],
+    norm: str,
+    progress: AttackProgress,
 ) -> dict[float, dict[str, float]]:
     """Returns radius -> attack -> accuracy, and under "all" that against all of them; the radii ascend."""
     left, within = {name: right.copy() for name in runs}, {}
     for epsilon in radii:
         for name, run in runs.items():
             rows = np.flatnonzero(left[name])
-            left[name][rows] = run(epsilon, rows)
+            left[name][rows] = run(epsilon, rows, progress.of(name, norm, epsilon))
         standing = {**left, "all": np.all([right, *left.values()], axis=0)}
         within[epsilon] = {name: float(alone.sum() / len(images.x)) for name, alone in standing.items()}
     return within
@@ -175,19 +184,20 @@ def _runner(entry: Entry, logits_fn: LogitsFn, classes: int, images: _Images, se
     attack = compile_attack(entry.attack, logits_fn, **settings)
     turns = by_target(attack, classes) if entry.targeted else [attack]
 
-    def run(epsilon: float, rows: np.ndarray) -> np.ndarray:
+    def run(epsilon: float, rows: np.ndarray, watch: Watch) -> np.ndarray:
         own = {"key": jax.random.fold_in(images.key, 1000), "batch_size": images.batch_size, "epsilon": epsilon}
-        return survivors_of(turns, images.x[rows], images.y[rows], **own)[1][-1]
+        return survivors_of(turns, images.x[rows], images.y[rows], watch=watch, **own)[1][-1]
 
     return run
 
 
 def _auto_attack(
-    logits_fn: LogitsFn, images: _Images, settings: dict[str, Any], epsilon: float, rows: np.ndarray
+    logits_fn: LogitsFn, images: _Images, settings: dict[str, Any], epsilon: float, rows: np.ndarray, watch: Watch
 ) -> np.ndarray:
     found = auto_attack(
         logits_fn, jnp.asarray(images.x[rows]), jnp.asarray(images.y[rows]), epsilon=epsilon,
-        key=jax.random.fold_in(images.key, 1001), batch_size=images.batch_size, **settings,
+        key=jax.random.fold_in(images.key, 1001), batch_size=images.batch_size, watch=watch,
+        **settings,
     )  # fmt: skip
     return ~np.asarray(found.success)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sparsejax.errors import ConfigError
-from sparsejax.evaluation.attacks import Adversarial, fmn
+from sparsejax.evaluation.attacks import Adversarial, fmn, programs
 from sparsejax.evaluation.attacks.geometry import expand, length
 from sparsejax.evaluation.robustness import robustness_report
 from tests.evaluation.attacks.networks import curved, linear
@@ -156,6 +156,40 @@ def test_a_network_that_is_a_pytree_compiles_once_for_all_its_arrays():
     second = report(jax.tree_util.Partial(apply, other), case.x, case.labels, **settings)
     again = report(lambda x: other(x), case.x, case.labels, **settings)
     assert second == again and first["clean"] > second["clean"]
+
+
+def test_a_function_compiles_once_for_all_the_arrays_that_it_closes_over():
+    case = curved()
+    kept: dict = programs._PROGRAMS
+    kept.clear()
+
+    def accuracy(sign):
+        weights = jax.tree.map(lambda leaf: jnp.asarray(sign * leaf), case.logits)
+        answers = report(lambda x: weights(x), case.x, case.labels, balls={"linf": 0.02}, attacks=("pgd",))
+        return answers["clean"], answers["linf"]["pgd"]
+
+    first, compiled = accuracy(1), list(kept.values())
+    assert accuracy(1) == first and set(map(id, kept.values())) == set(map(id, compiled)), "nothing is compiled again"
+    other = accuracy(-1)
+    assert other[0] < first[0] and set(map(id, kept.values())) == set(map(id, compiled))
+    as_pytree = jax.tree_util.Partial(lambda network, x: network(x), jax.tree.map(lambda leaf: -leaf, case.logits))
+    same = report(as_pytree, case.x, case.labels, balls={"linf": 0.02}, attacks=("pgd",))
+    assert other == (same["clean"], same["linf"]["pgd"])
+
+
+def test_callbacks_of_two_functions_are_not_confused():
+    case, asked = curved(), []
+
+    def network(name):
+        def ask(x):
+            asked.append(name)
+            return np.asarray(case.logits(x), np.float32)
+
+        return lambda x: jax.pure_callback(ask, jax.ShapeDtypeStruct((len(x), 5), jnp.float32), x)
+
+    for name in ("first", "second"):
+        report(network(name), case.x, case.labels, noise={}, balls={}, attacks=())
+    assert set(asked) == {"first", "second"}
 
 
 def test_arrays_of_a_function_are_read_at_every_call():

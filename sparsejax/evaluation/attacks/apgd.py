@@ -1,5 +1,6 @@
 """APGD: projected gradient ascent with momentum and adaptive step sizes, on three losses."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from sparsejax.errors import ConfigError
 from sparsejax.evaluation.attacks.apgd_l1 import climb_l1
 from sparsejax.evaluation.attacks.geometry import BALLS, Bounds, Norm, expand, inside, length, steepest
+from sparsejax.evaluation.attacks.lanes import run_in_lanes
 from sparsejax.evaluation.attacks.losses import Loss, cross_entropy, dlr, runner_up, targeted_dlr
 from sparsejax.evaluation.attacks.network import LogitsFn
 from sparsejax.evaluation.attacks.pgd import Adversarial
@@ -25,7 +27,6 @@ class _Climb(NamedTuple):
 
     now: Array
     before: Array
-    gradient: Array
     loss: Array
     best: Array
     best_gradient: Array
@@ -34,6 +35,8 @@ class _Climb(NamedTuple):
     rises: Array
     checked_loss: Array
     halved: Array
+    since: Array
+    period: Array
     done: Array
 
 
@@ -85,7 +88,7 @@ def apgd(
     problem = pose(
         logits_fn, x, labels, epsilon=epsilon, norm=norm, bounds=bounds, draws=draws, key=key, random=True
     )  # fmt: skip
-    found = _climb(problem, norm, loss, iterations, bounds)
+    found = _climb(problem, norm, lambda _: loss, iterations, bounds, problem.labels)
     return found._replace(images=problem.network.shown(found.images))
 
 
@@ -172,7 +175,7 @@ def apgd_targeted(
     def attack(found: Adversarial, rank: Array) -> tuple[Adversarial, None]:
         target = runner_up(logits, labels, rank)
         own = problem._replace(key=jax.random.fold_in(key, rank))
-        again = _climb(own, norm, targeted_dlr(target), iterations, bounds, found.success)
+        again = _climb(own, norm, targeted_dlr, iterations, bounds, target, found.success)
         images = jnp.where(expand(found.success, x), found.images, again.images)
         return Adversarial(images, found.success | again.success), None
 
@@ -181,73 +184,74 @@ def apgd_targeted(
 
 
 def _climb(
-    problem: Problem, norm: Norm, loss: Loss, iterations: int, bounds: Bounds, done: Array | None = None
+    problem: Problem,
+    norm: Norm,
+    loss: Callable[[Array], Loss],
+    iterations: int,
+    bounds: Bounds,
+    target: Array,
+    done: Array | None = None,
 ) -> Adversarial:
+    """Maximises `loss(target)`, `target` having one entry per example; examples that are done stay."""
+    spared = jnp.zeros(problem.x.shape[:1], bool) if done is None else done
     if norm == "l1":
-        return climb_l1(problem, loss, iterations, bounds, done)
+        return climb_l1(problem, loss, iterations, bounds, target, spared)
     network, x, labels, radius, key = problem
     start_key, key = jax.random.split(key)
     start = _on_the_sphere(start_key, x, radius, norm, bounds)
-    losses, gradient, wrong = network.loss_and_gradient(loss, start, labels, jax.random.fold_in(key, iterations))
-    done = wrong if done is None else wrong | done
-    nothing = jnp.zeros_like(losses)
-    state = _Climb(
-        start, start, gradient, losses, start, gradient, losses, 2 * radius, nothing, losses, nothing > 0, done
-    )
+    shortest, decrease = max(int(0.06 * iterations), 1), max(int(0.03 * iterations), 1)
 
-    def unfinished(carry):
-        i, state, *_ = carry
-        return (i < iterations) & ~jnp.all(state.done)
-
-    def step(carry):
-        i, state, since, period = carry
-        share = jnp.where(i > 0, _MOMENTUM, 1.0).astype(x.dtype)
-        there = state.now + expand(state.step, x) * steepest(state.gradient, norm)
-        there = inside(x, there, radius, norm, bounds)
-        moved = state.now + share * (there - state.now) + (1 - share) * (state.now - state.before)
-        now = inside(x, moved, radius, norm, bounds)
-        losses, gradient, wrong = network.loss_and_gradient(loss, now, labels, jax.random.fold_in(key, i))
-        better = losses > state.best_loss
-        after = state._replace(
-            now=now,
-            before=state.now,
-            gradient=gradient,
+    def step(examples, state, i, turn):
+        x, labels, radius, target = examples
+        losses, gradient, wrong = network.around(x).loss_and_gradient(
+            loss(target), state.now, labels, jax.random.fold_in(key, turn)
+        )
+        better = (losses > state.best_loss) | (i == 0)
+        state = state._replace(
             loss=losses,
-            best=jnp.where(expand(better, x), now, state.best),
+            best=jnp.where(expand(better, x), state.now, state.best),
             best_gradient=jnp.where(expand(better, x), gradient, state.best_gradient),
-            best_loss=jnp.maximum(losses, state.best_loss),
-            rises=state.rises + (losses > state.loss).astype(x.dtype),
+            best_loss=jnp.where(better, losses, state.best_loss),
+            rises=state.rises + ((losses > state.loss) & (i > 0)).astype(x.dtype),
+            checked_loss=jnp.where(i == 0, losses, state.checked_loss),
+            since=state.since + (i > 0).astype(jnp.int32),
             done=wrong,
         )
-        due = since + 1 >= period
-        after = jax.tree.map(lambda a, b: jnp.where(due, a, b), _apply_checkpoint(after, period), after)
-        # Misclassified examples stay unchanged.
-        state = jax.tree.map(lambda a, b: jnp.where(expand(state.done, a), b, a), after, state)
-        shrunk = jnp.maximum(period - max(int(0.03 * iterations), 1), max(int(0.06 * iterations), 1))
-        return i + 1, state, jnp.where(due, 0, since + 1), jnp.where(due, shrunk, period)
+        due = state.since >= state.period
+        halve = due & _is_without_progress(state)
+        back = expand(halve, x)
+        now, gradient = jnp.where(back, state.best, state.now), jnp.where(back, state.best_gradient, gradient)
+        size = jnp.where(halve, state.step / 2, state.step)
+        there = inside(x, now + expand(size, x) * steepest(gradient, norm), radius, norm, bounds)
+        share = expand(jnp.where(i > 0, _MOMENTUM, 1.0).astype(x.dtype), x)
+        moved = inside(x, now + share * (there - now) + (1 - share) * (now - state.before), radius, norm, bounds)
+        state = state._replace(
+            now=jnp.where(expand(wrong, x), state.now, moved),  # a misclassified image stays
+            before=now,
+            step=size,
+            rises=jnp.where(due, 0, state.rises),
+            checked_loss=jnp.where(due, state.best_loss, state.checked_loss),
+            halved=jnp.where(due, halve, state.halved),
+            since=jnp.where(due, 0, state.since),
+            period=jnp.where(due, jnp.maximum(state.period - decrease, shortest), state.period),
+        )
+        return state, wrong
 
-    first = jnp.int32(max(int(0.22 * iterations), 1))
-    _, state, *_ = lax.while_loop(unfinished, step, (jnp.int32(0), state, jnp.int32(0), first))
-    return Adversarial(jnp.where(expand(state.done, x), state.now, state.best), state.done)
+    nothing, none, unset = jnp.zeros_like(radius), jnp.zeros_like(labels), jnp.zeros_like(spared)
+    first = _Climb(
+        start, start, nothing, start, jnp.zeros_like(start), nothing, 2 * radius, nothing, nothing, unset, none,
+        none + max(int(0.22 * iterations), 1), unset,
+    )  # fmt: skip
+    # The first step only evaluates the start.
+    state, _ = run_in_lanes(step, (x, labels, radius, target), first, ~spared, iterations=iterations + 1)
+    return Adversarial(jnp.where(expand(state.done, x), state.now, state.best), state.done | spared)
 
 
-def _apply_checkpoint(state: _Climb, period: Array) -> _Climb:
-    """Returns examples without progress to their best points, with half the step size.
-
-    One that is misclassified now stays: its best point, of the largest loss, need not be.
-    """
-    seldom = state.rises <= _RISES * period.astype(state.rises.dtype)
+def _is_without_progress(state: _Climb) -> Array:
+    """Returns which examples return to their best points, at a checkpoint."""
+    seldom = state.rises <= _RISES * state.period.astype(state.rises.dtype)
     stuck = ~state.halved & (state.checked_loss >= state.best_loss)
-    halve = (seldom | stuck) & ~state.done
-    back = expand(halve, state.now)
-    return state._replace(
-        now=jnp.where(back, state.best, state.now),
-        gradient=jnp.where(back, state.best_gradient, state.gradient),
-        step=jnp.where(halve, state.step / 2, state.step),
-        rises=jnp.zeros_like(state.rises),
-        checked_loss=state.best_loss,
-        halved=halve,
-    )
+    return seldom | stuck
 
 
 def _on_the_sphere(key: PRNGKeyArray, x: Array, radius: Array, norm: Norm, bounds: Bounds) -> Array:

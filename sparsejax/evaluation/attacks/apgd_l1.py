@@ -1,14 +1,15 @@
 """APGD within balls of l1: steps as sparse as the best point found, in balls that shrink to epsilon."""
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array
 
 from sparsejax.evaluation.attacks.geometry import Bounds, expand, flatten, inside, length
+from sparsejax.evaluation.attacks.lanes import run_in_lanes
 from sparsejax.evaluation.attacks.losses import Loss
 from sparsejax.evaluation.attacks.pgd import Adversarial
 from sparsejax.evaluation.attacks.problem import Problem
@@ -24,7 +25,6 @@ class _Climb(NamedTuple):
     """Per example: current point, best point with loss and gradient, and the length and density of its step."""
 
     now: Array
-    gradient: Array
     best: Array
     best_gradient: Array
     best_loss: Array
@@ -34,15 +34,16 @@ class _Climb(NamedTuple):
     done: Array
 
 
-def climb_l1(problem: Problem, loss: Loss, iterations: int, bounds: Bounds, done: Array | None = None) -> Adversarial:
-    """Maximises a loss in three stages, from a random start; examples misclassified at the start are unchanged.
+def climb_l1(
+    problem: Problem, loss: Callable[[Array], Loss], iterations: int, bounds: Bounds, target: Array, spared: Array
+) -> Adversarial:
+    """Maximises `loss(target)` in three stages, from a random start; examples that are spared stay.
 
     References:
       Croce & Hein, Mind the box: l1-APGD for sparse adversarial attacks on image classifiers, 2021, algorithm 1 and
       section 3.2 (the stages).
     """
-    network, x, labels, radius, key = problem
-    spared = jnp.zeros(x.shape[:1], bool) if done is None else done
+    _, x, _, radius, key = problem
     start_key, key = jax.random.split(key)
     found = Adversarial(x + jax.random.normal(start_key, x.shape, x.dtype), spared)
     density = jnp.full(x.shape[:1], 0.2, x.dtype)
@@ -51,57 +52,53 @@ def climb_l1(problem: Problem, loss: Loss, iterations: int, bounds: Bounds, done
         if number:
             density = length(start - x, "l0") / (math.prod(x.shape[1:]) * _SPARSER)
         found = _stage(
-            network, x, start, labels, times * radius, density, loss, max(1, round(part * iterations)), bounds, own,
-            spared,
+            problem._replace(radius=times * radius, key=own), start, density, loss, max(1, round(part * iterations)),
+            bounds, target, spared,
         )  # fmt: skip
     return found
 
 
-def _stage(network, x, start, labels, radius, density, loss, iterations, bounds, key, spared) -> Adversarial:
-    losses, gradient, wrong = network.loss_and_gradient(loss, start, labels, jax.random.fold_in(key, iterations))
-    entries = length(start - x, "l0")
-    first = _Climb(start, gradient, start, gradient, losses, radius, density, entries, wrong | spared)
+def _stage(problem, start, density, loss, iterations, bounds, target, spared) -> Adversarial:
+    network, x, labels, radius, key = problem
     period = max(1, round(0.04 * iterations))
 
-    def unfinished(carry):
-        i, state = carry
-        return (i < iterations) & ~jnp.all(state.done)
-
-    def step(carry):
-        i, state = carry
-        there = state.now + expand(state.step, x) * _sparse(state.gradient, state.density)
-        now = inside(x, there, radius, "l1", bounds)
-        losses, gradient, wrong = network.loss_and_gradient(loss, now, labels, jax.random.fold_in(key, i))
-        better = losses > state.best_loss
-        after = state._replace(
-            now=now,
-            gradient=gradient,
-            best=jnp.where(expand(better, x), now, state.best),
+    def step(examples, state, i, turn):
+        x, labels, radius, target = examples
+        losses, gradient, wrong = network.around(x).loss_and_gradient(
+            loss(target), state.now, labels, jax.random.fold_in(key, turn)
+        )
+        better = (losses > state.best_loss) | (i == 0)
+        state = state._replace(
+            best=jnp.where(expand(better, x), state.now, state.best),
             best_gradient=jnp.where(expand(better, x), gradient, state.best_gradient),
-            best_loss=jnp.maximum(losses, state.best_loss),
+            best_loss=jnp.where(better, losses, state.best_loss),
             done=wrong,
         )
-        due = (i + 1) % period == 0
-        after = jax.tree.map(lambda a, b: jnp.where(due, a, b), _apply_checkpoint(after, x, radius), after)
-        # Misclassified examples stay unchanged.
-        return i + 1, jax.tree.map(lambda a, b: jnp.where(expand(state.done, a), b, a), after, state)
+        back, state = _apply_checkpoint(state, x, radius, (i > 0) & (i % period == 0))
+        now = jnp.where(expand(back, x), state.best, state.now)
+        gradient = jnp.where(expand(back, x), state.best_gradient, gradient)
+        there = inside(x, now + expand(state.step, x) * _sparse(gradient, state.density), radius, "l1", bounds)
+        return state._replace(now=jnp.where(expand(wrong, x), state.now, there)), wrong  # a misclassified image stays
 
-    _, state = lax.while_loop(unfinished, step, (jnp.int32(0), first))
-    success = state.done & ~spared
-    return Adversarial(jnp.where(expand(success, x), state.now, state.best), success)
+    nothing, entries = jnp.zeros_like(radius), length(start - x, "l0")
+    first = _Climb(start, start, jnp.zeros_like(x), nothing, radius, density, entries, jnp.zeros_like(spared))
+    # The first step only evaluates the start.
+    state, _ = run_in_lanes(step, (x, labels, radius, target), first, ~spared, iterations=iterations + 1)
+    return Adversarial(jnp.where(expand(state.done, x), state.now, state.best), state.done)
 
 
-def _apply_checkpoint(state: _Climb, x: Array, radius: Array) -> _Climb:
-    """Adapts the density of the steps to the best point; restarts from it with full steps where it became sparser."""
+def _apply_checkpoint(state: _Climb, x: Array, radius: Array, due: Array) -> tuple[Array, _Climb]:
+    """Adapts the density of the steps to the best point; returns where it became sparser.
+
+    There the attack restarts from it with full steps.
+    """
     entries = length(state.best - x, "l0")
-    sparser = (entries < _SETTLED * state.entries) & ~state.done  # which stay
-    back = expand(sparser, x)
-    return state._replace(
-        now=jnp.where(back, state.best, state.now),
-        gradient=jnp.where(back, state.best_gradient, state.gradient),
-        step=jnp.where(sparser, radius, jnp.maximum(state.step / _SPARSER, _LEAST_STEP * radius)),
-        density=entries / (math.prod(x.shape[1:]) * _SPARSER),
-        entries=entries,
+    sparser = due & (entries < _SETTLED * state.entries)
+    step = jnp.where(sparser, radius, jnp.maximum(state.step / _SPARSER, _LEAST_STEP * radius))
+    return sparser, state._replace(
+        step=jnp.where(due, step, state.step),
+        density=jnp.where(due, entries / (math.prod(x.shape[1:]) * _SPARSER), state.density),
+        entries=jnp.where(due, entries, state.entries),
     )
 
 

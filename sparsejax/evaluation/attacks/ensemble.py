@@ -21,7 +21,7 @@ from sparsejax.evaluation.attacks.square import square
 Attack = Callable[[Array, Array, PRNGKeyArray], Adversarial]
 """`attack(images, labels, key)`, a compiled function."""
 
-_FEW = 16
+_FEW = 4
 
 
 def survivors_of(
@@ -31,6 +31,7 @@ def survivors_of(
     *,
     key: PRNGKeyArray,
     batch_size: int = 250,
+    watch: Callable[[int, int, int], None] | None = None,
     **settings: Any,
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Runs each attack on the examples that no previous attack has changed to a misclassified one.
@@ -44,6 +45,8 @@ def survivors_of(
       labels: `[n]`.
       key: for all attacks.
       batch_size: images per batch.
+      watch: called after each batch as `watch(done, total, standing)`: how many images of how many are done with, all
+        attacks together, and how many of all still stand.
       settings: further arguments of the attacks, such as epsilon.
 
     Returns:
@@ -69,6 +72,8 @@ def survivors_of(
             success = np.asarray(result.success)[: len(rows)]
             found[rows[success]] = np.asarray(result.images)[: len(rows)][success]
             left[rows[success]] = False
+            if watch is not None:
+                watch(number * len(images) + start + len(rows), len(attacks) * len(images), int(left.sum()))
         after.append(left.copy())
     return found, after
 
@@ -141,6 +146,7 @@ def auto_attack(
     bounds: Bounds = (0.0, 1.0),
     draws: int | None = None,
     batch_size: int = 250,
+    watch: Callable[[int, int, int], None] | None = None,
 ) -> Adversarial:
     """Runs the standard `ensemble`, each attack on the examples that the previous ones left.
 
@@ -156,6 +162,7 @@ def auto_attack(
       bounds: smallest and largest value of a pixel.
       draws: samples of a stochastic network over which gradients are averaged; None for a deterministic network.
       batch_size: images per batch.
+      watch: called after each batch, as by `survivors_of`.
 
     Returns:
       Adversarial, with `images` `[n, ...]` in the ball and the bounds, misclassified if found, else clean, and
@@ -175,5 +182,7 @@ def auto_attack(
     settings["bounds"] = tuple(float(bound) for bound in bounds)
     classes = classes_of(network, images, key)
     attacks = ensemble(logits_fn, classes=classes, square_too=np.ndim(images) == 4, **settings)
-    found, after = survivors_of(attacks, np.asarray(images), np.asarray(labels), key=key, batch_size=batch_size)
+    found, after = survivors_of(
+        attacks, np.asarray(images), np.asarray(labels), key=key, batch_size=batch_size, watch=watch
+    )
     return Adversarial(jnp.asarray(found), jnp.asarray(~after[-1]))

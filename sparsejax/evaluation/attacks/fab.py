@@ -6,6 +6,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from sparsejax.evaluation.attacks.geometry import BALLS, Bounds, Norm, expand, flatten, length, to_hyperplane
+from sparsejax.evaluation.attacks.lanes import run_in_lanes
 from sparsejax.evaluation.attacks.losses import runner_up
 from sparsejax.evaluation.attacks.network import LogitsFn, Network
 from sparsejax.evaluation.attacks.pgd import Adversarial
@@ -70,26 +71,27 @@ def fab_targeted(
     wrong = is_misclassified(logits, labels)
     nearest = jnp.where(wrong, 0.0, jnp.inf).astype(x.dtype)
 
-    def is_finished(distance: Array) -> Array:
+    def is_finished(distance: Array, radius: Array) -> Array:
         return (distance <= radius) if stop else (distance == 0)
 
     def towards(carry: tuple[Array, Array], rank: Array) -> tuple[tuple[Array, Array], None]:
         target = runner_up(logits, labels, rank)
+        own = jax.random.fold_in(stream, rank)
 
-        def unfinished(state):
-            i, _, _, distance = state
-            return (i < iterations) & ~jnp.all(is_finished(distance))
-
-        def step(state):
-            i, now, best, distance = state
-            own = jax.random.fold_in(jax.random.fold_in(stream, rank), i)
-            there, wrong = _boundary_step(network, x, now, labels, target, norm, bounds, own)
+        def step(examples, state, i, turn):
+            del i
+            (x, labels, target, radius), (now, best, distance) = examples, state
+            there, wrong = _boundary_step(
+                network.around(x), x, now, labels, target, norm, bounds, jax.random.fold_in(own, turn)
+            )
             far = length(there - x, norm)
-            nearer = wrong & (far < distance) & ~is_finished(distance)
+            nearer = wrong & (far < distance)
             best, distance = jnp.where(expand(nearer, x), there, best), jnp.where(nearer, far, distance)
-            return i + 1, jnp.where(expand(wrong, x), x + _CLOSER * (there - x), there), best, distance
+            now = jnp.where(expand(wrong, x), x + _CLOSER * (there - x), there)
+            return (now, best, distance), is_finished(distance, radius)
 
-        _, _, best, distance = lax.while_loop(unfinished, step, (jnp.int32(0), x, *carry))
+        first, waiting = (x, *carry), ~is_finished(carry[1], radius)
+        (_, best, distance), _ = run_in_lanes(step, (x, labels, target, radius), first, waiting, iterations=iterations)
         return (best, distance), None
 
     (best, distance), _ = lax.scan(towards, (x, nearest), ranks)

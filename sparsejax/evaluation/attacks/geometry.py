@@ -20,6 +20,9 @@ Bounds = tuple[float, float]
 BALLS: tuple[Norm, ...] = ("linf", "l2", "l1")
 """The norms of attacks within a ball."""
 
+_PASSES = 100
+"""Most steps towards a threshold of l1."""
+
 
 def widen(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Returns an array in float32, or in float64 if it was."""
@@ -127,19 +130,37 @@ def _first(gain: Array, entries: Array) -> Array:
 
 
 def _within_l1(size: Array, room: Array, epsilon: Array) -> Array:
-    r"""Lowers a threshold t until :math:`\sum_i \min(\max(|d_i| - t, 0), room_i)` reaches epsilon."""
-    # As t decreases, entry i starts to grow at |d_i| and is full at |d_i| - room_i.
-    turns = jnp.concatenate([size, jnp.maximum(size - room, 0)], axis=-1)
-    order = jnp.argsort(-turns, axis=-1)
-    turns = jnp.take_along_axis(turns, order, 1)
-    rate = jnp.cumsum(jnp.where(order < size.shape[-1], 1, -1).astype(size.dtype), axis=-1)
-    total = jnp.cumsum(rate[:, :-1] * (turns[:, :-1] - turns[:, 1:]), axis=-1)  # at the second turn, the third, ...
-    i = jnp.minimum(jnp.sum(total < epsilon[:, None], axis=-1), total.shape[-1] - 1)[:, None]
-    beyond, rate, turn = (jnp.take_along_axis(a, i, 1) for a in (total - epsilon[:, None], rate, turns[:, 1:]))
-    threshold = jnp.where(beyond > 0, turn + beyond / jnp.maximum(rate, 1), 0)
-    move = jnp.minimum(jnp.maximum(size - threshold, 0), room)
+    r"""Finds the threshold t with :math:`\sum_i \min(\max(|d_i| - t, 0), room_i)` = epsilon, or 0 if none reaches it.
+
+    The sum falls piecewise linearly in t. Newton's steps are exact once they reach the right piece; one that leaves the
+    interval known to contain t is replaced by its middle. That takes about ten passes over the entries; sorting them
+    takes many more.
+    """
+
+    def move(threshold: Array) -> Array:
+        return jnp.clip(size - threshold[:, None], 0, room)
+
+    def step(carry: tuple[Array, ...]) -> tuple[Array, ...]:
+        low, high, threshold, _, turn = carry
+        excess = jnp.sum(move(threshold), -1) - epsilon
+        left = size - threshold[:, None]
+        rate = jnp.sum((left > 0) & (left <= room), -1).astype(size.dtype)
+        low, high = jnp.where(excess > 0, threshold, low), jnp.where(excess > 0, high, threshold)
+        newton = threshold + excess / jnp.maximum(rate, 1)
+        there = jnp.where((newton > low) & (newton < high) & (rate > 0), newton, (low + high) / 2)
+        there = jnp.where(jnp.abs(excess) <= 1e-6 * epsilon, threshold, jnp.clip(there, low, high))
+        return low, high, there, threshold, turn + 1
+
+    def unfinished(carry: tuple[Array, ...]) -> Array:
+        _, _, there, before, turn = carry
+        return jnp.any(there != before) & (turn < _PASSES)
+
+    nothing = jnp.zeros_like(epsilon)
+    start = (nothing, jnp.max(size, -1), nothing, nothing - 1, jnp.int32(0))
+    threshold = lax.while_loop(unfinished, step, start)[2]
+    moved = move(jnp.where(jnp.sum(move(nothing), -1) > epsilon, threshold, 0))
     # Sums and images are rounded: a slightly smaller radius keeps them in the ball.
-    return move * jnp.minimum(1, epsilon * (1 - 1e-6) / jnp.maximum(jnp.sum(move, -1), 1e-30))[:, None]
+    return moved * jnp.minimum(1, epsilon * (1 - 1e-6) / jnp.maximum(jnp.sum(moved, -1), 1e-30))[:, None]
 
 
 def steepest(

@@ -47,6 +47,10 @@ class Network(NamedTuple):
         beyond = jnp.abs(nearest.astype(x.dtype) - clean) > jnp.abs(x - clean)
         return jnp.where(beyond, jnp.nextafter(nearest, self.clean), nearest)
 
+    def around(self, x: Array) -> "Network":
+        """Returns the network for some of the clean images, given at least in float32."""
+        return self if self.clean is None else self._replace(clean=x.astype(self.clean.dtype))
+
     def loss_and_gradient(self, loss: Loss, x: Array, labels: Array, key: PRNGKeyArray) -> tuple[Array, Array, Array]:
         """Returns the loss `[batch]`, its gradient with respect to x, and which examples are misclassified.
 

@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from sparsejax.evaluation.attacks.geometry import BALLS, Bounds, Norm, expand, inside, random_start, steepest
+from sparsejax.evaluation.attacks.lanes import run_in_lanes
 from sparsejax.evaluation.attacks.losses import Loss, cross_entropy
 from sparsejax.evaluation.attacks.network import LogitsFn
 from sparsejax.evaluation.attacks.problem import as_lengths, check_count, check_number, pose
@@ -125,17 +125,16 @@ def pgd(
     start_key, stream = jax.random.split(stream)
     start = inside(x, random_start(start_key, x, radius, norm), radius, norm, bounds) if random else x
 
-    def unfinished(carry):
-        i, _, done = carry
-        return (i < iterations) & ~jnp.all(done)
-
-    def climb(carry):
-        i, now, done = carry
-        _, gradient, wrong = network.loss_and_gradient(loss, now, labels, jax.random.fold_in(stream, i))
-        done = wrong if stop else done
+    def climb(examples, now, i, turn):
+        del i
+        x, labels, radius, size = examples
+        _, gradient, wrong = network.around(x).loss_and_gradient(loss, now, labels, jax.random.fold_in(stream, turn))
+        done = wrong & stop
         there = inside(x, now + expand(size, x) * steepest(gradient, norm), radius, norm, bounds)
-        return i + 1, jnp.where(expand(done, x), now, there), done
+        return jnp.where(expand(done, x), now, there), done
 
-    _, images, _ = lax.while_loop(unfinished, climb, (jnp.int32(0), start, jnp.zeros(x.shape[:1], bool)))
+    examples, waiting = (x, labels, radius, size), jnp.ones(x.shape[:1], bool)
+    lanes = len(x) if iterations == 1 or not stop else None  # no example leaves before the others
+    images, _ = run_in_lanes(climb, examples, start, waiting, iterations=iterations, lanes=lanes)
     wrong = is_misclassified(network(images, jax.random.fold_in(stream, iterations)), labels)
     return Adversarial(network.shown(images), wrong)

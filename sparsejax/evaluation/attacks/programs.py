@@ -1,12 +1,15 @@
 """Compiled programs of a network, and the check of what attacks return."""
 
 import functools
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import eval_jaxpr
+from jax.extend.core import ClosedJaxpr
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from sparsejax.errors import ConfigError
@@ -21,6 +24,10 @@ AnyNorm = Norm | Callable[[Float[Array, "batch *shape"]], Float[Array, "batch"]]
 _AGAIN = 2**31 - 1
 """Folded into an attack's key for the draws of the check."""
 
+_KEPT = 128
+_PROGRAMS: dict[bytes, Callable[..., Any]] = {}
+"""Compiled programs by the digest of their operations, the one used last at the end."""
+
 
 def compile_network(
     function: Callable[..., Any], logits_fn: LogitsFn, *, fresh: bool = False, **settings: Any
@@ -28,8 +35,9 @@ def compile_network(
     """Compiles `function(logits_fn, *arrays, **settings)`, a function of the arrays.
 
     The arrays of a network that is a pytree of them, such as `jax.tree_util.Partial(apply, variables)`, are arguments
-    of the program: later calls reuse it, also for other arrays. The arrays of any other callable are constants, which
-    may have changed at the next call; its programs are compiled anew and released with it.
+    of the program: later calls reuse it, also for other arrays. Any other callable is traced anew, because what it
+    reads may have changed. The arrays that it closes over become arguments, too, so that a network of the same
+    operations finds its program among those kept.
 
     Args:
       function: to compile.
@@ -37,16 +45,61 @@ def compile_network(
       fresh: compile anew, because the function itself may depend on arrays; its `epsilon` is then static.
       settings: hashable arguments that are fixed.
     """
+    if fresh:
+        return jax.jit(functools.partial(function, logits_fn, **settings), static_argnames=("epsilon",))
     leaves = jax.tree.leaves(logits_fn)
-    if leaves and all(isinstance(leaf, (jax.Array, np.ndarray)) for leaf in leaves) and not fresh:
+    if leaves and all(isinstance(leaf, (jax.Array, np.ndarray)) for leaf in leaves):
         return functools.partial(_shared(function, tuple(sorted(settings.items()))), logits_fn)
-    static = ("epsilon",) if fresh else ()
-    return jax.jit(functools.partial(function, logits_fn, **settings), static_argnames=static)
+    return _traced_anew(functools.partial(function, logits_fn, **settings))
 
 
-@functools.lru_cache(maxsize=128)
+@functools.lru_cache(maxsize=_KEPT)
 def _shared(function: Callable[..., Any], settings: tuple[tuple[str, Any], ...]) -> Callable[..., Any]:
     return jax.jit(functools.partial(function, **dict(settings)))
+
+
+def _traced_anew(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns the function, traced once per shapes, whose programs are those of `_program`."""
+    ready: dict[Any, Callable[..., Any]] = {}
+
+    def call(*arrays: Any, **own: Any) -> Any:
+        given, structure = jax.tree.flatten((arrays, own))
+        given = [jnp.asarray(leaf) for leaf in given]
+        kind = (structure, *map(jax.typeof, given))
+        if kind not in ready:
+            flat = lambda *given: _call(function, jax.tree.unflatten(structure, given))  # noqa: E731
+            closed, shapes = jax.make_jaxpr(flat, return_shape=True)(*given)
+            program, result = _program(closed, given), jax.tree.structure(shapes)
+            ready[kind] = lambda *given: jax.tree.unflatten(result, program(closed.consts, *given))
+        return ready[kind](*given)
+
+    return call
+
+
+def _call(function: Callable[..., Any], arguments: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:
+    return function(*arguments[0], **arguments[1])
+
+
+def _program(closed: ClosedJaxpr, given: Sequence[Array]) -> Callable[..., Any]:
+    """Compiles traced operations, or returns the program of the same ones.
+
+    Programs are the same if their StableHLO is, which contains every constant that is no argument. It names callbacks
+    to Python only by number, so that those are compiled anew.
+    """
+    lowered = jax.jit(functools.partial(eval_jaxpr, closed.jaxpr)).lower(closed.consts, *given)
+    if closed.effects or getattr(jax.config, "jax_use_simplified_jaxpr_constants", False):
+        return lowered.compile()
+    text = lowered.as_text()
+    if "callback" in text:
+        return lowered.compile()
+    places: list[Any] = [getattr(array, "sharding", None) for array in (*closed.consts, *given)]
+    places.append(getattr(jax.config, "jax_default_device", None))
+    key = hashlib.sha256(f"{places} {text}".encode()).digest()
+    program = _PROGRAMS.pop(key, None) or lowered.compile()
+    _PROGRAMS[key] = program  # at the end: the first is the one not used for the longest time
+    if len(_PROGRAMS) > _KEPT:
+        del _PROGRAMS[next(iter(_PROGRAMS))]
+    return program
 
 
 def compile_attack(
@@ -70,7 +123,7 @@ def compile_attack(
     return compile_network(checked, logits_fn, fresh=not ours, **settings)
 
 
-@functools.lru_cache(maxsize=128)
+@functools.lru_cache(maxsize=_KEPT)
 def _checked(attack: Callable[..., Adversarial]) -> Callable[..., Adversarial]:
     def checked(
         logits_fn: LogitsFn,

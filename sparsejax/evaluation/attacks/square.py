@@ -6,11 +6,11 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from sparsejax.errors import ConfigError
 from sparsejax.evaluation.attacks.geometry import Bounds, Norm, expand, length
+from sparsejax.evaluation.attacks.lanes import run_in_lanes
 from sparsejax.evaluation.attacks.losses import margin
 from sparsejax.evaluation.attacks.network import LogitsFn
 from sparsejax.evaluation.attacks.pgd import Adversarial
@@ -75,29 +75,25 @@ def square(
         raise ConfigError(f"x has shape {x.shape}; expected [batch, height, width, channels].")
     _, height, width, _ = x.shape
     sides = jnp.asarray(_sides(queries, area, height, width, least=1 if norm == "linf" else 3), jnp.int32)
-    change = functools.partial(_linf_change if norm == "linf" else _l2_change, x=x, radius=radius, bounds=bounds)
+    change = functools.partial(_linf_change if norm == "linf" else _l2_change, bounds=bounds)
     start = (_stripes if norm == "linf" else _tiles)(jax.random.fold_in(key, queries), x, radius)
     start = jnp.clip(x + start, *bounds)
+    squares, noise = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
 
-    def ask(images: Array, i: Array) -> tuple[Array, Array]:
-        logits = network(images, jax.random.fold_in(jax.random.fold_in(key, 1), i))
-        return margin(logits, labels).astype(x.dtype), is_misclassified(logits, labels)
+    def query(examples, state, i, turn):
+        x, labels, radius = examples
+        now, most, _ = state
+        there = change(jax.random.fold_in(squares, turn), x=x, radius=radius, now=now, side=sides[i])
+        there = jnp.where(expand(i > 0, x), there, now)  # the first query asks about the start
+        logits = network.around(x)(there, jax.random.fold_in(noise, turn))
+        lead, wrong = margin(logits, labels).astype(x.dtype), is_misclassified(logits, labels)
+        better = (lead > most) | wrong | (i == 0)
+        return (jnp.where(expand(better, x), there, now), jnp.where(better, lead, most), wrong), wrong
 
-    def unfinished(carry):
-        i, _, _, done = carry
-        return (i < queries) & ~jnp.all(done)
-
-    def query(carry):
-        i, now, most, done = carry
-        there = change(jax.random.fold_in(jax.random.fold_in(key, 0), i), now=now, side=sides[i])
-        lead, wrong = ask(there, i)
-        better = ((lead > most) | wrong) & ~done
-        return i + 1, jnp.where(expand(better, x), there, now), jnp.where(better, lead, most), done | wrong
-
+    clean = is_misclassified(network(x, jax.random.fold_in(noise, queries)), labels)
+    first = (jnp.where(expand(clean, x), x, start), jnp.zeros_like(radius), clean)
     # Misclassified images stay unchanged.
-    _, clean = ask(x, jnp.int32(0))
-    begun = jnp.where(expand(clean, x), x, start)
-    _, images, _, done = lax.while_loop(unfinished, query, (jnp.int32(1), begun, *ask(begun, jnp.int32(0))))
+    (images, _, done), _ = run_in_lanes(query, (x, labels, radius), first, ~clean, iterations=queries)
     return Adversarial(network.shown(images), done)
 
 
@@ -111,9 +107,9 @@ def _sides(queries: int, area: float, height: int, width: int, *, least: int) ->
 
 
 def _window(key: PRNGKeyArray, x: Array, side: Array) -> tuple[Array, Array, Array]:
-    """Draws a square in every image; returns its top, its left edge, and its mask `[batch, height, width, 1]`."""
+    """Draws squares of sides `[batch]`; returns their tops, left edges, and masks `[batch, height, width, 1]`."""
     batch, height, width, _ = x.shape
-    own = jax.random.split(key)
+    own, side = jax.random.split(key), side.reshape(-1, 1, 1, 1)
     top, left = (
         jax.random.randint(k, (batch, 1, 1, 1), 0, jnp.maximum(size - side, 1), jnp.int32)
         for k, size in zip(own, (height, width), strict=True)
@@ -161,8 +157,8 @@ def _l2_change(key, *, x, radius, bounds, now, side):
     top, left, where = _window(own[0], x, side)
     _, _, cleared = _window(own[1], x, side)
     pattern = jnp.asarray(_bank(min(height, width)), x.dtype)[side]
-    peak = jnp.where(jax.random.bernoulli(own[2], shape=(batch, 1, 1)), pattern[None], pattern.T[None])
-    peak = jnp.pad(peak, ((0, 0), (0, height - len(pattern)), (0, width - len(pattern))))
+    peak = jnp.where(jax.random.bernoulli(own[2], shape=(batch, 1, 1)), pattern, pattern.mT)
+    peak = jnp.pad(peak, ((0, 0), (0, height - pattern.shape[1]), (0, width - pattern.shape[2])))
     place = jax.vmap(lambda image, row, column: jnp.roll(image, (row, column), (0, 1)))
     placed = place(peak, top.ravel(), left.ravel())[..., None] * _signs(own[3], x, (batch, 1, 1, channels))
 
