@@ -22,6 +22,8 @@ Attack = Callable[[Array, Array, PRNGKeyArray], Adversarial]
 """`attack(images, labels, key)`, a compiled function."""
 
 _FEW = 4
+_NO_CLASS = -1
+"""The label of an image that only fills a batch: it counts as misclassified, so that an attack stops at once."""
 
 
 def survivors_of(
@@ -65,9 +67,10 @@ def survivors_of(
             size = batch_size
             while size // 2 >= max(len(rows), _FEW):
                 size //= 2
-            padded = np.resize(rows, size)
+            filled = np.resize(rows, size)
+            classes = np.where(np.arange(size) < len(rows), labels[filled].astype(np.int32), _NO_CLASS)
             result = attack(
-                jnp.asarray(images[padded]), jnp.asarray(labels[padded]), jax.random.fold_in(own, start), **settings
+                jnp.asarray(images[filled]), jnp.asarray(classes), jax.random.fold_in(own, start), **settings
             )
             success = np.asarray(result.success)[: len(rows)]
             found[rows[success]] = np.asarray(result.images)[: len(rows)][success]
