@@ -42,7 +42,7 @@ _CAUSES: dict[str, tuple[tuple[str, str], ...]] = {
     "inference": (("dense product", "near or beyond the density up to which rows are taken"),
                   ("PyTorch", "XLA's convolutions of few images"),
                   ("dense network", "the selection of winners")),
-    "convolution": (("0.1", "the same form: noise"),
+    "convolution": (("as in 0.1", "the same form, or noise"),
                     ("PyTorch", "few channels, or few images: patches and transforms are written out and read again")),
     "codes": (("SPAMS lasso", "coordinate descent in float32 needs fewer passes than FISTA at loose tolerances"),
               ("SPAMS omp", "its loop is written by hand for one signal at a time")),

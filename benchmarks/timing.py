@@ -110,23 +110,22 @@ def add_cost(run: Run, program: Any) -> Run:
 
 
 def in_scan(
-    function: Callable[..., Any], x: jax.Array, *others: Any, steps: int
+    function: Callable[..., jax.Array], x: jax.Array, *others: Any, steps: int
 ) -> tuple[Callable[..., Any], Sequence[Any]]:
     """Returns a program that applies `function(x, *others)` `steps` times in a scan, and its arguments.
 
     Each step adds 0 to one entry of x in a way that the compiler cannot simplify, so no step is optimised away.
     """
-    shapes = jax.eval_shape(function, x, *others)
+    shape = jax.eval_shape(function, x, *others)
 
-    def program(x: jax.Array, *others: Any) -> Any:
-        def body(carry: tuple[jax.Array, Any], _: None) -> tuple[tuple[jax.Array, Any], None]:
+    def program(x: jax.Array, *others: Any) -> jax.Array:
+        def body(carry: tuple[jax.Array, jax.Array], _: None) -> tuple[tuple[jax.Array, jax.Array], None]:
             x, y = carry
             first = (0,) * x.ndim
-            nothing = sum(leaf.ravel()[0].astype(x.dtype) for leaf in jax.tree.leaves(y)) * 0
+            nothing = y.ravel()[0].astype(x.dtype) * 0
             x = lax.dynamic_update_slice(x, (x[first] + nothing).reshape((1,) * x.ndim), first)
             return (x, function(x, *others)), None
 
-        blank = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
-        return lax.scan(body, (x, blank), None, length=steps)[0][1]
+        return lax.scan(body, (x, jnp.zeros(shape.shape, shape.dtype)), None, length=steps)[0][1]
 
     return program, (x, *others)
