@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sparsejax.evaluation.attacks import pgd
+from sparsejax.evaluation.attacks import Adversarial, apgd, apgd_targeted, fab_targeted, pgd, square
 from sparsejax.evaluation.attacks.ensemble import auto_attack, ensemble, survivors_of
 from sparsejax.evaluation.robustness import robustness_report
 from tests.evaluation.attacks.networks import answers, length_of, linear
@@ -97,6 +97,23 @@ def test_misclassified_examples_are_not_attacked_again():
     images, left = survivors_of([of(half), of(far), of(far)], x, labels, key=KEY, batch_size=40)
     assert seen == [40, 20], "half of them are attacked again, in a batch of half the size, and none a third time"
     assert not left[1].any() and (answers(logits, images) != labels).all()
+
+
+def test_images_that_fill_a_batch_have_no_class_and_end_an_attack_at_once():
+    seen = []
+
+    def attack(x, labels, key):
+        seen.append(labels.tolist())
+        return Adversarial(x, labels == 7)
+
+    images, left = survivors_of([attack], np.zeros((5, 2), np.float32), np.full(5, 7, np.uint8), key=KEY, batch_size=8)
+    assert seen == [[7] * 5 + [-1] * 3] and not left[0].any() and images.shape == (5, 2)
+    logits, x, _, _ = linear()
+    for run in (pgd, apgd, apgd_targeted, fab_targeted, square):
+        found = jax.jit(lambda x, labels, run=run: run(logits, x, labels, epsilon=1e-6, key=KEY))(
+            x[:4], np.full(4, -1, np.int32)
+        )
+        assert found.success.all() and np.isfinite(found.images).all(), run.__name__
 
 
 def test_any_function_of_images_is_accepted_and_errors_say_what_was_expected():
