@@ -8,8 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import eval_jaxpr
-from jax.core import Tracer
+from jax.core import Tracer, eval_jaxpr
 from jax.extend.core import ClosedJaxpr
 from jaxtyping import Array, Float, PRNGKeyArray
 
