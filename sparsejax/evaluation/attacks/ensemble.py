@@ -68,7 +68,8 @@ def survivors_of(
             while size // 2 >= max(len(rows), _FEW):
                 size //= 2
             filled = np.resize(rows, size)
-            classes = np.where(np.arange(size) < len(rows), labels[filled].astype(np.int32), _NO_CLASS)
+            signed = labels[filled].astype(labels.dtype if labels.dtype.kind == "i" else np.int32)
+            classes = np.where(np.arange(size) < len(rows), signed, _NO_CLASS)
             result = attack(
                 jnp.asarray(images[filled]), jnp.asarray(classes), jax.random.fold_in(own, start), **settings
             )

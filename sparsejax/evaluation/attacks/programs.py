@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import eval_jaxpr
+from jax.core import Tracer, eval_jaxpr
 from jax.extend.core import ClosedJaxpr
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -64,6 +64,8 @@ def _traced_anew(function: Callable[..., Any]) -> Callable[..., Any]:
 
     def call(*arrays: Any, **own: Any) -> Any:
         given, structure = jax.tree.flatten((arrays, own))
+        if any(isinstance(leaf, Tracer) for leaf in given):
+            return function(*arrays, **own)  # it becomes a part of the program that is traced
         given = [jnp.asarray(leaf) for leaf in given]
         kind = (structure, *map(jax.typeof, given))
         if kind not in ready:
