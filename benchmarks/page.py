@@ -32,7 +32,7 @@ _NAMES = {
 }  # fmt: skip
 _BEHIND = 0.95
 _CAUSES: dict[str, tuple[tuple[str, str], ...]] = {
-    "kwinners": (("lax.top_k", "one short row: a single search costs more than its sort"),
+    "kwinners": (("lax.top_k", "one row waits for each of some fifteen passes to start"),
                  ("ReLU", "the search itself, beside a step that has none")),
     "kwinners_step": (("dense", "the selection of winners, and the mask"),
                       ("without k-winners", "the selection of winners"),
@@ -44,10 +44,10 @@ _CAUSES: dict[str, tuple[tuple[str, str], ...]] = {
                   ("dense network", "the selection of winners")),
     "convolution": (("as in 0.1", "the same form, or noise"),
                     ("PyTorch", "few channels, or few images: patches and transforms are written out and read again")),
-    "codes": (("SPAMS lasso", "coordinate descent in float32 needs fewer passes than FISTA at loose tolerances"),
+    "codes": (("SPAMS lasso", "LARS takes as many steps as a code has entries; ours repeat products of many patches"),
               ("SPAMS omp", "its loop is written by hand for one signal at a time")),
     "attacks": (("", "the network's convolutions, forward and backward"),),
-    "selection": (("torch", "all values tie at the threshold: the search reads the row once more, quickselect ends"),),
+    "selection": (("torch", "equal values: no pass ends the search early, and the last winners are searched once more"),),
     "autoencoder": (("PyTorch", "both wait for the same product and for Adam's memory"),),
     "scaling": (("1 device", "the devices share the machine's cores, and the batch grows with them"),),
 }  # fmt: skip
