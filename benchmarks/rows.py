@@ -141,7 +141,7 @@ def device() -> str:
 
 
 def _rounded(value: float) -> float:
-    return round(value, 4)
+    return float(f"{value:.6g}")
 
 
 def _cell(value: object) -> str:
