@@ -47,7 +47,7 @@ _CAUSES: dict[str, tuple[tuple[str, str], ...]] = {
     "codes": (("SPAMS lasso", "LARS takes as many steps as a code has entries; ours repeat products of many patches"),
               ("SPAMS omp", "its loop is written by hand for one signal at a time")),
     "attacks": (("", "the network's convolutions, forward and backward"),),
-    "selection": (("torch", "equal values: no pass ends the search early, and the last winners are searched once more"),),
+    "selection": (("torch", "equal values: no pass ends the search early, and the last winner is searched once more"),),
     "autoencoder": (("PyTorch", "both wait for the same product and for Adam's memory"),),
     "scaling": (("1 device", "the devices share the machine's cores, and the batch grows with them"),),
 }  # fmt: skip

@@ -240,6 +240,7 @@ class SparseConv(nnx.Module):
       (2, 6, 6, 4)
     """
 
+    padding: Literal["VALID", "SAME"]
     shape: tuple[int, ...]
     kernel: nnx.Param
     bias: nnx.Param | None

@@ -37,8 +37,8 @@ def survivors_of(
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Runs each attack on the examples that no previous attack has changed to a misclassified one.
 
-    Misclassified examples leave the batch: the rest are gathered in batches of the sizes 1, 2, 3, 4, 6, 8, 12 and so on,
-    so that only a few programs are compiled.
+    Misclassified examples leave the batch: the rest are gathered in batches of the sizes 1, 2, 3, 4, 6, 8, 12 and so
+    on, so that only a few programs are compiled.
 
     Args:
       attacks: compiled functions `attack(images, labels, key)`, in order, the cheapest first.
