@@ -21,6 +21,7 @@ from sparsejax.evaluation.attacks.square import square
 Attack = Callable[[Array, Array, PRNGKeyArray], Adversarial]
 """`attack(images, labels, key)`, a compiled function."""
 
+_FEW = 4
 _NO_CLASS = -1
 """The label of an image that only fills a batch: it counts as misclassified, so that an attack stops at once."""
 
@@ -37,8 +38,8 @@ def survivors_of(
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Runs each attack on the examples that no previous attack has changed to a misclassified one.
 
-    Misclassified examples leave the batch: the rest are gathered in batches of the sizes 1, 2, 3, 4, 6, 8, 12 and so
-    on, so that only a few programs are compiled.
+    Misclassified examples leave the batch: the rest are gathered in batches of half the size, and half again, so that
+    only a few programs are compiled.
 
     Args:
       attacks: compiled functions `attack(images, labels, key)`, in order, the cheapest first.
@@ -63,7 +64,9 @@ def survivors_of(
         waiting = np.flatnonzero(left)
         for start in range(0, len(waiting), batch_size):
             rows = waiting[start : start + batch_size]
-            size = _program_size(len(rows), batch_size)
+            size = batch_size
+            while size // 2 >= max(len(rows), _FEW):
+                size //= 2
             filled = np.resize(rows, size)
             signed = labels[filled].astype(labels.dtype if labels.dtype.kind == "i" else np.int32)
             classes = np.where(np.arange(size) < len(rows), signed, _NO_CLASS)
@@ -77,12 +80,6 @@ def survivors_of(
                 watch(number * len(images) + start + len(rows), len(attacks) * len(images), int(left.sum()))
         after.append(left.copy())
     return found, after
-
-
-def _program_size(count: int, batch_size: int) -> int:
-    """Returns the number of images of the smallest program for `count`: a power of two, or three quarters of one."""
-    power = 1 << (count - 1).bit_length()
-    return min(power * 3 // 4 if count <= power * 3 // 4 else power, batch_size)
 
 
 def ensemble(

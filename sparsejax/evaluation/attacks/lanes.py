@@ -14,7 +14,7 @@ Step = Callable[[Any, Any, Int[Array, "lanes"], Int[Array, ""]], tuple[Any, Bool
 `i` counts the steps of each example, `turn` those of the loop, for random numbers.
 """
 
-_LEAST, _PART = 8, 8
+_LEAST, _PART = 4, 8
 
 
 def run_in_lanes(
@@ -60,7 +60,7 @@ def run_in_lanes(
 
 
 def count_lanes(count: int) -> int:
-    """Returns the number of lanes for a batch: an eighth of it, at least eight; all of it on an accelerator.
+    """Returns the number of lanes for a batch: an eighth of it, at least four; all of it on an accelerator.
 
     A CPU takes about as long per example in small batches as in large ones; an accelerator needs the large ones.
     """
