@@ -174,7 +174,7 @@ def expected_linear(kind, x, kernel, mask, bias):
 
 @pytest.mark.parametrize("kind", ["linen", "nnx"])
 def test_same_padding_keeps_the_size_of_the_images(kind):
-    x = jnp.ones((2, 5, 6, 2))
+    x = jnp.ones((2, 5, 6, 2), jnp.float32)
     if kind == "linen":
         layer = linen.SparseConv(4, kernel_size=(3, 2), density=1, padding="SAME")
         y, variables = layer.init_with_output(jax.random.key(0), x)
