@@ -103,7 +103,8 @@ def by_rows(x: Array, kernel: Array) -> Array:
         return lax.optimization_barrier(functools.reduce(jnp.add, moved))
 
     wanted = math.ceil(batch * height * columns * (kw * inputs + kh * outputs) / _CACHED)
-    parts = next((parts for parts in range(wanted, _MOST_PARTS + 1) if batch % parts == 0), 1)
+    least = max(1, min(wanted, _MOST_PARTS))
+    parts = next((parts for parts in range(least, _MOST_PARTS + 1) if batch % parts == 0), 1)
     images = x.reshape(batch // parts, parts, height, width, inputs)
     y = jnp.stack([of_part(images[:, part]) for part in range(parts)], 1)
     return y.reshape(batch, *y.shape[2:])

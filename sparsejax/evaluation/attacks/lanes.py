@@ -49,8 +49,10 @@ def run_in_lanes(
         own = jax.tree.map(lambda leaf: leaf.at[rows].get(mode="clip"), (examples, states, steps))
         after, done = step(own[0], own[1], own[2], number)
         taken = own[2] + 1
-        # A row beyond the end, of a lane without an example, is not written.
-        write = lambda leaf, new: leaf.at[rows].set(new.astype(leaf.dtype), mode="drop")  # noqa: E731
+
+        def write(leaf, new):
+            return leaf.at[rows].set(new.astype(leaf.dtype), mode="drop")  # not for lanes without an example
+
         new = (taken, ~done & (taken < iterations), after)
         return number + 1, *jax.tree.map(write, (steps, waiting, states), new)
 
