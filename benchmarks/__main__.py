@@ -2,7 +2,6 @@
 
 import argparse
 import ast
-import os
 import shlex
 import sys
 from collections.abc import Iterator
@@ -54,21 +53,22 @@ def _run(argv: list[str] | None) -> int:
 
     use_cores()  # as the trainer does; single networks run on the first
     command = shlex.join(["python", "-m", "benchmarks", *(sys.argv[1:] if argv is None else argv)])
-    python, load = peers.torch_python(arguments.torch_python), os.getloadavg()[0]
+    python = peers.torch_python(arguments.torch_python)
     most = timing.ceilings()
     print(f"at most {most['gflop_per_s']:,.0f} GFLOP/s (matrix product), {most['gbyte_per_s']:,.0f} GB/s (copy)")
     for name in groups:
+        busy = rows.busy_cores()
         with peers.twin(python) as twin:
             report = GROUPS.module(name).measure(twin)
             versions = rows.versions() | ({"torch": twin.version} if twin and twin.version else {})
-        remarks = (*report.remarks, *(() if twin else (peers.HOW_TO_GET_IT,)), *rows.load_remark(load))
+        remarks = (*report.remarks, *(() if twin else (peers.HOW_TO_GET_IT,)), *rows.load_remark(busy))
         report = rows.Report(report.rows, remarks)
         print("\n".join((rows.table(report.rows), *report.remarks)), flush=True)
         if arguments.json and report.rows:
             path = arguments.json
             if len(groups) > 1:
                 path = path.with_name(f"{path.stem}_{name}{path.suffix}")
-            rows.write_json(path, report, command, versions, load, most)
+            rows.write_json(path, report, command, versions, busy, most)
     return 0
 
 

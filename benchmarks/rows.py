@@ -5,6 +5,7 @@ import datetime
 import json
 import os
 import platform
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -83,19 +84,39 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def load_remark(load: float) -> tuple[str, ...]:
-    """Returns a warning if the machine was busy at the start, given its load average."""
+def busy_cores(seconds: float = 2.0) -> float:
+    """Returns how many cores other programs keep busy: measured over `seconds`, or the load average without /proc.
+
+    The load average covers a minute, so that it would count the benchmark of the group before.
+    """
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return os.getloadavg()[0]
+    before = _idle_ticks(stat)
+    time.sleep(seconds)
+    idle = (_idle_ticks(stat) - before) / os.sysconf("SC_CLK_TCK") / seconds
+    return max(0.0, (os.cpu_count() or 1) - idle)
+
+
+def _idle_ticks(stat: Path) -> int:
+    """Returns the ticks that all cores have been idle, or waiting for a disk, since the start."""
+    idle, wait = stat.read_text(encoding="ascii").split("\n", 1)[0].split()[4:6]
+    return int(idle) + int(wait)
+
+
+def load_remark(busy: float) -> tuple[str, ...]:
+    """Returns a warning if other programs kept more than a tenth of the cores busy at the start."""
     cores = os.cpu_count() or 1
-    if load < cores / 2:
+    if busy <= cores / 10:
         return ()
     return (
-        f"NOTE: the machine was busy (load average {load:.1f} on {cores} cores at the start). Do not quote these "
+        f"NOTE: the machine was busy ({busy:.1f} of {cores} cores at the start). Do not quote these "
         "figures: PyTorch's threads wait for one another, so it suffers most.",
     )
 
 
 def write_json(
-    path: Path, report: Report, command: str, versions: dict[str, str], load: float, ceilings: dict[str, float]
+    path: Path, report: Report, command: str, versions: dict[str, str], busy: float, ceilings: dict[str, float]
 ) -> None:
     """Stores a report with everything needed to reproduce it.
 
@@ -104,7 +125,7 @@ def write_json(
       report: its rows and remarks.
       command: that made it.
       versions: of the libraries.
-      load: the load average before the measurement.
+      busy: cores that other programs used before the measurement.
       ceilings: peak rates of the device.
     """
     description = {
@@ -112,7 +133,7 @@ def write_json(
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "device": device(),
         "cores": os.cpu_count(),
-        "load_average_before": round(load, 2),
+        "busy_cores_before": round(busy, 2),
         "versions": versions,
         "ceilings": ceilings,
         "remarks": list(report.remarks),
