@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from sparsejax.coding.lasso import admm
-from sparsejax.coding.objective import AnyArray, Code, product
+from sparsejax.coding.admm import admm
+from sparsejax.coding.problem import AnyArray, Code
+from sparsejax.coding.quadratic import product
 from sparsejax.functional.arguments import checked
 from sparsejax.functional.sums import at_least_float32
 

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sparsejax.coding.admm import admm
 from sparsejax.coding.dictionary import DictionaryState, dictionary_step, init_dictionary
-from sparsejax.coding.lasso import admm
 from sparsejax.coding.pursuit import orthogonal_matching_pursuit
 from sparsejax.functional.arguments import check_int
 
