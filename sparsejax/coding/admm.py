@@ -89,9 +89,10 @@ def _admm(problem, goal, options, *, warm, max_iterations, check_every):
     squares = jnp.mean(jnp.sum(problem.dictionary**2, 0))
     unit = jnp.where(squares > 0, squares, 1)
     most = -(-max_iterations // check_every)
+    invert, least = regularized_solver(problem.dictionary)
 
     def solver_of(rho):
-        least_squares = regularized_solver(problem.dictionary, rho + problem.l2)
+        least_squares = invert(rho + problem.l2)
 
         def shrink(z, data):
             return penalty_of(data).shrink(z, 1 / rho)
@@ -128,10 +129,10 @@ def _admm(problem, goal, options, *, warm, max_iterations, check_every):
         rho = unit * fixed
         state, taken, left = run(rho, (start + dual / rho, c, energy), data, most)
         return Code(solver_of(rho)[0](state[0], data), check_every * taken, left[0], reached(left, goal))
-    return _adapt(problem, goal, solver_of, (start, dual, c, energy), unit, most, check_every)
+    return _adapt(problem, goal, solver_of, (start, dual, c, energy), unit, least / unit, most, check_every)
 
 
-def _adapt(problem, goal, solver_of, start, unit, most, check_every):
+def _adapt(problem, goal, solver_of, start, unit, least, most, check_every):
     """Runs the examples that share a rho until the next change, and gives each of them its next rho."""
     _, _, penalty_of = parts(problem)
     data = problem.data()
@@ -141,8 +142,8 @@ def _adapt(problem, goal, solver_of, start, unit, most, check_every):
 
     def nearest(rho):
         """Returns the level nearest a relative rho."""
-        safe = jnp.clip(rho, 10.0**_LEAST, 10.0**_MOST)
-        return jnp.round(jnp.log10(safe)).astype(jnp.int32)
+        level = jnp.round(jnp.log10(jnp.clip(rho, 10.0**_LEAST, 10.0**_MOST)))
+        return jnp.maximum(level, jnp.ceil(jnp.log10(jnp.maximum(least, 10.0**_LEAST)))).astype(jnp.int32)
 
     def unfinished(work):
         return is_unfinished(work[2], goal) & (work[3] < most)

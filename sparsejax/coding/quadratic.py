@@ -48,9 +48,10 @@ def correlations(
     r"""Returns a function `(code, data) -> (D^T r - l2 a, |r|^2 + l2 |a|^2)` with r = x - D a.
 
     These are the correlations and the energy of the residual of x beside zeros, in the dictionary beside
-    :math:`\sqrt{\lambda_2} I`: the elastic net is the lasso of this longer problem. Up to two atoms per input the
+    :math:`\sqrt{\lambda_2} I`: the elastic net is the lasso of this longer problem. Up to one atom per input the
     function uses the Gram matrix, one product rather than two, unless `gram` is False, as with a mask. The cancellation
-    in the energy is then weighted by (1 - s)^2 in the duality gap, which is tiny where the energy is.
+    in the energy is then weighted by (1 - s)^2 in the duality gap, which is tiny where the energy is. With more atoms,
+    its rounding would leave the range of D^T, and `admm` divides that part by a small rho.
     """
     inputs, atoms = dictionary.shape
     if atoms <= inputs and gram:
@@ -118,40 +119,48 @@ def safe_step(dictionary: Float[Array, "inputs atoms"], *, l2: float | Array = 0
     return 1 / jnp.where(largest > 0, largest, 1)
 
 
-def regularized_solver(dictionary: Array, rho: Array) -> Callable[[Array], Array]:
-    """Returns v -> (D^T D + rho I)^{-1} v for rows v, with a matrix of atoms^2 or two of inputs x atoms."""
+def regularized_solver(dictionary: Array) -> tuple[Callable[[Array], Callable[[Array], Array]], Array]:
+    """Returns rho -> (v -> (D^T D + rho I)^{-1} v for rows v), and the least rho that rounding allows.
+
+    The matrix that is inverted has the size of the inputs or the atoms, whichever are fewer. Below some rounding errors
+    of its largest eigenvalue, which its Frobenius norm bounds, rho does not make it positive definite.
+    """
     inputs, atoms = dictionary.shape
     small = atoms <= inputs
     gram = product(dictionary.T, dictionary) if small else product(dictionary, dictionary.T)
-    inverse = _inverse(gram + rho * jnp.eye(len(gram), dtype=gram.dtype))
-    if small:
-        return lambda v: product(v, inverse)
-    # Woodbury's identity.
-    narrow = product(dictionary.T, inverse)
-    return lambda v: (v - product(product(v, narrow), dictionary)) / rho
+
+    def of(rho: Array) -> Callable[[Array], Array]:
+        factor = _inverse_factor(gram + rho * jnp.eye(len(gram), dtype=gram.dtype))
+        if small:
+            inverse = product(factor.T, factor)
+            return lambda v: product(v, inverse)
+        # Woodbury's identity.
+        narrow = product(factor, dictionary)
+        return lambda v: (v - product(product(v, narrow.T), narrow)) / rho
+
+    return of, 64 * jnp.finfo(gram.dtype).eps * jnp.linalg.norm(gram)
 
 
-def _inverse(matrix: Array) -> Array:
-    """Returns the inverse of a symmetric positive definite matrix by recursive halving, mostly with matrix products.
+def _inverse_factor(matrix: Array) -> Array:
+    """Returns the inverse of the Cholesky factor of a matrix by recursive halving, mostly with matrix products.
 
     On a CPU, LAPACK's threads keep spinning after a call and occupy a core, which slows down what follows by half; on
-    accelerators, products are the fastest operation.
+    accelerators, products are the fastest operation. The error is that of a Cholesky factor, rounding times the
+    condition of the matrix; inverting its halves rather than factorising them would square the condition.
     """
     size = len(matrix)
     if size <= 32:
-        return lax.fori_loop(0, size, _sweep, matrix)
+        both = lax.fori_loop(0, size, _eliminate, jnp.concatenate([matrix, jnp.eye(size, dtype=matrix.dtype)], 1))
+        return both[:, size:] / jnp.sqrt(jnp.diagonal(both))[:, None]
     half = size // 2
-    first, across = _inverse(matrix[:half, :half]), matrix[:half, half:]
-    along = product(first, across)
-    second = _inverse(matrix[half:, half:] - product(across.T, along))
-    corner = -product(along, second)
-    return jnp.block([[first - product(corner, along.T), corner], [corner.T, second]])
+    first = _inverse_factor(matrix[:half, :half])
+    below = product(matrix[half:, :half], first.T)
+    second = _inverse_factor(matrix[half:, half:] - product(below, below.T))
+    corner = -product(second, product(below, first))
+    return jnp.block([[first, jnp.zeros_like(corner.T)], [corner, second]])
 
 
-def _sweep(i: Array, matrix: Array) -> Array:
-    """Exchanges one variable of a linear map; exchanging all gives the inverse (Gauss and Jordan, without pivots)."""
-    pivot = jnp.arange(len(matrix)) == i
-    row = jnp.where(pivot, 1, matrix[i]) / matrix[i, i]
-    column = jnp.where(pivot, 0, matrix[:, i])
-    rest = jnp.where(pivot[None, :], 0, matrix) - column[:, None] * row[None, :]
-    return jnp.where(pivot[:, None], row[None, :], rest)
+def _eliminate(i: Array, rows: Array) -> Array:
+    """Subtracts row i from those below it, so that they have 0 in column i."""
+    factors = jnp.where(jnp.arange(len(rows)) > i, rows[:, i] / rows[i, i], 0)
+    return rows - factors[:, None] * rows[i][None, :]
