@@ -1,8 +1,10 @@
 """Linear codes: inference and dictionary learning. Pure functions that need only jax, numpy and jaxtyping."""
 
 from sparsejax.coding.admm import admm
+from sparsejax.coding.constrained import ConstrainedCode, code_within_error, code_within_l1, lasso_path
 from sparsejax.coding.dictionary import DictionaryState, dictionary_step, init_dictionary
 from sparsejax.coding.estimator import DictionaryLearner
+from sparsejax.coding.group_lasso import group_lasso
 from sparsejax.coding.lasso import fista, ista
 from sparsejax.coding.lca import lca
 from sparsejax.coding.objective import (
@@ -26,20 +28,25 @@ from sparsejax.coding.sparsenet import (
 
 __all__ = [
     "Code",
+    "ConstrainedCode",
     "DictionaryLearner",
     "DictionaryState",
     "SparsenetMetrics",
     "SparsenetState",
     "admm",
+    "code_within_error",
+    "code_within_l1",
     "dictionary_step",
     "duality_gap",
     "fista",
+    "group_lasso",
     "hard_threshold",
     "init_dictionary",
     "init_sparsenet",
     "ista",
     "kkt_violation",
     "lasso_objective",
+    "lasso_path",
     "lca",
     "matching_pursuit",
     "orthogonal_matching_pursuit",

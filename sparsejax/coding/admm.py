@@ -14,7 +14,7 @@ from sparsejax.functional.arguments import checked
 # Powers of ten of rho that are tried, relative to the mean squared norm of the atoms.
 _LEAST, _MOST = -5, 1
 # Rounds before an example may change its rho for the first time; then after as many again, so that no rho oscillates.
-_ROUNDS = 10
+_ROUNDS = 20
 
 
 @checked
@@ -40,7 +40,7 @@ def admm(
 
     An iteration costs as much as one of FISTA, and natural images need a third as many. How many depends on rho: one
     that is ten times too large or small needs several times as many. So each example has its own, a power of ten times
-    the mean squared norm of the atoms: at the start the one nearest :math:`4 \lambda / \max |D^T x|`, at most 1; after
+    the mean squared norm of the atoms: at the start the next above :math:`4 \lambda / \max |D^T x|`, at most 1; after
     10, 20, 40, ... rounds the one that would make its primal and dual residuals equally large. Examples with the same
     rho run together.
 
@@ -140,9 +140,9 @@ def _adapt(problem, goal, solver_of, start, unit, least, most, check_every):
     def rho_of(level):
         return unit * jnp.asarray(10, unit.dtype) ** level.astype(unit.dtype)
 
-    def nearest(rho):
-        """Returns the level nearest a relative rho."""
-        level = jnp.round(jnp.log10(jnp.clip(rho, 10.0**_LEAST, 10.0**_MOST)))
+    def level_of(rho, rounded):
+        """Returns the level of a relative rho."""
+        level = rounded(jnp.log10(jnp.clip(rho, 10.0**_LEAST, 10.0**_MOST)))
         return jnp.maximum(level, jnp.ceil(jnp.log10(jnp.maximum(least, 10.0**_LEAST)))).astype(jnp.int32)
 
     def unfinished(work):
@@ -186,14 +186,14 @@ def _adapt(problem, goal, solver_of, start, unit, least, most, check_every):
             primal = ratio(_length(solved - after), jnp.maximum(_length(solved), _length(after)))
             dual = ratio(rho * _length(after - new_code), _length(new_dual))
             tiny = jnp.finfo(z.dtype).tiny
-            better = nearest(rho / unit * jnp.sqrt(jnp.maximum(primal, tiny) / jnp.maximum(dual, tiny)))
+            better = level_of(rho / unit * jnp.sqrt(jnp.maximum(primal, tiny) / jnp.maximum(dual, tiny)), jnp.round)
             return put(better, level)
 
         return (*work[:4], lax.cond(jnp.any(unfinished(work)), balance, lambda _: level, work), *work[5:])
 
     code, dual, c, energy = start
     left = shortfall(code, c, energy, data.b, penalty_of(data))
-    level = nearest(jnp.minimum(1, 4 / penalty_of(data).excess(data.b)))
+    level = level_of(jnp.minimum(1, 4 / penalty_of(data).excess(data.b)), jnp.ceil)
     work = (code, dual, left, jnp.zeros(len(code), jnp.int32), level, c, energy)
     work = lax.while_loop(lambda work: jnp.any(unfinished(work)), segment, work)
     return Code(work[0], check_every * work[3], work[2][0], reached(work[2], goal))

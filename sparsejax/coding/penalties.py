@@ -7,11 +7,12 @@ correlations :math:`D^T r` of the atoms with the residual, all arrays are `[exam
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["l1"], meta_fields=["nonnegative"])
@@ -74,7 +75,7 @@ class GroupL1:
     """
 
     l1: float | Array
-    members: Bool[Array, "atoms groups"]
+    members: Any  # of bool; of other leaves within JAX
 
     def shrink(self, z: Array, step: float | Array = 1.0) -> Array:
         """Returns the minimum of (a - z)^2 / 2 + step Omega(a)."""

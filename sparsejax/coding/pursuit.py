@@ -206,7 +206,10 @@ def _by_gram(x, dictionary, _, k, allowed, *, most):
     def energy_of(state, data):
         return jnp.sum((data[0] - product(_spread(state[0], state[2], lengths), directions.T)) ** 2, -1)
 
-    return _pursue(update, energy_of, state, (x, b), k, allowed, lambda s: _spread(s[0], s[2], lengths) / lengths[None, :])
+    def code_of(state):
+        return _spread(state[0], state[2], lengths) / lengths[None, :]
+
+    return _pursue(update, energy_of, state, (x, b), k, allowed, code_of)
 
 
 def _by_residual(x, dictionary, mask, k, allowed, *, most):
@@ -224,7 +227,7 @@ def _by_residual(x, dictionary, mask, k, allowed, *, most):
         values, chosen, inverse, free, count = jax.vmap(_append)(
             j, along, jnp.sum(new**2, -1), values, c, chosen, inverse, free, count, _rounding(b, 16)
         )
-        slot = jnp.arange(values.shape[1]) == before[:, None]
+        slot = jnp.arange(values.shape[1])[None, :] == before[:, None]
         atoms = jnp.where((slot & (count > before)[:, None])[:, :, None], new[:, None, :], atoms)
         residual = x - jnp.einsum("es,esi->ei", values, atoms, precision=lax.Precision.HIGHEST)
         return values, product(residual, dictionary) * scale, chosen, inverse, free, count, atoms
