@@ -1,7 +1,12 @@
-"""Linear codes: inference and dictionary learning. Pure functions that need only jax, numpy and jaxtyping."""
+"""Linear codes: inference and dictionary learning. Pure functions that need only jax, numpy and jaxtyping.
 
-from sparsejax.coding.dictionary import DictionaryState, dictionary_step, init_dictionary
-from sparsejax.coding.estimator import DictionaryLearner
+`DictionaryLearner` and `SparseCoder` are transformers of scikit-learn, which is imported on their first use.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from sparsejax.coding.dictionary import DictionaryState, dictionary_step, init_dictionary, update_dictionary
 from sparsejax.coding.lasso import admm, fista, ista
 from sparsejax.coding.lca import lca
 from sparsejax.coding.objective import (
@@ -23,10 +28,14 @@ from sparsejax.coding.sparsenet import (
     sparsenet_step,
 )
 
+if TYPE_CHECKING:
+    from sparsejax.coding.estimators import DictionaryLearner, SparseCoder
+
 __all__ = [
     "Code",
     "DictionaryLearner",
     "DictionaryState",
+    "SparseCoder",
     "SparsenetMetrics",
     "SparsenetState",
     "admm",
@@ -47,4 +56,16 @@ __all__ = [
     "sparsenet_code",
     "sparsenet_objective",
     "sparsenet_step",
+    "update_dictionary",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports the estimators on first use."""
+    if name in ("DictionaryLearner", "SparseCoder"):
+        return getattr(importlib.import_module("sparsejax.coding.estimators"), name)
+    raise AttributeError(f"module 'sparsejax.coding' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__
