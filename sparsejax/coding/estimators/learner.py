@@ -108,9 +108,9 @@ class DictionaryLearner(Coder):
         how = self._check()
         x = read_table(self, X, reset=True)
         draw = np.random.default_rng(int(self.seed))
-        state, size, errors = self._start(x, draw), min(self.batch_size, len(x)), []
+        state, size, errors = self._start(x, draw), min(int(self.batch_size), len(x)), []
         best, unimproved, epoch = np.inf, 0, _Epoch()
-        for batches in _epochs(draw, len(x), size, self.epochs):
+        for batches in _epochs(draw, len(x), size, int(self.epochs)):
             epoch = _Epoch()
             for rows in batches:
                 state, found = self._step(state, x[rows], how)
@@ -156,7 +156,7 @@ class DictionaryLearner(Coder):
 
     def _start(self, x: np.ndarray, draw: np.random.Generator) -> DictionaryState:
         settings = {"atoms": int(self.atoms), "nonnegative_atoms": bool(self.nonnegative_atoms)}
-        some = x[draw.permutation(len(x))[: self.atoms]]
+        some = x[draw.permutation(len(x))[: int(self.atoms)]]
         state = _init(jax.random.key(int(self.seed)), some, **settings)
         if self.dict_init is None:
             return state

@@ -34,14 +34,13 @@ def check_number(name: str, value: Any, *, positive: bool = False) -> float:
       ValueError: it is no number, is not finite, or is out of range.
     """
     expected = "a finite number above 0" if positive else "a finite number, 0 or more"
-    scalar = isinstance(value, (np.ndarray, jax.Array)) and value.ndim == 0
+    scalar = isinstance(value, (np.generic, np.ndarray, jax.Array)) and value.ndim == 0
     number = value.item() if scalar else value
-    if isinstance(number, (bool, np.bool_)) or not isinstance(number, numbers.Real):
-        raise ValueError(f"{name} is {value!r}; expected {expected}.")
-    number = float(number)
-    if not 0 <= number < math.inf or (positive and number == 0):
-        raise ValueError(f"{name} is {value!r}; expected {expected}.")
-    return number
+    if isinstance(number, bool) or not isinstance(number, numbers.Real):
+        raise ValueError(f"{name} is {number!r}; expected {expected}.")
+    if not 0 <= float(number) < math.inf or (positive and number == 0):
+        raise ValueError(f"{name} is {number!r}; expected {expected}.")
+    return float(number)
 
 
 def check_flag(name: str, value: Any) -> bool:
