@@ -40,7 +40,8 @@ class Coder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         check_width(x, atoms)
         fixed, numbers = how.split()
         code, count, worst = _transform(jnp.asarray(_pad(x)), jnp.asarray(atoms.T), numbers, fixed=fixed)
-        warn_unfinished(int(count), len(x), float(worst), f"of {type(self).__name__}.transform", how)
+        when = f"of {type(self).__name__}.transform"
+        warn_unfinished(int(count), len(x), float(worst), when, how, stacklevel=4)  # scikit-learn wraps `transform`
         return np.asarray(code.code)[: len(x)]
 
     def inverse_transform(self, X: Any) -> np.ndarray:
@@ -160,10 +161,10 @@ def check_width(x: np.ndarray, atoms: np.ndarray) -> None:
         )
 
 
-def warn_unfinished(count: int, codes: int, worst: float, when: str, how: Coding) -> None:
+def warn_unfinished(count: int, codes: int, worst: float, when: str, how: Coding, *, stacklevel: int = 3) -> None:
     """Warns that codes have not converged, if any."""
     if count:
-        warnings.warn(describe(count, codes, worst, when, how), ConvergenceWarning, stacklevel=3)
+        warnings.warn(describe(count, codes, worst, when, how), ConvergenceWarning, stacklevel=stacklevel)
 
 
 def _pad(x: np.ndarray) -> np.ndarray:
