@@ -6,17 +6,18 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from sparsejax.coding.admm import admm
 from sparsejax.coding.dictionary import DictionaryState, dictionary_step, init_dictionary, update_dictionary
-from sparsejax.coding.lasso import admm, fista, ista
+from sparsejax.coding.lasso import fista, ista
 from sparsejax.coding.lca import lca
 from sparsejax.coding.objective import (
-    Code,
     duality_gap,
     hard_threshold,
     kkt_violation,
     lasso_objective,
     soft_threshold,
 )
+from sparsejax.coding.problem import Code
 from sparsejax.coding.pursuit import matching_pursuit, orthogonal_matching_pursuit
 from sparsejax.coding.sparse_set import sparse_set
 from sparsejax.coding.sparsenet import (

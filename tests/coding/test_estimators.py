@@ -111,6 +111,28 @@ def test_a_pursuit_ends_at_its_tolerance():
     assert (left <= 0.2).all() and np.count_nonzero(code, axis=1).max() < 8
 
 
+def test_a_pursuit_without_k_ends_at_its_error():
+    x, dictionary = problem()
+    coder = SparseCoder(dictionary.T, omp_error=0.01)
+    assert (np.sum((coder.inverse_transform(coder.transform(x)) - x) ** 2, 1) <= 0.01).all()
+    with pytest.warns(
+        ConvergenceWarning, match=r"^omp_tolerance=0\.01, omp_error=None was not reached .* by \d+ of the 12"
+    ):
+        SparseCoder(dictionary.T[:3], omp_tolerance=0.01).transform(x)
+
+
+def test_codes_of_the_elastic_net_and_non_negative_codes():
+    x, dictionary = problem(examples=60)
+    settings = {"l1": 0.1, "l2": 0.5, "nonnegative": True}
+    code = SparseCoder(dictionary.T, **settings).transform(x)
+    np.testing.assert_allclose(code, admm(x, dictionary, **settings, tolerance=1e-3).code, atol=1e-5)
+    assert code.min() >= 0 and np.abs(code - SparseCoder(dictionary.T, l1=0.1).transform(x)).max() > 0.1
+    learner = DictionaryLearner(**SMALL | settings | {"nonnegative_atoms": True}).fit(np.abs(x))
+    assert learner.transform(np.abs(x)).min() >= 0 and learner.components_.min() >= 0
+    pulled = DictionaryLearner(**SMALL | {"l2": 5.0}).fit(x)
+    assert pulled.error_[0] > DictionaryLearner(**SMALL).fit(x).error_[0]
+
+
 def test_atoms_can_be_given_and_be_non_negative():
     x, dictionary = problem(examples=60)
     start = np.abs(dictionary.T[:8])
@@ -128,7 +150,7 @@ def test_a_given_dictionary_codes_without_fit():
     x, dictionary = problem()
     coder = SparseCoder(dictionary.T, l1=0.1)
     code = coder.transform(x)
-    np.testing.assert_allclose(code, admm(x, dictionary, l1=0.1, tolerance=1e-3, violation=None).code, atol=1e-5)
+    np.testing.assert_allclose(code, admm(x, dictionary, l1=0.1, tolerance=1e-3).code, atol=1e-5)
     np.testing.assert_array_equal(coder.fit_transform(x), code)
     np.testing.assert_allclose(coder.inverse_transform(code), code @ dictionary.T, atol=1e-5)
     assert coder.get_feature_names_out()[-1] == "sparsecoder23"
@@ -216,7 +238,8 @@ def test_a_grid_over_integers_of_numpy_in_two_processes():
 def test_numbers_of_numpy_are_numbers():
     x, _ = problem(examples=60)
     counts = {"atoms": 8, "k": 3, "batch_size": 60, "epochs": 2, "patience": 1, "max_iterations": 100, "seed": 1}
-    rates = {"l1": 0.25, "forget": 0.5, "tolerance": 0.125, "omp_tolerance": 0.125, "stop_tolerance": 0.125}
+    rates = {"l1": 0.25, "l2": 0.5, "forget": 0.5, "tolerance": 0.125, "omp_tolerance": 0.125, "omp_error": 0.25}
+    rates |= {"stop_tolerance": 0.125}
     expected = DictionaryLearner(**counts, **rates).fit(x)
     numbers = {name: np.int64(value) for name, value in counts.items()}
     numbers |= {name: np.float32(value) for name, value in rates.items()}
@@ -249,7 +272,11 @@ REFUSED = [
     ({"verbose": 1}, "verbose is 1; expected True or False"),
     ({"nonnegative_atoms": "yes"}, "nonnegative_atoms is 'yes'"),
     ({"learn_with": "omp"}, "learn_with is 'omp'; expected 'lasso' or 'pursuit'"),
-    ({"learn_with": "pursuit"}, "k is None, but codes are to be pursued"),
+    ({"learn_with": "pursuit"}, "k, omp_tolerance and omp_error are None, but codes are to be pursued"),
+    ({"l2": -0.5}, "l2 is -0.5; expected a finite number, 0 or more"),
+    ({"omp_error": np.nan}, "omp_error is nan"),
+    ({"nonnegative": 2}, "nonnegative is 2; expected True or False"),
+    ({"nonnegative": True, "k": 2}, "nonnegative is True, but a pursuit's codes are of either sign"),
     ({"dict_init": np.ones((3, 16))}, "dict_init has 3 rows; expected one for each of the 8 atoms"),
     ({"dict_init": np.ones((8, 3))}, "X has 16 columns, but the atoms have 3 inputs"),
     ({"dict_init": -np.ones((8, 16)), "nonnegative_atoms": True}, "dict_init has an entry -1"),

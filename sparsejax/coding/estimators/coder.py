@@ -11,8 +11,11 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
-from sparsejax.coding.estimators.settings import Coding, check_coding, describe
-from sparsejax.coding.objective import Code
+from sparsejax.coding.estimators.settings import Coding, check_coding
+from sparsejax.coding.problem import Code
+
+# Small coefficients, to which the duality gap is insensitive, are as exact as by default in `admm`.
+_VIOLATION = 5e-4
 
 
 class Coder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -83,8 +86,12 @@ class SparseCoder(Coder):
       dictionary: the atoms as rows `[atoms, inputs]`, as in scikit-learn (the transpose of the convention in
         `sparsejax.coding`), of any norm.
       l1: weight of the codes' absolute values, for the lasso.
-      k: code by orthogonal matching pursuit with at most k atoms; None for the lasso.
-      omp_tolerance: end the pursuit for an example when this fraction of its energy is left; None for all k atoms.
+      l2: weight of half their squared length (elastic net), for the lasso.
+      nonnegative: codes of 0 or more, for the lasso.
+      k: code by orthogonal matching pursuit with at most k atoms. The lasso codes if k, omp_tolerance and omp_error are
+        None.
+      omp_tolerance: end the pursuit of an example when this fraction of its energy is left.
+      omp_error: end the pursuit of an example when this squared error is left.
       tolerance: largest relative duality gap of the lasso's codes.
       max_iterations: of the lasso's solver.
 
@@ -98,15 +105,21 @@ class SparseCoder(Coder):
         dictionary: Any,
         *,
         l1: float = 1.0,
+        l2: float = 0.0,
+        nonnegative: bool = False,
         k: int | None = None,
         omp_tolerance: float | None = None,
+        omp_error: float | None = None,
         tolerance: float = 1e-3,
         max_iterations: int = 1000,
     ):
         self.dictionary = dictionary
         self.l1 = l1
+        self.l2 = l2
+        self.nonnegative = nonnegative
         self.k = k
         self.omp_tolerance = omp_tolerance
+        self.omp_error = omp_error
         self.tolerance = tolerance
         self.max_iterations = max_iterations
 
@@ -164,7 +177,7 @@ def check_width(x: np.ndarray, atoms: np.ndarray) -> None:
 def warn_unfinished(count: int, codes: int, worst: float, when: str, how: Coding, *, stacklevel: int = 3) -> None:
     """Warns that codes have not converged, if any."""
     if count:
-        warnings.warn(describe(count, codes, worst, when, how), ConvergenceWarning, stacklevel=stacklevel)
+        warnings.warn(how.describe(count, codes, worst, when), ConvergenceWarning, stacklevel=stacklevel)
 
 
 def _pad(x: np.ndarray) -> np.ndarray:
@@ -176,5 +189,5 @@ def _pad(x: np.ndarray) -> np.ndarray:
 @functools.partial(jax.jit, static_argnames="fixed")
 def _transform(x: Any, dictionary: Any, numbers: Any, *, fixed: Any) -> tuple[Code, Any, Any]:
     how = Coding(*fixed, *numbers)
-    code = how.solve(x, dictionary)
+    code = how.solve(x, dictionary, violation=_VIOLATION)
     return code, *how.unfinished(code)

@@ -25,8 +25,12 @@ class DictionaryLearner(Coder):
     Args:
       atoms: number of atoms.
       l1: weight of the codes' absolute values, for the lasso.
-      k: transform by orthogonal matching pursuit with at most k atoms; None for the lasso.
-      omp_tolerance: end the pursuit for an example when this fraction of its energy is left; None for all k atoms.
+      l2: weight of half their squared length (elastic net), for the lasso.
+      nonnegative: codes of 0 or more, for the lasso.
+      k: transform by orthogonal matching pursuit with at most k atoms. The lasso codes if k, omp_tolerance and
+        omp_error are None.
+      omp_tolerance: end the pursuit of an example when this fraction of its energy is left.
+      omp_error: end the pursuit of an example when this squared error is left.
       learn_with: "lasso" learns from the lasso's codes, also if `transform` pursues; "pursuit" from those of
         orthogonal matching pursuit, with the limits of `transform`.
       nonnegative_atoms: learn atoms without negative entries, as of non-negative matrix factorization.
@@ -65,8 +69,11 @@ class DictionaryLearner(Coder):
         atoms: int = 100,
         *,
         l1: float = 1.0,
+        l2: float = 0.0,
+        nonnegative: bool = False,
         k: int | None = None,
         omp_tolerance: float | None = None,
+        omp_error: float | None = None,
         learn_with: str = "lasso",
         nonnegative_atoms: bool = False,
         dict_init: Any = None,
@@ -82,8 +89,11 @@ class DictionaryLearner(Coder):
     ):
         self.atoms = atoms
         self.l1 = l1
+        self.l2 = l2
+        self.nonnegative = nonnegative
         self.k = k
         self.omp_tolerance = omp_tolerance
+        self.omp_error = omp_error
         self.learn_with = learn_with
         self.nonnegative_atoms = nonnegative_atoms
         self.dict_init = dict_init

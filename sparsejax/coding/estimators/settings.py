@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from sparsejax.coding.lasso import admm
-from sparsejax.coding.objective import Code, lasso_objective, product
+from sparsejax.coding.admm import admm
+from sparsejax.coding.objective import lasso_objective
+from sparsejax.coding.problem import Code
 from sparsejax.coding.pursuit import orthogonal_matching_pursuit
+from sparsejax.coding.quadratic import product
 from sparsejax.functional.arguments import check_int
 
 
@@ -59,33 +61,52 @@ class Coding(NamedTuple):
 
     pursuit: bool
     k: int | None
+    nonnegative: bool
     max_iterations: int
     l1: float | Array
+    l2: float | Array
     tolerance: float | Array
     omp_tolerance: float | Array | None
+    omp_error: float | Array | None
 
-    def solve(self, x: Array, dictionary: Array) -> Code:
-        """Codes x `[examples, inputs]` with a dictionary `[inputs, atoms]`."""
+    def solve(self, x: Array, dictionary: Array, *, violation: float | None = None) -> Code:
+        """Codes x `[examples, inputs]` with a dictionary `[inputs, atoms]`; `violation` as in `admm`."""
         if self.pursuit:
-            assert self.k is not None
-            return orthogonal_matching_pursuit(x, dictionary, k=self.k, tolerance=self.omp_tolerance)
-        limits = {"tolerance": self.tolerance, "violation": None, "max_iterations": self.max_iterations}
-        return admm(x, dictionary, l1=self.l1, **limits)
+            part, error = self.omp_tolerance, self.omp_error
+            return orthogonal_matching_pursuit(x, dictionary, k=self.k, tolerance=part, error=error)
+        limits = {"tolerance": self.tolerance, "violation": violation, "max_iterations": self.max_iterations}
+        return admm(x, dictionary, l1=self.l1, l2=self.l2, nonnegative=self.nonnegative, **limits)
 
     def objective(self, x: Array, dictionary: Array, code: Array) -> Array:
         """Returns what the codes minimise, for each example: the lasso's objective, or half the squared error."""
         if self.pursuit:
             return jnp.sum((x - product(code, dictionary.T)) ** 2, -1) / 2
-        return lasso_objective(x, dictionary, code, l1=self.l1)
+        return lasso_objective(x, dictionary, code, l1=self.l1, l2=self.l2)
 
     def unfinished(self, code: Code) -> tuple[Array, Array]:
-        """Returns the number of codes that have not converged, and their largest gap; a pursuit ends as asked for."""
-        unfinished = jnp.zeros_like(code.gap, bool) if self.pursuit else ~(code.gap <= self.tolerance)
+        """Returns the number of codes that have not converged, and their largest gap; k atoms end a pursuit."""
+        if self.pursuit:
+            unfinished = ~code.converged if self.k is None else jnp.zeros_like(code.converged)
+        else:
+            unfinished = ~(code.gap <= self.tolerance)
         return jnp.sum(unfinished, dtype=jnp.int32), jnp.max(jnp.where(unfinished, code.gap, 0), initial=0)
 
     def split(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """Returns the fields that a compiled program depends on, and those that it takes as numbers."""
-        return tuple(self[:3]), tuple(self[3:])
+        return tuple(self[:4]), tuple(self[4:])
+
+    def describe(self, count: int, codes: int, worst: float, when: str) -> str:
+        """Returns the warning that codes have not converged."""
+        by = f"by {count} of the {codes} codes {when}"
+        if self.pursuit:
+            limits = f"omp_tolerance={self.omp_tolerance}, omp_error={self.omp_error}"
+            return (
+                f"{limits} was not reached with all atoms {by}; at worst {worst:.2g} of the energy is left. Raise it."
+            )
+        return (
+            f"tolerance={self.tolerance:g} was not reached within {self.max_iterations} iterations {by}; the worst "
+            f"relative duality gap is {worst:.2g}. Raise max_iterations, tolerance or l1."
+        )
 
 
 def check_coding(settings: dict[str, Any], *, pursuit: bool | None = None) -> Coding:
@@ -94,23 +115,26 @@ def check_coding(settings: dict[str, Any], *, pursuit: bool | None = None) -> Co
     Raises:
       ValueError: one is of another type or out of range, or they do not go together.
     """
-    k, part = settings["k"], settings["omp_tolerance"]
+    k, part, error = (settings[name] for name in ("k", "omp_tolerance", "omp_error"))
+    limited = not (k is part is error is None)
+    if pursuit and not limited:
+        raise ValueError(
+            "k, omp_tolerance and omp_error are None, but codes are to be pursued; expected a limit, such as k=8."
+        )
     how = Coding(
-        pursuit=(k is not None or part is not None) if pursuit is None else pursuit,
+        pursuit=limited if pursuit is None else pursuit,
         k=None if k is None else check_count("k", k),
+        nonnegative=check_flag("nonnegative", settings["nonnegative"]),
         max_iterations=check_count("max_iterations", settings["max_iterations"]),
         l1=check_number("l1", settings["l1"], positive=True),
+        l2=check_number("l2", settings["l2"]),
         tolerance=check_number("tolerance", settings["tolerance"]),
         omp_tolerance=None if part is None else check_number("omp_tolerance", part),
+        omp_error=None if error is None else check_number("omp_error", error),
     )
-    if how.pursuit and k is None:
-        raise ValueError("k is None, but codes are to be pursued; expected a number of atoms, such as k=8.")
+    if how.nonnegative and how.pursuit:
+        raise ValueError(
+            "nonnegative is True, but a pursuit's codes are of either sign; expected no k, omp_tolerance or omp_error, "
+            "for the lasso."
+        )
     return how
-
-
-def describe(count: int, codes: int, worst: float, when: str, how: Coding) -> str:
-    """Returns the warning that codes have not converged."""
-    return (
-        f"tolerance={how.tolerance:g} was not reached within {how.max_iterations} iterations by {count} of the {codes} "
-        f"codes {when}; the worst relative duality gap is {worst:.2g}. Raise max_iterations, tolerance or l1."
-    )
