@@ -163,7 +163,7 @@ def update_dictionary(
 
     References:
       Mairal, Bach, Ponce & Sapiro, Online learning for matrix factorization and sparse coding, 2010, algorithm 2,
-      section 3.4.2 (forgetting), 3.4.4 (unused atoms, there replaced by random examples) and 6.2 (non-negative atoms).
+      section 3.4.2 (forgetting), 3.4.4 (unused atoms, there replaced by random examples) and 5 (other constraints).
     """
     expected = state.dictionary.shape
     if (x.shape[1], code.shape[1]) != expected:
