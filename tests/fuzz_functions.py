@@ -184,7 +184,8 @@ class Draw:
         self.dtype = np.dtype(np.float32)
         parts = {name: jnp.asarray(np.abs(self.values(self.shape(hints[name].dim_str), wild=False)) + 0.1)
                  for name in kind._fields}  # fmt: skip
-        return kind(**parts | ({"steps": jnp.int32(self.rng.choice((0, 3)))} if "steps" in parts else {}))
+        counts = {name: jnp.int32(self.rng.choice((0, 3))) for name in ("steps", "skipped") if name in parts}
+        return kind(**parts | counts)
 
     def units(self, function: str) -> str:
         return "channels" if function == "k_winners_2d" else "units"

@@ -1,9 +1,14 @@
-"""Linear codes: inference and dictionary learning. Pure functions that need only jax, numpy and jaxtyping."""
+"""Linear codes: inference and dictionary learning. Pure functions that need only jax, numpy and jaxtyping.
+
+`DictionaryLearner` and `SparseCoder` are transformers of scikit-learn, which is imported on their first use.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from sparsejax.coding.admm import admm
 from sparsejax.coding.constrained import ConstrainedCode, code_within_error, code_within_l1, lasso_path
-from sparsejax.coding.dictionary import DictionaryState, dictionary_step, init_dictionary
-from sparsejax.coding.estimator import DictionaryLearner
+from sparsejax.coding.dictionary import DictionaryState, dictionary_step, init_dictionary, update_dictionary
 from sparsejax.coding.group_lasso import group_lasso
 from sparsejax.coding.lasso import fista, ista
 from sparsejax.coding.lca import lca
@@ -26,11 +31,15 @@ from sparsejax.coding.sparsenet import (
     sparsenet_step,
 )
 
+if TYPE_CHECKING:
+    from sparsejax.coding.estimators import DictionaryLearner, SparseCoder
+
 __all__ = [
     "Code",
     "ConstrainedCode",
     "DictionaryLearner",
     "DictionaryState",
+    "SparseCoder",
     "SparsenetMetrics",
     "SparsenetState",
     "admm",
@@ -55,4 +64,16 @@ __all__ = [
     "sparsenet_code",
     "sparsenet_objective",
     "sparsenet_step",
+    "update_dictionary",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports the estimators on first use."""
+    if name in ("DictionaryLearner", "SparseCoder"):
+        return getattr(importlib.import_module("sparsejax.coding.estimators"), name)
+    raise AttributeError(f"module 'sparsejax.coding' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -133,21 +133,46 @@ def _(a, y):
     assert y.dictionary.shape == (a.x.shape[1], a.atoms) and y.steps == 0
     need(a.x.shape[1])
     np.testing.assert_allclose(np.linalg.norm(y.dictionary, axis=0), 1, rtol=1e-4)
-    assert not y.codes.any() and not y.products.any()
+    assert not y.codes.any() and not y.products.any() and not y.skipped
+    assert not a.nonnegative_atoms or y.dictionary.min() >= 0
 
 
-@reference("dictionary_step")
+def one_solver(draw, arguments):
+    """Gives either l1 or k, of which exactly one is needed."""
+    one = draw.rng.choice(("l1", "k"))
+    numbers = {"l1": 0.1, "k": 1}
+    return arguments | {name: numbers[name] if name == one else None for name in numbers}
+
+
+def learnt(a, new, code):
+    """Asserts that the statistics are those of the batch; a replaced atom has none."""
+    assert new.dictionary.shape == a.state.dictionary.shape
+    assert np.isfinite(new.dictionary).all() and new.steps == a.state.steps + 1 and new.skipped == a.state.skipped
+    need(np.isfinite(a.forget) and 0 <= a.forget < 10)
+    keep = 0 if a.state.steps == 0 else (1 - 1 / new.steps) ** a.forget
+    codes = keep * a.state.codes + code.T @ code / len(a.x)
+    begun = np.diagonal(new.codes) == 0
+    codes = np.where(begun[:, None] | begun, 0, codes)
+    np.testing.assert_allclose(new.codes, codes, rtol=1e-3, atol=1e-4 * max(1, np.abs(codes).max(initial=0)))
+    assert not a.nonnegative_atoms or new.dictionary.min(initial=0) >= 0
+
+
+@reference("dictionary_step", one_solver)
 def _(a, y):
     finite(a.x, *a.state)
     new, code = y
-    assert new.dictionary.shape == a.state.dictionary.shape and code.code.shape == (len(a.x), new.codes.shape[0])
+    assert code.code.shape == (len(a.x), new.codes.shape[0])
     if not len(a.x):
         return a.state, None
-    assert np.isfinite(new.dictionary).all() and new.steps == a.state.steps + 1
-    need(np.isfinite(a.forget) and 0 <= a.forget < 10)
-    keep = 0 if a.state.steps == 0 else (1 - 1 / new.steps) ** a.forget
-    codes = keep * a.state.codes + code.code.T @ code.code / len(a.x)
-    np.testing.assert_allclose(new.codes, codes, rtol=1e-3, atol=1e-4 * max(1, np.abs(codes).max(initial=0)))
+    learnt(a, new, code.code)
+
+
+@reference("update_dictionary")
+def _(a, y):
+    finite(a.x, a.code, *a.state)
+    if not len(a.x):
+        return a.state
+    learnt(a, y, a.code)
 
 
 @reference("init_sparsenet")
