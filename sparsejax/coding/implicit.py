@@ -55,12 +55,14 @@ def _differentiated(run: Solver) -> Solver:
     def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Code, Code]:
         problem, goal, options = primals
         solved = run_here(problem, goal, options)
-        none = (np.zeros(a.shape, jax.dtypes.float0) for a in (solved.iterations, solved.converged))
-        iterations, converged = none
-        change = _change(lax.stop_gradient(solved.code), problem, tangents[0])
-        return solved, Code(change, iterations, jnp.zeros_like(solved.gap), converged)
+        change = jax.tree.map(_no_change, solved)
+        return solved, change._replace(code=_change(lax.stop_gradient(solved.code), problem, tangents[0]))
 
     return run_here
+
+
+def _no_change(a: Array) -> Any:
+    return jnp.zeros_like(a) if jnp.issubdtype(a.dtype, jnp.floating) else np.zeros(a.shape, jax.dtypes.float0)
 
 
 def _change(code: Array, problem: Problem, tangents: Problem) -> Float[Array, "examples atoms"]:

@@ -2,7 +2,9 @@
 
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from sparsejax.coding.implicit import solver
@@ -66,6 +68,8 @@ def lca(
     if isinstance(step, (int, float)) and not step > 0:
         raise ValueError(f"step is {step}; expected a positive dt / tau, or None for the largest that is safe.")
     check_loop(tolerance, max_iterations, check_every, violation)
+    if threshold == "hard" and isinstance(l1, jax.Array):
+        l1 = lax.stop_gradient(l1)  # it decides which units are active, and their values do not depend on it
     problem, batch = lasso_problem(x, dictionary, initial, l1=l1, l2=l2, nonnegative=nonnegative, mask=mask)
     settings = {"threshold": threshold, "max_iterations": max_iterations, "check_every": check_every}
     solved = _lca(problem, goal(tolerance, violation), step, warm=initial is not None, **settings)
@@ -81,7 +85,7 @@ def _lca(problem, goal, step, *, warm, threshold, max_iterations, check_every):
         penalty = penalty_of(data)
         if threshold == "soft":
             return penalty.shrink(u)
-        return jnp.where((u if penalty.nonnegative else jnp.abs(u)) > penalty.l1, u, 0)
+        return jnp.where(penalty.shrink(u) != 0, u, 0)
 
     def drive(u, data):
         code = activate(u, data)

@@ -174,10 +174,10 @@ def kkt_violation(
     return problem.penalty.violation(problem.start, _residual(problem)[0])[0].reshape(batch)
 
 
-def _restricted(x, dictionary, code, **settings) -> tuple[Problem, tuple[int, ...]]:
+def _restricted(x, dictionary, code, *, nonnegative, **settings) -> tuple[Problem, tuple[int, ...]]:
     """Returns the problem with this code, which is nan where it breaks the restriction."""
-    problem, batch = lasso_problem(x, dictionary, code, **settings)
-    if not problem.penalty.nonnegative:
+    problem, batch = lasso_problem(x, dictionary, code, nonnegative=nonnegative, **settings)
+    if not nonnegative:
         return problem, batch
     code = jnp.asarray(code, problem.x.dtype).reshape(problem.start.shape)
     return problem._replace(start=jnp.where(code < 0, jnp.nan, code)), batch

@@ -108,6 +108,11 @@ class GroupL1:
         length = self._lengths(code)
         return code * self._spread(jnp.where(length > 0, self.l1 / jnp.where(length > 0, length, 1), 0))
 
+    def dual(self, code: Array, c: Array) -> Array:
+        """Returns the dual variables nearest to c with which the code satisfies the optimality conditions."""
+        factor = jnp.minimum(1, self.l1 / jnp.maximum(self._lengths(c), jnp.finfo(c.dtype).tiny))
+        return jnp.where(self._spread(self._lengths(code)) > 0, self.slope(code), c * self._spread(factor))
+
     def _sum(self, values: Array) -> Array:
         return jnp.matmul(values, self.members.astype(values.dtype), precision=lax.Precision.HIGHEST)
 

@@ -1,7 +1,7 @@
 """The arguments of solvers: checked, in one shape and type; and what they return."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -148,7 +148,7 @@ def restore_batch_axes(code: Code, batch: tuple[int, ...]) -> Code:
     return jax.tree.map(lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]), code)
 
 
-def per_example(name: str, weight: float | ArrayLike, batch: tuple[int, ...], size: int, axis: str) -> Array | float:
+def per_example(name: str, weight: Any, batch: tuple[int, ...], size: int, axis: str) -> Array | float:
     """Returns a weight as a number, `[1, size]` for all examples, or `[examples, size or 1]`.
 
     Raises:
