@@ -75,6 +75,8 @@ NUMBERS: dict[str, Callable[[Any, str], Any]] = {
     "step": lambda d, f: 0.05,
     "tolerance": lambda d, f: 1e-3,
     "violation": lambda d, f: 1e-3,
+    "peak": lambda d, f: d.rng.choice((1.0, 255.0)),
+    "stride": lambda d, f: d.rng.choice((1, 2)),
     "batch_size": lambda d, f: 4,
     "seed": lambda d, f: 0,
 }

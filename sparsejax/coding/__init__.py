@@ -2,6 +2,7 @@
 
 from sparsejax.coding.dictionary import DictionaryState, dictionary_step, init_dictionary
 from sparsejax.coding.estimator import DictionaryLearner
+from sparsejax.coding.images import extract_patches, psnr, reconstruct_from_patches
 from sparsejax.coding.lasso import admm, fista, ista
 from sparsejax.coding.lca import lca
 from sparsejax.coding.objective import (
@@ -32,6 +33,7 @@ __all__ = [
     "admm",
     "dictionary_step",
     "duality_gap",
+    "extract_patches",
     "fista",
     "hard_threshold",
     "init_dictionary",
@@ -42,6 +44,8 @@ __all__ = [
     "lca",
     "matching_pursuit",
     "orthogonal_matching_pursuit",
+    "psnr",
+    "reconstruct_from_patches",
     "soft_threshold",
     "sparse_set",
     "sparsenet_code",

@@ -1,0 +1,64 @@
+"""References of patches, convolutional codes and l0 dictionary learning."""
+
+import itertools
+
+import numpy as np
+
+from tests.references.reference import finite, need, reference
+
+
+def pair(size):
+    return size if isinstance(size, tuple) else (size, size)
+
+
+def corners(shape, size, stride):
+    (h, w), (down, right) = pair(size), pair(stride)
+    return itertools.product(range(0, shape[0] - h + 1, down), range(0, shape[1] - w + 1, right))
+
+
+def with_images(d, a):
+    """Draws images of 4 x 5 pixels, with two channels if asked for."""
+    return a | {"images": d.array_of((*d.rng.choice(((), (3,))), 4, 5, *((2,) if a.get("channels") else ()))),
+                "size": d.rng.choice((1, 3, np.int64(2), (2, 4)))}  # fmt: skip
+
+
+@reference("extract_patches", with_images)
+def _(a, y):
+    axes, (h, w) = (3 if a.channels else 2), pair(a.size)
+    shape = a.images.shape[-axes:]
+    cut = [a.images[..., i : i + h, j : j + w, :] if a.channels else a.images[..., i : i + h, j : j + w]
+           for i, j in corners(shape, a.size, a.stride)]  # fmt: skip
+    return np.stack(cut, -axes - 1).reshape(*a.images.shape[:-axes], len(cut), h * w * (shape[2] if a.channels else 1))
+
+
+def with_patches(d, a):
+    """Draws the patches of an image of 5 x 4 pixels."""
+    depth, size = d.rng.choice((None, 2)), d.rng.choice((1, 3, (3, 2)))
+    shape, batch = (5, 4) if depth is None else (5, 4, depth), d.rng.choice(((), (3,)))
+    count = len(list(corners(shape, size, 1)))
+    patches = d.array_of((*batch, count, np.prod(pair(size)) * (depth or 1)))
+    weights = d.rng.choice((None, np.abs(d.values((*batch, count), wild=False))))
+    return a | {"patches": patches, "shape": shape, "size": size, "stride": 1, "weights": weights}
+
+
+@reference("reconstruct_from_patches", with_patches)
+def _(a, y):
+    finite(a.patches, a.weights)
+    batch, (h, w) = a.patches.shape[:-2], pair(a.size)
+    depth = a.shape[2] if len(a.shape) == 3 else 1
+    total, counts = np.zeros((*batch, *a.shape[:2], depth)), np.zeros((*batch, *a.shape[:2], 1))
+    weights = np.ones(a.patches.shape[:-1]) if a.weights is None else a.weights
+    for n, (i, j) in enumerate(corners(a.shape, a.size, a.stride)):
+        weight = weights[..., n, None, None, None]
+        total[..., i : i + h, j : j + w, :] += weight * a.patches[..., n, :].reshape(*batch, h, w, depth)
+        counts[..., i : i + h, j : j + w, :] += weight
+    need((weights >= 0).all(), (counts > 1e-3).all() or (weights == 0).all())
+    return np.where(counts > 0, total / np.where(counts > 0, counts, 1), 0).reshape(*batch, *a.shape)
+
+
+@reference("psnr", lambda d, a: a | {"image": d.array_of((4, 5)), "reference": d.array_of((4, 5))})
+def _(a, y):
+    finite(a.image, a.reference, a.peak)
+    error = np.mean((a.image - a.reference) ** 2)
+    need(error > 1e-6 or error == 0, a.peak > 0)
+    return 20 * np.log10(a.peak) - 10 * np.log10(error)
