@@ -3,6 +3,7 @@
 from sparsejax.coding.dictionary import DictionaryState, dictionary_step, init_dictionary
 from sparsejax.coding.estimator import DictionaryLearner
 from sparsejax.coding.images import extract_patches, psnr, reconstruct_from_patches
+from sparsejax.coding.ksvd import L0Fit, ksvd_step, mod_step
 from sparsejax.coding.lasso import admm, fista, ista
 from sparsejax.coding.lca import lca
 from sparsejax.coding.objective import (
@@ -28,6 +29,7 @@ __all__ = [
     "Code",
     "DictionaryLearner",
     "DictionaryState",
+    "L0Fit",
     "SparsenetMetrics",
     "SparsenetState",
     "admm",
@@ -40,9 +42,11 @@ __all__ = [
     "init_sparsenet",
     "ista",
     "kkt_violation",
+    "ksvd_step",
     "lasso_objective",
     "lca",
     "matching_pursuit",
+    "mod_step",
     "orthogonal_matching_pursuit",
     "psnr",
     "reconstruct_from_patches",

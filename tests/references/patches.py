@@ -62,3 +62,31 @@ def _(a, y):
     error = np.mean((a.image - a.reference) ** 2)
     need(error > 1e-6 or error == 0, a.peak > 0)
     return 20 * np.log10(a.peak) - 10 * np.log10(error)
+
+
+def l0_step(a, y):
+    """Asserts that the error does not rise, that codes have at most k atoms, and that the returned errors are right."""
+    dictionary, fit = y
+    finite(a.dictionary)
+    if not len(a.x):
+        assert fit.code.shape == (0, a.dictionary.shape[1])
+        return a.dictionary, None
+    known = np.isfinite(a.x).all(1)
+    assert fit.left_out == (~known).sum() and np.isnan(fit.code[~known]).all()
+    finite(a.x[known])
+    x, code, scale = a.x[known], fit.code[known], max(1e-3, np.sum(a.x[known] ** 2) / max(1, known.sum()))
+    assert np.isfinite(dictionary).all() and np.isfinite(code).all()
+    assert a.k is None or (np.count_nonzero(code, axis=1) <= a.k).all()
+    assert fit.error <= fit.coding_error + 1e-4 * scale
+    kept = np.where((code != 0).any(0), dictionary, 0)  # the others may be new
+    np.testing.assert_allclose(np.sum((x - code @ kept.T) ** 2) / max(1, known.sum()), fit.error, atol=2e-4 * scale)
+
+
+def one_of_both(d, a):
+    """Gives k or l0."""
+    wide = {"k": d.rng.choice((1, 2, np.int64(3))), "l0": None} if d.rng.random() < 0.5 else {"k": None, "l0": 0.05}
+    return a | wide | {"tolerance": None}
+
+
+reference("ksvd_step", one_of_both)(l0_step)
+reference("mod_step", one_of_both)(l0_step)
