@@ -69,6 +69,8 @@ NUMBERS: dict[str, Callable[[Any, str], Any]] = {
     "check_every": lambda d, f: d.rng.choice((1, 10)),
     "at_most": lambda d, f: 3,
     "sweeps": lambda d, f: 1,
+    "descents": lambda d, f: 3,
+    "size": lambda d, f: 2,
     "relaxation": lambda d, f: 1.8,
     "penalty": lambda d, f: 0.1,
     "scale": lambda d, f: 0.3,

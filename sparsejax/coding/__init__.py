@@ -1,5 +1,7 @@
 """Linear codes: inference and dictionary learning. Pure functions that need only jax, numpy and jaxtyping."""
 
+from sparsejax.coding.convolutional import ConvolutionalCode, convolutional_code, convolutional_reconstruct
+from sparsejax.coding.convolutional_dictionary import convolutional_dictionary_step, init_convolutional_dictionary
 from sparsejax.coding.dictionary import DictionaryState, dictionary_step, init_dictionary
 from sparsejax.coding.estimator import DictionaryLearner
 from sparsejax.coding.images import extract_patches, psnr, reconstruct_from_patches
@@ -27,17 +29,22 @@ from sparsejax.coding.sparsenet import (
 
 __all__ = [
     "Code",
+    "ConvolutionalCode",
     "DictionaryLearner",
     "DictionaryState",
     "L0Fit",
     "SparsenetMetrics",
     "SparsenetState",
     "admm",
+    "convolutional_code",
+    "convolutional_dictionary_step",
+    "convolutional_reconstruct",
     "dictionary_step",
     "duality_gap",
     "extract_patches",
     "fista",
     "hard_threshold",
+    "init_convolutional_dictionary",
     "init_dictionary",
     "init_sparsenet",
     "ista",

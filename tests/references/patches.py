@@ -90,3 +90,70 @@ def one_of_both(d, a):
 
 reference("ksvd_step", one_of_both)(l0_step)
 reference("mod_step", one_of_both)(l0_step)
+
+
+def convolved(maps, dictionary):
+    """The images of maps `[..., height, width, atoms]`: each atom added at every place, around the edges."""
+    total = np.zeros(maps.shape[:-1])
+    for i, j in np.ndindex(dictionary.shape[:2]):
+        total += np.roll(maps @ dictionary[i, j], (i, j), (-2, -1))
+    return total
+
+
+def small(d, a):
+    """Draws atoms of 2 x 3 pixels, no larger than the images, and few iterations."""
+    atoms, batch = 3, d.rng.choice(((), (2,)))
+    sizes = {"images": (*batch, 4, 5), "maps": (*batch, 4, 5, atoms), "initial": (*batch, 4, 5, atoms),
+             "dictionary": (2, 3, atoms)}  # fmt: skip
+    given = {name: d.array_of(shape) for name, shape in sizes.items() if a.get(name) is not None}
+    if a.get("mask") is not None:
+        shape = d.rng.choice(((4, 5), (*batch, 4, 5)))
+        given["mask"] = d.as_any((d.numbers.random(shape) < 0.7).astype(d.rng.choice((bool, np.float32))))
+    if "size" in a:
+        given["size"] = d.rng.choice((2, (2, 3)))
+    return a | given | ({"max_iterations": 30, "check_every": 10} if "l1" in a else {})
+
+
+def small_step(d, a):
+    given = small(d, a)
+    del given["check_every"]
+    return given | {"descents": 3}
+
+
+@reference("convolutional_reconstruct", small)
+def _(a, y):
+    finite(a.maps, a.dictionary)
+    return convolved(a.maps, a.dictionary)
+
+
+def convolutional_objective(a, maps):
+    mask = 1.0 if a.mask is None else np.float64(a.mask)
+    rest = mask * (convolved(maps, a.dictionary) - a.images)
+    return np.sum(rest**2, (-2, -1)) / 2 + a.l1 * np.abs(maps).sum((-3, -2, -1))
+
+
+@reference("convolutional_code", small)
+def _(a, y):
+    finite(a.images, a.dictionary, a.initial, a.mask, a.l1)
+    assert y.maps.shape == (*a.images.shape, a.dictionary.shape[2]) and y.gap.shape == a.images.shape[:-2]
+    assert np.isfinite(y.maps).all()
+    done, objective = y.converged, convolutional_objective(a, y.maps)
+    nothing = convolutional_objective(a, np.zeros(y.maps.shape))
+    assert (objective[done] <= nothing[done] * (1 + np.minimum(y.gap[done], 1)) * 1.001 + 1e-4).all()
+
+
+@reference("init_convolutional_dictionary", small)
+def _(a, y):
+    finite(a.images)
+    assert y.shape == (*pair(a.size), a.atoms)
+    np.testing.assert_allclose(np.linalg.norm(y, axis=(0, 1)), 1, rtol=1e-4)
+
+
+@reference("convolutional_dictionary_step", small_step)
+def _(a, y):
+    finite(a.images, a.dictionary, a.initial, a.mask, a.l1)
+    dictionary, code = y
+    assert dictionary.shape == a.dictionary.shape and code.maps.shape == (*a.images.shape, a.dictionary.shape[2])
+    assert np.isfinite(dictionary).all()
+    if code.gap.size:
+        assert (np.linalg.norm(dictionary, axis=(0, 1)) <= 1 + 1e-4).all()
