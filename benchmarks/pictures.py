@@ -57,7 +57,9 @@ def denoise_by_sklearn(noisy: np.ndarray, *, epochs: int = 2) -> np.ndarray:
     means = patches.mean(1, keepdims=True)
     patches -= means
     some = np.random.default_rng(0).permutation(patches)[:EXAMPLES]
-    learner = MiniBatchDictionaryLearning(ATOMS, alpha=2 * SIGMA, batch_size=200, max_iter=epochs, random_state=0)
+    learner = MiniBatchDictionaryLearning(
+        ATOMS, alpha=2 * SIGMA, fit_algorithm="cd", batch_size=200, max_iter=epochs, random_state=0
+    )
     atoms = learner.fit(some).components_
     noise = (1.05 * SIGMA * PATCH) ** 2
     code = orthogonal_mp_gram(atoms @ atoms.T, atoms @ patches.T, tol=noise, norms_squared=(patches**2).sum(1)).T
