@@ -55,9 +55,9 @@ def convolutional_code(
 
     .. math:: \min_z \tfrac12 \Big\| W \Big( \sum_m d_m * z_m - x \Big) \Big\|^2 + \lambda \sum_m \|z_m\|_1
 
-    with circular convolutions. In the Fourier domain the least-squares step is a system of rank 1 at each frequency,
-    with a closed solution. An iteration transforms every map twice. The weight rho of the constraint adapts to each
-    image, so that primal and dual residuals shrink together.
+    with circular convolutions. In the Fourier domain, the matrix of the least-squares step is rho times the identity
+    plus a matrix of rank 1 at each frequency, so the step has a closed solution. An iteration transforms every map
+    twice. The weight rho of the constraint adapts to each image, so that primal and dual residuals shrink together.
 
     Code images without their local mean: an atom for it would need large coefficients everywhere. To keep atoms from
     wrapping around the edges, pad the images at the bottom and on the right by the size of an atom less 1, with a mask
@@ -68,7 +68,7 @@ def convolutional_code(
       dictionary: `[rows, columns, atoms]`, atoms of any norm.
       l1: lambda > 0; may be traced.
       mask: the weights W of the pixels, `[height, width]` for all images or `[..., height, width]`: 0 or False for
-        unknown pixels, whose values do not matter (also NaN); None for ones. Iterations are then more.
+        unknown pixels, whose values do not matter (also NaN); None for ones, which needs fewer iterations.
       initial: maps to start from, `[..., height, width, atoms]`.
       tolerance: stop for an image at this relative duality gap; None for exactly `max_iterations`.
       max_iterations: upper bound, rounded up to whole rounds.
@@ -81,8 +81,8 @@ def convolutional_code(
       ValueError: shapes do not fit, or a Python number is out of range.
 
     References:
-      Wohlberg, Efficient algorithms for convolutional sparse representations, 2016, sections III.B (the closed
-      solution) and III.D (adaptive rho); Heide, Heidrich & Wetzstein, Fast and flexible convolutional sparse coding,
+      Wohlberg, Efficient algorithms for convolutional sparse representations, 2016 (the closed solution, and an
+      adaptive rho); Heide, Heidrich & Wetzstein, Fast and flexible convolutional sparse coding,
       2015 (the mask as a second constraint).
     """
     check_loop(tolerance, max_iterations, check_every)
@@ -114,7 +114,7 @@ def convolutional_reconstruct(
       ValueError: shapes do not fit.
 
     References:
-      Wohlberg, Efficient algorithms for convolutional sparse representations, 2016, equation 3.
+      Wohlberg, Efficient algorithms for convolutional sparse representations, 2016.
     """
     maps, dictionary = at_least_float32(maps), at_least_float32(dictionary)
     if maps.shape[-1] != dictionary.shape[2]:
@@ -250,8 +250,8 @@ def _code(images, dictionary, weights, start, l1, tolerance, *, rounds, turns):
     def update(state, data):
         state = lax.fori_loop(0, turns - 1, lambda _, state: turn(state, data)[0], state)
         (z, rho, fit), (primal, dual, solved, code, scaled) = turn(state, data)
-        # The ratio of the relative residuals. Its root, of which again the root is taken, would make both equal if each
-        # depended on rho alone; changes of less than a fifth are not worth the disturbance.
+        # The ratio of the relative residuals. Only its fourth root is taken, because larger changes let rho oscillate;
+        # small changes are left out, because every change disturbs the convergence.
         balance = jnp.sqrt(ratio(primal, jnp.maximum(solved, code)) / jnp.maximum(ratio(dual, scaled), 1e-30))
         factor = jnp.clip(balance**0.25, 0.4, 2.5)
         factor = jnp.where((factor > 1.2) | (factor < 1 / 1.2), factor, 1)

@@ -91,7 +91,7 @@ def convolutional_dictionary_step(
     iterations suffice.
 
     Args:
-      dictionary: `[rows, columns, atoms]`, from `init_convolutional_dictionary`.
+      dictionary: `[rows, columns, atoms]`, from `init_convolutional_dictionary`; atoms longer than 1 are scaled first.
       images: `[..., height, width]`. Images that are not finite are left out.
       l1: lambda > 0; may be traced.
       mask: the weights of the pixels, as in `convolutional_code`.
@@ -108,9 +108,9 @@ def convolutional_dictionary_step(
       ValueError: as `convolutional_code`, or descents is negative.
 
     References:
-      Garcia-Cardona & Wohlberg, Convolutional dictionary learning: a comparative review and new algorithms, 2018,
-      section III.D (accelerated projected gradients; the step size by backtracking and the restarts are ours);
-      Beck & Teboulle, A fast iterative shrinkage-thresholding algorithm for linear inverse problems, 2009.
+      Garcia-Cardona & Wohlberg, Convolutional dictionary learning: a comparative review and new algorithms, 2018
+      (accelerated projected gradients; the bounds of the curvature and the restarts are ours); Beck & Teboulle, A fast
+      iterative shrinkage-thresholding algorithm for linear inverse problems, 2009.
     """
     if descents < 0:
         raise ValueError(f"descents is {descents}; expected a number of gradient steps, 0 or more.")
@@ -161,9 +161,9 @@ def _update(dictionary, images, maps, weights, *, descents):
         change, steep = jnp.sum((new - ahead) ** 2), jnp.sum((new_shown - ahead_shown) ** 2)
         fits = steep <= curvature * change * 1.001
         lower = jnp.sum((new_shown - target) ** 2) <= jnp.sum((shown - target) ** 2)
-        # A step that overshoots shows the curvature along it, which is too small a bound by little after a few.
+        # A step that overshoots reveals a larger curvature along its direction, which the next step uses.
         curvature = jnp.where(fits, curvature, 1.5 * steep / jnp.where(change > 0, change, 1))
-        # A step that would raise the error ends the momentum.
+        # A step that would raise the error is undone, and the momentum starts anew.
         after = (new, new_shown, d, shown, grown)
         again = tuple(jnp.where(fits, a, b) for a, b in ((d, last), (shown, last_shown), (1, momentum)))
         before = (d, shown, *again)

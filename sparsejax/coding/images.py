@@ -1,7 +1,8 @@
 """Patches of images, the image of overlapping patches, and the ratio of signal to noise."""
 
-import math
+import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -37,20 +38,16 @@ def extract_patches(
       ValueError: the images have too few axes or are smaller than a patch, or size or stride is not positive.
 
     References:
-      Elad & Aharon, Image denoising via sparse and redundant representations over learned dictionaries, 2006,
-      equation 5 (the operator R_ij for all i and j).
+      Elad & Aharon, Image denoising via sparse and redundant representations over learned dictionaries, 2006
+      (its operator R_ij for all i and j).
     """
     images = jnp.asarray(images)
     axes = 3 if channels else 2
     if images.ndim < axes:
         expected = "[..., height, width, channels]" if channels else "[..., height, width]"
         raise ValueError(f"images has shape {images.shape}; expected {expected}.")
-    batch, pixels = images.shape[: images.ndim - axes], images.shape[images.ndim - axes :]
-    (rows, columns), (down, right) = _grid(pixels, size, stride)
-    # Both axes of positions, then both axes within a patch: XLA gathers whole rows of a patch.
-    row, column = rows[:, None, :, None], columns[None, :, None, :]
-    cut = images[..., row, column, :] if channels else images[..., row, column]
-    return cut.reshape(*batch, down * right, math.prod(cut.shape[len(batch) + 2 :]))
+    _grid(images.shape[images.ndim - axes :], size, stride)
+    return _cut(images if channels else images[..., None], size=size, stride=stride)
 
 
 @checked
@@ -82,14 +79,14 @@ def reconstruct_from_patches(
       ValueError: the patches are not those of such an image, a pixel is in no patch, or size or stride is not positive.
 
     References:
-      Elad & Aharon, Image denoising via sparse and redundant representations over learned dictionaries, 2006,
-      equation 11 (for lambda = 0).
+      Elad & Aharon, Image denoising via sparse and redundant representations over learned dictionaries, 2006
+      (the average of its last step, without the noisy image).
     """
     patches = at_least_float32(patches)
     if len(shape) not in (2, 3):
         raise ValueError(f"shape is {shape}; expected (height, width) or (height, width, channels).")
     (rows, columns), (down, right) = _grid(shape, size, stride)
-    batch, depth = patches.shape[:-2], shape[2] if len(shape) == 3 else 1
+    depth = shape[2] if len(shape) == 3 else 1
     expected = (down * right, rows.shape[1] * columns.shape[1] * depth)
     if patches.shape[-2:] != expected:
         raise ValueError(
@@ -105,18 +102,7 @@ def reconstruct_from_patches(
                 f"stride up to the size with which the last patch ends at the edge, or crop the image to "
                 f"{places.max() + 1}."
             )
-    weighted = patches if weights is None else patches * at_least_float32(weights).astype(patches.dtype)[..., None]
-    split = weighted.reshape(*batch, down, right, rows.shape[1], columns.shape[1], depth)
-    total = _overlap_add(split, rows, columns, shape)
-    if weights is None:
-        counts = np.outer(np.bincount(rows.ravel()), np.bincount(columns.ravel()))[..., None]
-        images = total / jnp.asarray(counts, total.dtype).reshape((1,) * len(batch) + counts.shape)
-    else:
-        cover = at_least_float32(weights).astype(total.dtype).reshape(*batch, down, right, 1, 1, 1)
-        cover = jnp.broadcast_to(cover, (*split.shape[:-1], 1))
-        counts = _overlap_add(cover, rows, columns, shape)
-        images = jnp.where(counts > 0, total / jnp.where(counts > 0, counts, 1), 0)
-    return images.reshape(*batch, *shape)
+    return _average(patches, weights, shape=shape, size=size, stride=stride)
 
 
 @checked
@@ -147,6 +133,37 @@ def psnr(
     kind = jnp.promote_types(image.dtype, reference.dtype)
     error = jnp.mean((image.astype(kind) - reference.astype(kind)) ** 2)
     return 20 * jnp.log10(jnp.asarray(peak, kind)) - 10 * jnp.log10(error)
+
+
+@functools.partial(jax.jit, static_argnames=("size", "stride"))
+def _cut(images: Array, *, size: int | tuple[int, int], stride: int | tuple[int, int]) -> Array:
+    """Returns the patches `[..., patches, pixels]` of images `[..., height, width, channels]`."""
+    (rows, columns), (down, right) = _grid(images.shape[-3:], size, stride)
+    # Both axes of positions, then both axes within a patch: XLA gathers whole rows of a patch.
+    cut = images[..., rows[:, None, :, None], columns[None, :, None, :], :]
+    return cut.reshape(*images.shape[:-3], down * right, rows.shape[1] * columns.shape[1] * images.shape[-1])
+
+
+@functools.partial(jax.jit, static_argnames=("shape", "size", "stride"))
+def _average(
+    patches: Array,
+    weights: AnyArray | None,
+    *,
+    shape: tuple[int, ...],
+    size: int | tuple[int, int],
+    stride: int | tuple[int, int],
+) -> Array:
+    (rows, columns), (down, right) = _grid(shape, size, stride)
+    batch, depth = patches.shape[:-2], shape[2] if len(shape) == 3 else 1
+    split = patches.reshape(*batch, down, right, rows.shape[1], columns.shape[1], depth)
+    if weights is None:
+        counts = np.outer(np.bincount(rows.ravel()), np.bincount(columns.ravel()))[..., None]
+        counts = jnp.asarray(counts, split.dtype).reshape((1,) * len(batch) + counts.shape)
+        return (_overlap_add(split, rows, columns, shape) / counts).reshape(*batch, *shape)
+    cover = at_least_float32(weights).astype(split.dtype).reshape(*batch, down, right, 1, 1, 1)
+    total = _overlap_add(split * cover, rows, columns, shape)
+    counts = _overlap_add(jnp.broadcast_to(cover, (*split.shape[:-1], 1)), rows, columns, shape)
+    return jnp.where(counts > 0, total / jnp.where(counts > 0, counts, 1), 0).reshape(*batch, *shape)
 
 
 def _overlap_add(patches: Array, rows: np.ndarray, columns: np.ndarray, shape: tuple[int, ...]) -> Array:

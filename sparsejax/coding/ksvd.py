@@ -82,7 +82,7 @@ def ksvd_step(
     References:
       Aharon, Elad & Bruckstein, K-SVD: an algorithm for designing overcomplete dictionaries for sparse representation,
       2006; Rubinstein, Zibulevsky & Elad, Efficient implementation of the K-SVD algorithm using batch orthogonal
-      matching pursuit, 2008, figure 3 (one step instead of an SVD). With l0, the objective is that of the thesis Sparse
+      matching pursuit, 2008 (one step instead of an SVD). With l0, the objective is that of the thesis Sparse
       Coding in Deep Neural Networks and the Visual System, Eq. 1.25, with a factor 1/2 for the error.
     """
     if sweeps < 1:
