@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from sparsejax.coding.admm import admm
 from sparsejax.coding.constrained import ConstrainedCode, code_within_error, code_within_l1, lasso_path
+from sparsejax.coding.convolutional import ConvolutionalCode, convolutional_code, convolutional_reconstruct
+from sparsejax.coding.convolutional_dictionary import convolutional_dictionary_step, init_convolutional_dictionary
 from sparsejax.coding.dictionary import DictionaryState, dictionary_step, init_dictionary, update_dictionary
 from sparsejax.coding.group_lasso import group_lasso
+from sparsejax.coding.images import extract_patches, psnr, reconstruct_from_patches
+from sparsejax.coding.ksvd import L0Fit, ksvd_step, mod_step
 from sparsejax.coding.lasso import fista, ista
 from sparsejax.coding.lca import lca
 from sparsejax.coding.objective import (
@@ -37,28 +41,39 @@ if TYPE_CHECKING:
 __all__ = [
     "Code",
     "ConstrainedCode",
+    "ConvolutionalCode",
     "DictionaryLearner",
     "DictionaryState",
+    "L0Fit",
     "SparseCoder",
     "SparsenetMetrics",
     "SparsenetState",
     "admm",
     "code_within_error",
     "code_within_l1",
+    "convolutional_code",
+    "convolutional_dictionary_step",
+    "convolutional_reconstruct",
     "dictionary_step",
     "duality_gap",
+    "extract_patches",
     "fista",
     "group_lasso",
     "hard_threshold",
+    "init_convolutional_dictionary",
     "init_dictionary",
     "init_sparsenet",
     "ista",
     "kkt_violation",
+    "ksvd_step",
     "lasso_objective",
     "lasso_path",
     "lca",
     "matching_pursuit",
+    "mod_step",
     "orthogonal_matching_pursuit",
+    "psnr",
+    "reconstruct_from_patches",
     "soft_threshold",
     "sparse_set",
     "sparsenet_code",

@@ -220,3 +220,43 @@ def _(a, y):
 @reference("DictionaryLearner", may_refuse=True)
 def _(a, y):
     assert y.shape == (len(a.x), a.atoms) and np.isfinite(y).all()
+
+
+@reference("group_lasso", lambda d, a: a | {"groups": np.arange(a["dictionary"].shape[1]) // 2, "l1": 0.2})
+def _(a, y):
+    tame_problem(a)
+    assert y.code.shape == (*a.x.shape[:-1], a.dictionary.shape[1]) and np.isfinite(y.code).all()
+    need(a.tolerance is not None, a.mask is None, a.dictionary.size)
+
+    def objective(code):
+        lengths = np.sqrt(code**2 @ (np.asarray(a.groups)[:, None] == np.arange(max(a.groups) + 1)))
+        return lasso(a, code, 0) + a.l1 * lengths.sum(-1) + a.l2 / 2 * np.sum(code**2, -1)
+
+    need(0 <= a.l2 < 1e3)
+    assert (objective(y.code)[y.converged] <= objective(np.zeros(y.code.shape))[y.converged] * 1.01 + 1e-4).all()
+
+
+@reference("lasso_path", lambda d, a: a | {"l1": np.float32([0.5, 0.1])})
+def _(a, y):
+    tame_problem(a)
+    assert y.code.shape == (2, *a.x.shape[:-1], a.dictionary.shape[1]) and np.isfinite(y.code).all()
+    need(a.l2 == 0, 0 < a.tolerance < 0.1, a.dictionary.size)
+    for code, done, l1 in zip(y.code, y.converged, a.l1, strict=True):
+        better = lasso(a, code, l1) <= lasso(a, np.zeros(code.shape), l1) * (1 + a.tolerance) + 1e-4
+        assert better[done].all()
+
+
+@reference("code_within_l1", lambda d, a: a | {"radius": 0.5})
+def _(a, y):
+    tame_problem(a)
+    assert y.code.shape == (*a.x.shape[:-1], a.dictionary.shape[1]) and np.isfinite(y.code).all()
+    assert (np.abs(y.code).sum(-1) <= a.radius * 1.001).all()
+    assert not a.nonnegative or y.code.min(initial=0) >= 0
+
+
+@reference("code_within_error", lambda d, a: a | {"error": 0.5})
+def _(a, y):
+    tame_problem(a)
+    assert y.code.shape == (*a.x.shape[:-1], a.dictionary.shape[1]) and np.isfinite(y.code).all()
+    left = np.sum((a.x - y.code @ a.dictionary.T) ** 2, -1)
+    assert (left[y.converged] <= a.error * 1.001 + 1e-4).all()
