@@ -227,7 +227,7 @@ def _by_residual(x, dictionary, mask, k, allowed, *, most):
         values, chosen, inverse, free, count = jax.vmap(_append)(
             j, along, jnp.sum(new**2, -1), values, c, chosen, inverse, free, count, _rounding(b, 16)
         )
-        slot = jnp.arange(values.shape[1])[None, :] == before[:, None]
+        slot = jnp.arange(values.shape[1], dtype=jnp.int32)[None, :] == before[:, None]
         atoms = jnp.where((slot & (count > before)[:, None])[:, :, None], new[:, None, :], atoms)
         residual = x - jnp.einsum("es,esi->ei", values, atoms, precision=lax.Precision.HIGHEST)
         return values, product(residual, dictionary) * scale, chosen, inverse, free, count, atoms
