@@ -18,7 +18,17 @@ _RATES = {"gflop_per_s": "GFLOP/s", "gbyte_per_s": "GB/s"}
 """Rates of ours, by XLA's cost analysis, which counts one iteration of a loop."""
 _FOUND = {"robust": "part that stands, ours and theirs", "median": "median distance, ours and theirs (ratio by image)"}
 _ORDER = (
-    *("kwinners", "kwinners_step", "ensemble", "sae_decode", "inference", "convolution", "codes", "attacks"),
+    *(
+        "kwinners",
+        "kwinners_step",
+        "ensemble",
+        "sae_decode",
+        "inference",
+        "convolution",
+        "codes",
+        "dictionaries",
+        "attacks",
+    ),
     *("selection", "explain_away", "autoencoder", "data", "scaling"),
 )
 """Groups in the order of the page: first what users choose the library for."""
@@ -26,6 +36,7 @@ _NAMES = {
     "kwinners": "k-winners against alternatives", "kwinners_step": "The training step of Sparse CNN-2",
     "ensemble": "A grid of networks", "sae_decode": "Decoding by the winners' rows",
     "inference": "Inference by the winners' rows", "convolution": "Convolution on a CPU", "codes": "Sparse codes",
+    "dictionaries": "Learning dictionaries, and convolutional codes",
     "attacks": "Adversarial attacks", "selection": "Selection of winners", "explain_away": "The explain-away loop",
     "autoencoder": "A noisy autoencoder", "data": "Batches of data", "scaling": "Several devices on the same cores",
     "accelerator": "On an accelerator",

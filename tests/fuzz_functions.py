@@ -66,15 +66,21 @@ NUMBERS: dict[str, Callable[[Any, str], Any]] = {
     "l1": lambda d, f: d.rng.choice((0.1, 0.5)),
     "l0": lambda d, f: 0.05,
     "max_iterations": lambda d, f: d.rng.choice((3, 200)),
+    "max_searches": lambda d, f: d.rng.choice((1, 20)),
     "check_every": lambda d, f: d.rng.choice((1, 10)),
     "at_most": lambda d, f: 3,
     "sweeps": lambda d, f: 1,
+    "descents": lambda d, f: 3,
+    "size": lambda d, f: 2,
     "relaxation": lambda d, f: 1.8,
+    "rho": lambda d, f: d.rng.choice((0.1, 1.0)),
     "penalty": lambda d, f: 0.1,
     "scale": lambda d, f: 0.3,
     "step": lambda d, f: 0.05,
     "tolerance": lambda d, f: 1e-3,
     "violation": lambda d, f: 1e-3,
+    "peak": lambda d, f: d.rng.choice((1.0, 255.0)),
+    "stride": lambda d, f: d.rng.choice((1, 2)),
     "batch_size": lambda d, f: 4,
     "seed": lambda d, f: 0,
 }
@@ -184,7 +190,8 @@ class Draw:
         self.dtype = np.dtype(np.float32)
         parts = {name: jnp.asarray(np.abs(self.values(self.shape(hints[name].dim_str), wild=False)) + 0.1)
                  for name in kind._fields}  # fmt: skip
-        return kind(**parts | ({"steps": jnp.int32(self.rng.choice((0, 3)))} if "steps" in parts else {}))
+        counts = {name: jnp.int32(self.rng.choice((0, 3))) for name in ("steps", "skipped") if name in parts}
+        return kind(**parts | counts)
 
     def units(self, function: str) -> str:
         return "channels" if function == "k_winners_2d" else "units"

@@ -1,10 +1,22 @@
 """The benchmarks run: their smallest cases, without PyTorch, and the page and figures from their results."""
 
 import jax
+import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import accelerator, data, ensemble, explain_away, inference, kwinners, rows, sae_decode, timing
+from benchmarks import (
+    accelerator,
+    data,
+    dictionaries,
+    ensemble,
+    explain_away,
+    inference,
+    kwinners,
+    rows,
+    sae_decode,
+    timing,
+)
 from benchmarks import page as speed
 from sparsejax.models import SparseCNN, SparseMLP
 
@@ -14,7 +26,7 @@ pytestmark = [
 ]
 
 
-TIMED = (accelerator, data, ensemble, explain_away, inference, kwinners, sae_decode, timing)
+TIMED = (accelerator, data, dictionaries, ensemble, explain_away, inference, kwinners, sae_decode, timing)
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +91,23 @@ def test_explain_away(monkeypatch):
     monkeypatch.setattr(explain_away, "UNITS", (50,))
     monkeypatch.setattr(explain_away, "TURNS", (2,))
     assert checked(explain_away.measure(None)) == {"PyTorch"}
+
+
+def test_dictionaries(monkeypatch):
+    small = {"TRAINING": 500, "TEST": 50, "SIZE": 6, "ATOMS": 20, "BATCH": 50, "K": 3, "SECONDS": 0.5, "SIDE": 32,
+             "MAPS": 3, "ATOM": 4, "ITERATIONS": (5,)}  # fmt: skip
+    for name, value in small.items():
+        monkeypatch.setattr(dictionaries, name, value)
+    report = dictionaries.measure(None)
+    peers = checked(report)
+    assert {peer.split(",")[0].split(" (")[0] for peer in peers} == {dictionaries.PEER, "sporco ConvBPDN"}
+    assert all(row.details["ours_objective"] > 0 for row in report.rows if "ours_error" not in row.details)
+
+
+def test_a_curve_is_read_at_times_and_values():
+    curve = dictionaries.Curve(np.array([1.0, 2.0, 4.0]), np.array([9.0, 5.0, 3.0]))
+    assert [curve.reach(value) for value in (9, 5, 4, 1)] == [1, 2, 4, float("inf")]
+    assert [curve.at(seconds) for seconds in (0.5, 1, 3.9, 99)] == [9, 9, 5, 3]
 
 
 def test_data(monkeypatch):

@@ -48,15 +48,15 @@ def iterate(
     if tolerance is None:
         state = lax.fori_loop(0, max_iterations, lambda _, state: update(state, data), state)
         left = measure(state, data)
-        return state, jnp.full(_is_unfinished(left, left).shape, max_iterations, jnp.int32), left
+        return state, jnp.full(is_unfinished(left, left).shape, max_iterations, jnp.int32), left
 
     left = measure(state, data)
-    work = _Work(state, data, left, jnp.zeros(_is_unfinished(left, tolerance).shape, jnp.int32))
+    work = _Work(state, data, left, jnp.zeros(is_unfinished(left, tolerance).shape, jnp.int32))
     at_once = -(-len(work.taken) // 8)
     whole_rounds = max_iterations - max_iterations % check_every
 
     def find_unfinished(work: _Work, most: int | Array) -> Array:
-        return _is_unfinished(work.left, tolerance) & (work.taken < most)
+        return is_unfinished(work.left, tolerance) & (work.taken < most)
 
     def advance(work: _Work, steps: int | Array, most: int | Array) -> _Work:
         new = lax.fori_loop(0, steps, lambda _, state: update(state, work.data), work.state)
@@ -179,7 +179,16 @@ def check_loop(
         raise ValueError(f"check_every is {check_every}; expected 1 or more iterations between two measures.")
 
 
-def _is_unfinished(left: Any, tolerance: Any) -> Array:
+def reached(left: Any, tolerance: Any) -> Array:
+    """Returns which examples `[examples]` reached a tolerance; without one, those whose distances are finite."""
+    if tolerance is None:
+        fine = jax.tree.map(jnp.isfinite, left)
+    else:
+        fine = jax.tree.map(lambda left, tolerance: left <= tolerance, left, tolerance)
+    return functools.reduce(jnp.logical_and, jax.tree.leaves(fine))
+
+
+def is_unfinished(left: Any, tolerance: Any) -> Array:
     """Returns which examples `[examples]` are beyond a tolerance; not those with NaN, which no iteration can repair."""
     beyond = jax.tree.map(lambda left, tolerance: left > tolerance, left, tolerance)
     return functools.reduce(jnp.logical_or, jax.tree.leaves(beyond))

@@ -1,25 +1,17 @@
 """The locally competitive algorithm: a network of leaky integrators that inhibit one another."""
 
-import functools
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax import lax
+from jaxtyping import Array, Bool, Float
 
-from sparsejax.coding.iterate import check_loop, goal, iterate
-from sparsejax.coding.objective import (
-    AnyArray,
-    Code,
-    correlations,
-    hard_threshold,
-    largest_eigenvalue,
-    problem,
-    product,
-    restore_batch_axes,
-    shortfall,
-    soft_threshold,
-)
+from sparsejax.coding.implicit import solver
+from sparsejax.coding.iterate import check_loop, goal, iterate, reached
+from sparsejax.coding.lasso import parts
+from sparsejax.coding.problem import AnyArray, Code, lasso_problem, restore_batch_axes
+from sparsejax.coding.quadratic import largest_eigenvalue
 from sparsejax.functional.arguments import checked
 
 
@@ -28,7 +20,10 @@ def lca(
     x: Float[AnyArray, "*batch inputs"],
     dictionary: Float[AnyArray, "inputs atoms"],
     *,
-    l1: float | Float[Array, ""],
+    l1: float | Float[AnyArray, "..."],
+    l2: float | Float[Array, ""] = 0.0,
+    nonnegative: bool = False,
+    mask: Bool[AnyArray, "*observed"] | None = None,
     threshold: Literal["soft", "hard"] = "soft",
     initial: Float[AnyArray, "*batch atoms"] | None = None,
     step: float | Float[Array, ""] | None = None,
@@ -45,7 +40,11 @@ def lca(
     Args:
       x: `[..., inputs]`.
       dictionary: `[inputs, atoms]`; the dynamics are those of the paper if its atoms have norm 1.
-      l1: the threshold lambda > 0; may be traced.
+      l1: the threshold lambda > 0: a number, one per atom `[atoms]`, or an array that broadcasts to the code; may be
+        traced.
+      l2: lambda_2 >= 0 of the elastic net, a further leak of active units; may be traced.
+      nonnegative: codes of 0 or more.
+      mask: True for the inputs that were observed, broadcast to x; None for all.
       threshold: "soft", or "hard", which keeps the value of what is above it.
       initial: a code to start from, `[..., atoms]`: u starts where this is its fixed point. None for u = 0.
       step: Euler's step over the time constant, dt / tau; None for the inverse of the Gram matrix' largest
@@ -69,45 +68,46 @@ def lca(
     if isinstance(step, (int, float)) and not step > 0:
         raise ValueError(f"step is {step}; expected a positive dt / tau, or None for the largest that is safe.")
     check_loop(tolerance, max_iterations, check_every, violation)
-    x, dictionary, start, batch = problem(x, dictionary, initial, l1=l1)
+    if threshold == "hard" and isinstance(l1, jax.Array):
+        l1 = lax.stop_gradient(l1)  # it decides which units are active, and their values do not depend on it
+    problem, batch = lasso_problem(x, dictionary, initial, l1=l1, l2=l2, nonnegative=nonnegative, mask=mask)
     settings = {"threshold": threshold, "max_iterations": max_iterations, "check_every": check_every}
-    return restore_batch_axes(
-        _lca(x, dictionary, start, l1, goal(tolerance, violation), step, warm=initial is not None, **settings), batch
-    )
+    solved = _lca(problem, goal(tolerance, violation), step, warm=initial is not None, **settings)
+    return restore_batch_axes(solved, batch)
 
 
-@functools.partial(jax.jit, static_argnames=("threshold", "max_iterations", "check_every", "warm"))
-def _lca(x, dictionary, start, l1, tolerance, step, *, warm, threshold, max_iterations, check_every):
-    activation = soft_threshold if threshold == "soft" else hard_threshold
-    evaluate = correlations(dictionary)
-    rate = 1 / jnp.maximum(largest_eigenvalue(dictionary), 1) if step is None else step
+@solver("threshold", "max_iterations", "check_every", "warm")
+def _lca(problem, goal, step, *, warm, threshold, max_iterations, check_every):
+    evaluate, left_of, penalty_of = parts(problem)
+    rate = 1 / jnp.maximum(largest_eigenvalue(problem.dictionary) + problem.l2, 1) if step is None else step
+
+    def activate(u, data):
+        penalty = penalty_of(data)
+        if threshold == "soft":
+            return penalty.shrink(u)
+        return jnp.where(penalty.shrink(u) != 0, u, 0)
 
     def drive(u, data):
-        code = activation(u, l1)
-        return evaluate(code, *data)[0] + code - u
+        code = activate(u, data)
+        return evaluate(code, data)[0] + code - u
 
     def measure(u, data):
-        if threshold == "hard":
-            left = jnp.max(jnp.abs(drive(u, data)), -1) / l1
-            return left, jnp.zeros_like(left)
-        code = activation(u, l1)
-        return shortfall(code, *evaluate(code, *data), data[0], l1)
-
-    data = (product(x, dictionary), x)
-    u = start
-    if warm:
-        c = jnp.clip(evaluate(start, *data)[0], -l1, l1)
         if threshold == "soft":
-            u = start + jnp.where(start != 0, l1 * jnp.sign(start), c)
-        else:
-            u = jnp.where(start != 0, start, c)
-    u, taken, (gap, _) = iterate(
+            return left_of(activate(u, data), data)
+        left = jnp.max(jnp.abs(drive(u, data)) / penalty_of(data).l1, -1, initial=0)
+        return left, jnp.zeros_like(left)
+
+    data, u = problem.data(), problem.start
+    if warm:
+        c, penalty = evaluate(u, data)[0], penalty_of(data)
+        u = u + penalty.dual(u, c) if threshold == "soft" else jnp.where(u != 0, u, penalty.dual(u, c))
+    u, taken, left = iterate(
         lambda u, data: u + rate * drive(u, data),
         measure,
         u,
         data,
-        tolerance=tolerance,
+        tolerance=goal,
         max_iterations=max_iterations,
         check_every=check_every,
     )
-    return Code(activation(u, l1), taken, gap)
+    return Code(activate(u, data), taken, left[0], reached(left, goal))

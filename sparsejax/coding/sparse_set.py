@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sparsejax.coding.iterate import check_loop, iterate
+from sparsejax.coding.iterate import check_loop, iterate, reached
 from sparsejax.coding.largest import first_largest
-from sparsejax.coding.objective import AnyArray, Code, problem, product, ratio, restore_batch_axes
+from sparsejax.coding.problem import AnyArray, Code, arrays, fill_in, leave_out, restore_batch_axes
+from sparsejax.coding.quadratic import product, ratio
 from sparsejax.functional.arguments import checked
 
 
@@ -53,13 +54,14 @@ def sparse_set(
     if isinstance(l0, (int, float)) and not l0 > 0:
         raise ValueError(f"l0 is {l0}; expected the cost of an atom, above 0.")
     check_loop(tolerance, max_iterations, check_every)
-    x, dictionary, start, batch = problem(x, dictionary, initial)
+    x, dictionary, start, batch = arrays(x, dictionary, initial)
     settings = {"max_iterations": max_iterations, "check_every": check_every}
     return restore_batch_axes(_sparse_set(x, dictionary, start, l0, tolerance, **settings), batch)
 
 
 @functools.partial(jax.jit, static_argnames=("max_iterations", "check_every"))
 def _sparse_set(x, dictionary, start, l0, tolerance, *, max_iterations, check_every):
+    x, start, finite = leave_out(x, start, dictionary)
     gram = product(dictionary.T, dictionary)
     squares = jnp.diagonal(gram)[None, :]
     safe = jnp.where(squares > 0, squares, 1)
@@ -92,4 +94,4 @@ def _sparse_set(x, dictionary, start, l0, tolerance, *, max_iterations, check_ev
         max_iterations=max_iterations,
         check_every=check_every,
     )
-    return Code(state[0], taken, gap)
+    return fill_in(Code(state[0], taken, gap, reached(gap, tolerance)), finite)

@@ -13,7 +13,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from sparsejax.coding.dictionary import revive
 from sparsejax.coding.lasso import fista
-from sparsejax.coding.objective import AnyArray, Code, largest_eigenvalue, problem, product, ratio, restore_batch_axes
+from sparsejax.coding.problem import AnyArray, Code, arrays, fill_in, leave_out, restore_batch_axes
+from sparsejax.coding.quadratic import largest_eigenvalue, product, ratio
 from sparsejax.functional.arguments import checked
 
 Sparseness = Literal["cauchy", "l1", "gaussian"]
@@ -109,18 +110,20 @@ def sparsenet_code(
       and 13. (Without the factor 2 of a squared error without 1/2.)
     """
     _check(penalty=penalty, scale=scale)
-    x, dictionary, start, batch = problem(x, dictionary, initial)
+    x, dictionary, start, batch = arrays(x, dictionary, initial)
     settings = {"sparseness": sparseness, "max_iterations": max_iterations, "warm": initial is not None}
     return restore_batch_axes(_sparsenet_code(x, dictionary, start, penalty, scale, **settings), batch)
 
 
 @functools.partial(jax.jit, static_argnames=("sparseness", "max_iterations", "warm"))
 def _sparsenet_code(x, dictionary, start, penalty, scale, *, sparseness, max_iterations, warm):
+    x, start, finite = leave_out(x, start, dictionary)
     b, gram = product(x, dictionary), product(dictionary.T, dictionary)
     if not warm:
         start = b / jnp.maximum(largest_eigenvalue(dictionary), 1e-12)
     if sparseness == "l1":
-        return fista(x, dictionary, l1=penalty / scale, initial=start, tolerance=None, max_iterations=max_iterations)
+        code = fista(x, dictionary, l1=penalty / scale, initial=start, tolerance=None, max_iterations=max_iterations)
+        return fill_in(code, finite)
     slope = _SLOPE[sparseness]
 
     def downhill(code: Array, c: Array) -> Array:
@@ -144,7 +147,8 @@ def _sparsenet_code(x, dictionary, start, penalty, scale, *, sparseness, max_ite
     c = b - product(start, gram)
     code, c, _, _ = lax.fori_loop(0, max_iterations, update, (start, c, nothing, nothing))
     gap = ratio(jnp.sum(downhill(code, c) ** 2, -1), jnp.sum(b**2, -1))
-    return Code(code, jnp.full(gap.shape, max_iterations, jnp.int32), gap)
+    done = jnp.full(gap.shape, max_iterations, jnp.int32)
+    return fill_in(Code(code, done, gap, jnp.isfinite(gap)), finite)
 
 
 @checked
@@ -180,7 +184,7 @@ def sparsenet_objective(
       Sparse Coding in Deep Neural Networks and the Visual System, Eq. 1.21, which has the squared error without 1/2.
     """
     _check(penalty=penalty, scale=scale)
-    x, dictionary, code, batch = problem(x, dictionary, code)
+    x, dictionary, code, batch = arrays(x, dictionary, code)
     error = jnp.sum((x - product(code, dictionary.T)) ** 2, -1) / 2
     return (error + penalty * jnp.sum(_COST[sparseness](code / scale), -1)).reshape(batch)
 

@@ -22,7 +22,7 @@ def read_digits(*, notice: str = "") -> Dataset:
     """
     from sklearn.datasets import load_digits
 
-    small, labels = load_digits(return_X_y=True)  # [n, 64] of 0 to 16
+    small, labels = map(np.asarray, load_digits(return_X_y=True))  # [n, 64] of 0 to 16
     images = frame(small.reshape(-1, 8, 8))
     in_test = np.zeros(len(labels), bool)
     in_test[np.argsort(labels, kind="stable")[::_EVERY]] = True

@@ -9,6 +9,7 @@ Annotations are the one description of what a function takes, and these rules ho
 - A NamedTuple may be a dictionary of its fields, as a checkpoint restores it.
 - Arrays of examples are of one number of examples.
 - An integer is neither a bool nor a float, and is not traced unless the annotation names an array, too.
+- A size may be one integer for both axes where a tuple of integers is expected as well.
 - A string is one of those of its `Literal`.
 - A PRNG key may be in the form of `jax.random.PRNGKey`.
 """
@@ -113,8 +114,11 @@ def _converter(annotation: Any) -> Convert:
     classes = [one for one in expected if isinstance(one, type)]
     arrays = [one for one in classes if issubclass(one, AbstractArray)]
     records = [one for one in classes if issubclass(one, tuple)]
+    tuples = [one for one in expected if typing.get_origin(one) is tuple]
     convert = _pass
-    if int in expected or float in expected:
+    if tuples and int in expected:
+        convert = functools.partial(_to_size, parts=typing.get_args(tuples[0]))
+    elif int in expected or float in expected:
         convert = functools.partial(_to_number, whole=float not in expected, arrays=arrays)
     elif records:
         convert = functools.partial(_to_record, records=records, arrays=arrays)
@@ -267,6 +271,12 @@ def _to_tuple(name: str, value: Any, *, parts: tuple[Any, ...]) -> tuple[Any, ..
     if parts[-1] is not Ellipsis and len(value) != len(parts):
         raise ValueError(f"{name} is {_describe(value)}; expected {len(parts)} numbers.")
     return tuple(_converter(parts[0])(f"{name}[{i}]", part) for i, part in enumerate(value))
+
+
+def _to_size(name: str, value: Any, *, parts: tuple[Any, ...]) -> Any:
+    if isinstance(value, (tuple, list)):
+        return _to_tuple(name, value, parts=parts)
+    return _to_number(name, value, whole=True, arrays=[])
 
 
 def _refuse(name: str, value: Any, expected: str) -> NoReturn:

@@ -1,4 +1,7 @@
-"""Measures of sparsity, of how evenly units are used, and of activity by class."""
+"""Measures of sparsity, of how evenly units are used, and of activity by class.
+
+Counts take NaN for what it is, a number that is not 0; every other measure of NaN is NaN.
+"""
 
 import math
 
@@ -150,7 +153,7 @@ def gini(x: Float[Array, "*batch units"]) -> Float[Array, "*batch"]:
       x: activations `[..., units]`.
 
     Returns:
-      The index of each example, float32 or float64 `[...]`, in [0, 1 - 1/N].
+      The index of each example, float32 or float64 `[...]`, in [0, 1 - 1/N]; NaN if a unit is not finite.
 
     References:
       Hurley & Rickard, Comparing Measures of Sparsity, 2009; the thesis Sparse Coding in Deep Neural Networks and the
@@ -164,7 +167,7 @@ def _gini(x: Float[Array, "*batch units"]) -> Float[Array, "*batch"]:
     rank = 2 * jnp.arange(1, units + 1, dtype=a.dtype) - units - 1
     total = jnp.sum(a, axis=-1)
     weighted = jnp.matmul(a, rank, precision="highest")  # ranks need more precision than a TPU's default product
-    return jnp.where(total > 0, weighted / (units * jnp.where(total > 0, total, 1.0)), 0.0)
+    return jnp.where(total == 0, 0.0, weighted / (units * jnp.where(total == 0, 1.0, total)))  # NaN remains NaN
 
 
 @checked
@@ -179,7 +182,7 @@ def hoyer(x: Float[Array, "*batch units"]) -> Float[Array, "*batch"]:
       x: activations `[..., units]`, of at least 2 units.
 
     Returns:
-      The index of each example, float32 or float64 `[...]`, in [0, 1].
+      The index of each example, float32 or float64 `[...]`, in [0, 1]; NaN if a unit is not finite.
 
     Raises:
       ValueError: there are fewer than 2 units.
@@ -193,8 +196,8 @@ def hoyer(x: Float[Array, "*batch units"]) -> Float[Array, "*batch"]:
         raise ValueError(f"x has shape {x.shape}; Hoyer's index is defined for 2 units or more (the last axis).")
     a = _unit_scale(x)
     square = jnp.sum(a * a, axis=-1)
-    ratio = jnp.sum(a, axis=-1) / jnp.sqrt(jnp.where(square > 0, square, 1.0))
-    return jnp.where(square > 0, (math.sqrt(units) - ratio) / (math.sqrt(units) - 1), 0.0)
+    ratio = jnp.sum(a, axis=-1) / jnp.sqrt(jnp.where(square == 0, 1.0, square))
+    return jnp.where(square == 0, 0.0, (math.sqrt(units) - ratio) / (math.sqrt(units) - 1))  # NaN remains NaN
 
 
 @checked
@@ -234,7 +237,7 @@ def best_weight(
       accuracy, index: as in `gini_weighted_accuracy`, `[points, networks]`.
 
     Returns:
-      One of the weights `[]`, the first if several are the best.
+      One of the weights `[]`, the first if several are the best. A point that is NaN is not the best, unless all are.
 
     Raises:
       ValueError: shapes do not fit, or there is no weight.
@@ -247,7 +250,8 @@ def best_weight(
             f"weights have shape {weights.shape} and accuracy {accuracy.shape}; expected [points] and "
             "[points, networks], of at least one point."
         )
-    return weights[jnp.argmax(gini_weighted_accuracy(accuracy, index))]
+    score = gini_weighted_accuracy(accuracy, index)
+    return weights[jnp.argmax(jnp.where(jnp.isnan(score), -jnp.inf, score))]
 
 
 @checked
@@ -352,9 +356,10 @@ def activation_frequency(x: Float[Array, "batch units"], *, threshold: float = 0
       threshold: activations of exactly this magnitude do not count.
 
     Returns:
-      A fraction in [0, 1] for each unit, float32 `[units]`.
+      A fraction in [0, 1] for each unit, float32 `[units]`; NaN for a unit that is NaN in an example.
     """
-    return mean((jnp.abs(x) > threshold).astype(jnp.float32), axis=0)
+    above = (jnp.abs(x) > threshold).astype(jnp.float32)
+    return mean(jnp.where(jnp.isnan(x), jnp.nan, above), axis=0)
 
 
 @checked
@@ -369,7 +374,7 @@ def magnitude_counts(
       counted: entries that count, broadcastable to x's shape; None for all.
 
     Returns:
-      int32 `[edges + 1]`.
+      int32 `[edges + 1]`; NaN counts above the last edge.
     """
     ones = jnp.ones_like(x, jnp.int32) if counted is None else jnp.broadcast_to(counted, x.shape).astype(jnp.int32)
 

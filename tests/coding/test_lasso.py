@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsejax.coding import admm, duality_gap, fista, ista, kkt_violation, lasso_objective, lca, soft_threshold
-from sparsejax.coding.objective import largest_eigenvalue
+from sparsejax.coding.quadratic import largest_eigenvalue
 from tests.coding.problems import objective, problem, worst_violation
 
 # Every limit and every shape needs a compilation, so most tests share these.

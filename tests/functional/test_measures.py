@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sparsejax.functional import measures
+from sparsejax.functional import measures, penalties
 from sparsejax.functional.measures import (
     activation_frequency,
     active_counts,
@@ -149,3 +149,29 @@ def test_an_answer_is_the_first_largest_logit_and_with_a_nan_it_is_wrong():
     for label, wrong in enumerate([[1, 0, 1, 1], [0, 1, 1, 1], [1, 1, 1, 0]]):
         found = measures.is_misclassified(logits, jnp.full(4, label, jnp.uint8))
         np.testing.assert_array_equal(found, np.asarray(wrong, bool))
+
+
+@pytest.mark.parametrize("measure", [gini, hoyer])
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf, -jnp.inf])
+def test_the_index_of_what_is_not_finite_is_nan(measure, bad):
+    x = jnp.array([[1.0, 2.0, 0.0], [1.0, bad, 0.0], [bad, bad, bad], [0.0, 0.0, 0.0]])
+    index = np.asarray(jax.jit(measure)(x))
+    np.testing.assert_array_equal(np.isnan(index), [False, True, True, False])
+    assert index[3] == 0
+
+
+def test_measures_of_nan_are_nan_and_counts_take_it_for_active():
+    p = jnp.array([0.5, jnp.nan])
+    assert np.isnan(binary_entropy(p)[1]) and np.isnan(duty_entropy(p))
+    assert np.isnan(max_entropy(4, jnp.float32(np.nan)))
+    np.testing.assert_array_equal(gini_weighted_accuracy(p[:, None], jnp.ones((2, 1))), p)
+    np.testing.assert_array_equal(activation_frequency(X), [0, 0.5, 1, 0, jnp.nan])
+    np.testing.assert_array_equal(magnitude_counts(X, jnp.array([1.5, 2.5])), [7, 1, 2])
+    assert all(np.isnan(penalty(X)) for penalty in (penalties.l1, penalties.l2, penalties.cauchy, penalties.gaussian))
+
+
+def test_the_best_weight_is_not_that_of_nan():
+    accuracy = jnp.array([[0.2], [jnp.nan], [0.5], [0.5]])
+    weights, ones = jnp.arange(4), jnp.ones((4, 1))
+    assert best_weight(weights, accuracy, ones) == 2
+    assert best_weight(weights, accuracy * jnp.nan, ones) == 0
