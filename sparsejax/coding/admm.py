@@ -41,7 +41,7 @@ def admm(
 
     An iteration costs as much as one of FISTA, and natural images need a third as many. How many depends on rho: one
     that is ten times too large or small needs several times as many. So each example has its own, a power of ten times
-    the mean squared norm of the atoms: at the start the next above :math:`4 \lambda / \max |D^T x|`, at most 1; after
+    the mean squared norm of the atoms: at the start the next above :math:`8 \lambda / \max |D^T x|`, at most 1; after
     20, 40, 80, ... rounds the one that would make its primal and dual residuals equally large. Examples with the same
     rho run together.
 
@@ -194,7 +194,7 @@ def _adapt(problem, goal, solver_of, start, unit, least, most, check_every):
 
     code, dual, c, energy = start
     left = shortfall(code, c, energy, data.b, penalty_of(data))
-    level = level_of(jnp.minimum(1, 4 / penalty_of(data).excess(data.b)), jnp.ceil)
+    level = level_of(jnp.minimum(1, 8 / penalty_of(data).excess(data.b)), jnp.ceil)
     work = (code, dual, left, jnp.zeros(len(code), jnp.int32), level, c, energy)
     work = lax.while_loop(lambda work: jnp.any(unfinished(work)), segment, work)
     return Code(work[0], check_every * work[3], work[2][0], reached(work[2], goal))
