@@ -5,6 +5,7 @@ Penalties and measures have their own namespaces: `functional.penalties.l1`, `fu
 
 from sparsejax.functional import measures, penalties
 from sparsejax.functional.augmentation import crop_and_flip
+from sparsejax.functional.batch_top_k import batch_top_k, update_threshold
 from sparsejax.functional.convolution import conv2d, depthwise_conv2d, max_pool2d
 from sparsejax.functional.hebbian import (
     adaptive_threshold,
@@ -15,6 +16,7 @@ from sparsejax.functional.hebbian import (
     unit_norm,
 )
 from sparsejax.functional.initializers import uniform_fan_in
+from sparsejax.functional.jump_relu import jump_relu, jump_step
 from sparsejax.functional.kwinners import (
     BoostState,
     boost,
@@ -55,6 +57,7 @@ __all__ = [
     "adaptive_threshold",
     "add_noise",
     "anneal",
+    "batch_top_k",
     "boost",
     "connections_per_unit",
     "conv2d",
@@ -73,6 +76,8 @@ __all__ = [
     "inference_k",
     "inhibitory_interneuron",
     "init_boost_state",
+    "jump_relu",
+    "jump_step",
     "k_schedule",
     "k_winners",
     "k_winners_2d",
@@ -101,6 +106,7 @@ __all__ = [
     "unit_norm",
     "update_boost_state",
     "update_reinforce_baseline",
+    "update_threshold",
     "white_noise_blend",
     "winners",
 ]
