@@ -46,6 +46,7 @@ from sparsejax.functional.noise import (
     white_noise_blend,
 )
 from sparsejax.functional.noise_terms import ImplicitTerms, implicit_terms, implicit_terms_smooth
+from sparsejax.functional.ragged_code import RaggedCode, decode_ragged, encode_above, encode_batch_top_k
 from sparsejax.functional.selection import kth_largest, top_k, winners
 from sparsejax.functional.sparse_code import SparseCode, decode, encode_top_k, sparse_top_k, to_dense
 from sparsejax.functional.spectral import mel_filters, mel_power, mel_spectrogram, power_to_db, stft_power
@@ -53,6 +54,7 @@ from sparsejax.functional.spectral import mel_filters, mel_power, mel_spectrogra
 __all__ = [
     "BoostState",
     "ImplicitTerms",
+    "RaggedCode",
     "SparseCode",
     "adaptive_threshold",
     "add_noise",
@@ -64,9 +66,12 @@ __all__ = [
     "conv2d_twice",
     "crop_and_flip",
     "decode",
+    "decode_ragged",
     "depthwise_conv2d",
     "divisive_norm",
     "dropout",
+    "encode_above",
+    "encode_batch_top_k",
     "encode_top_k",
     "example_keys",
     "explain_away",

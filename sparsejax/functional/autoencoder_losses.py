@@ -12,6 +12,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from sparsejax.functional.arguments import checked
+from sparsejax.functional.ragged_code import RaggedCode, decode_ragged
 from sparsejax.functional.sparse_code import SparseCode, decode, encode_top_k
 
 
@@ -65,7 +66,7 @@ def auxiliary_loss(
 
 
 def decode_prefixes(
-    code: Float[Array, "batch units"] | SparseCode,
+    code: Float[Array, "batch units"] | SparseCode | RaggedCode,
     kernel: Float[Array, "units outputs"],
     widths: Sequence[int],
     *,
@@ -93,7 +94,10 @@ def decode_prefixes(
         raise ValueError(f"Prefixes have widths {tuple(widths)}; expected them to ascend to {len(kernel)}, all latents.")
     levels, total = [], None
     for first, end in zip(bounds, widths, strict=False):
-        if isinstance(code, SparseCode):
+        if isinstance(code, RaggedCode):
+            own = (code.units >= first) & (code.units < end)
+            part = decode_ragged(code.replace_values(jnp.where(own, code.values, 0)), kernel)
+        elif isinstance(code, SparseCode):
             own = (code.indices >= first) & (code.indices < end)
             part = decode(code._replace(values=jnp.where(own, code.values, 0)), kernel)
         else:
@@ -116,23 +120,6 @@ def l0_to_target(l0: Float[Array, "batch"], target: float | Float[Array, ""]) ->
       appendix; the factor of SAELens.
     """
     return _mean(2 / target * (l0 - target) ** 2)
-
-
-@checked
-def tanh_penalty(
-    z: Float[Array, "batch units"], kernel: Float[Array, "units outputs"], scale: float | Float[Array, ""]
-) -> Float[Array, ""]:
-    r"""Returns :math:`\sum \tanh(c\, z\, |W_d|)`, averaged over the batch: a smooth count of active latents.
-
-    Args:
-      z: activities `[batch, units]`.
-      kernel: the decoder `[units, outputs]`.
-      scale: c.
-
-    References:
-      Conerly et al., Circuits Updates January 2025, Anthropic; JumpReLU of SAELens.
-    """
-    return _mean(jnp.sum(jnp.tanh(scale * z * jnp.linalg.norm(kernel, axis=-1)[None]), axis=-1))
 
 
 @checked

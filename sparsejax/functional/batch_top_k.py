@@ -1,6 +1,6 @@
 """The largest values of a whole batch, and the running threshold that replaces their selection at inference."""
 
-from functools import partial
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -41,20 +41,27 @@ def batch_top_k(
     References:
       Bussmann et al., BatchTopK Sparse Autoencoders, 2024, Eq. 5.
     """
-    if not x.size:
-        return x
-    rows, n = x.size // x.shape[-1], x.shape[-1]
-    devices = 1 if axis_name is None else lax.axis_size(axis_name)
-    total = rows * devices
+    won = batch_winners(lax.stop_gradient(x), k, ties=ties, axis_name=axis_name)
+    return jnp.where(won, x, jnp.zeros((), x.dtype))
+
+
+def batch_winners(
+    rank: Array, k: Any, *, ties: Ties = "first", axis_name: str | None = None
+) -> Bool[Array, "*batch n"]:
+    """Marks the k * batch values of highest rank in a whole batch; arguments and errors as `batch_top_k`."""
+    if not rank.size:
+        return jnp.zeros(rank.shape, bool)
+    n = rank.shape[-1]
+    total = rank.size // n * (1 if axis_name is None else lax.axis_size(axis_name))
     if isinstance(k, (int, float, np.number)):
         if not 0 <= k <= n:
             raise ValueError(f"k is {k}, but an example has {n} values; expected 0 <= k <= {n}.")
         kept: int | Array = int(k * total + 1e-6)  # 2.3 * 10 is 22.999999999999996
     else:
         kept = jnp.clip(jnp.round(k.astype(jnp.float32) * total), 0, n * total).astype(jnp.int32)
-    rank = lax.stop_gradient(x).reshape(1, -1)
-    won = winners(rank, kept, ties=ties) if axis_name is None else _winners_of_all(rank, kept, ties, axis_name)
-    return jnp.where(won.reshape(x.shape), x, jnp.zeros((), x.dtype))
+    flat = rank.reshape(1, -1)
+    won = winners(flat, kept, ties=ties) if axis_name is None else _winners_of_all(flat, kept, ties, axis_name)
+    return won.reshape(rank.shape)
 
 
 @checked

@@ -6,13 +6,17 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from sparsejax.functional import (
+    RaggedCode,
     SparseCode,
     batch_top_k,
     boost,
     decode,
+    decode_ragged,
+    encode_above,
+    encode_batch_top_k,
     encode_top_k,
     explain_away,
     jump_relu,
@@ -21,24 +25,28 @@ from sparsejax.functional import (
     update_boost_state,
     update_threshold,
 )
-from sparsejax.functional.autoencoder_losses import l0_to_target, silence_penalty, tanh_penalty
+from sparsejax.functional.autoencoder_losses import l0_to_target, silence_penalty
 from sparsejax.functional.selection import keep, winners
+from sparsejax.functional.sparse_code import gathering_is_faster
 
 Activation = Literal["top_k", "batch_top_k", "jump_relu", "relu", "gated"]
 Encoder = Literal["linear", "lista", "lca", "explain_away"]
-Latents: TypeAlias = Array | SparseCode
-"""Activities of latents: dense `[batch, hidden]`, or the active ones."""
+Latents: TypeAlias = Array | SparseCode | RaggedCode
+"""Activities of latents: dense `[batch, hidden]`, or the active ones, as many in each example or in the batch."""
+_SHARE = 4
+"""Slots of one of several devices, as a multiple of its equal share of the winners of a batch."""
 _MOST = 2**31 - 1  # of int32
 
 
 class Encoded(NamedTuple):
     """A code, and what its penalties need.
 
-    `h` are the pre-activations `[batch, hidden]`, and `gate` those of a gated network; None if they were not computed.
+    `h` are the pre-activations, of all latents `[batch, hidden]` or of those near or beyond their thresholds; `gate`
+    those of a gated network. They are None if they were not computed.
     """
 
     z: Latents
-    h: Array | None = None
+    h: Array | RaggedCode | None = None
     gate: Array | None = None
 
 
@@ -74,6 +82,14 @@ def encode(model: Any, params: Any, state: Any, x: Float[Array, "batch inputs"],
             rank = code.values if gain is None else code.values * gain[code.indices]
             code = code._replace(values=jnp.where(winners(rank, _whole(model.k)), code.values, 0))
         return Encoded(code)
+    if (capacity := _capacity(model, len(x), axis_name)) and train:
+        layer = (x, hidden["rows"], hidden["bias"])
+        if model.activation == "batch_top_k":
+            options = {"capacity": capacity, "gain": gain, "axis_name": axis_name}
+            return Encoded(encode_batch_top_k(*layer, model.k, **options))
+        theta, width = hidden["threshold"], model.bandwidth
+        near = encode_above(*layer, jax.nn.relu(theta) - width / 2, capacity=capacity)
+        return Encoded(near.replace_values(jump_relu(near.values, _of_units(theta, near), bandwidth=width)), near)
     h = x @ hidden["rows"].T + hidden["bias"][None]
     if model.activation == "gated":
         bare = h - hidden["bias"][None]
@@ -147,20 +163,23 @@ def penalties(
     model: Any, params: Any, state: Any, encoded: Encoded, target: Array, centre: Array
 ) -> dict[str, Float[Array, ""]]:
     """Returns the weighted penalties on the activity of the latents, each averaged over the batch."""
-    kernel, losses = params["output"]["kernel"], {}
-    z, h, gate, hidden = to_dense(encoded.z), encoded.h, encoded.gate, params["hidden"]
+    kernel, losses, hidden = params["output"]["kernel"], {}, params["hidden"]
+    z, h, gate = encoded
     if model.l1 is not None:
-        norms = jnp.linalg.norm(kernel, axis=-1)
-        sizes = z * norms[None] if gate is None else jax.nn.relu(gate)
+        sizes = z * jnp.linalg.norm(kernel, axis=-1)[None] if gate is None else jax.nn.relu(gate)
         losses["l1"] = model.l1 * _mean(jnp.sum(sizes, axis=-1))
     if gate is not None:  # the decoder is frozen here, so that only the gate learns to reconstruct
         by_gate = jax.nn.relu(gate) @ lax.stop_gradient(kernel) + lax.stop_gradient(centre)
         losses["gate"] = _mean(jnp.sum((target - by_gate) ** 2, axis=-1))
     if model.l0 is not None and h is not None:
         if model.l0_penalty == "tanh":
-            count = tanh_penalty(z, kernel, model.tanh_scale)
+            norms = jnp.linalg.norm(kernel, axis=-1)
+            sizes = _values(z) * (_of_units(norms, z) if isinstance(z, RaggedCode) else norms[None])
+            count = jnp.sum(jnp.tanh(model.tanh_scale * sizes)) / max(1, len(target))
         else:
-            l0 = jnp.sum(jump_step(h, hidden["threshold"], bandwidth=model.bandwidth), axis=-1)
+            theta = _of_units(hidden["threshold"], h) if isinstance(h, RaggedCode) else hidden["threshold"]
+            steps = jump_step(_values(h), theta, bandwidth=model.bandwidth)
+            l0 = h.sum_by_row(steps) if isinstance(h, RaggedCode) else jnp.sum(steps, axis=-1)
             count = _mean(l0) if model.l0_penalty == "step" else l0_to_target(l0, model.l0_target)
         losses["l0"] = model.l0 * count
     if model.silence is not None and h is not None:
@@ -170,9 +189,8 @@ def penalties(
 
 def update_state(model: Any, state: Any, z: Latents, axis_name: str | None) -> dict[str, Any]:
     """Returns the state after a batch: examples since each latent was active, duty cycles and threshold."""
-    batch = z.values.shape[0] if isinstance(z, SparseCode) else len(z)
-    active = jnp.sum(to_dense(z) > 0, axis=0, dtype=jnp.int32)
-    examples = jnp.int32(batch)
+    active = _count_by_unit(z, model.hidden)
+    examples = jnp.int32(z.batch if isinstance(z, RaggedCode) else len(_values(z)))
     if axis_name is not None:
         active, examples = lax.psum((active, examples), axis_name)
     idle = jnp.minimum(state["idle"], _MOST - examples) + examples  # stays at the largest integer
@@ -180,7 +198,7 @@ def update_state(model: Any, state: Any, z: Latents, axis_name: str | None) -> d
     if "boost" in state:
         new["boost"] = update_boost_state(state["boost"], z, period=model.period, axis_name=axis_name)
     if "threshold" in state:
-        new["threshold"] = update_threshold(state["threshold"], lax.stop_gradient(z), axis_name=axis_name)
+        new["threshold"] = update_threshold(state["threshold"], _values(z), axis_name=axis_name)
     return new
 
 
@@ -191,18 +209,43 @@ def find_dead(model: Any, state: Any) -> Bool[Array, "hidden"]:
 
 def decode_latents(z: Latents, kernel: Float[Array, "hidden outputs"]) -> Float[Array, "batch outputs"]:
     """Returns the sum of the active latents' rows, each times its activity."""
+    if isinstance(z, RaggedCode):
+        return decode_ragged(z, kernel)
     return decode(z, kernel) if isinstance(z, SparseCode) else z @ kernel
 
 
 def to_dense(z: Latents) -> Float[Array, "batch hidden"]:
     """Returns the activities of all latents."""
-    return z.to_dense() if isinstance(z, SparseCode) else z
+    return z.to_dense() if isinstance(z, SparseCode | RaggedCode) else z
 
 
-def count_active(z: Latents) -> Float[Array, ""]:
-    """Returns L0, the mean number of active latents of an example."""
-    values = z.values if isinstance(z, SparseCode) else z
-    return jnp.sum(values > 0, dtype=jnp.int32).astype(jnp.float32) / max(1, len(values))
+def count_active(z: Latents) -> dict[str, Float[Array, ""]]:
+    """Returns L0, the mean number of active latents of an example, and the active latents that the slots cannot hold.
+
+    The second, `overflow`, is missing if there is none by construction.
+    """
+    examples = z.batch if isinstance(z, RaggedCode) else len(_values(z))
+    counts = {"l0": jnp.sum(_values(z) > 0, dtype=jnp.int32).astype(jnp.float32) / max(1, examples)}
+    return counts | ({"overflow": z.overflow.astype(jnp.float32)} if isinstance(z, RaggedCode) else {})
+
+
+def _values(z: Latents) -> Array:
+    return z.values if isinstance(z, SparseCode | RaggedCode) else z
+
+
+def _of_units(each: Float[Array, "hidden"], code: RaggedCode) -> Float[Array, "capacity"]:
+    """Returns the number of each entry's latent; 0 in empty slots."""
+    return each.at[code.units].get(mode="fill", fill_value=0)
+
+
+def _count_by_unit(z: Latents, n: int) -> Int[Array, "hidden"]:
+    """Returns in how many examples each latent is active."""
+    if isinstance(z, RaggedCode):
+        return z.count_by_unit()
+    active = (_values(z) > 0).astype(jnp.int32)
+    if isinstance(z, SparseCode):
+        return jnp.zeros(n, jnp.int32).at[z.indices.reshape(-1)].add(active.reshape(-1))
+    return jnp.sum(active, axis=0, dtype=jnp.int32)
 
 
 def _gain(model: Any, state: Any) -> Float[Array, "hidden"] | None:
@@ -211,6 +254,17 @@ def _gain(model: Any, state: Any) -> Float[Array, "hidden"] | None:
         return None
     density = model.k / model.hidden
     return boost(jnp.ones(model.hidden, jnp.float32), state["boost"], density, model.boost / density)
+
+
+def _capacity(model: Any, batch: int, axis_name: str | None) -> int | None:
+    """Returns the slots of a batch's ragged code; None to compute densely."""
+    slots = _slots(model) if model.activation == "batch_top_k" else model.most_k
+    if slots is None or model.encoder != "linear" or model.silence is not None:
+        return None
+    if model.activation not in ("batch_top_k", "jump_relu") or not gathering_is_faster(slots / model.hidden):
+        return None
+    slots = slots if axis_name is None or model.activation == "jump_relu" else min(_SHARE * slots, model.hidden)
+    return max(1, slots * batch)
 
 
 def _slots(model: Any) -> int | None:

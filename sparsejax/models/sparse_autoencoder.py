@@ -47,7 +47,9 @@ class SparseAutoencoder(Model):
     k: float | None = traced(32.0)
     """Active latents per example of top_k, on average of batch_top_k; unused otherwise."""
     most_k: int | None = None
-    """Largest k of the networks of one program, the slots of their codes; a run sets it from their k."""
+    """Slots of a code for each example, which hold all active latents: the largest k of the networks of one program,
+    set by a run. jump_relu computes densely unless it is set, to several times the L0 aimed at; more active latents
+    stop the run."""
     k_start: float | None = traced(None)
     """Initial k, from which it falls linearly; None for a constant k."""
     k_steps: float = traced(0.0)
@@ -233,7 +235,7 @@ class SparseAutoencoder(Model):
             losses["multi"] = self.multi * error / max(1, len(x))
         losses = {name: value / target.shape[-1] for name, value in losses.items()}
         state = codes.update_state(self, state, lax.stop_gradient(z), axis_name)
-        measures = {"l0": codes.count_active(z), "dead": jnp.mean(dead.astype(jnp.float32))}
+        measures = {**codes.count_active(z), "dead": jnp.mean(dead.astype(jnp.float32))}
         return Output(prediction, {"hidden": state}, activations, losses, measures=measures, target=target)
 
     def encode(self, variables: Variables, x: Float[Array, "batch inputs"]) -> Float[Array, "batch hidden"]:

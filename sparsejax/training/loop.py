@@ -73,6 +73,7 @@ def train(
         for data in _chunks_of_data(job, seed_key, epoch, batch_size, done, length):
             state, metrics = run_chunk(progress.state, job.config, data)
             metrics = numbers(metrics)
+            _check_overflow(metrics, step=step)
             _check_finite(job, metrics, step=step, epoch=epoch, batch=done, steps=steps, saved_step=saved_step)
             progress = progress._replace(state=state)
             done, step = done + length, step + length
@@ -126,6 +127,20 @@ def _check_finite(
         "--training.learning-rate or a --training.clip-norm in a new folder, or --training.on-nan skip to skip such "
         "steps out."
     )
+
+
+def _check_overflow(metrics: dict[str, np.ndarray], *, step: int) -> None:
+    """Checks that no network dropped values that its sparse code had no slots for.
+
+    Raises:
+      DivergedError: one did.
+    """
+    if "overflow" in metrics and (metrics["overflow"] > 0).any():
+        raise DivergedError(
+            f"After step {step:,} more latents were active than the code has slots for, up to "
+            f"{metrics['overflow'].max():,.1f} of a batch on average; nothing later was written. Use a larger "
+            "--model.most-k, or None to compute densely, or a higher --model.initial-threshold."
+        )
 
 
 def _check_progress(job: Job, collected: list[dict[str, np.ndarray]], *, epoch: int, steps: int) -> None:
