@@ -116,10 +116,10 @@ def read_path(path: str | Path, test_fraction: float | None = None) -> Dataset:
     """Reads user data.
 
     Args:
-      path: a folder of activations (`sparsejax.data.activations`); a file .npz with x_train, y_train, x_test and y_test, or train_images, train_labels and so on; a file .npy
-        of examples without labels; a folder of such arrays as .npy files, which are memory-mapped and may be larger
-        than memory; or a folder of images, in folders by class, either directly or in train/ and test/. Labels may be
-        omitted.
+      path: a folder of activations (`sparsejax.data.activations`); a file .npz with x_train, y_train, x_test and
+        y_test, or train_images, train_labels and so on; a file .npy of examples without labels; a folder of such arrays
+        as .npy files, which are memory-mapped and may be larger than memory; or a folder of images, in folders by
+        class, either directly or in train/ and test/. Labels may be omitted.
       test_fraction: the fraction to hold out if there is no test set.
 
     Raises:

@@ -83,7 +83,9 @@ class Dataset:
     def fingerprint(self) -> str:
         """Names the data by the SHA-256 of all arrays' types, shapes and bytes (64 hex digits), or by `digest`."""
         if self.digest:
-            return hashlib.sha256(f"{self.digest}{self.train.images.shape}{self.test.images.shape}".encode()).hexdigest()
+            return hashlib.sha256(
+                f"{self.digest}{self.train.images.shape}{self.test.images.shape}".encode()
+            ).hexdigest()
         digest = hashlib.sha256()
         for array in (*self.train, *self.test):
             dtype = _BYTES[array.dtype.name]

@@ -1,5 +1,6 @@
 """Rows of several .npy files as one array, read when they are indexed."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -35,7 +36,9 @@ class ShardedRows:
     dtype = np.dtype(np.float32)
     ndim = 2
 
-    def __init__(self, shards: Sequence[Shard], features: int, stored: Stored, first: int = 0, count: int | None = None):
+    def __init__(
+        self, shards: Sequence[Shard], features: int, stored: Stored, first: int = 0, count: int | None = None
+    ):
         self._shards, self._features, self._stored = tuple(shards), features, stored
         self._ends = np.cumsum([shard.rows for shard in shards])
         self._first = first
@@ -68,7 +71,7 @@ class ShardedRows:
         found = np.empty((flat.size, self._features), np.float32)
         order = np.argsort(flat, kind="stable")  # by file, and in the order of the disk
         bounds = np.searchsorted(flat[order], [0, *self._ends])
-        for i, (start, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+        for i, (start, end) in enumerate(itertools.pairwise(bounds)):
             if start < end:
                 which = order[start:end]
                 found[which] = self._read(i, flat[which] - (self._ends[i] - self._shards[i].rows))

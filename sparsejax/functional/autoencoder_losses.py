@@ -91,7 +91,9 @@ def decode_prefixes(
     """
     bounds = (0, *widths)
     if not widths or widths[-1] != len(kernel) or any(a >= b for a, b in zip(bounds, widths, strict=False)):
-        raise ValueError(f"Prefixes have widths {tuple(widths)}; expected them to ascend to {len(kernel)}, all latents.")
+        raise ValueError(
+            f"Prefixes have widths {tuple(widths)}; expected them to ascend to {len(kernel)}, all latents."
+        )
     levels, total = [], None
     for first, end in zip(bounds, widths, strict=False):
         if isinstance(code, RaggedCode):

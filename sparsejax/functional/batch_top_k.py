@@ -78,12 +78,12 @@ def update_threshold(
 
     Args:
       threshold: before the batch; a negative one is that of no batch, and is replaced.
-      kept: what `batch_top_k` kept; values of 0 or less do not count.
+      kept: what `batch_top_k` kept, `[..., n]`; values of 0 or less do not count.
       decay: weight of the earlier batches.
       axis_name: mesh axis over which the batch is sharded.
 
     Returns:
-      The threshold, unchanged if nothing was kept.
+      The threshold `[]`, unchanged if nothing was kept.
 
     References:
       Bussmann et al., BatchTopK Sparse Autoencoders, 2024, section 3; the decay of dictionary_learning.

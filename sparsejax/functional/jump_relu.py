@@ -60,8 +60,9 @@ def jump_step(
 ) -> Float[Array, "*batch units"]:
     r"""Returns 1 where x exceeds its threshold, else 0; the sum over the units is L0.
 
-    The gradient with respect to a threshold is :math:`-1 / \epsilon` for every x within :math:`\epsilon / 2` of it, that
-    with respect to x is 0. x are pre-activations: of activities after the jump, those below the threshold are lost.
+    The gradient with respect to a threshold is :math:`-1 / \epsilon` for every x within :math:`\epsilon / 2` of it;
+    that with respect to x is 0. x are pre-activations: of activities after the jump, those below the threshold are
+    lost.
 
     Args:
       x: pre-activations `[..., units]`.

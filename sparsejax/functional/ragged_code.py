@@ -17,7 +17,7 @@ from sparsejax.functional.arguments import checked
 from sparsejax.functional.batch_top_k import batch_winners
 from sparsejax.functional.shards import vary_alike
 
-_TOGETHER = 64
+_TOGETHER = 128
 """Entries gathered or scattered per loop iteration."""
 
 
@@ -150,6 +150,10 @@ def encode_above(
 
     Raises:
       ValueError: shapes do not fit, or the capacity is below 1.
+
+    References:
+      Rajamanoharan et al., Jumping Ahead: Improving Reconstruction Fidelity with JumpReLU Sparse Autoencoders, 2024,
+      Eq. 11 and 12: the window in which thresholds have a gradient.
     """
     _check(kernel, bias, x.shape[1], capacity)
     floor = lax.stop_gradient(floor)
@@ -171,9 +175,14 @@ def decode_ragged(code: RaggedCode, kernel: Float[Array, "units outputs"]) -> Fl
 
     Raises:
       ValueError: the kernel has another number of rows than the code has units.
+
+    References:
+      Gao et al., Scaling and evaluating sparse autoencoders, 2024, appendix on sparse kernels.
     """
     if len(kernel) != code.n:
-        raise ValueError(f"The kernel has shape {kernel.shape}, but the code is of {code.n} units; expected a row each.")
+        raise ValueError(
+            f"The kernel has shape {kernel.shape}, but the code is of {code.n} units; expected a row each."
+        )
     if not code.batch:
         return jnp.zeros((0, kernel.shape[-1]), kernel.dtype)
     values, rows, units, kernel = vary_alike(code.values, code.rows, code.units, kernel)
@@ -251,7 +260,9 @@ def _sum_rows(values: Array, rows: Array, units: Array, kernel: Array, batch: in
 
         def add(total, entries):
             value, row, unit = entries
-            part = value.astype(total.dtype)[:, None] * kernel.at[unit].get(mode="fill", fill_value=0).astype(total.dtype)
+            part = value.astype(total.dtype)[:, None] * kernel.at[unit].get(mode="fill", fill_value=0).astype(
+                total.dtype
+            )
             return total.at[row].add(part, mode="drop"), None
 
         total = jnp.full((batch, kernel.shape[-1]), zero)

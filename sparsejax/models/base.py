@@ -23,7 +23,8 @@ class Output(NamedTuple):
 
     `activations` maps the name of a layer to its output, for penalties, measures and figures. `losses` [] are added to
     the training loss. `log_probability` [batch] is that of the network's samples, for REINFORCE. `measures` [] are
-    logged; one named `overflow` stops the run if it is above 0, because the network dropped so many values. `target` [batch, outputs] is what the prediction should reconstruct; None for the input.
+    logged; one named `overflow` stops the run if it is above 0, because the network dropped so many values. `target`
+    [batch, outputs] is what the prediction should reconstruct; None for the input.
     """
 
     prediction: Array

@@ -173,7 +173,9 @@ class SparseAutoencoder(Model):
             kernel = unit_rows(jax.random.normal(key, (n, outputs), jnp.float32))
         else:
             kernel = uniform_fan_in(key, (n, outputs), fan_in=outputs)
-        rows = jnp.copy(kernel) if self.writes is None else unit_rows(jax.random.normal(other, (n, inputs), jnp.float32))
+        rows = (
+            jnp.copy(kernel) if self.writes is None else unit_rows(jax.random.normal(other, (n, inputs), jnp.float32))
+        )
         hidden: dict[str, Any] = {"rows": rows, "bias": jnp.zeros(n, jnp.float32)}
         hidden |= codes.init_parameters(self, lateral)
         output = {"kernel": kernel, "bias": jnp.zeros(outputs, jnp.float32)}
@@ -227,7 +229,7 @@ class SparseAutoencoder(Model):
             losses["aux"] = self.aux * lax.cond(
                 jnp.any(dead),
                 lambda: auxiliary_loss(target - prediction, given, dead=dead, k=k, axis_name=axis_name, **of),
-                lambda: jnp.zeros((), prediction.dtype),
+                lambda: 0 * prediction.sum(),  # varies over the same mesh axes, unlike a constant
             )
         if self.multi is not None:
             more = codes.encode_more(self, params, given)
@@ -287,7 +289,10 @@ class SparseAutoencoder(Model):
         if self.decoder == "free":
             return gradient
         output = gradient["output"]
-        return {**gradient, "output": {**output, "kernel": remove_parallel(output["kernel"], params["output"]["kernel"])}}
+        return {
+            **gradient,
+            "output": {**output, "kernel": remove_parallel(output["kernel"], params["output"]["kernel"])},
+        }
 
     def unify(self, models: Sequence["SparseAutoencoder"]) -> dict[str, Any]:
         """Returns the fields that networks of one program share: the slots of the largest k."""

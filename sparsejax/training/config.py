@@ -146,13 +146,19 @@ class TrainingConfig:
 
     def check(self) -> None:
         positive = ("epochs", "batch_size", "first_epoch_batch_size", "learning_rate", "clip_norm", "lr_decay_every",
-                    "warmup_epochs", "rewire_every", "checkpoint_every", "keep_checkpoints", "decay_fraction")  # fmt: skip
+                    "warmup_epochs", "rewire_every", "checkpoint_every", "keep_checkpoints",
+                    "decay_fraction")  # fmt: skip
         for name in positive:
             value = getattr(self, name)
             expect(f"training.{name}", value, "more than 0", value is None or value > 0)
         expect("training.epochs", self.epochs, f"{MOST_EPOCHS:,} or fewer", self.epochs <= MOST_EPOCHS)
-        for name, high in (("momentum", 1), ("rewire_fraction", 1), ("lr_decay", 1), ("decay_fraction", 1),
-                           ("weight_decay", float("inf"))):
+        for name, high in (
+            ("momentum", 1),
+            ("rewire_fraction", 1),
+            ("lr_decay", 1),
+            ("decay_fraction", 1),
+            ("weight_decay", float("inf")),
+        ):
             value = getattr(self, name)
             expect(f"training.{name}", value, f"a number in [0, {high}]", value is None or 0 <= value <= high)
         for name in ("beta1", "beta2"):

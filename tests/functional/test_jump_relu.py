@@ -56,7 +56,9 @@ def test_vmap_and_jit_are_loops(name):
 def test_half_precision_keeps_its_type_and_the_threshold_float32(dtype):
     x, theta = jnp.linspace(-1, 1, 9, dtype=jnp.float32).astype(dtype), jnp.full(9, 0.25, jnp.float32)
     assert jump_relu(x, theta, bandwidth=0.5).dtype == x.dtype
-    to_x, to_theta = jax.grad(lambda x, t: jnp.sum(jump_relu(x, t, bandwidth=0.5).astype(jnp.float32)), (0, 1))(x, theta)
+    to_x, to_theta = jax.grad(lambda x, t: jnp.sum(jump_relu(x, t, bandwidth=0.5).astype(jnp.float32)), (0, 1))(
+        x, theta
+    )
     assert (to_x.dtype, to_theta.dtype) == (x.dtype, jnp.float32)
     assert float(jnp.sum(to_theta)) != 0
 

@@ -59,7 +59,8 @@ def test_recorded_losses_and_gradients_of_winners(activation, file, prefix):
 @pytest.mark.parametrize("penalty", ["step", "quadratic", "tanh"])
 def test_recorded_losses_and_gradients_of_jump_relu(penalty):
     case = golden.load("sae_jumprelu")
-    model = SparseAutoencoder(hidden=32, activation="jump_relu", k=None, decoder="free", aux=None, pre_bias=False, l0=0.7,
+    model = SparseAutoencoder(hidden=32, activation="jump_relu", k=None, decoder="free", aux=None, pre_bias=False,
+                              l0=0.7,
                               l0_penalty=penalty, l0_target=5.0, silence=0.03, bandwidth=0.2, dead_after=1)  # fmt: skip
     dead = {"hidden": {"idle": jnp.asarray(np.arange(32) < 5, jnp.int32)}}
     value, output, gradients = graded(model, recorded(case, model, "m_")._replace(state=dead), case["m_x"])
@@ -73,7 +74,7 @@ def test_recorded_losses_and_gradients_of_jump_relu(penalty):
 def test_the_recorded_second_reconstruction_trains_the_encoder():
     case = golden.load("sae_topk_sparsify")
     model = dataclasses.replace(SMALL, multi=1.0)
-    value, output, gradients = graded(model, recorded(case, model), case["x"])
+    _, output, gradients = graded(model, recorded(case, model), case["x"])
     spread = np.sum((case["x"] - case["x"].mean(0)) ** 2) / len(case["x"])
     np.testing.assert_allclose(8 * output.losses["multi"] / spread, case["multi_topk_fvu"], rtol=1e-5)
     _, _, without = graded(SMALL, recorded(case, SMALL), case["x"])

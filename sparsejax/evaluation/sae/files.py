@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsejax.errors import ConfigError, DataDamagedError, DataMissingError, shorten
+from sparsejax.evaluation.sae.autoencoder import Autoencoder, fold
 from sparsejax.files import make_folder, replace_file
 from sparsejax.models.base import Variables
 from sparsejax.models.sparse_autoencoder import SparseAutoencoder
-from sparsejax.sae import Autoencoder, fold
 from sparsejax.training.restore import TrainedNetwork
 
 Layout = Literal["saelens", "sparsify", "gemma_scope", "gemma_scope_2"]
@@ -229,7 +229,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         from safetensors import safe_open
 
         with safe_open(path, framework="flax") as file:  # NumPy's framework has no bfloat16
-            return {name: np.asarray(file.get_tensor(name), np.float32) for name in file.keys()}
+            return {name: np.asarray(file.get_tensor(name), np.float32) for name in file.keys()}  # noqa: SIM118  it is no mapping
     except ImportError:
         raise ConfigError("safetensors is not installed: pip install safetensors.") from None
     except Exception as error:

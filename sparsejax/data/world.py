@@ -1,14 +1,18 @@
 """A world of known features: activations whose true features, and when they fire, are known."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from sparsejax.data.activations import make_activations
+from sparsejax.data.dataset import Dataset, Split
+from sparsejax.data.registry import Entry
 from sparsejax.errors import ConfigError
 
 
@@ -171,3 +175,91 @@ def _repel(directions: Array, steps: int, rate: float) -> Array:
 
 def _unit(rows: Array) -> Array:
     return rows / jnp.maximum(jnp.linalg.norm(rows, axis=-1, keepdims=True), 1e-9)
+
+
+SMALL = WorldConfig()
+"""A world that a laptop can learn."""
+PUBLISHED = WorldConfig(features=16_384, width=768, roots=128)
+"""SynthSAEBench-16k."""
+_BLOCK = 1024
+"""Examples drawn by one key."""
+
+
+class GeneratedRows:
+    """Activations `[n, width]` of a world, drawn when they are indexed, the same at every time.
+
+    Args:
+      world: its constants.
+      key: of the draws.
+      count: number of examples.
+    """
+
+    dtype = np.dtype(np.float32)
+    ndim = 2
+
+    def __init__(self, world: World, key: PRNGKeyArray, count: int):
+        self._world, self._key, self._count = world, key, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Examples and numbers of each."""
+        return self._count, self._world.directions.shape[1]
+
+    def __getitem__(self, rows: Any) -> Any:
+        if isinstance(rows, slice):
+            first, end, step = rows.indices(self._count)
+            return (
+                GeneratedRows(self._world, self._key, end)
+                if (first, step) == (0, 1)
+                else self[np.arange(first, end, step)]
+            )
+        rows = np.asarray(rows)
+        flat = rows.reshape(-1)
+        found = np.empty((flat.size, self.shape[1]), np.float32)
+        for block in np.unique(flat // _BLOCK):
+            inside = flat // _BLOCK == block
+            found[inside] = np.asarray(_draw_block(self._world, self._key, int(block)))[flat[inside] % _BLOCK]
+        return found.reshape(*rows.shape, self.shape[1])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self[np.arange(self._count)].astype(dtype or np.float32, copy=False)
+
+
+@jax.jit
+def _draw_block(world: World, key: PRNGKeyArray, block: Int[Array, ""]) -> Float[Array, "examples width"]:
+    return draw(world, jax.random.fold_in(key, block), _BLOCK)[0]
+
+
+def world_of(config: WorldConfig) -> World:
+    """Return the world of the data sets of this module, whose seed is 0."""
+    return jax.jit(make_world, static_argnums=0)(config, jax.random.key(0))
+
+
+def load_world(config: WorldConfig, train: int, test: int, *, name: str, stored: bool) -> Dataset:
+    """Return a world's activations as a data set, in memory or generated when they are used."""
+    world = world_of(config)
+    splits = [GeneratedRows(world, jax.random.key(seed), count) for seed, count in ((1, train), (2, test))]
+    sites = [{"world": np.asarray(rows if stored else rows[: 64 * _BLOCK])} for rows in splits]
+    dataset = make_activations(*sites, name=name, source="world")
+    if stored:
+        return dataset
+    train_rows, test_rows = (Split(rows, np.zeros(len(rows), np.int32)) for rows in splits)  # type: ignore[arg-type]
+    digest = f"{config} {train} {test}"
+    return dataclasses.replace(dataset, train=train_rows, test=test_rows, digest=digest)
+
+
+def _small() -> Dataset:
+    return load_world(SMALL, 400 * _BLOCK, 20 * _BLOCK, name="world_small", stored=True)
+
+
+def _published() -> Dataset:
+    return load_world(PUBLISHED, 195_312 * _BLOCK, 64 * _BLOCK, name="world", stored=False)
+
+
+Entry(name="world_small", title="a small world of known features", kind="vectors", read=_small, location="world").add(
+    14
+)
+Entry(name="world", title="a world of 16,384 known features", kind="vectors", read=_published, location="world").add(15)

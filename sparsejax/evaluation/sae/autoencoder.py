@@ -36,6 +36,7 @@ class Autoencoder:
         return self._by_rows(_decode, z, *(() if x is None else (x,)))
 
     def __call__(self, x: Any) -> Float[Array, "*batch outputs"]:
+        """Return reconstructions of activations `[..., inputs]`."""
         return self.decode(self.encode(x), x if self.model.skip else None)
 
     @property
@@ -87,7 +88,7 @@ def fold(network: TrainedNetwork) -> Autoencoder:
     model, variables = network.model, network.variables
     if not isinstance(model, SparseAutoencoder) or model.sites != 1 or model.encoder != "linear":
         raise ConfigError(
-            f"A {type(model).__name__} cannot be folded; expected a SparseAutoencoder of one site with a linear encoder."
+            f"A {type(model).__name__} cannot be folded; expected a SparseAutoencoder of one site and a linear encoder."
         )
     params = jax.tree.map(jnp.asarray, model.project(variables.params))
     hidden, output = params["hidden"], params["output"]
@@ -117,4 +118,6 @@ def fold(network: TrainedNetwork) -> Autoencoder:
         hidden=model.hidden, activation="jump_relu" if model.activation == "batch_top_k" else model.activation,
         k=model.k if model.activation == "top_k" else None, decoder="free", pre_bias=model.pre_bias, skip=model.skip,
     )  # fmt: skip
-    return Autoencoder(made, Variables({"hidden": folded, "output": written}, {"hidden": {"idle": jnp.zeros(model.hidden, jnp.int32)}}))
+    return Autoencoder(
+        made, Variables({"hidden": folded, "output": written}, {"hidden": {"idle": jnp.zeros(model.hidden, jnp.int32)}})
+    )
