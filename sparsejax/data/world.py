@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
@@ -56,7 +55,7 @@ class WorldConfig:
     repulsion_steps: int = 100
     """Steps that make the directions more orthogonal."""
     repulsion_rate: float = 3e-4
-    """Their learning rate, of Adam."""
+    """Root mean square of a step's change."""
 
     def __post_init__(self):
         if self.tree_features > self.features:
@@ -158,19 +157,18 @@ def draw(world: World, key: PRNGKeyArray, examples: int) -> tuple[Float[Array, "
 
 
 def _repel(directions: Array, steps: int, rate: float) -> Array:
-    """Returns directions after steps of Adam that lower the sum of their squared cosines."""
-    rule = optax.adam(rate)
+    """Returns directions after steps that lower the sum of their squared cosines, of `rate` in each number."""
 
     def overlap(rows: Array) -> Array:
         gram = _unit(rows) @ _unit(rows).T
         return jnp.sum(jnp.where(jnp.eye(len(rows), dtype=bool), 0, gram) ** 2)
 
-    def step(carry, _):
-        rows, state = carry
-        updates, state = rule.update(jax.grad(overlap)(rows), state)
-        return (_unit(optax.apply_updates(rows, updates)), state), None
+    def step(rows: Array, _: None) -> tuple[Array, None]:
+        gradient = jax.grad(overlap)(rows)
+        size = jnp.sqrt(jnp.mean(gradient**2))
+        return _unit(rows - rate * gradient / jnp.maximum(size, 1e-9)), None
 
-    return lax.scan(step, (directions, rule.init(directions)), length=steps)[0][0]
+    return lax.scan(step, directions, length=steps)[0]
 
 
 def _unit(rows: Array) -> Array:

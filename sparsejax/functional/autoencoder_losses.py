@@ -43,7 +43,8 @@ def auxiliary_loss(
       decoder: `[units, outputs]`.
       dead: which latents are dead, `[units]`.
       k: number of dead latents per example, at least 1; more than `units` are all.
-      axis_name: mesh axis over which the batch is sharded; the variance is that of the whole batch.
+      axis_name: mesh axis over which the batch is sharded; the variance is that of the whole batch, the rest that of
+        a device's share, to be averaged.
 
     Returns:
       A number, 0 without dead latents or without a residual.
@@ -58,7 +59,7 @@ def auxiliary_loss(
     # Active latents have rank 0, below every positive dead one; those that win nevertheless count as 0.
     code = encode_top_k(x, encoder, bias, min(k, len(encoder)), gain=dead.astype(x.dtype))
     code = code._replace(values=jnp.where(dead[code.indices], code.values, 0))
-    total = _mean_over(jnp.sum((residual - decode(code, decoder)) ** 2, axis=-1), axis_name)
+    total = _mean(jnp.sum((residual - decode(code, decoder)) ** 2, axis=-1))
     centre = _mean_over(residual, axis_name)
     variance = _mean_over(jnp.sum((residual - centre[None]) ** 2, axis=-1), axis_name)
     share = jnp.minimum(jnp.sum(dead, dtype=jnp.int32).astype(x.dtype) / k, 1)

@@ -23,7 +23,9 @@ def drawn():
 
 def test_activations_are_sums_of_directions():
     world, x, features = drawn()
-    np.testing.assert_allclose(x, features @ world.directions + world.bias, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        x, features @ np.asarray(world.directions) + np.asarray(world.bias), rtol=1e-4, atol=1e-4
+    )
     np.testing.assert_allclose(np.linalg.norm(world.directions, axis=1), 1, rtol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(world.bias), CONFIG.bias, rtol=1e-5)
 
