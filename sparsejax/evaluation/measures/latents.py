@@ -62,8 +62,8 @@ class Latents(Measure):
     def track(self, variables: Variables, sums: Mapping[str, Array]) -> dict[str, Float[Array, ""]]:
         active = sums["active"].astype(jnp.float32)
         silent = jnp.sum((active == 0).astype(jnp.float32))
-        return {"fvu": _fvu(sums, self.setting.examples), "test_l0": jnp.sum(active) / self.setting.examples,
-                "silent_latents": silent}  # fmt: skip
+        l0 = jnp.sum(active) / self.setting.examples
+        return {"test_fvu": _fvu(sums, self.setting.examples), "mean_l0": l0, "silent_latents": silent}
 
     def arrays(self, sums: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Return the density and the mean activity of every latent, `[networks, hidden]`."""

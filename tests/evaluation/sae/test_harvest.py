@@ -101,4 +101,4 @@ def test_a_run_on_shards_is_one_in_memory_and_resumes(tmp_path, monkeypatch):
     for name in ("test_loss", "fvu", "l0"):
         np.testing.assert_allclose(results[0][name], results[1][name], rtol=1e-4)
     assert results[0]["fvu"] < 0.7 and results[0]["l0"] <= 3
-    assert whole.history["fvu"][-1] < whole.history["fvu"][0]
+    assert whole.history["test_fvu"][-1] < whole.history["test_fvu"][0]
