@@ -39,7 +39,8 @@ class ShardedRows:
     def __init__(
         self, shards: Sequence[Shard], features: int, stored: Stored, first: int = 0, count: int | None = None
     ):
-        self._shards, self._features, self._stored = tuple(shards), features, stored
+        self._shards, self._features = tuple(shards), features
+        self._stored: Stored = stored
         self._ends = np.cumsum([shard.rows for shard in shards])
         self._first = first
         self._count = int(self._ends[-1]) - first if count is None else count

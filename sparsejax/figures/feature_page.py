@@ -68,9 +68,15 @@ def show_tokens(
     flat = windows.reshape(-1)
     used, ids = np.unique(flat[np.where(inside, around, 0)], return_inverse=True)
     ids = ids.reshape(around.shape)
-    each = [[[[int(token) for token in ids[i, j][inside[i, j]]], "".join(map(str, shades[i, j][inside[i, j]])),
-              int(np.sum(inside[i, j][:_BEFORE])), _short(features.values[i, j])]
-             for j in range(ids.shape[1]) if features.rows[i, j] >= 0] for i in range(len(ids))]  # fmt: skip
+
+    def line(i: int, j: int) -> list[Any]:
+        """Returns the tokens around an example, a digit for the activity at each, and the place of its own."""
+        shown = inside[i, j]
+        tokens, digits = ids[i, j][shown].tolist(), "".join(map(str, shades[i, j][shown]))
+        return [tokens, digits, int(np.sum(shown[:_BEFORE])), _short(features.values[i, j])]
+
+    latents, top = features.rows.shape
+    each = [[line(i, j) for j in range(top) if features.rows[i, j] >= 0] for i in range(latents)]
     return Shown("tokens", [vocabulary[token] for token in used], each)
 
 

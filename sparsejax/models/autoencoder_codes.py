@@ -182,7 +182,7 @@ def penalties(
             l0 = h.sum_by_row(steps) if isinstance(h, RaggedCode) else jnp.sum(steps, axis=-1)
             count = _mean(l0) if model.l0_penalty == "step" else l0_to_target(l0, model.l0_target)
         losses["l0"] = model.l0 * count
-    if model.silence is not None and h is not None:
+    if model.silence is not None and isinstance(h, jax.Array):
         losses["silence"] = model.silence * silence_penalty(h, hidden["threshold"], kernel, find_dead(model, state))
     return losses
 

@@ -294,7 +294,7 @@ class SparseAutoencoder(Model):
             "output": {**output, "kernel": remove_parallel(output["kernel"], params["output"]["kernel"])},
         }
 
-    def unify(self, models: Sequence["SparseAutoencoder"]) -> dict[str, Any]:
+    def unify(self, models: Sequence[Any]) -> dict[str, Any]:
         """Returns the fields that networks of one program share: the slots of the largest k."""
         if self.activation not in _WINNERS:
             return {}

@@ -36,20 +36,19 @@ def load_sae(path: str | Path, layout: Layout | None = None) -> Autoencoder:
       ConfigError: its architecture is not known, or a scaling of its inputs is not a constant.
     """
     path = Path(path)
+    name: str | None = layout
     if path.is_dir():
-        found = [name for name, file in _FILES.items() if (path / file).is_file() and layout in (None, name)]
+        found = [one for one, file in _FILES.items() if (path / file).is_file() and layout in (None, one)]
         if not found:
             raise DataMissingError(f"{path} holds none of {', '.join(_FILES.values())}; expected one of these files.")
-        layout, path = found[0], path / _FILES[found[0]]
+        name, path = found[0], path / _FILES[found[0]]
     elif not path.is_file():
         raise DataMissingError(f"{path} does not exist; expected a folder or file of a sparse autoencoder.")
-    layout = layout or next((name for name, file in _FILES.items() if file == path.name), None)
-    if layout not in get_args(Layout):
+    name = name or next((one for one, file in _FILES.items() if file == path.name), None)
+    if name not in get_args(Layout):
         raise ConfigError(f"{path.name} is not the name of a known file; pass layout={', '.join(get_args(Layout))}.")
-    arrays, settings = _read(path), _settings(path.with_name("cfg.json"))
-    return {"saelens": _of_saelens, "sparsify": _of_sparsify, "gemma_scope": _of_gemma, "gemma_scope_2": _of_gemma}[
-        layout
-    ](arrays, settings)
+    read = {"saelens": _of_saelens, "sparsify": _of_sparsify, "gemma_scope": _of_gemma, "gemma_scope_2": _of_gemma}
+    return read[str(name)](_read(path), _settings(path.with_name("cfg.json")))
 
 
 def from_dictionary_learning(arrays: Mapping[str, Any]) -> Autoencoder:
@@ -94,7 +93,7 @@ def save_sae(folder: str | Path, network: TrainedNetwork | Autoencoder, layout: 
         replace_file(folder / "cfg.json", json.dumps(settings, indent=1).encode())
     file = folder / _FILES[layout]
     if layout == "gemma_scope":
-        replace_file(file, lambda opened: np.savez(opened, **arrays))
+        replace_file(file, lambda opened: np.savez(opened, **arrays)  # pyright: ignore[reportArgumentType])
     else:
         from safetensors.numpy import save
 
