@@ -93,7 +93,7 @@ def save_sae(folder: str | Path, network: TrainedNetwork | Autoencoder, layout: 
         replace_file(folder / "cfg.json", json.dumps(settings, indent=1).encode())
     file = folder / _FILES[layout]
     if layout == "gemma_scope":
-        replace_file(file, lambda opened: np.savez(opened, **arrays)  # pyright: ignore[reportArgumentType])
+        replace_file(file, lambda opened: np.savez(opened, **arrays))  # pyright: ignore[reportArgumentType]
     else:
         from safetensors.numpy import save
 
