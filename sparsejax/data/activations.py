@@ -168,8 +168,8 @@ def read_sites(folder: str | Path) -> dict[str, int]:
 
 
 def _dataset(name: str, source: str, train: Any, test: Any, mean: Any, scale: Any, digest: str = "") -> Dataset:
-    splits = (Split(x, np.zeros(len(x), np.int32)) for x in (train, test))
-    return Dataset(name, source, *splits, classes=0, mean=mean, std=scale, digest=digest)
+    training, held_out = (Split(x, np.zeros(len(x), np.int32)) for x in (train, test))
+    return Dataset(name, source, training, held_out, classes=0, mean=mean, std=scale, digest=digest)
 
 
 def _write_shard(folder: Path, split: str, shards: list[Any], rows: np.ndarray, digest: Any) -> None:
