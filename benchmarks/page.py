@@ -22,6 +22,7 @@ _ORDER = (
         "kwinners",
         "kwinners_step",
         "ensemble",
+        "sae_step",
         "sae_decode",
         "inference",
         "convolution",
@@ -35,6 +36,7 @@ _ORDER = (
 _NAMES = {
     "kwinners": "k-winners against alternatives", "kwinners_step": "The training step of Sparse CNN-2",
     "ensemble": "A grid of networks", "sae_decode": "Decoding by the winners' rows",
+    "sae_step": "Training steps of sparse autoencoders",
     "inference": "Inference by the winners' rows", "convolution": "Convolution on a CPU", "codes": "Sparse codes",
     "dictionaries": "Learning dictionaries, and convolutional codes",
     "attacks": "Adversarial attacks", "selection": "Selection of winners", "explain_away": "The explain-away loop",

@@ -22,10 +22,11 @@ from torch.nn import functional as F
 try:
     import torch_accelerator  # next to this file, when run as a script
     import torch_data
+    import torch_sae
     import torch_sparse
     from torch_layers import LAYERS, SELECTIONS, KWinners, Net, convolution_calls
 except ImportError:
-    from benchmarks import torch_accelerator, torch_data, torch_sparse
+    from benchmarks import torch_accelerator, torch_data, torch_sae, torch_sparse
     from benchmarks.torch_layers import LAYERS, SELECTIONS, KWinners, Net, convolution_calls
 
 
@@ -293,6 +294,7 @@ STEPS = {
     "batches": lambda **sizes: fastest_of(torch_data.batches(**sizes)),
     "decode": lambda **sizes: fastest_of(torch_sparse.decode_calls(**sizes)),
     "sae": lambda **sizes: fastest_of(torch_sparse.sae_steps(**sizes)),
+    "sparse_autoencoder": lambda **sizes: fastest_of(torch_sae.steps(**sizes)),
     **{name: lambda make=make, **sizes: fastest_of(make(**sizes)) for name, make in torch_accelerator.CALLS.items()},
 }  # fmt: skip
 

@@ -18,17 +18,23 @@ _NAMES = {
     "TrainingConfig": "training.config",
     "Run": "runs",
     "compare": "api",
+    "harvest": "evaluation.sae.harvest",
     "load": "api",
+    "load_sae": "evaluation.sae.files",
+    "save_sae": "evaluation.sae.files",
     "train": "api",
 }
 __all__ = [
     "Config", "DataConfig", "DevicesConfig", "EvaluationConfig", "ObjectiveConfig", "Run", "TrainingConfig", "coding",
-    "compare", "configs", "data", "errors", "evaluation", "functional", "linen", "load", "models", "nnx", "train",
+    "compare", "configs", "data", "errors", "evaluation", "functional", "harvest", "linen", "load", "load_sae",
+    "models", "nnx", "save_sae", "train",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
     from sparsejax import coding, configs, data, errors, evaluation, functional, linen, models, nnx
     from sparsejax.api import compare, load, train
+    from sparsejax.evaluation.sae.files import load_sae, save_sae
+    from sparsejax.evaluation.sae.harvest import harvest
     from sparsejax.runs import Run
     from sparsejax.training.config import (
         Config,

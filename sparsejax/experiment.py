@@ -101,7 +101,9 @@ def members_of(
         for point in points for made in [replace(config, point)] for i in range(seeds)
     ]  # fmt: skip
     made, swept = zip(*members, strict=True)
-    return made, swept
+    common = config.model.unify([one.model for one in made])
+    changes = {f"model.{name}": value for name, value in common.items()}
+    return tuple(replace(one, changes) for one in made), swept
 
 
 class Finished(NamedTuple):

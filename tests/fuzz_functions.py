@@ -83,6 +83,9 @@ NUMBERS: dict[str, Callable[[Any, str], Any]] = {
     "stride": lambda d, f: d.rng.choice((1, 2)),
     "batch_size": lambda d, f: 4,
     "seed": lambda d, f: 0,
+    "capacity": lambda d, f: d.rng.choice((3, 40)),
+    "bandwidth": lambda d, f: d.rng.choice((0.05, 1.0)),
+    "decay": lambda d, f: 0.9,
 }
 SPOILT_NUMBERS = (-1, 0, 1, 2, 99, 0.5, -0.5, 1.0, float("nan"), float("inf"), -float("inf"), 10**30, True, "3", None,
                   [1], (1, 2), 1j, np.int64(3), np.uint8(2), np.float32(0.5), np.float16(-1), np.bool_(True),
@@ -183,6 +186,17 @@ class Draw:
             places = np.sort(self.numbers.permuted(np.tile(np.arange(units), (*rows, 1)), axis=-1)[..., :k], axis=-1)
             known = self.rng.choice((units, None))
             return kind(jnp.asarray(self.values((*rows, k), wild=False)), jnp.asarray(places, jnp.int32), known)
+        if kind is functional.RaggedCode:
+            batch, units = self.size("batch"), self.size("units")
+            capacity, most = self.rng.choice((3, 8)), batch * units
+            places = np.sort(self.numbers.permutation(most)[: min(capacity, most)])
+            empty = capacity - len(places)
+            rows, of = (
+                np.append(part, [end] * empty) for part, end in zip(divmod(places, units), (batch, units), strict=True)
+            )
+            values = np.append(self.values((len(places),), wild=False), np.zeros(empty)).astype(self.dtype)
+            arrays = (jnp.asarray(values), jnp.asarray(rows, jnp.int32), jnp.asarray(of, jnp.int32))
+            return kind(*arrays, jnp.int32(len(places)), batch, units)
         hints = typing.get_type_hints(kind)
         if kind is functional.BoostState:
             return kind(jnp.asarray(self.numbers.random(self.size(self.units(function))), jnp.float32),
@@ -255,6 +269,8 @@ def to_numpy(value: Any) -> Any:
     """Returns the argument or result with float64 arrays and Python numbers."""
     if isinstance(value, functional.SparseCode):
         return functional.SparseCode(to_numpy(value.values), to_numpy(value.indices), value.units)
+    if isinstance(value, functional.RaggedCode):
+        return functional.RaggedCode(*map(to_numpy, tuple(value)), value.batch, value.n)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*map(to_numpy, value))
     if isinstance(value, tuple):

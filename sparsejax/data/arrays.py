@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from sparsejax.data.activations import MANIFEST, read_activations
 from sparsejax.data.dataset import Dataset, Split, pixel_moments
 from sparsejax.data.folders import expand, load_npz
 from sparsejax.data.image_folder import read_image_folder
@@ -115,10 +116,10 @@ def read_path(path: str | Path, test_fraction: float | None = None) -> Dataset:
     """Reads user data.
 
     Args:
-      path: a file .npz with x_train, y_train, x_test and y_test, or train_images, train_labels and so on; a file .npy
-        of examples without labels; a folder of such arrays as .npy files, which are memory-mapped and may be larger
-        than memory; or a folder of images, in folders by class, either directly or in train/ and test/. Labels may be
-        omitted.
+      path: a folder of activations (`sparsejax.data.activations`); a file .npz with x_train, y_train, x_test and
+        y_test, or train_images, train_labels and so on; a file .npy of examples without labels; a folder of such arrays
+        as .npy files, which are memory-mapped and may be larger than memory; or a folder of images, in folders by
+        class, either directly or in train/ and test/. Labels may be omitted.
       test_fraction: the fraction to hold out if there is no test set.
 
     Raises:
@@ -130,6 +131,10 @@ def read_path(path: str | Path, test_fraction: float | None = None) -> Dataset:
     if not path.exists():
         raise DataMissingError(f"data.path is {shorten(str(path))}, which does not exist; expected a file .npz or "
                                ".npy, a folder of .npy files, or a folder of images by class.")  # fmt: skip
+    if (path / MANIFEST).is_file():
+        if test_fraction is not None:
+            raise ConfigError(f"{path} has its own test set, but data.test_fraction is {test_fraction}; omit it.")
+        return read_activations(path)
     if path.is_dir() and not any(path.glob("*.npy")):
         images = read_image_folder(path)
         return _dataset(path, images, test_fraction, "", class_names=images.pop("class_names"))

@@ -107,10 +107,10 @@ def _balance(key: PRNGKeyArray, order: Int[Array, "n"], labels: Int[Array, "n"])
 def normalize(
     data: Resident | Streamed, images: UInt8[Array, "batch height width channels"]
 ) -> Float[Array, "batch h w c"]:
-    """Standardizes images, and turns 16-bit samples of waveforms to [-1, 1); other arrays are unchanged."""
+    """Standardizes images and vectors, and turns 16-bit samples of waveforms to [-1, 1); tokens are unchanged."""
     if images.dtype == jnp.int16:
         return images.astype(jnp.float32) / 32768
-    if images.dtype != jnp.uint8 and images.ndim != 4:
+    if images.dtype == jnp.int32:
         return images
     return standardize(data, to_pixels(images))
 
@@ -128,5 +128,6 @@ def standardize(
     Its divisor is infinite, so that its gradient is 0 as well. Deviations below the least normal number count as 0,
     because devices flush them.
     """
-    varies = data.std >= jnp.finfo(data.std.dtype).tiny
-    return (pixels - data.mean) / jnp.where(varies, data.std, jnp.inf)
+    mean, std = (moment.reshape((1,) * (pixels.ndim - 1) + (-1,)) for moment in (data.mean, data.std))
+    varies = std >= jnp.finfo(std.dtype).tiny
+    return (pixels - mean) / jnp.where(varies, std, jnp.inf)

@@ -23,7 +23,7 @@ class Streamed(NamedTuple):
 
 
 def read_chunks(
-    split: Split, order: np.ndarray, *, length: int, columns: slice
+    split: Split, order: Any, *, length: int, columns: slice, done: int = 0
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields images `[length, batch, ...]` and labels `[length, batch]` of `length` batches at a time.
 
@@ -31,8 +31,9 @@ def read_chunks(
 
     Args:
       split: arrays in memory, or on disk (`numpy.memmap`).
-      order: indices of the examples of every batch, `[steps, batch]`.
+      order: indices of the examples of every batch, `[steps, batch]`, an array or a `BlockOrder`.
       length: batches per chunk; it must divide the number of batches in the order.
+      done: batches to leave out at the start.
       columns: which examples of each batch are read: those of this process.
 
     Raises:
@@ -49,5 +50,5 @@ def read_chunks(
         rows = order[start : start + length, columns]
         return np.asarray(split.images[rows]), np.asarray(split.labels[rows])
 
-    chunks = grain.MapDataset.source(range(0, len(order), length)).map(read)
+    chunks = grain.MapDataset.source(range(done, len(order), length)).map(read)
     yield from chunks.to_iter_dataset(grain.ReadOptions(num_threads=_AHEAD, prefetch_buffer_size=_AHEAD))

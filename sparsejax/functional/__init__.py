@@ -5,6 +5,7 @@ Penalties and measures have their own namespaces: `functional.penalties.l1`, `fu
 
 from sparsejax.functional import measures, penalties
 from sparsejax.functional.augmentation import crop_and_flip
+from sparsejax.functional.batch_top_k import batch_top_k, update_threshold
 from sparsejax.functional.convolution import conv2d, depthwise_conv2d, max_pool2d
 from sparsejax.functional.hebbian import (
     adaptive_threshold,
@@ -15,6 +16,7 @@ from sparsejax.functional.hebbian import (
     unit_norm,
 )
 from sparsejax.functional.initializers import uniform_fan_in
+from sparsejax.functional.jump_relu import jump_relu, jump_step
 from sparsejax.functional.kwinners import (
     BoostState,
     boost,
@@ -44,6 +46,7 @@ from sparsejax.functional.noise import (
     white_noise_blend,
 )
 from sparsejax.functional.noise_terms import ImplicitTerms, implicit_terms, implicit_terms_smooth
+from sparsejax.functional.ragged_code import RaggedCode, decode_ragged, encode_above, encode_batch_top_k
 from sparsejax.functional.selection import kth_largest, top_k, winners
 from sparsejax.functional.sparse_code import SparseCode, decode, encode_top_k, sparse_top_k, to_dense
 from sparsejax.functional.spectral import mel_filters, mel_power, mel_spectrogram, power_to_db, stft_power
@@ -51,19 +54,24 @@ from sparsejax.functional.spectral import mel_filters, mel_power, mel_spectrogra
 __all__ = [
     "BoostState",
     "ImplicitTerms",
+    "RaggedCode",
     "SparseCode",
     "adaptive_threshold",
     "add_noise",
     "anneal",
+    "batch_top_k",
     "boost",
     "connections_per_unit",
     "conv2d",
     "conv2d_twice",
     "crop_and_flip",
     "decode",
+    "decode_ragged",
     "depthwise_conv2d",
     "divisive_norm",
     "dropout",
+    "encode_above",
+    "encode_batch_top_k",
     "encode_top_k",
     "example_keys",
     "explain_away",
@@ -73,6 +81,8 @@ __all__ = [
     "inference_k",
     "inhibitory_interneuron",
     "init_boost_state",
+    "jump_relu",
+    "jump_step",
     "k_schedule",
     "k_winners",
     "k_winners_2d",
@@ -101,6 +111,7 @@ __all__ = [
     "unit_norm",
     "update_boost_state",
     "update_reinforce_baseline",
+    "update_threshold",
     "white_noise_blend",
     "winners",
 ]

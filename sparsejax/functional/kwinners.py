@@ -8,6 +8,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from sparsejax.functional.arguments import checked
+from sparsejax.functional.ragged_code import RaggedCode
 from sparsejax.functional.selection import Count, Ties, as_count, keep
 from sparsejax.functional.shards import on_shards
 from sparsejax.functional.sparse_code import SparseCode
@@ -162,7 +163,7 @@ def boost(
 @checked
 def update_boost_state(
     state: BoostState,
-    y: Float[Array, "*batch units"] | SparseCode,
+    y: Float[Array, "*batch units"] | SparseCode | RaggedCode,
     *,
     period: int = 1000,
     axis_name: str | None = None,
@@ -176,7 +177,7 @@ def update_boost_state(
 
     Args:
       state: the state before the batch, the one the winners were chosen with.
-      y: the layer's output, `[batch, units]` or `[batch, H, W, channels]`, or its winners only, `[batch, k]`.
+      y: the layer's output, `[batch, units]` or `[batch, H, W, channels]`, or its winners only.
       period: number of examples averaged over.
       axis_name: mesh axis over which the batch is sharded; counts are summed over it, so all replicas agree.
 
@@ -192,7 +193,7 @@ def update_boost_state(
     if period < 1:
         raise ValueError(f"period is {period}; expected a positive number of examples.")
     state = _checked_state(state.duty_cycle.shape[0], state)
-    if math.prod(y.values.shape if isinstance(y, SparseCode) else y.shape) == 0:
+    if (y.batch if isinstance(y, RaggedCode) else math.prod(jnp.shape(y[0] if isinstance(y, tuple) else y))) == 0:
         return state
     count, batch = _wins(state.duty_cycle.shape[0], y)
     if axis_name is not None:
@@ -204,8 +205,12 @@ def update_boost_state(
     return BoostState(duty_cycle, samples)
 
 
-def _wins(units: int, y: Array | SparseCode) -> tuple[Float[Array, "units"], Float[Array, ""]]:
+def _wins(units: int, y: Array | SparseCode | RaggedCode) -> tuple[Float[Array, "units"], Float[Array, ""]]:
     """Returns how often each unit won, and the number of examples."""
+    if isinstance(y, RaggedCode):
+        if y.n != units:
+            raise ValueError(f"y is a code of {y.n} units, but the state has {units}; expected the same number.")
+        return y.count_by_unit().astype(jnp.float32), jnp.asarray(y.batch, jnp.float32)
     if isinstance(y, SparseCode):
         if y.units not in (None, units):
             raise ValueError(f"y is a code of {y.units} units, but the state has {units}; expected the same number.")

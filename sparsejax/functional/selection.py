@@ -215,7 +215,7 @@ def _winners(rank: Num[Array, "*rows n"], k: Int[Array, "*rows"], ties: Ties) ->
     # Ties are rare, and breaking them costs more than finding them. The conditional returns one number per row only,
     # because it would copy any result per unit.
     every = key.shape[-1] - 1
-    last = lax.cond(jnp.all(exactly), lambda: jnp.full_like(least, every, jnp.int32), lambda: _last_kept(key, least, k))
+    last = lax.cond(jnp.all(exactly), lambda: jnp.full_like(least, every, jnp.int32), lambda: last_kept(key, least, k))
     place = lax.broadcasted_iota(jnp.int32, key.shape, key.ndim - 1)
     least = least[..., None]
     return ((key > least) | ((key == least) & (place <= last[..., None]))) & some
@@ -272,7 +272,7 @@ def _by_rows(function: Callable[[Array, Array], Array], x: Num[Array, "*rows n"]
     return lax.platform_dependent(x, k, cpu=in_groups, default=function)
 
 
-def _last_kept(key: Int[Array, "*rows n"], least: Int[Array, "*rows"], k: Int[Array, "*rows"]) -> Int[Array, "*rows"]:
+def last_kept(key: Int[Array, "*rows n"], least: Int[Array, "*rows"], k: Int[Array, "*rows"]) -> Int[Array, "*rows"]:
     """Returns the index of the last kept unit among those tied at the threshold, for exactly k in total."""
     n = key.shape[-1]
     tied = key == least[..., None]

@@ -10,6 +10,7 @@ from sparsejax.models.inference import Frozen, freeze, predict
 from sparsejax.models.mlp import SparseMLP
 from sparsejax.models.network import SparseNetwork
 from sparsejax.models.noisy import NoisyNetwork
+from sparsejax.models.sparse_autoencoder import SparseAutoencoder
 from sparsejax.models.sparse_cnn import SparseCNN
 from sparsejax.models.speech import SpeechCNN
 from sparsejax.models.top_k_autoencoder import TopKAutoencoder
@@ -24,6 +25,7 @@ __all__ = [
     "Model",
     "NoisyNetwork",
     "Output",
+    "SparseAutoencoder",
     "SparseCNN",
     "SparseMLP",
     "SparseNetwork",

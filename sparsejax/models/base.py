@@ -1,6 +1,7 @@
 """Base class of models: frozen dataclasses of hyperparameters with two pure methods, `init` and `apply`."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
@@ -22,7 +23,8 @@ class Output(NamedTuple):
 
     `activations` maps the name of a layer to its output, for penalties, measures and figures. `losses` [] are added to
     the training loss. `log_probability` [batch] is that of the network's samples, for REINFORCE. `measures` [] are
-    logged.
+    logged; one named `overflow` stops the run if it is above 0, because the network dropped so many values. `target`
+    [batch, outputs] is what the prediction should reconstruct; None for the input.
     """
 
     prediction: Array
@@ -31,6 +33,7 @@ class Output(NamedTuple):
     losses: dict[str, Array] | None = None
     log_probability: Array | None = None
     measures: dict[str, Any] | None = None
+    target: Array | None = None
 
 
 class Layer(NamedTuple):
@@ -93,9 +96,25 @@ class Model:
         """
         raise NotImplementedError
 
+    def read_sites(self, variables: Variables, x: Array) -> dict[str, Array]:
+        """Return the activations `[batch, ...]` of the network's sites by name; by default its layers' outputs."""
+        return self.apply(variables, x).activations
+
     def at(self, epoch: Array | float, step: Array | int) -> "Model":
         """Return the model with its schedules evaluated after `epoch` whole epochs and `step` steps."""
         return self
+
+    def project(self, params: PyTree) -> PyTree:
+        """Return the parameters with their constraints, such as rows of norm 1; each step starts from them."""
+        return params
+
+    def project_gradient(self, params: PyTree, gradient: PyTree) -> PyTree:
+        """Return the gradient without the parts that the constraints undo; `params` satisfy them."""
+        return gradient
+
+    def unify(self, models: Sequence["Model"]) -> dict[str, Any]:
+        """Return the fields, by name, that all networks of one program need in common, such as their greatest k."""
+        return {}
 
     def layers(self, example_shape: tuple[int, ...]) -> list[Layer]:
         """Describe the hidden layers, in order, for inputs of that shape: those whose activations `apply` returns."""

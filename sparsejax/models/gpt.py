@@ -125,8 +125,13 @@ class GPT(Model):
         key: Key[Array, "batch"] | None = None,
         train: bool = False,
         axis_name: str | None = None,
+        visit: Callable[[str, Array], Array] | None = None,
     ) -> Output:
         """Returns logits `[batch, length, vocabulary]` of each next token, and the hidden units of every MLP.
+
+        At every site the network continues with what `visit` returns, so it can read a site and replace it. The sites
+        of block i are `residual{i}_before`, `attention{i}` (its output), `residual{i}_middle`, `mlp{i}_input`, `mlp{i}`
+        (hidden units), `mlp{i}_output` and `residual{i}_after`, in this order.
 
         Args:
           variables: from `init`.
@@ -134,6 +139,8 @@ class GPT(Model):
           key: one key per example `[batch]`; needed in training.
           train: add noise.
           axis_name: unused.
+          visit: a function of a site's name and its activations `[batch, length, width]`, which returns these or
+            others of the same shape; None to change nothing.
 
         Returns:
           Output with `prediction`, an empty state, and `activations` of mlp1, mlp2, ... `[batch, length, hidden]`.
@@ -151,17 +158,30 @@ class GPT(Model):
         # A negative id would index from the end: map it past the end, where there is no embedding.
         x = embedding.at[jnp.where(tokens < 0, self.vocabulary, tokens)].get(mode="fill", fill_value=jnp.nan)
         x = x + positions
+        at = _unchanged if visit is None else visit
         for i in range(1, self.blocks + 1):
-            x = x + self._attention(params[f"attention{i}"], x)
-            y = _normalize(params[f"mlp{i}_norm"], x)
+            x = at(f"residual{i}_before", x)
+            x = at(f"residual{i}_middle", x + at(f"attention{i}", self._attention(params[f"attention{i}"], x)))
+            y = at(f"mlp{i}_input", _normalize(params[f"mlp{i}_norm"], x))
             if train and key is not None:
                 y = add_noise(jax.vmap(jax.random.fold_in, in_axes=(0, None))(key, i), y, sigma=self.sigma)
-            h = _ACTIVATIONS[self.activation](linear(params[f"mlp{i}"], {}, y))
-            x = x + linear(params[f"mlp{i}_output"], {}, h)
+            h = at(f"mlp{i}", _ACTIVATIONS[self.activation](linear(params[f"mlp{i}"], {}, y)))
+            x = at(f"residual{i}_after", x + at(f"mlp{i}_output", linear(params[f"mlp{i}_output"], {}, h)))
             activations[f"mlp{i}"] = h
         kernel = embedding.T if self.tied else params["output"]["kernel"]
         prediction = _normalize(params["norm"], x) @ kernel
         return Output(prediction, variables.state, activations, measures={"sigma": self.sigma})
+
+    def read_sites(self, variables: Variables, x: Int[Array, "batch length"]) -> dict[str, Array]:
+        """Returns the activations `[batch, length, width]` of every site by name, in the order of `apply`."""
+        found: dict[str, Array] = {}
+
+        def keep(name: str, h: Array) -> Array:
+            found[name] = h
+            return h
+
+        self.apply(variables, x, visit=keep)
+        return found
 
     def at(self, epoch: Array | float, step: Array | int) -> "GPT":
         """Returns the model after `step` steps: without noise from `noise_off_step` on."""
@@ -213,6 +233,10 @@ def next_token_loss(
     logits, following = logits[:, :-1], tokens[:, 1:, None]
     chosen = jnp.take_along_axis(logits, following, axis=-1)[..., 0]
     return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - chosen, axis=-1)
+
+
+def _unchanged(name: str, h: Array) -> Array:
+    return h
 
 
 def _normalize(params: Params, x: Float[Array, "batch length width"]) -> Float[Array, "batch length width"]:

@@ -40,6 +40,7 @@ _SOURCES = {
     "emergence": "Bricken et al., Emergence of Sparse Representations from Noise, ICML 2023",
     "hah": "Cekic et al., Neuro-Inspired Deep Neural Networks with Sparse, Strong Activations, 2022",
     "thesis": "Sparse Coding in Deep Neural Networks and the Visual System (thesis)",
+    "features": "Chanin & Garriga-Alonso, SynthSAEBench, 2026",
     "scoreboard": "None of the papers: their networks, of one shape, in one table",
 }
 

@@ -130,7 +130,8 @@ def _check_task(config: Config, dataset: Dataset) -> None:
             f"The prediction of a {name} for two examples has shape {output.prediction.shape}; expected "
             f"{(*expected, 'outputs')} for {kind}. Correct its apply."
         )
-    outputs, wanted = output.prediction.shape[-1], example[0].size if kind == "reconstruction" else dataset.classes
+    target = example[0].size if output.target is None else output.target.shape[-1]
+    outputs, wanted = output.prediction.shape[-1], target if kind == "reconstruction" else dataset.classes
     if outputs != wanted if kind == "reconstruction" else outputs < wanted:
         what = {"classification": "classes", "reconstruction": "numbers in an example", "next_token": "tokens"}[kind]
         field = "vocabulary" if kind == "next_token" else "classes"

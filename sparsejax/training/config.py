@@ -46,11 +46,16 @@ class DataConfig:
     """Augment training images at every step: shifted by up to 4 pixels, and half of them mirrored."""
     streaming: bool = False
     """Read training batches from memory or disk, instead of keeping all examples on the devices."""
+    shuffle_block: int | None = None
+    """When streaming, shuffle blocks of so many examples, and the examples in each; None to shuffle all together."""
     normalise: bool = True
-    """Scale pixels to mean 0 and standard deviation 1 over the training set; otherwise they are in [0, 1]."""
+    """Scale pixels to mean 0 and standard deviation 1 over the training set; otherwise they are in [0, 1]. Activations
+    are centred, and scaled so that the mean of their squared norm is their width."""
 
     def check(self) -> None:
         fraction = self.test_fraction
+        block = self.shuffle_block
+        expect("data.shuffle_block", block, "None, or a positive number of examples", block is None or block >= 1)
         expect("data.test_fraction", fraction, "a number between 0 and 1", fraction is None or 0 < fraction < 1)
 
 
@@ -101,18 +106,25 @@ class TrainingConfig:
     """Update rule."""
     learning_rate: float = traced(0.01)
     """Learning rate of the first epoch."""
+    beta1: float = 0.9
+    """Decay of adam's average of the gradient; 0 for the latest gradient alone."""
+    beta2: float = 0.999
+    """Decay of adam's average of the squared gradient."""
     momentum: float | None = traced(None)
     """Momentum of sgd and rmsprop; None for none."""
     weight_decay: float | None = traced(None)
     """L2 penalty added to the gradient of every parameter; None for none."""
     clip_norm: float | None = traced(None)
     """Largest norm of a gradient; None for no clipping."""
-    schedule: Literal["constant", "step", "cosine"] = "step"
-    """Learning rate over the epochs: step multiplies it by lr_decay, cosine decreases it to 0."""
+    schedule: Literal["constant", "step", "cosine", "linear"] = "step"
+    """Learning rate over the epochs: step multiplies it by lr_decay, cosine decreases it to 0 all along, and linear in
+    the last part of the training."""
     lr_decay: float = traced(1.0)
     """Factor of the step schedule."""
     lr_decay_every: int = 1
     """Epochs between two steps of the step schedule."""
+    decay_fraction: float = traced(0.2)
+    """Last fraction of the training, over which the linear schedule decreases to 0."""
     lr_decay_at: tuple[int, ...] | None = None
     """Epochs after which the step schedule steps, instead of lr_decay_every."""
     warmup_epochs: float | None = traced(None)
@@ -134,14 +146,23 @@ class TrainingConfig:
 
     def check(self) -> None:
         positive = ("epochs", "batch_size", "first_epoch_batch_size", "learning_rate", "clip_norm", "lr_decay_every",
-                    "warmup_epochs", "rewire_every", "checkpoint_every", "keep_checkpoints")  # fmt: skip
+                    "warmup_epochs", "rewire_every", "checkpoint_every", "keep_checkpoints",
+                    "decay_fraction")  # fmt: skip
         for name in positive:
             value = getattr(self, name)
             expect(f"training.{name}", value, "more than 0", value is None or value > 0)
         expect("training.epochs", self.epochs, f"{MOST_EPOCHS:,} or fewer", self.epochs <= MOST_EPOCHS)
-        for name, high in (("momentum", 1), ("rewire_fraction", 1), ("lr_decay", 1), ("weight_decay", float("inf"))):
+        for name, high in (
+            ("momentum", 1),
+            ("rewire_fraction", 1),
+            ("lr_decay", 1),
+            ("decay_fraction", 1),
+            ("weight_decay", float("inf")),
+        ):
             value = getattr(self, name)
             expect(f"training.{name}", value, f"a number in [0, {high}]", value is None or 0 <= value <= high)
+        for name in ("beta1", "beta2"):
+            expect(f"training.{name}", getattr(self, name), "a number in [0, 1)", 0 <= getattr(self, name) < 1)
         if self.momentum is not None and self.optimizer == "adam":
             raise ConfigError(
                 f"training.momentum is {self.momentum}, but adam has its own averages; use --training.momentum None "

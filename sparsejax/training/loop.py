@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from sparsejax.data.block_order import BlockOrder
 from sparsejax.data.dataset import Split
 from sparsejax.data.resident import Resident, epoch_order, steps_per_epoch
 from sparsejax.data.streaming import Streamed, read_chunks
@@ -72,6 +73,7 @@ def train(
         for data in _chunks_of_data(job, seed_key, epoch, batch_size, done, length):
             state, metrics = run_chunk(progress.state, job.config, data)
             metrics = numbers(metrics)
+            _check_overflow(metrics, step=step)
             _check_finite(job, metrics, step=step, epoch=epoch, batch=done, steps=steps, saved_step=saved_step)
             progress = progress._replace(state=state)
             done, step = done + length, step + length
@@ -127,6 +129,20 @@ def _check_finite(
     )
 
 
+def _check_overflow(metrics: dict[str, np.ndarray], *, step: int) -> None:
+    """Checks that no network dropped values that its sparse code had no slots for.
+
+    Raises:
+      DivergedError: one did.
+    """
+    if "overflow" in metrics and (metrics["overflow"] > 0).any():
+        raise DivergedError(
+            f"After step {step:,} more latents were active than the code has slots for, up to "
+            f"{metrics['overflow'].max():,.1f} of a batch on average; nothing later was written. Use a larger "
+            "--model.most-k, or None to compute densely, or a higher --model.initial-threshold."
+        )
+
+
 def _check_progress(job: Job, collected: list[dict[str, np.ndarray]], *, epoch: int, steps: int) -> None:
     """Checks that not every step of a whole epoch was skipped; warns if only some networks have such an epoch.
 
@@ -169,14 +185,20 @@ def _chunks_of_data(
         return
     key = jax.random.fold_in(seed_key if seed is None else jax.random.key(seed), ORDER)
     labels = jnp.asarray(job.data.labels) if job.config.data.balanced else None
-    order = epoch_order(key, jnp.int32(epoch), job.examples, batch_size, labels)
+    block = job.config.data.shuffle_block
+    if block is None or not job.config.data.streaming:
+        order: Any = epoch_order(key, jnp.int32(epoch), job.examples, batch_size, labels)
+    else:
+        seeds = tuple(int(word) for word in jax.random.key_data(key))
+        order = BlockOrder(seeds, epoch, job.examples, batch_size, block)
     if not job.config.data.streaming:
         order = put_shared(order, job.placement)
         for start in range(done, len(order), length):
             yield job.data._replace(batches=order[start : start + length])
         return
-    split, columns = Split(*map(np.asanyarray, job.data[:2])), own_columns(batch_size, job.placement)
-    for images, labels in read_chunks(split, np.asarray(order)[done:], length=length, columns=columns):
+    order = order if isinstance(order, BlockOrder) else np.asarray(order)
+    split, columns = Split(job.data.images, job.data.labels), own_columns(batch_size, job.placement)  # type: ignore[arg-type]
+    for images, labels in read_chunks(split, order, done=done, length=length, columns=columns):
         batches = put_batches(images, labels, batch_size, job.placement)
         yield Streamed(*batches, *put_shared((job.data.mean, job.data.std), job.placement))
 

@@ -36,15 +36,15 @@ def _cross_entropy(output: Output, batch: Batch) -> dict[str, Float[Array, "batc
 
 
 def _squared_error(output: Output, batch: Batch) -> dict[str, Float[Array, "batch"]]:
-    clean = batch.images.reshape(batch.images.shape[0], -1)
-    return {"loss": jnp.mean(jnp.square(output.prediction - clean), axis=-1)}
+    target = batch.images.reshape(batch.images.shape[0], -1) if output.target is None else output.target
+    return {"loss": jnp.mean(jnp.square(output.prediction - target), axis=-1)}
 
 
 cross_entropy = Objective(_cross_entropy, "accuracy")
 """Negative log-likelihood of the labels in nats, and the accuracy."""
 
 reconstruction = Objective(_squared_error, "loss", least=True)
-"""Squared error against the clean input, averaged over its elements."""
+"""Squared error against the clean input, or the target that the network names, averaged over its elements."""
 
 next_token = Objective(
     lambda output, batch: {"loss": next_token_loss(output.prediction, batch.images)}, "loss", least=True

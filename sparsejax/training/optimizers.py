@@ -18,7 +18,7 @@ def optimizer(config: TrainingConfig, learning_rate: Float[Array, ""]) -> optax.
     if config.weight_decay is not None:
         stages.append(optax.add_decayed_weights(config.weight_decay))
     if config.optimizer == "adam":
-        stages.append(optax.scale_by_adam())
+        stages.append(optax.scale_by_adam(b1=config.beta1, b2=config.beta2))
     elif config.optimizer == "rmsprop":
         stages.append(optax.scale_by_rms())
     if config.momentum is not None:
@@ -45,4 +45,6 @@ def learning_rate(config: TrainingConfig, epoch: Float[Array, ""], fraction: Flo
         return base * config.lr_decay**steps
     if config.schedule == "cosine":
         return base * 0.5 * (1 + jnp.cos(jnp.pi * fraction))
+    if config.schedule == "linear":
+        return base * jnp.minimum(1.0, (1 - fraction) / config.decay_fraction)
     return base

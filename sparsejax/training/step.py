@@ -40,8 +40,10 @@ def step(
       The next state, and the metrics to log.
     """
     training = config.training
-    params = state.variables.params
     epoch = state.epoch.astype(jnp.float32)
+    model = config.model.at(epoch, state.step)
+    # At the start: XLA copies parameters that the end of a step projects after their update.
+    projected = params = model.project(state.variables.params)
     if axis_name is not None:
         # Gradients of replicated parameters are summed under shard_map and local under pmap; gradients of
         # device-varying parameters are local under both.
@@ -49,7 +51,6 @@ def step(
     # Keys are folded with the row in the whole batch, so noise does not depend on the sharding.
     noise_key = jax.random.fold_in(jax.random.fold_in(state.key, NOISE), state.step)
     keys = example_keys(noise_key, batch.rows)
-    model = config.model.at(epoch, state.step)
 
     def loss_of(params, probes=None):
         variables = state.variables._replace(params=params)
@@ -62,6 +63,7 @@ def step(
     (_, (metrics, new_state)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
     if axis_name is not None:
         grads, metrics = lax.pmean((grads, metrics), axis_name)
+    grads = model.project_gradient(projected, grads)
     fraction = (epoch + state.position / steps) / training.epochs
     rate = learning_rate(training, epoch, fraction)
     # With the barrier the squares are summed where they are computed. Otherwise XLA shares them with Adam, and writes
@@ -69,8 +71,8 @@ def step(
     norm = optax.tree.norm(lax.optimization_barrier(grads))
     # `0 * norm` is a data dependency: the update starts after all gradients. Without it XLA copies the parameters in
     # every step, because a gradient may still read what another parameter's update overwrites.
-    updates, opt_state = optimizer(training, rate + 0 * norm).update(grads, state.opt_state, state.variables.params)
-    variables = state.variables._replace(params=optax.apply_updates(state.variables.params, updates), state=new_state)
+    updates, opt_state = optimizer(training, rate + 0 * norm).update(grads, state.opt_state, projected)
+    variables = state.variables._replace(params=optax.apply_updates(projected, updates), state=new_state)
     if training.rewiring != "none" and masked_layers(variables):
 
         def dense_gradients():

@@ -4,7 +4,7 @@ A reference takes the arguments and the result, in float64, and returns the resu
 asserted what holds for every draw. It raises Undefined where nothing is promised.
 """
 
-from tests.references import coding, images, masks_and_learning, measures, noise, patches, selection, sound
+from tests.references import coding, images, masks_and_learning, measures, noise, patches, ragged, selection, sound
 from tests.references.reference import REFERENCES, Undefined
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "measures",
     "noise",
     "patches",
+    "ragged",
     "selection",
     "sound",
 ]

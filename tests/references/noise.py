@@ -113,7 +113,8 @@ def _(a, y):
     second = -2 * np.tanh(z) * first
     error = (a.x if a.target is None else a.target) - np.tanh(z) @ a.decoder - a.decoder_bias
     keys, variance = np.sum(a.encoder**2, 0), a.sigma**2
-    pairs = (a.decoder @ a.decoder.T) * (a.encoder.T @ a.encoder) * (1 - np.eye(len(a.decoder)))
+    decoder = np.asarray(a.decoder, np.float64)  # a product of booleans is a logical one
+    pairs = (decoder @ decoder.T) * (a.encoder.T @ a.encoder) * (1 - np.eye(len(a.decoder)))
     shift = -variance * (((error @ a.decoder.T) * second) @ keys)
     moment = variance * (first**2 @ (keys * np.sum(a.decoder**2, -1)))
     pairwise = variance * np.sum(first * (first @ pairs), -1)

@@ -1,0 +1,1 @@
+"""Sparse autoencoders: activations of networks, and measures of what latents find in them."""

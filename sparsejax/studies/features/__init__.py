@@ -1,0 +1,1 @@
+"""What sparse autoencoders find: known features, dead latents, stability, and word vectors."""
