@@ -159,7 +159,8 @@ def read_activations(folder: Path) -> Dataset:
     if not known or missing:
         problem = f"{missing[0]} is missing" if missing else f"{folder / MANIFEST} has an unknown schema or type"
         raise DataDamagedError(f"{problem}. {again}")
-    return _dataset(folder.name, str(folder), *splits, mean, scale, digest=digest)
+    train, test = splits
+    return _dataset(folder.name, str(folder), train, test, mean, scale, digest=digest)
 
 
 def read_sites(folder: str | Path) -> dict[str, int]:
