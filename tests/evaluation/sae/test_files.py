@@ -14,7 +14,9 @@ from sparsejax.evaluation.sae.files import from_dictionary_learning
 from sparsejax.models import SparseAutoencoder, Variables
 from sparsejax.training.restore import TrainedNetwork
 from tests import golden
+from tests.command import ROOT
 
+PEERS = sorted(path.parent for path in (ROOT / "tests/sae_peers").glob("*/expected.npz"))
 RNG = np.random.default_rng(0)
 X = (RNG.normal(size=(20, 8)) * 3 + 2).astype(np.float32)
 LAYOUTS = {
@@ -62,6 +64,15 @@ def test_skip_transcoders_keep_their_skip(tmp_path, pre_bias):
     jump = trained("jump_relu", skip=True, pre_bias=pre_bias)
     found = sj.load_sae(sj.save_sae(tmp_path / "two", jump, "gemma_scope_2"))
     np.testing.assert_allclose(found(X), expected(jump), rtol=1e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("folder", PEERS, ids=lambda folder: folder.name)
+def test_files_that_the_libraries_wrote_give_what_they_give(folder):
+    found = sj.load_sae(folder)
+    with np.load(folder / "expected.npz") as case:
+        x, codes, reconstruction = (case[name] for name in ("x", "codes", "reconstruction"))
+    np.testing.assert_allclose(found.encode(x), codes, rtol=1e-5, atol=2e-6)
+    np.testing.assert_allclose(found(x), reconstruction, rtol=1e-5, atol=5e-6)
 
 
 def test_leading_axes_are_kept():
