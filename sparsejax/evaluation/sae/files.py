@@ -184,7 +184,7 @@ def _to_sparsify(sae: Autoencoder) -> tuple[dict[str, Any], dict[str, Any]]:
     if model.skip:
         arrays["W_skip"] = output["skip"].T
     settings = {"d_in": sae.W_enc.shape[0], "activation": "topk", "k": int(model.k or 0), "num_latents": model.hidden,
-                "expansion_factor": 32, "normalize_decoder": True, "multi_topk": False, "signum": False,
+                "expansion_factor": 32, "normalize_decoder": True, "multi_topk": False,
                 "skip_connection": model.skip, "transcode": not model.pre_bias}  # fmt: skip
     return arrays, settings
 
