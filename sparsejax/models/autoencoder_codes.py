@@ -33,8 +33,6 @@ Activation = Literal["top_k", "batch_top_k", "jump_relu", "relu", "gated"]
 Encoder = Literal["linear", "lista", "lca", "explain_away"]
 Latents: TypeAlias = Array | SparseCode | RaggedCode
 """Activities of latents: dense `[batch, hidden]`, or the active ones, as many in each example or in the batch."""
-_SHARE = 4
-"""Slots of one of several devices, as a multiple of its equal share of the winners of a batch."""
 _MOST = 2**31 - 1  # of int32
 
 
@@ -263,8 +261,9 @@ def _capacity(model: Any, batch: int, axis_name: str | None) -> int | None:
         return None
     if model.activation not in ("batch_top_k", "jump_relu") or not gathering_is_faster(slots / model.hidden):
         return None
-    slots = slots if axis_name is None or model.activation == "jump_relu" else min(_SHARE * slots, model.hidden)
-    return max(1, slots * batch)
+    # One of several devices may have all the winners of the whole batch.
+    devices = 1 if axis_name is None or model.activation == "jump_relu" else lax.axis_size(axis_name)
+    return max(1, min(slots * devices, model.hidden) * batch)
 
 
 def _slots(model: Any) -> int | None:

@@ -67,7 +67,8 @@ def test_every_kernel_and_padding_equals_lax_conv(kh, kw, padding):
     np.testing.assert_allclose(got, expected, atol=1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize(("taps", "bound"), [(3, 4e-6), (5, 8e-6), (7, 8e-6)])
+# The order of the sums in a CPU's matrix product matters: of 3 taps 3e-6 were measured with AVX-512, 4.4e-6 with AVX2.
+@pytest.mark.parametrize(("taps", "bound"), [(3, 6e-6), (5, 8e-6), (7, 8e-6)])
 def test_rounding_stays_below_a_hundred_thousandth_of_the_largest_output(taps, bound):
     x, kernel = normal(8, 12, 12, 64), normal(taps, taps, 64, 32, seed=1)
     flat = np.lib.stride_tricks.sliding_window_view(np.float64(x), (taps, taps), (1, 2))
