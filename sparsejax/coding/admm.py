@@ -87,6 +87,10 @@ def _admm(problem, goal, options, *, warm, max_iterations, check_every):
     relaxation, fixed = options
     evaluate, _, penalty_of = parts(problem)
     data = problem.data()
+    if not problem.dictionary.size:  # no atoms, or atoms without numbers
+        count = len(problem.start)
+        zero = jnp.zeros(count, problem.x.dtype)
+        return Code(0 * problem.start, jnp.zeros(count, jnp.int32), zero, jnp.ones(count, bool))
     squares = jnp.mean(jnp.sum(problem.dictionary**2, 0))
     unit = jnp.where(squares > 0, squares, 1)
     most = -(-max_iterations // check_every)

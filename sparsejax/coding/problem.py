@@ -118,16 +118,17 @@ def check_weight(
     """Checks a weight, or an array of them, unless it is traced.
 
     Raises:
-      ValueError: it is not above, or not at least, a bound; or not a number.
+      ValueError: it is not above, or not at least, a bound; or it is infinite or not a number.
     """
     if isinstance(value, Tracer):
         return
     values = np.asarray(value)
-    good = values > above if above is not None else values >= least
+    good = (values > above if above is not None else values >= least) & ~np.isinf(values)
     if not good.all():
         worst = value if np.ndim(value) == 0 else f"an array with {values[~good].flat[0]}"
         bound = f"above {above}" if above is not None else f"of {least} or more"
-        raise ValueError(f"{name} is {worst}; expected a weight {bound}{hint}.")
+        finite = "finite " * bool(np.isinf(values).any())
+        raise ValueError(f"{name} is {worst}; expected a {finite}weight {bound}{hint}.")
 
 
 def leave_out(x: Array, start: Array, dictionary: Array) -> tuple[Array, Array, Bool[Array, "examples"]]:

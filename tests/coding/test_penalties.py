@@ -280,3 +280,19 @@ def test_float64_codes_are_in_float64():
     for solve in SOLVERS.values():
         code = solve(x, dictionary, l1=0.1, tolerance=1e-9, max_iterations=50_000)
         assert code.code.dtype == jnp.float64 and float(code.gap.max()) <= 1e-9
+
+
+@each
+def test_infinite_weights_are_refused(solve):
+    x, dictionary = np.ones((3, 4), np.float32), np.eye(4, dtype=np.float32)
+    for weights in ({"l1": np.inf}, {"l1": np.float32([1, np.inf, 1, 1])}, {"l1": 0.1, "l2": np.inf}):
+        with pytest.raises(ValueError, match="expected a finite weight"):
+            solve(x, dictionary, **weights)
+
+
+@each
+def test_dictionaries_without_atoms_or_numbers_give_zeros(solve):
+    for inputs, atoms in ((4, 0), (0, 5)):
+        code = solve(np.ones((3, inputs), np.float32), np.ones((inputs, atoms), np.float32), l1=0.1)
+        assert code.code.shape == (3, atoms) and not np.any(code.code)
+        assert not np.any(code.gap) and np.all(code.converged)
